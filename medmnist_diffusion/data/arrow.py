@@ -1,0 +1,69 @@
+"""Images that stay on disk: a memory-mapped `datasets.Dataset` behind the few array operations that we use."""
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+
+from medmnist_diffusion.files import cache_dir
+
+IN_MEMORY_BYTES = 2 * 2**30  # a split up to this size becomes one array in memory
+
+
+class ArrowImages:
+    """uint8 N×H×W×C images in an Arrow file, read when they are indexed by a slice or an index array."""
+
+    def __init__(self, table: Any, image_shape: tuple[int, int, int]) -> None:
+        self._table = table
+        self.shape = (len(table), *image_shape)
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    def __getitem__(self, index: slice | np.ndarray) -> np.ndarray:
+        if not isinstance(index, slice):
+            index = np.asarray(index)
+            index = np.flatnonzero(index) if index.dtype == bool else index
+        rows = self._table[index]["image"]
+        return np.frombuffer(b"".join(rows), np.uint8).reshape(len(rows), *self.shape[1:])
+
+
+def store_images(
+    chunks: Callable[[], Iterator[np.ndarray]],
+    count: int,
+    image_shape: tuple[int, int, int],
+    fingerprint: str,
+    in_memory_bytes: int = IN_MEMORY_BYTES,
+) -> np.ndarray | ArrowImages:
+    """Collect uint8 chunks n×H×W×C into one array, or into a memory-mapped Arrow file where they are too many.
+
+    Args:
+        chunks: called once; yields the images in order.
+        count: their number.
+        image_shape: H, W, C.
+        fingerprint: names the content; an Arrow file made before under the same name is used again.
+        in_memory_bytes: above this many bytes the images go to disk.
+    """
+    if count * int(np.prod(image_shape)) <= in_memory_bytes:
+        images = np.empty((count, *image_shape), np.uint8)
+        start = 0
+        for chunk in chunks():
+            images[start : start + len(chunk)] = chunk
+            start += len(chunk)
+        return images
+
+    import datasets
+
+    def rows() -> Iterator[dict[str, bytes]]:
+        for chunk in chunks():
+            for image in chunk:
+                yield {"image": image.tobytes()}
+
+    # `datasets` names its cache file by the builder's config: our fingerprint, not a hash of the closure.
+    table = datasets.Dataset.from_generator(
+        rows,
+        features=datasets.Features({"image": datasets.Value("binary")}),
+        cache_dir=str(cache_dir() / "arrow" / fingerprint),
+        fingerprint=fingerprint,
+    )
+    return ArrowImages(table, image_shape)

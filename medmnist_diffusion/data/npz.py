@@ -1,0 +1,154 @@
+"""Reading and writing npz files in MedMNIST's layout, without ever unpickling anything.
+
+The layout: `train_images`, `train_labels`, `val_…`, `test_…`; images uint8 N×H×W or N×H×W×3, labels integer N or N×1.
+"""
+
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from medmnist_diffusion.data.arrow import IN_MEMORY_BYTES, store_images
+from medmnist_diffusion.data.dataset import CHUNK, Split
+from medmnist_diffusion.errors import UserError
+from medmnist_diffusion.files import atomic_file, file_hash
+
+SPLITS = ("train", "val", "test")
+REMEDY = "Write it with numpy.savez_compressed in MedMNIST's layout (see the README)."
+
+
+def read_npz(
+    path: Path, splits: tuple[str, ...] = SPLITS, in_memory_bytes: int = IN_MEMORY_BYTES
+) -> dict[str, Split]:
+    """The named splits of an npz file, each checked; images come out as uint8 N×H×W×C, labels as int64 N.
+
+    Raises:
+        UserError: one line that names the file, what is wrong with it, and the remedy.
+    """
+    if not path.is_file():
+        raise UserError(f"{path}: no such file. Give the path of an existing .npz file.")
+    try:
+        with zipfile.ZipFile(path) as archive:
+            headers = {
+                info.filename.removesuffix(".npy"): _header(archive, info) for info in archive.infolist()
+            }
+    except (zipfile.BadZipFile, EOFError) as error:
+        raise UserError(
+            f"{path}: not a readable npz file, or cut short ({error}). Download or write it again."
+        ) from None
+
+    wanted = {f"{split}_{kind}" for split in SPLITS for kind in ("images", "labels")}
+    required = {f"{split}_{kind}" for split in splits for kind in ("images", "labels")}
+    if missing := sorted(required - headers.keys()):
+        raise UserError(f"{path}: array {missing[0]!r} is missing. {REMEDY}")
+    if extra := sorted(headers.keys() - wanted):
+        raise UserError(f"{path}: array {extra[0]!r} does not belong to MedMNIST's layout. {REMEDY}")
+
+    for name, (_, dtype) in headers.items():
+        if dtype is None:
+            raise UserError(f"{path}: {name} has no readable array header. {REMEDY}")
+        if dtype.hasobject:
+            raise UserError(
+                f"{path}: {name} holds pickled Python objects, which are never loaded. {REMEDY} "
+                "with plain uint8 arrays."
+            )
+    return {split: _read_split(path, split, headers, in_memory_bytes) for split in splits}
+
+
+def _read_split(path: Path, split: str, headers: dict[str, Any], in_memory_bytes: int) -> Split:
+    image_shape, image_dtype = headers[f"{split}_images"]
+    label_shape, _ = headers[f"{split}_labels"]
+    where = f"{path}: {split}"
+
+    if image_dtype != np.uint8:
+        raise UserError(f"{where}_images has dtype {image_dtype}; uint8 in 0 … 255 is needed. {REMEDY}")
+    if len(image_shape) == 4 and image_shape[3] not in (1, 3) and len(set(image_shape[1:])) == 1:
+        raise UserError(f"{where}_images is three-dimensional {image_shape}: 3-D sets are not supported yet.")
+    if len(image_shape) not in (3, 4) or (len(image_shape) == 4 and image_shape[3] not in (1, 3)):
+        raise UserError(f"{where}_images has shape {image_shape}; N×H×W or N×H×W×3 is needed. {REMEDY}")
+    if image_shape[1] != image_shape[2]:
+        raise UserError(
+            f"{where}_images has shape {image_shape}: images must be square. Crop or pad them first."
+        )
+    if len(label_shape) == 2 and label_shape[1] > 1:
+        raise UserError(
+            f"{where}_labels has {label_shape[1]} columns: multi-label sets are not supported yet."
+        )
+    if len(label_shape) not in (1, 2):
+        raise UserError(f"{where}_labels has shape {label_shape}; N or N×1 is needed. {REMEDY}")
+    if image_shape[0] == 0 or label_shape[0] == 0:
+        raise UserError(f"{where} is empty. Every split needs images: move some there.")
+    if image_shape[0] != label_shape[0]:
+        raise UserError(
+            f"{where} has {image_shape[0]} images but {label_shape[0]} labels. They must be as many."
+        )
+
+    try:
+        with np.load(path, allow_pickle=False) as arrays:
+            labels = arrays[f"{split}_labels"].reshape(-1)
+        if labels.dtype.kind == "f" and np.isnan(labels).any():
+            raise UserError(f"{where}_labels holds NaN. Give every image a class id.")
+        if labels.dtype.kind not in "iu":
+            raise UserError(f"{where}_labels has dtype {labels.dtype}; integer class ids are needed.")
+        shape = (image_shape[1], image_shape[2], image_shape[3] if len(image_shape) == 4 else 1)
+        images = store_images(
+            lambda: _image_chunks(path, f"{split}_images", (image_shape[0], *shape)),
+            image_shape[0],
+            shape,
+            fingerprint=f"{path.stem}-{split}-{file_hash(path)[:16]}"
+            if np.prod(image_shape) > in_memory_bytes
+            else "",
+            in_memory_bytes=in_memory_bytes,
+        )
+    except (zipfile.BadZipFile, EOFError, ValueError, zipfile.zlib.error) as error:  # type: ignore[attr-defined]
+        raise UserError(
+            f"{where} cannot be read, the file is damaged ({error}). Download or write it again."
+        ) from None
+    return Split(split, images, labels.astype(np.int64))
+
+
+def _header(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> tuple[tuple[int, ...], np.dtype | None]:
+    """Shape and dtype from an array's header alone, checked against the bytes that the archive says it has."""
+    with archive.open(info) as file:
+        try:
+            shape, _, dtype = _read_header(file)
+        except ValueError:
+            return (), None
+    size = int(np.prod(shape, dtype=object)) * dtype.itemsize
+    if not dtype.hasobject and not size <= info.file_size <= size + 65536:
+        return (), None
+    return shape, dtype
+
+
+def _read_header(file: Any) -> tuple[tuple[int, ...], bool, np.dtype]:
+    version = np.lib.format.read_magic(file)
+    reader = {
+        (1, 0): np.lib.format.read_array_header_1_0,
+        (2, 0): np.lib.format.read_array_header_2_0,
+    }.get(version)
+    if reader is None:
+        raise ValueError(f"npy format {version}")
+    return reader(file)
+
+
+def _image_chunks(path: Path, name: str, shape: tuple[int, ...]) -> Iterator[np.ndarray]:
+    """Rows of one array as they are decompressed: the whole array never needs to fit into memory."""
+    with zipfile.ZipFile(path) as archive, archive.open(f"{name}.npy") as file:
+        _, fortran_order, _ = _read_header(file)
+        if fortran_order:
+            raise ValueError("the array is in Fortran order; save a C-ordered one")
+        row_bytes = int(np.prod(shape[1:]))
+        for start in range(0, shape[0], CHUNK):
+            rows = min(CHUNK, shape[0] - start)
+            data = file.read(rows * row_bytes)
+            if len(data) != rows * row_bytes:
+                raise EOFError("cut short")
+            yield np.frombuffer(data, np.uint8).reshape(rows, *shape[1:])
+
+
+def write_npz(path: Path, arrays: dict[str, np.ndarray]) -> None:
+    """Write the six arrays atomically, images of one channel as N×H×W, as MedMNIST does."""
+    with atomic_file(path) as temporary:
+        np.savez_compressed(temporary, allow_pickle=False, **arrays)

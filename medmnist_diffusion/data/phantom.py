@@ -1,0 +1,100 @@
+"""A generated chest phantom in MedMNIST's npz layout: four classes, seeded, no real patient, no download.
+
+It is there so that every command runs offline in minutes, and so that tests can plant a truth. It is asked for by name
+(`phantom`, `phantom-rgb`) and never stands in for real data. Nothing learnt from it says anything about real images.
+"""
+
+import numpy as np
+
+CLASSES = {0: "clear lungs", 1: "focal opacity", 2: "diffuse opacities", 3: "effusion"}
+SHARES = np.array([0.4, 0.3, 0.2, 0.1])  # imbalanced, as medical sets are
+SPLITS = {"train": 2400, "val": 480, "test": 480}
+DESCRIPTION = "Synthetic chest phantoms made by medmnist-diffusion: computed shapes, not images of patients."
+
+_SUPERSAMPLING = 2  # rendered at twice the size and averaged, for soft edges
+
+
+def make_phantom(
+    channels: int = 1, size: int = 28, seed: int = 0, counts: dict[str, int] | None = None
+) -> dict[str, np.ndarray]:
+    """The six arrays of a MedMNIST npz: uint8 `{split}_images` N×H×W (grey) or N×H×W×3 and `{split}_labels` N×1.
+
+    Args:
+        channels: 1 for a grey set, 3 for a tinted one.
+        size: height and width in pixels.
+        seed: the same seed gives the same arrays; the splits of one seed share no image.
+        counts: images a split; default 2,400 / 480 / 480.
+    """
+    arrays = {}
+    for stream, (split, count) in enumerate((counts or SPLITS).items()):
+        rng = np.random.default_rng([seed, stream])
+        # Every class occurs even in a tiny split; the order is random.
+        labels = np.arange(count) % len(CLASSES)
+        labels[len(CLASSES) * 2 :] = rng.choice(len(CLASSES), max(count - len(CLASSES) * 2, 0), p=SHARES)
+        rng.shuffle(labels)
+        images = np.concatenate(
+            [_render(labels[start : start + 256], size, channels, rng) for start in range(0, count, 256)]
+        )
+        arrays[f"{split}_images"] = images
+        arrays[f"{split}_labels"] = labels.astype(np.uint8)[:, None]
+    return arrays
+
+
+def _render(labels: np.ndarray, size: int, channels: int, rng: np.random.Generator) -> np.ndarray:
+    """uint8 N×size×size[×3] images of the given classes. Coordinates run from −1 to 1, y downwards."""
+    n, grid = len(labels), size * _SUPERSAMPLING
+    axis = (np.arange(grid) + 0.5) / grid * 2 - 1
+    x, y = axis[None, None, :], axis[None, :, None]
+
+    def vary(low: float, high: float) -> np.ndarray:
+        return rng.uniform(low, high, (n, 1, 1))
+
+    # One patient a row: position, breadth, rotation, and a height of the diaphragm.
+    angle, shift_x, shift_y = vary(-0.08, 0.08), vary(-0.08, 0.08), vary(-0.06, 0.06)
+    x, y = (
+        (x - shift_x) * np.cos(angle) + (y - shift_y) * np.sin(angle),
+        (y - shift_y) * np.cos(angle) - (x - shift_x) * np.sin(angle),
+    )
+
+    def ellipse(
+        cx: np.ndarray, cy: np.ndarray, rx: np.ndarray, ry: np.ndarray, softness: float
+    ) -> np.ndarray:
+        radius = np.sqrt(((x - cx) / rx) ** 2 + ((y - cy) / ry) ** 2)
+        return 1 / (1 + np.exp(np.clip((radius - 1) / softness, -30, 30)))
+
+    breadth, height = vary(0.27, 0.36), vary(0.52, 0.66)
+    body = ellipse(vary(0, 0), vary(0.15, 0.25), vary(0.88, 0.98), vary(1.15, 1.3), 0.06)
+    left = ellipse(-vary(0.40, 0.48), vary(-0.08, 0.02), breadth, height, 0.09)
+    right = ellipse(vary(0.40, 0.48), vary(-0.08, 0.02), breadth * vary(0.9, 1.0), height, 0.09)
+    lungs = np.maximum(left, right)
+    heart = ellipse(vary(0.08, 0.18), vary(0.22, 0.34), vary(0.24, 0.36), vary(0.28, 0.38), 0.12)
+    spine = np.exp(-(((x - 0.02) / 0.09) ** 2))
+    ribs = (0.5 + 0.5 * np.cos((y + 0.55 * np.abs(x) + vary(-0.1, 0.1)) * vary(17, 20))) ** 3
+
+    image = 0.04 + body * vary(0.50, 0.62)
+    image = image * (1 - lungs * vary(0.62, 0.76)) + 0.22 * spine * body + 0.09 * ribs * body * (0.4 + lungs)
+    image = image + heart * vary(0.20, 0.30)
+
+    # The findings. Faint ones overlap with the texture of clear lungs, as they should.
+    side = np.where(rng.random((n, 1, 1)) < 0.5, -1.0, 1.0)
+    focal = ellipse(
+        side * vary(0.32, 0.52), vary(-0.38, 0.30), vary(0.10, 0.20), vary(0.10, 0.20), 0.25
+    ) * vary(0.22, 0.48)
+    diffuse = np.zeros((n, grid, grid))
+    for _ in range(7):
+        cx = np.where(rng.random((n, 1, 1)) < 0.5, -1.0, 1.0) * vary(0.25, 0.60)
+        diffuse += ellipse(cx, vary(-0.45, 0.40), vary(0.09, 0.18), vary(0.09, 0.18), 0.45) * vary(0.10, 0.24)
+    level = vary(0.02, 0.34)  # the fluid's upper edge, higher at the chest wall
+    fluid = 1 / (1 + np.exp(np.clip(-(y - level + 0.35 * (np.abs(x) - 0.4)) / 0.05, -30, 30)))
+    effusion = fluid * np.where(side < 0, left, right) * vary(0.30, 0.45)
+    label = labels[:, None, None]
+    image = image + lungs * ((label == 1) * focal + (label == 2) * diffuse) + (label == 3) * effusion
+
+    image = image.reshape(n, size, _SUPERSAMPLING, size, _SUPERSAMPLING).mean((2, 4))
+    image = (image * vary(0.85, 1.15) + vary(-0.03, 0.05)).clip(0, 1) ** vary(0.85, 1.2)
+    image = image + rng.normal(0, 0.012, image.shape)  # detector noise
+    if channels == 3:  # a stain's tint, varying from image to image
+        low, high = np.array([0.30, 0.12, 0.36]), np.array([0.98, 0.86, 0.94])
+        tint = rng.normal(0, 0.03, (n, 1, 1, 3))
+        image = low + (high - low + tint) * image[..., None]
+    return (image.clip(0, 1) * 255).round().astype(np.uint8)
