@@ -1,0 +1,158 @@
+"""What is in a data set, and what is wrong with it: counts, pixels, blank images, duplicates, leaks."""
+
+import argparse
+from collections.abc import Sequence
+from itertools import combinations
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from medmnist_diffusion.data.dataset import ImageDataset, Split
+from medmnist_diffusion.data.duplicates import image_hashes, in_other, near_pairs, repeats
+from medmnist_diffusion.data.sources import load_dataset
+from medmnist_diffusion.files import write_json
+
+NEAR_DUPLICATE_GREY_LEVELS = 5.0  # root mean square; a picture saved again as JPEG differs by 2 to 4
+
+
+def audit(dataset: ImageDataset) -> dict[str, Any]:
+    """The audit as JSON-ready values.
+
+    Returns:
+        `splits`: for each its number of images, images a class, pixel mean and standard deviation (grey levels,
+        a channel), constant images, images that repeat an earlier one, near-duplicate pairs;
+        `imbalance`: the largest training class over the smallest;
+        `leaks`: for each two splits, how many images of the first stand in the second, and the other way round.
+    """
+    hashes = {name: image_hashes(split) for name, split in dataset.splits.items()}
+    leaks = {}
+    for first, second in combinations(dataset.splits, 2):
+        near = near_pairs(dataset.splits[first], dataset.splits[second], NEAR_DUPLICATE_GREY_LEVELS)
+        leaks[f"{first}-{second}"] = {
+            f"{first}_images_in_{second}": int(in_other(hashes[first], hashes[second]).sum()),
+            f"{second}_images_in_{first}": int(in_other(hashes[second], hashes[first]).sum()),
+            "near_duplicate_pairs": sum(1 for _ in near),
+        }
+    counts = np.bincount(dataset.train.labels, minlength=dataset.num_classes)
+    return {
+        "dataset": describe(dataset),
+        "imbalance": round(float(counts.max() / counts.min()), 3),
+        "splits": {name: _audit_split(split, dataset, hashes[name]) for name, split in dataset.splits.items()},
+        "leaks": leaks,
+    }
+
+
+def describe(dataset: ImageDataset) -> dict[str, Any]:
+    """The data set's identity, as every result file carries it."""
+    return {
+        "name": dataset.name,
+        "content_hash": dataset.content_hash,
+        "image_size": dataset.image_size,
+        "channels": dataset.channels,
+        "id2label": {str(label): name for label, name in dataset.id2label.items()},
+        "license": dataset.license,
+        "citation": dataset.citation,
+        "description": dataset.description,
+        "synthetic": dataset.synthetic,
+        "notes": dataset.notes,
+    }
+
+
+def _audit_split(split: Split, dataset: ImageDataset, hashes: np.ndarray) -> dict[str, Any]:
+    total, squares, pixels, blank = 0.0, 0.0, 0, 0
+    low, high = 255, 0
+    for chunk in split.chunks():
+        values = chunk.reshape(len(chunk), -1, chunk.shape[-1]).astype(np.float64)
+        total, squares = total + values.sum((0, 1)), squares + (values**2).sum((0, 1))
+        pixels += values.shape[0] * values.shape[1]
+        blank += int((chunk.max((1, 2)) == chunk.min((1, 2))).all(-1).sum())
+        low, high = min(low, int(chunk.min())), max(high, int(chunk.max()))
+    mean = total / pixels
+    deviation = np.sqrt(np.maximum(squares / pixels - mean**2, 0))
+    counts = np.bincount(split.labels, minlength=dataset.num_classes)
+    return {
+        "images": len(split),
+        "per_class": {dataset.id2label[label]: int(count) for label, count in enumerate(counts)},
+        "pixel_mean": np.round(mean, 2).tolist(),
+        "pixel_std": np.round(deviation, 2).tolist(),
+        "pixel_range": [low, high],
+        "constant_images": blank,
+        "repeated_images": repeats(hashes),
+        "near_duplicate_pairs": sum(1 for _ in near_pairs(split, split, NEAR_DUPLICATE_GREY_LEVELS)),
+    }
+
+
+def findings(report: dict[str, Any]) -> list[str]:
+    """The audit's findings as sentences, worst first; empty if there is nothing to report."""
+    lines = []
+    for pair, leak in report["leaks"].items():
+        first, second = pair.split("-")
+        count = leak[f"{second}_images_in_{first}"]
+        if count:
+            rows = leak[f"{first}_images_in_{second}"]
+            lines.append(f"{count} {second} images also stand in {first} (as {rows} rows).")
+        if leak["near_duplicate_pairs"]:
+            lines.append(f"{leak['near_duplicate_pairs']} near-duplicate pairs between {first} and {second}.")
+    for name, split in report["splits"].items():
+        if split["constant_images"]:
+            lines.append(f"{split['constant_images']} {name} images are constant (blank).")
+        if split["repeated_images"]:
+            lines.append(f"{split['repeated_images']} {name} images repeat an earlier one of the split.")
+        if split["near_duplicate_pairs"]:
+            lines.append(f"{split['near_duplicate_pairs']} near-duplicate pairs within {name}.")
+    if report["imbalance"] >= 2:
+        lines.append(f"The largest class has {report['imbalance']:.1f} times the images of the smallest.")
+    return lines
+
+
+def print_audit(report: dict[str, Any]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    info, console = report["dataset"], Console(highlight=False)
+    colour = "grey" if info["channels"] == 1 else "RGB"
+    console.print(f"{info['name']}: {info['image_size']}×{info['image_size']} {colour}, licence {info['license']}")
+    table = Table(title="images")
+    for heading in ("split", *info["id2label"].values(), "all", "mean ± sd", "constant", "repeated", "near-dupl."):
+        table.add_column(heading, justify="left" if heading == "split" else "right")
+    for name, split in report["splits"].items():
+        pixels = " ".join(
+            f"{mean:.0f}±{std:.0f}" for mean, std in zip(split["pixel_mean"], split["pixel_std"], strict=True)
+        )
+        table.add_row(
+            name,
+            *(str(count) for count in split["per_class"].values()),
+            str(split["images"]),
+            pixels,
+            str(split["constant_images"]),
+            str(split["repeated_images"]),
+            str(split["near_duplicate_pairs"]),
+        )
+    console.print(table)
+    for line in [*info["notes"], *findings(report)]:
+        console.print(f"- {line}")
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(
+        prog="medmnist-diffusion audit", description="Counts, pixel statistics, blank images, duplicates, leaks."
+    )
+    add_dataset_arguments(parser, positional=True)
+    parser.add_argument("--json", type=Path, help="also write the audit to this file")
+    args = parser.parse_args(argv)
+    report = audit(load_dataset(args.dataset, args.root, args.size))
+    if args.json:
+        write_json(args.json, report)
+    print_audit(report)
+
+
+def add_dataset_arguments(parser: argparse.ArgumentParser, positional: bool = False) -> None:
+    """The arguments that name a data set, the same in every command."""
+    parser.add_argument(
+        "dataset" if positional else "--dataset",
+        **({} if positional else {"required": True}),
+        help="a MedMNIST flag, an npz, an image folder, a Hub id, phantom or phantom-rgb",
+    )
+    parser.add_argument("--root", help="where MedMNIST files lie (default: $MEDMNIST_ROOT, else ~/.medmnist)")
+    parser.add_argument("--size", type=int, help="pixels a side (default 28)")

@@ -1,0 +1,119 @@
+"""Exact and near copies among images, by content hash and by distance."""
+
+import hashlib
+from collections.abc import Iterator
+
+import numpy as np
+
+from medmnist_diffusion.data.dataset import CHUNK, ImageDataset, Split
+
+POOLED = 7  # images are compared first as 7×7 means, a lower bound of their distance
+
+
+def image_hashes(split: Split) -> np.ndarray:
+    """A 16-byte content hash an image, N."""
+    return np.array(
+        [
+            hashlib.blake2b(image.tobytes(), digest_size=16).digest()
+            for chunk in split.chunks()
+            for image in chunk
+        ],
+        dtype="V16",
+    )
+
+
+def repeats(hashes: np.ndarray) -> int:
+    """How many entries repeat an earlier one."""
+    return len(hashes) - len(np.unique(hashes))
+
+
+def in_other(hashes: np.ndarray, other: np.ndarray) -> np.ndarray:
+    """Mask of the entries of `hashes` that also stand in `other`."""
+    return np.isin(hashes, other)
+
+
+def drop_leaks(dataset: ImageDataset) -> tuple[ImageDataset, int]:
+    """Remove the training images that also stand in val or test; return the data set and how many were removed."""
+    held_out = np.concatenate([image_hashes(dataset.splits[name]) for name in ("val", "test")])
+    leaks = in_other(image_hashes(dataset.train), held_out)
+    if not leaks.any():
+        return dataset, 0
+    train = dataset.train.subset(np.flatnonzero(~leaks))
+    notes = [*dataset.notes, f"{leaks.sum()} training images that also stand in val or test were removed."]
+    return (
+        ImageDataset(
+            dataset.name,
+            {**dataset.splits, "train": train},
+            dataset.id2label,
+            dataset.license,
+            dataset.citation,
+            dataset.description,
+            dataset.synthetic,
+            notes,
+        ),
+        int(leaks.sum()),
+    )
+
+
+def nearest_distances(queries: np.ndarray, references: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Each query's nearest reference by root-mean-square grey-level difference.
+
+    Args:
+        queries, references: uint8 N×H×W×C and M×H×W×C of one shape.
+
+    Returns:
+        distances (N, in grey levels 0 … 255) and the references' indices (N).
+    """
+    flat = _flat(references)
+    norms = np.einsum("ij,ij->i", flat, flat)
+    distances, indices = np.empty(len(queries)), np.empty(len(queries), np.int64)
+    for start in range(0, len(queries), CHUNK):
+        block = _flat(queries[start : start + CHUNK])
+        squared = norms[None] - 2 * block @ flat.T
+        nearest = squared.argmin(1)
+        # Recomputed from the pixels: the expanded square loses digits exactly where copies are close.
+        differences = block - flat[nearest]
+        indices[start : start + CHUNK] = nearest
+        distances[start : start + CHUNK] = np.sqrt((differences**2).mean(1))
+    return distances, indices
+
+
+def near_pairs(split: Split, other: Split, threshold: float) -> Iterator[tuple[int, int]]:
+    """Pairs (i, j) of not identical images of two splits at most `threshold` grey levels (RMS) apart.
+
+    Means over 7×7 cells are compared first: by Jensen's inequality their distance never exceeds the images'. Only the
+    pairs that pass are compared pixel by pixel, so that memory holds 49 numbers a channel and image, not all pixels.
+    Within one split (the same object) each pair comes once, with i < j.
+    """
+    ours, theirs = _pooled(split), _pooled(other) if other is not split else None
+    theirs = ours if theirs is None else theirs
+    norms, dim = np.einsum("ij,ij->i", theirs, theirs), ours.shape[1]
+    for start in range(0, len(ours), CHUNK):
+        block = ours[start : start + CHUNK]
+        squared = np.einsum("ij,ij->i", block, block)[:, None] + norms[None] - 2 * block @ theirs.T
+        rows, columns = np.nonzero(squared <= dim * (threshold + 0.5) ** 2)  # 0.5: float32's rounding
+        if other is split:
+            rows, columns = rows[columns > rows + start], columns[columns > rows + start]
+        for at in range(0, len(rows), CHUNK):
+            i, j = rows[at : at + CHUNK] + start, columns[at : at + CHUNK]
+            difference = _flat(split.images[i]) - _flat(other.images[j])
+            distance = np.sqrt((difference**2).mean(1))
+            for k in np.flatnonzero((distance > 0) & (distance <= threshold)):
+                yield int(i[k]), int(j[k])
+
+
+def _flat(images: np.ndarray) -> np.ndarray:
+    return images.reshape(len(images), -1).astype(np.float32)
+
+
+def _pooled(split: Split) -> np.ndarray:
+    """Float32 N×(7·7·C) means over equal cells; where 7 does not divide the size, over the largest divisor below."""
+    size = split.images.shape[1]
+    cells = max(divisor for divisor in range(1, POOLED + 2) if size % divisor == 0)
+    pooled = [
+        chunk.reshape(len(chunk), cells, size // cells, cells, size // cells, -1)
+        .mean((2, 4), dtype=np.float32)
+        .reshape(len(chunk), -1)
+        for chunk in split.chunks()
+    ]
+    return np.concatenate(pooled)
