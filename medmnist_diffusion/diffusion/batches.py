@@ -1,0 +1,114 @@
+"""Which images, noise, timesteps and dropped labels make up batch number i: a function of (seed, i) and nothing else.
+
+So a resumed run sees exactly the batches that it would have seen, with no random state to save, and the global batch
+does not depend on how many processes share it.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from medmnist_diffusion.data.dataset import Split, to_model_range
+
+# One stream of random numbers for each use, so that adding a use does not disturb the others.
+_ORDER, _DRAWS, _AUGMENT = range(3)
+
+
+def derived_seed(*key: int) -> int:
+    """A well-mixed 63-bit seed from a few integers."""
+    return int(np.random.SeedSequence(key).generate_state(1, np.uint64)[0] >> np.uint64(1))
+
+
+@dataclass
+class Batch:
+    """Images float −1 … 1 n×C×H×W, labels n (the null label where dropped), noise like images, timesteps n."""
+
+    images: torch.Tensor
+    labels: torch.Tensor
+    noise: torch.Tensor
+    timesteps: torch.Tensor
+
+
+class TrainingBatches:
+    """The training batches by number; each process takes its share of every global batch.
+
+    Args:
+        split: the training images.
+        batch_size: images of the global batch, over all processes.
+        seed: with the batch's number it determines everything drawn.
+        num_train_timesteps: timesteps are uniform in 0 … this − 1.
+        null_label: takes a label's place with probability `label_dropout`.
+        class_balanced: draw the class uniformly, then one of its images, instead of walking through all images.
+        random_shift: shift images by up to this many pixels each way, repeating the edge.
+        random_flip: mirror half of the images. Wrong for anything with a left and a right.
+        rank, world_size: this process, and how many there are.
+    """
+
+    def __init__(
+        self,
+        split: Split,
+        batch_size: int,
+        seed: int,
+        num_train_timesteps: int,
+        null_label: int,
+        label_dropout: float = 0.1,
+        class_balanced: bool = False,
+        random_shift: int = 0,
+        random_flip: bool = False,
+        rank: int = 0,
+        world_size: int = 1,
+        device: torch.device | str = "cpu",
+    ) -> None:
+        self.split, self.batch_size, self.seed = split, batch_size, seed
+        self.num_train_timesteps, self.null_label, self.label_dropout = num_train_timesteps, null_label, label_dropout
+        self.random_shift, self.random_flip, self.device = random_shift, random_flip, torch.device(device)
+        self.share = slice(batch_size * rank // world_size, batch_size * (rank + 1) // world_size)
+        self.members = (
+            [np.flatnonzero(split.labels == label) for label in range(null_label)] if class_balanced else None
+        )
+        self._epoch, self._permutation = -1, np.empty(0, np.int64)
+
+    def __getitem__(self, number: int) -> Batch:
+        indices = self.indices(number)[self.share]
+        images = to_model_range(self._augmented(self.split.images[indices], number)).to(self.device)
+        labels = torch.from_numpy(self.split.labels[indices]).to(self.device)
+
+        # Drawn for the whole global batch, then cut: every process holds the same stream.
+        generator = torch.Generator(self.device).manual_seed(derived_seed(self.seed, _DRAWS, number))
+        shape = (self.batch_size, *images.shape[1:])
+        noise = torch.randn(shape, generator=generator, device=self.device)[self.share]
+        timesteps = torch.randint(
+            self.num_train_timesteps, (self.batch_size,), generator=generator, device=self.device
+        )[self.share]
+        dropped = torch.rand(self.batch_size, generator=generator, device=self.device)[self.share]
+        labels = torch.where(dropped < self.label_dropout, self.null_label, labels)
+        return Batch(images, labels, noise, timesteps)
+
+    def indices(self, number: int) -> np.ndarray:
+        """The rows of the global batch: every image once an epoch, in an order drawn anew for each epoch."""
+        if self.members is not None:
+            rng = np.random.default_rng([self.seed, _ORDER, number])
+            classes = rng.integers(len(self.members), size=self.batch_size)
+            return np.array([rng.choice(self.members[label]) for label in classes])
+        positions = np.arange(number * self.batch_size, (number + 1) * self.batch_size)
+        return np.array([self._order(epoch)[row] for epoch, row in zip(*divmod(positions, len(self.split)), strict=True)])
+
+    def _order(self, epoch: int) -> np.ndarray:
+        if epoch != self._epoch:
+            rng = np.random.default_rng([self.seed, _ORDER, epoch])
+            self._epoch, self._permutation = epoch, rng.permutation(len(self.split))
+        return self._permutation
+
+    def _augmented(self, images: np.ndarray, number: int) -> np.ndarray:
+        if not (self.random_shift or self.random_flip):
+            return images
+        rng = np.random.default_rng([self.seed, _AUGMENT, number])
+        reach, size = self.random_shift, images.shape[1]
+        offsets = rng.integers(0, 2 * reach + 1, (self.batch_size, 2))[self.share]
+        flips = rng.random(self.batch_size)[self.share] < 0.5 * self.random_flip
+        padded = np.pad(images, ((0, 0), (reach, reach), (reach, reach), (0, 0)), mode="edge")
+        shifted = [
+            image[y : y + size, x : x + size] for image, (y, x) in zip(padded, offsets, strict=True)
+        ]
+        return np.stack([image[:, ::-1] if flip else image for image, flip in zip(shifted, flips, strict=True)])

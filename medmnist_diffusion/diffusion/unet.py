@@ -1,0 +1,59 @@
+"""The network: a stock UNet2DModel, sized for small images, and the stock noise scheduler it is trained with."""
+
+from collections.abc import Sequence
+
+from diffusers import DDPMScheduler, UNet2DModel
+
+from medmnist_diffusion.errors import UserError
+
+
+def build_unet(
+    image_size: int,
+    channels: int,
+    num_classes: int,
+    block_out_channels: Sequence[int] = (32, 64),
+    layers_per_block: int = 1,
+    pixel_unshuffle: int = 2,
+    attention: bool = False,
+    dropout: float = 0.0,
+) -> UNet2DModel:
+    """A UNet2DModel for images of `image_size`, conditioned on `num_classes` labels and one null label (the last id).
+
+    Its inputs are N × channels·pixel_unshuffle² × S × S with S = image_size / pixel_unshuffle. `attention` puts one
+    self-attention layer at the lowest resolution.
+
+    Raises:
+        UserError: if the image size cannot be unshuffled and halved as often as the blocks need.
+    """
+    factor = pixel_unshuffle * 2 ** (len(block_out_channels) - 1)
+    if image_size % factor:
+        raise UserError(
+            f"{image_size} px images cannot be divided by {factor} (pixel_unshuffle {pixel_unshuffle}, "
+            f"{len(block_out_channels)} blocks). Use fewer blocks, a smaller factor, or --size {image_size // factor * factor}."
+        )
+    blocks = len(block_out_channels)
+    return UNet2DModel(
+        sample_size=image_size // pixel_unshuffle,
+        in_channels=channels * pixel_unshuffle**2,
+        out_channels=channels * pixel_unshuffle**2,
+        layers_per_block=layers_per_block,
+        block_out_channels=tuple(block_out_channels),
+        down_block_types=("DownBlock2D",) * blocks,
+        up_block_types=("UpBlock2D",) * blocks,
+        norm_num_groups=8,
+        add_attention=attention,
+        dropout=dropout,
+        num_class_embeds=num_classes + 1,
+    )
+
+
+def build_noise_scheduler(
+    beta_schedule: str = "squaredcos_cap_v2", prediction_type: str = "v_prediction", num_train_timesteps: int = 1000
+) -> DDPMScheduler:
+    """The training scheduler. Trailing spacing: few-step samplers then start at the noisiest step (arXiv 2305.08891)."""
+    return DDPMScheduler(
+        num_train_timesteps=num_train_timesteps,
+        beta_schedule=beta_schedule,
+        prediction_type=prediction_type,
+        timestep_spacing="trailing",
+    )
