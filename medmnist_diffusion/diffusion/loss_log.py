@@ -1,0 +1,95 @@
+"""loss.csv: one row every few steps, rewritten whole, and continued after a resume."""
+
+import csv
+import math
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from medmnist_diffusion.errors import TrainingDivergedError
+from medmnist_diffusion.files import atomic_file
+
+BUCKETS = 4  # quarters of the timestep range, from little noise to pure noise
+COLUMNS = [
+    "step", "seconds", "loss", "learning_rate", "grad_norm", "images_per_second",
+    *(f"loss_bucket_{bucket}" for bucket in range(BUCKETS)), "train_loss_fixed", "val_loss",
+]  # fmt: skip
+
+EXPLODED = 20.0  # times the lowest loss so far
+PARTED, RISEN = 1.1, 1.02  # val over train, val over its own best: both at once is a warning
+
+
+class LossLog:
+    """The loss history of a run, in memory and in loss.csv. Without a path it keeps to memory (other processes)."""
+
+    def __init__(self, path: Path | None, rows: list[dict[str, float]] | None = None) -> None:
+        self.path, self.rows = path, rows or []
+
+    @classmethod
+    def resumed(cls, path: Path, step: int) -> "LossLog":
+        """The log as it stood at `step`: later rows belong to work that was lost and will be done again."""
+        return cls(path, [row for row in read_loss_csv(path) if row["step"] <= step] if path.is_file() else [])
+
+    def append(self, row: dict[str, float]) -> None:
+        """Add a row; a loss that is not finite, or has exploded, ends the run.
+
+        Raises:
+            TrainingDivergedError: naming the step and what to try.
+        """
+        lowest = min((old["loss"] for old in self.rows), default=math.inf)
+        if not math.isfinite(row["loss"]) or row["loss"] > EXPLODED * lowest:
+            raise TrainingDivergedError(
+                f"the loss is {row['loss']:.3g} at step {row['step']:.0f} (lowest so far {lowest:.3g}): training diverged. "
+                "The last good checkpoint is kept. Start again in a new --output_dir with a lower --learning_rate, more "
+                "--lr_warmup_steps, or --mixed_precision no."
+            )
+        self.rows.append(row)
+
+    def write(self) -> None:
+        if self.path is None:
+            return
+        with atomic_file(self.path) as temporary, temporary.open("w", newline="") as file:
+            writer = csv.DictWriter(file, COLUMNS, restval="")
+            writer.writeheader()
+            writer.writerows({key: f"{value:.6g}" for key, value in row.items()} for row in self.rows)
+
+    def memorizing(self) -> str | None:
+        """A sentence if the held-out loss has parted from the training loss, measured alike; else None."""
+        rows = [row for row in self.rows if "val_loss" in row]
+        if len(rows) < 2:
+            return None
+        last, best = rows[-1], min(row["val_loss"] for row in rows)
+        if last["val_loss"] < PARTED * last["train_loss_fixed"] or last["val_loss"] < RISEN * best:
+            return None
+        return (
+            f"step {last['step']:.0f}: the held-out loss {last['val_loss']:.4f} rises (best {best:.4f}) and parts from the "
+            f"training loss {last['train_loss_fixed']:.4f}: the model begins to memorize. Stop earlier, or use more images."
+        )
+
+
+def read_loss_csv(path: Path) -> list[dict[str, float]]:
+    """The rows of a loss.csv, without their empty cells."""
+    with path.open(newline="") as file:
+        return [{key: float(value) for key, value in row.items() if value} for row in csv.DictReader(file)]
+
+
+class LossMeter:
+    """Sums losses on the device between two log rows, so that no step waits for the device."""
+
+    def __init__(self, num_train_timesteps: int, device: torch.device) -> None:
+        self.width = num_train_timesteps / BUCKETS
+        self.sums = torch.zeros(BUCKETS, 2, device=device)
+
+    def update(self, losses: torch.Tensor, timesteps: torch.Tensor) -> None:
+        """Count unweighted losses n at their timesteps n."""
+        buckets = (timesteps / self.width).long()
+        self.sums[:, 0].index_add_(0, buckets, losses.detach().float())
+        self.sums[:, 1].index_add_(0, buckets, torch.ones_like(losses, dtype=torch.float32))
+
+    def flush(self, accelerator: Any) -> dict[str, float]:
+        """Mean loss and mean loss by bucket over all processes since the last flush."""
+        sums = accelerator.reduce(self.sums, reduction="sum").cpu()
+        self.sums.zero_()
+        means = {f"loss_bucket_{i}": float(total / n) for i, (total, n) in enumerate(sums.tolist()) if n}
+        return {"loss": float(sums[:, 0].sum() / sums[:, 1].sum()), **means}

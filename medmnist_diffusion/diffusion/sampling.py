@@ -1,0 +1,68 @@
+"""Images from a pipeline folder: which sampler, which seed for which image, how many processes."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from diffusers import DDIMScheduler, DDPMScheduler, DPMSolverMultistepScheduler
+
+from medmnist_diffusion.diffusion.batches import derived_seed
+from medmnist_diffusion.errors import UserError
+from medmnist_diffusion.pipelines import ClassConditionalDDPMPipeline
+
+SAMPLERS = {"dpmsolver++": DPMSolverMultistepScheduler, "ddim": DDIMScheduler, "ddpm": DDPMScheduler}
+DEFAULT_SAMPLER, DEFAULT_STEPS = "dpmsolver++", 20
+
+
+def load_pipeline(folder: str | Path, sampler: str = DEFAULT_SAMPLER) -> ClassConditionalDDPMPipeline:
+    """A saved pipeline with the named sampler in its scheduler's place.
+
+    The folder's weights are read by our own class; its pipeline.py is not run.
+
+    Raises:
+        UserError: if the folder is no complete pipeline folder.
+    """
+    folder = Path(folder)
+    needed = ("model_index.json", "unet/config.json", "unet/diffusion_pytorch_model.safetensors")
+    for name in needed:
+        if not (folder / name).is_file():
+            raise UserError(f"{folder} is no pipeline folder: {name} is missing. Give the folder that training wrote.")
+    try:
+        pipe = ClassConditionalDDPMPipeline.from_pretrained(folder, local_files_only=True, use_safetensors=True)
+    except (OSError, ValueError, TypeError, KeyError, RuntimeError) as error:
+        reason = str(error).splitlines()[0][:200]
+        raise UserError(f"{folder} cannot be loaded ({reason}). Save the pipeline again.") from None
+    pipe.scheduler = SAMPLERS[sampler].from_config(pipe.scheduler.config)
+    return pipe
+
+
+def image_generator(seed: int, label: int, index: int) -> torch.Generator:
+    """The random stream of image `index` of a class: the same image however many are made, in whatever batches."""
+    return torch.Generator().manual_seed(derived_seed(seed, label, index))
+
+
+def generate(
+    pipe: ClassConditionalDDPMPipeline,
+    labels: Sequence[int] | np.ndarray,
+    num_inference_steps: int = DEFAULT_STEPS,
+    guidance_scale: float = 1.0,
+    seed: int = 0,
+    batch_size: int = 128,
+) -> np.ndarray:
+    """uint8 N×H×W×C images of the given labels; the i-th occurrence of a label is always the same image."""
+    occurrence: dict[int, int] = {}
+    generators = []
+    for label in map(int, labels):
+        index = occurrence[label] = occurrence.get(label, -1) + 1
+        generators.append(image_generator(seed, label, index))
+    images: Any = pipe(
+        class_labels=[int(label) for label in labels],
+        generator=generators,
+        num_inference_steps=num_inference_steps,
+        guidance_scale=guidance_scale,
+        batch_size=batch_size,
+        output_type="np",
+    ).images
+    return (images * 255).round().astype(np.uint8)
