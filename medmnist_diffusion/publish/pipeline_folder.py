@@ -1,0 +1,61 @@
+"""The pipeline folder: what `save_pretrained` writes, and what a reader needs to know about it, as one whole."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from diffusers import DDPMScheduler, DPMSolverMultistepScheduler, UNet2DModel
+
+from medmnist_diffusion.data.dataset import ImageDataset
+from medmnist_diffusion.diffusion.sampling import generate
+from medmnist_diffusion.files import atomic_folder, write_json
+from medmnist_diffusion.pipelines import ClassConditionalDDPMPipeline
+from medmnist_diffusion.publish.plots import plot_loss, save_grid
+from medmnist_diffusion.training.config import TrainingConfig, write_config
+
+GRID_COLUMNS, GRID_STEPS = 10, 20
+SUMMARY = "training_summary.json"
+
+
+def build_pipeline(
+    unet: UNet2DModel, scheduler: DDPMScheduler, dataset: ImageDataset, pixel_unshuffle: int
+) -> ClassConditionalDDPMPipeline:
+    """The pipeline around a trained network; the null class is the id after the last."""
+    return ClassConditionalDDPMPipeline(unet, scheduler, dataset.id2label, pixel_unshuffle, dataset.num_classes)
+
+
+def save_pipeline_folder(
+    folder: Path,
+    unet: UNet2DModel,
+    scheduler: DDPMScheduler,
+    dataset: ImageDataset,
+    config: TrainingConfig,
+    loss_rows: list[dict[str, float]],
+    summary: dict[str, Any],
+) -> Path:
+    """Write weights, configuration, summary, loss curve and card; the folder appears complete or not at all."""
+    from medmnist_diffusion.publish.card import write_card
+
+    with atomic_folder(folder) as temporary:
+        build_pipeline(unet, scheduler, dataset, config.pixel_unshuffle).save_pretrained(temporary)
+        write_config(config, temporary / "training_config.yaml")
+        write_json(temporary / SUMMARY, summary)
+        if loss_rows:
+            plot_loss(loss_rows, temporary / "loss.png")
+        save_sample_grid(unet, scheduler, dataset, config, temporary / "samples.png")
+        write_card(temporary)
+    return folder
+
+
+def save_sample_grid(
+    unet: UNet2DModel, scheduler: DDPMScheduler, dataset: ImageDataset, config: TrainingConfig, path: Path
+) -> None:
+    """A grid of samples, one row a class, from the same noise every time."""
+    was_training = unet.training
+    unet.eval()
+    pipe = build_pipeline(unet, scheduler, dataset, config.pixel_unshuffle)
+    pipe.scheduler = DPMSolverMultistepScheduler.from_config(scheduler.config)
+    pipe.set_progress_bar_config(disable=True)
+    labels = np.repeat(np.arange(dataset.num_classes), GRID_COLUMNS)
+    save_grid(generate(pipe, labels, GRID_STEPS, seed=config.seed), path, GRID_COLUMNS)
+    unet.train(was_training)

@@ -1,0 +1,174 @@
+"""Everything that a training run can be told: one dataclass, read from the command line, a YAML file, or both."""
+
+import dataclasses
+import difflib
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from transformers import HfArgumentParser
+
+from medmnist_diffusion.errors import UserError
+from medmnist_diffusion.files import write_text
+
+
+def _option(default: Any, text: str) -> Any:
+    if isinstance(default, list):
+        return field(default_factory=lambda: list(default), metadata={"help": text})
+    return field(default=default, metadata={"help": text})
+
+
+@dataclass
+class TrainingConfig:
+    """The arguments of training/train.py, spelled as in diffusers' training scripts."""
+
+    dataset: str = _option("", "A MedMNIST flag, an npz, an image folder, a Hub id, phantom or phantom-rgb.")
+    output_dir: str = _option("", "The run's folder. The same command on the same folder resumes.")
+    root: str | None = _option(None, "Where MedMNIST files lie (default: $MEDMNIST_ROOT, else ~/.medmnist).")
+    size: int | None = _option(None, "Pixels a side (default 28).")
+    drop_leaks: bool = _option(False, "Remove training images that also stand in val or test.")
+
+    block_out_channels: list[int] = _option([32, 64], "Channels of the UNet's blocks; each next works at half size.")
+    layers_per_block: int = _option(1, "Residual layers in each block.")
+    pixel_unshuffle: int = _option(2, "Height and width shrink by this factor, channels grow by its square.")
+    attention: bool = _option(False, "Self-attention at the lowest resolution.")
+    dropout: float = _option(0.0, "Dropout inside the UNet.")
+
+    prediction_type: Literal["v_prediction", "epsilon", "sample"] = _option("v_prediction", "What the UNet predicts.")
+    beta_schedule: Literal["squaredcos_cap_v2", "linear", "scaled_linear"] = _option(
+        "squaredcos_cap_v2", "The noise schedule; squaredcos_cap_v2 is the cosine one."
+    )
+    num_train_timesteps: int = _option(1000, "Noise levels.")
+    loss_type: Literal["l2", "l1", "huber"] = _option("l2", "How the error is counted.")
+    huber_delta: float = _option(1.0, "Where the Huber loss turns from square to linear.")
+    snr_gamma: float | None = _option(None, "Min-SNR weighting; 5.0 is the paper's value.")
+    label_dropout: float = _option(0.1, "Share of labels replaced by the null class, for guidance.")
+
+    max_train_steps: int | None = _option(None, "Budget in optimizer steps.")
+    num_train_epochs: int | None = _option(None, "Budget in passes over the training images.")
+    max_train_minutes: float | None = _option(None, "Budget in wall time (default 20, if no budget is given).")
+    train_batch_size: int = _option(64, "Images a process and backward pass.")
+    gradient_accumulation_steps: int = _option(1, "Backward passes an optimizer step.")
+    learning_rate: float = _option(2e-3, "The highest learning rate, after the warm-up.")
+    lr_scheduler: Literal["cosine", "linear", "constant"] = _option("cosine", "How the learning rate decays over the budget.")
+    lr_warmup_steps: int = _option(100, "Steps of linear warm-up.")
+    adam_weight_decay: float = _option(0.01, "AdamW's weight decay.")
+    max_grad_norm: float = _option(1.0, "Gradients are clipped to this norm.")
+    class_balanced: bool = _option(False, "Draw every class equally often.")
+    random_shift: int = _option(0, "Shift images by up to this many pixels (the model learns shifted images).")
+    random_flip: bool = _option(False, "Mirror half of the images. Wrong for anything with a left and a right.")
+    use_ema: bool = _option(True, "Average the weights over time; the pipeline gets the average.")
+    ema_decay: float = _option(0.9999, "The largest EMA decay; it warms up as 1 - (1 + step)^(-2/3).")
+    mixed_precision: Literal["auto", "no", "bf16", "fp16"] = _option("auto", "auto tries fp32 and bf16 on the model.")
+    seed: int = _option(0, "Seeds weights, data order, noise and samples.")
+
+    logging_steps: int = _option(20, "Steps between rows of loss.csv.")
+    validation_steps: int = _option(250, "Steps between held-out losses.")
+    sample_steps: int = _option(1000, "Steps between sample grids.")
+    checkpointing_steps: int = _option(500, "Steps between checkpoints.")
+    checkpoints_total_limit: int = _option(2, "Checkpoints kept.")
+    report_to: str = _option("tensorboard", "Tracker, through Accelerate: tensorboard, wandb, …, or none.")
+
+
+# What may differ when a run is resumed: how long, how often, and where; not what is computed.
+FREE_ON_RESUME = {
+    "output_dir", "root", "max_train_steps", "num_train_epochs", "max_train_minutes", "logging_steps",
+    "validation_steps", "sample_steps", "checkpointing_steps", "checkpoints_total_limit", "report_to",
+}  # fmt: skip
+
+_POSITIVE = (
+    "layers_per_block", "pixel_unshuffle", "num_train_timesteps", "train_batch_size", "gradient_accumulation_steps",
+    "learning_rate", "huber_delta", "max_grad_norm", "logging_steps", "validation_steps", "sample_steps",
+    "checkpointing_steps", "checkpoints_total_limit",
+)  # fmt: skip
+_POSITIVE_OR_NONE = ("size", "snr_gamma", "max_train_steps", "num_train_epochs", "max_train_minutes")
+_SHARES = ("label_dropout", "dropout", "ema_decay")
+
+
+def parse_config(argv: Sequence[str]) -> TrainingConfig:
+    """The configuration from `--config FILE.yaml`, if given, overridden by the command line.
+
+    Raises:
+        UserError: for a missing or unreadable file, an unknown key (with the nearest known one), a value out of range.
+    """
+    parser = HfArgumentParser(
+        TrainingConfig, prog="train.py", description="Train a class-conditional diffusion pipeline."
+    )
+    parser.add_argument("--config", type=Path, help="A YAML file with any of these arguments (training/configs/).")
+    path = parser.parse_known_args(argv)[0].config if any(arg.startswith("--config") for arg in argv) else None
+    if path:
+        parser.set_defaults(**read_config_file(path))
+    namespace = vars(parser.parse_args(argv))
+    namespace.pop("config")
+    config = TrainingConfig(**namespace)
+    _check(config)
+    return config
+
+
+def read_config_file(path: Path) -> dict[str, Any]:
+    """A YAML file's settings, checked against TrainingConfig's names."""
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        reason = " ".join(str(error).split())[:160]
+        raise UserError(f"{path} cannot be read as YAML ({reason}). Correct it, or take one from training/configs/.") from None
+    if not isinstance(values, dict):
+        raise UserError(f"{path}: a list of `name: value` lines is expected.")
+    names = [item.name for item in dataclasses.fields(TrainingConfig)]
+    for key in values:
+        if key not in names:
+            nearest = difflib.get_close_matches(str(key), names, 1)
+            hint = f" Did you mean {nearest[0]!r}?" if nearest else ""
+            raise UserError(f"{path}: {key!r} is no training argument.{hint}")
+    return values
+
+
+def write_config(config: TrainingConfig, path: Path) -> None:
+    """Write the configuration as YAML that `--config` reads. `root` and `output_dir`, this machine's own, stay out."""
+    values = dataclasses.asdict(config)
+    del values["root"], values["output_dir"]
+    if any(separator in values["dataset"] for separator in ("/", "\\")):
+        values["dataset"] = Path(values["dataset"]).name
+    write_text(path, yaml.safe_dump(values, sort_keys=False))
+
+
+def changed_settings(config: TrainingConfig, path: Path) -> list[str]:
+    """`name: old → new` for what a resumed run would compute differently from the run saved at `path`."""
+    new, saved = dataclasses.asdict(config), read_config_file(path)
+    new["dataset"] = Path(new["dataset"]).name
+    return [
+        f"{name}: {value} → {new[name]}"
+        for name, value in saved.items()
+        if name not in FREE_ON_RESUME and new[name] != value and new[name] != "auto"
+    ]
+
+
+def _check(config: TrainingConfig) -> None:
+    def fail(name: str, need: str) -> None:
+        raise UserError(f"--{name} is {getattr(config, name)!r}; {need}.")
+
+    for name in ("dataset", "output_dir"):
+        if not getattr(config, name):
+            raise UserError(f"--{name} is needed, on the command line or in the --config file.")
+    for action in dataclasses.fields(TrainingConfig):
+        choices = getattr(action.type, "__args__", ()) if "Literal" in str(action.type) else ()
+        if choices and getattr(config, action.name) not in choices:
+            fail(action.name, f"choose one of {', '.join(map(str, choices))}")
+    for name in _POSITIVE + _POSITIVE_OR_NONE:
+        value = getattr(config, name)
+        if value is None and name in _POSITIVE_OR_NONE:
+            continue
+        if isinstance(value, bool) or not isinstance(value, (int, float)) or value <= 0:
+            fail(name, "a number above 0 is needed")
+    for name in _SHARES:
+        if not 0 <= getattr(config, name) <= 1:
+            fail(name, "a share in 0 … 1 is needed")
+    if not config.block_out_channels or any(channels % 8 for channels in config.block_out_channels):
+        fail("block_out_channels", "one or more multiples of 8 are needed (group normalization has 8 groups)")
+    budgets = [config.max_train_steps, config.num_train_epochs, config.max_train_minutes]
+    if sum(budget is not None for budget in budgets) > 1:
+        raise UserError("give only one of --max_train_steps, --num_train_epochs and --max_train_minutes.")
+    if not any(budget is not None for budget in budgets):
+        config.max_train_minutes = 20.0

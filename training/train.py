@@ -1,0 +1,401 @@
+"""Train a class-conditional diffusion model of a small labelled image set, and save it as a pipeline with its card.
+
+    accelerate launch training/train.py --dataset pneumoniamnist --output_dir runs/pneumonia
+    accelerate launch training/train.py --config training/configs/default.yaml --dataset phantom --output_dir runs/x
+
+Read `train` from top to bottom: it is the whole method. An image x_0 is mixed with noise, x_t = √ᾱ_t x_0 + √(1−ᾱ_t) ε,
+at a random noise level t; the network sees x_t, t and the image's class, and learns to undo the mixing. Sampling later
+runs this backwards, from pure noise to an image, step by step.
+
+The same seed on the same machine gives the same weights, if the budget is in steps or epochs. With a budget in minutes the
+number of steps depends on how fast the machine happens to be, and so do the weights.
+"""
+
+import math
+import os
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from accelerate import Accelerator, PartialState
+from accelerate.utils import broadcast_object_list, set_seed
+from diffusers.training_utils import EMAModel
+from tqdm import tqdm
+
+from medmnist_diffusion.data import load_dataset
+from medmnist_diffusion.data.audit import audit, findings
+from medmnist_diffusion.data.duplicates import drop_leaks
+from medmnist_diffusion.diffusion.batches import TrainingBatches
+from medmnist_diffusion.diffusion.checkpoints import load_checkpoint, newest_checkpoint, save_checkpoint
+from medmnist_diffusion.diffusion.held_out import HeldOut, held_out_loss
+from medmnist_diffusion.diffusion.loss_log import LossLog, LossMeter
+from medmnist_diffusion.diffusion.machine import probe_precision, set_threads, training_gflop
+from medmnist_diffusion.diffusion.objectives import loss_per_image, min_snr_weights, prediction_target
+from medmnist_diffusion.diffusion.unet import build_noise_scheduler, build_unet
+from medmnist_diffusion.errors import UserError, run_command
+from medmnist_diffusion.publish.pipeline_folder import save_pipeline_folder, save_sample_grid
+from medmnist_diffusion.publish.plots import plot_loss
+from medmnist_diffusion.training.config import TrainingConfig, changed_settings, parse_config, read_config_file, write_config
+
+RAW_GRIDS_UNTIL = 1000  # while the average is young, the grid of the raw weights is drawn beside it
+
+
+def train(config: TrainingConfig) -> Path:
+    """Train as configured; returns the pipeline folder with the latest EMA weights.
+
+    Raises:
+        UserError: for anything that the user can mend, before training starts.
+        TrainingDivergedError: when the loss explodes; the last checkpoint is kept.
+    """
+    # 1. The run's folder. A run that was begun with other settings is not continued with these.
+    run = Path(config.output_dir).expanduser()
+    saved_config = run / "training_config.yaml"
+    checkpoint = newest_checkpoint(run / "checkpoints")
+    if checkpoint:
+        if changes := changed_settings(config, saved_config):
+            raise UserError(
+                f"{run} holds a run with other settings ({'; '.join(changes)}). Use the same settings to resume it, or "
+                "another --output_dir."
+            )
+        config = replace(config, mixed_precision=read_config_file(saved_config)["mixed_precision"])
+
+    # 2. The data: uint8 images and integer labels, and what an audit finds wrong with them.
+    dataset = load_dataset(config.dataset, config.root, config.size)
+    if config.drop_leaks:
+        dataset, dropped = drop_leaks(dataset)
+        print(f"{dropped} training images that also stand in val or test were removed.")
+    null_label = dataset.num_classes
+
+    # 3. The network and the noise it learns to undo: both stock diffusers classes.
+    set_seed(config.seed)
+    unet = build_unet(
+        dataset.image_size,
+        dataset.channels,
+        dataset.num_classes,
+        config.block_out_channels,
+        config.layers_per_block,
+        config.pixel_unshuffle,
+        config.attention,
+        config.dropout,
+    )
+    scheduler = build_noise_scheduler(config.beta_schedule, config.prediction_type, config.num_train_timesteps)
+
+    # 4. The machine: processes, threads, precision.
+    state = PartialState()
+    threads = set_threads(_processes_here(state)) if state.device.type == "cpu" else torch.get_num_threads()
+    precision, speeds = _choose_precision(config, unet)
+    config = replace(config, mixed_precision=precision)
+    accelerator = Accelerator(
+        mixed_precision=precision,
+        gradient_accumulation_steps=config.gradient_accumulation_steps,
+        log_with=None if config.report_to == "none" else config.report_to,
+        project_dir=run,
+    )
+    _check_process_count(accelerator)
+    is_main = accelerator.is_main_process
+    batch_size = config.train_batch_size * accelerator.num_processes
+    max_steps = _max_steps(config, len(dataset.train), batch_size)
+
+    # 5. AdamW on the raw weights; a running average (EMA) of them is what gets published.
+    gflop = training_gflop(unet) if is_main else 0.0
+    optimizer = torch.optim.AdamW(
+        unet.parameters(), lr=config.learning_rate, weight_decay=config.adam_weight_decay, fused=True
+    )
+    ema_unet = build_unet(**_unet_arguments(config, dataset)).to(accelerator.device).eval()
+    ema_unet.load_state_dict(unet.state_dict())
+    ema = EMAModel(
+        ema_unet.parameters(), decay=config.ema_decay * config.use_ema, use_ema_warmup=True, power=2 / 3, foreach=True
+    )
+    ema.to(accelerator.device)
+    unet, optimizer = accelerator.prepare(unet, optimizer)
+    raw_unet = accelerator.unwrap_model(unet)
+
+    batches = TrainingBatches(
+        dataset.train,
+        batch_size,
+        config.seed,
+        config.num_train_timesteps,
+        null_label,
+        config.label_dropout,
+        config.class_balanced,
+        config.random_shift,
+        config.random_flip,
+        accelerator.process_index,
+        accelerator.num_processes,
+        accelerator.device,
+    )
+    # The same questions to training and to held-out images, every time: where the answers part, memorizing begins.
+    held_out = {
+        "train_loss_fixed": HeldOut.draw(dataset.train, config.num_train_timesteps, config.seed),
+        "val_loss": HeldOut.draw(dataset.splits["val"], config.num_train_timesteps, config.seed),
+    }
+
+    # 6. Where a stopped run left off.
+    step, seconds_before, best_val_loss = 0, 0.0, math.inf
+    log = LossLog(run / "loss.csv" if is_main else None)
+    if checkpoint:
+        progress_state = load_checkpoint(accelerator, checkpoint, ema, ema_unet)
+        step, seconds_before = progress_state["step"], progress_state["seconds"]
+        best_val_loss = progress_state["best_val_loss"] or math.inf
+        log = LossLog.resumed(run / "loss.csv", step) if is_main else log
+        accelerator.print(f"Resuming at step {step} from {checkpoint}.")
+
+    if is_main:
+        data_audit = audit(dataset)
+        write_config(config, saved_config)
+        _print_plan(config, raw_unet, gflop, speeds, threads, accelerator, max_steps, findings(data_audit))
+        facts = {
+            "dataset": data_audit["dataset"],
+            "audit": data_audit,
+            "parameters": sum(parameter.numel() for parameter in raw_unet.parameters()),
+            "training_gflop_per_image": round(gflop, 3),
+            "training_images": len(dataset.train),
+            "processes": accelerator.num_processes,
+        }
+    if config.report_to != "none":
+        values = {key: value for key, value in asdict(config).items() if isinstance(value, (int, float, str, bool))}
+        accelerator.init_trackers("logs", config=values)
+
+    def save_pipeline(name: str, weights: str, val_loss: float | None) -> Path:
+        return save_pipeline_folder(
+            run / name,
+            ema_unet,
+            scheduler,
+            dataset,
+            config,
+            log.rows,
+            {**facts, "weights": weights, "step": step, "seconds": round(elapsed(), 1), "images_seen": step * images_a_step,
+             "val_loss": val_loss},
+        )  # fmt: skip
+
+    def save_state() -> None:
+        values = {
+            "seconds": elapsed(),
+            "best_val_loss": best_val_loss if math.isfinite(best_val_loss) else None,
+            "ema_step": ema.optimization_step,
+        }
+        if is_main:
+            log.write()
+        save_checkpoint(
+            accelerator, run / "checkpoints", step, values, ema_unet, config.checkpoints_total_limit
+        )
+
+    # 7. The loop. A step is a pure function of the weights and of (seed, step).
+    images_a_step = batch_size * config.gradient_accumulation_steps
+    began = time.monotonic() - seconds_before
+    meter = LossMeter(config.num_train_timesteps, accelerator.device)
+    warnings_given: set[str] = set()
+    last_step, last_time = step, time.monotonic()
+    grad_norm = torch.tensor(0.0)
+
+    def elapsed() -> float:
+        return time.monotonic() - began
+
+    def progress() -> float:
+        """How much of the budget is spent, 0 … 1; in a budget of minutes all processes take the first one's clock."""
+        if max_steps is not None:
+            return step / max_steps
+        assert config.max_train_minutes is not None
+        spent = elapsed() / (60 * config.max_train_minutes)
+        return broadcast_object_list([spent])[0] if accelerator.num_processes > 1 else spent
+
+    unet.train()
+    bar = tqdm(total=max_steps, initial=step, unit="step", disable=not is_main, desc="training", dynamic_ncols=True)
+    while (spent := progress()) < 1:
+        learning_rate = config.learning_rate * _learning_rate_factor(config, step, spent)
+        for group in optimizer.param_groups:
+            group["lr"] = learning_rate
+
+        for part in range(config.gradient_accumulation_steps):
+            with accelerator.accumulate(unet):
+                batch = batches[step * config.gradient_accumulation_steps + part]
+                # Pixel-unshuffle moves 2×2 neighbours into channels; everything after it is plain diffusion.
+                clean = F.pixel_unshuffle(batch.images, config.pixel_unshuffle)
+                noise = F.pixel_unshuffle(batch.noise, config.pixel_unshuffle)
+                noisy = scheduler.add_noise(clean, noise, batch.timesteps)
+                with accelerator.autocast():
+                    prediction = unet(noisy, batch.timesteps, class_labels=batch.labels).sample
+                target = prediction_target(scheduler, clean, noise, batch.timesteps)
+                losses = loss_per_image(prediction.float(), target, config.loss_type, config.huber_delta)
+                meter.update(losses, batch.timesteps)
+                if config.snr_gamma is not None:
+                    losses = losses * min_snr_weights(scheduler, batch.timesteps, config.snr_gamma)
+                accelerator.backward(losses.mean())
+                if accelerator.sync_gradients:
+                    grad_norm = accelerator.clip_grad_norm_(unet.parameters(), config.max_grad_norm)
+                optimizer.step()
+                optimizer.zero_grad()
+        step += 1
+        ema.step(raw_unet.parameters())
+        bar.update()
+
+        validate = step % config.validation_steps == 0
+        if step % config.logging_steps == 0 or validate:
+            now = time.monotonic()
+            row = {
+                "step": float(step),
+                "seconds": elapsed(),
+                "learning_rate": learning_rate,
+                "grad_norm": float(grad_norm),
+                "images_per_second": (step - last_step) * images_a_step / (now - last_time),
+                **meter.flush(accelerator),
+            }
+            last_step, last_time = step, now
+            ema.copy_to(ema_unet.parameters())
+            if validate and is_main:
+                for name, problem in held_out.items():
+                    row[name] = held_out_loss(
+                        ema_unet, scheduler, problem, config.pixel_unshuffle, config.loss_type, config.huber_delta
+                    )
+            log.append(row)
+            accelerator.log({key: value for key, value in row.items() if key != "step"}, step=step)
+            _show(bar, row, spent, elapsed(), step, max_steps)
+
+            if validate and is_main:
+                log.write()
+                plot_loss(log.rows, run / "loss.png")
+                if (warning := log.memorizing()) and "memorizing" not in warnings_given:
+                    warnings_given.add("memorizing")
+                    bar.write(f"warning: {warning}")
+                if row["val_loss"] < best_val_loss:
+                    best_val_loss = row["val_loss"]
+                    save_pipeline("pipeline_best", "best held-out loss", best_val_loss)
+        if step % config.sample_steps == 0 and is_main:
+            ema.copy_to(ema_unet.parameters())
+            name = f"step_{step:08d}"
+            save_sample_grid(ema_unet, scheduler, dataset, config, run / "samples" / f"{name}.png")
+            if step <= RAW_GRIDS_UNTIL and config.use_ema:
+                save_sample_grid(raw_unet, scheduler, dataset, config, run / "samples" / f"{name}_raw.png")
+        if step % config.checkpointing_steps == 0:
+            ema.copy_to(ema_unet.parameters())
+            save_state()
+    bar.close()
+
+    # 8. The end: the last checkpoint, the curve, and the pipeline folder that gets evaluated and published.
+    ema.copy_to(ema_unet.parameters())
+    save_state()
+    if is_main:
+        if log.rows:
+            plot_loss(log.rows, run / "loss.png")
+        val_loss = held_out_loss(
+            ema_unet, scheduler, held_out["val_loss"], config.pixel_unshuffle, config.loss_type, config.huber_delta
+        )
+        folder = save_pipeline("pipeline", "latest", val_loss)
+        save_sample_grid(ema_unet, scheduler, dataset, config, run / "samples" / f"step_{step:08d}.png")
+        print(
+            f"\nTrained {step} steps ({step * images_a_step} images) in {elapsed():.0f} s; held-out loss {val_loss:.4f}"
+            f" (best {min(best_val_loss, val_loss):.4f}).\nPipeline: {folder}\nLoad it anywhere with\n"
+            f'  DiffusionPipeline.from_pretrained("{folder}", trust_remote_code=True)'
+        )
+    accelerator.wait_for_everyone()
+    accelerator.end_training()
+    return run / "pipeline"
+
+
+def _learning_rate_factor(config: TrainingConfig, step: int, spent: float) -> float:
+    """Linear warm-up by steps, then decay by the share of the budget that is spent: so it fits minutes as well as steps."""
+    warmup = min(1.0, (step + 1) / max(1, config.lr_warmup_steps))
+    if config.lr_scheduler == "cosine":
+        return warmup * 0.5 * (1 + math.cos(math.pi * spent))
+    return warmup * (1 - spent if config.lr_scheduler == "linear" else 1.0)
+
+
+def _max_steps(config: TrainingConfig, images: int, batch_size: int) -> int | None:
+    """The budget in steps; None where it is in minutes."""
+    if config.num_train_epochs is not None:
+        return math.ceil(config.num_train_epochs * images / (batch_size * config.gradient_accumulation_steps))
+    return config.max_train_steps
+
+
+def _unet_arguments(config: TrainingConfig, dataset: Any) -> dict[str, Any]:
+    return {
+        "image_size": dataset.image_size,
+        "channels": dataset.channels,
+        "num_classes": dataset.num_classes,
+        "block_out_channels": config.block_out_channels,
+        "layers_per_block": config.layers_per_block,
+        "pixel_unshuffle": config.pixel_unshuffle,
+        "attention": config.attention,
+        "dropout": config.dropout,
+    }
+
+
+def _choose_precision(config: TrainingConfig, unet: Any) -> tuple[str, dict[str, float]]:
+    """The configured precision, else the launcher's, else the faster one by a short trial in the first process."""
+    if config.mixed_precision != "auto":
+        return config.mixed_precision, {}
+    launched = os.environ.get("ACCELERATE_MIXED_PRECISION", "no")
+    if launched != "no":
+        return launched, {}
+    choice: list[Any] = [probe_precision(unet, config.train_batch_size) if PartialState().is_main_process else None]
+    return broadcast_object_list(choice)[0] if PartialState().num_processes > 1 else choice[0]
+
+
+def _processes_here(state: PartialState) -> int:
+    """Processes on this machine."""
+    return int(os.environ.get("LOCAL_WORLD_SIZE", state.num_processes))
+
+
+def _check_process_count(accelerator: Accelerator) -> None:
+    """`accelerate launch --cpu --num_processes 2` quietly starts one process (accelerate issue 2741)."""
+    try:
+        with open("/proc/self/stat") as file:
+            parent = file.read().rsplit(")", 1)[1].split()[1]
+        with open(f"/proc/{parent}/cmdline", "rb") as file:
+            launcher = file.read().decode(errors="replace").split("\0")
+    except OSError:
+        return
+    if "--num_processes" in launcher and accelerator.num_processes == 1:
+        asked = launcher[launcher.index("--num_processes") + 1]
+        if asked.isdigit() and int(asked) > 1:
+            raise UserError(f"{asked} processes were asked for, but one was started. On CPUs add --multi_cpu.")
+
+
+def _print_plan(
+    config: TrainingConfig,
+    unet: Any,
+    gflop: float,
+    speeds: dict[str, float],
+    threads: int,
+    accelerator: Accelerator,
+    max_steps: int | None,
+    audit_findings: list[str],
+) -> None:
+    """The whole configuration and what to expect, before anything starts."""
+    for name, value in asdict(config).items():
+        print(f"  {name}: {value}")
+    for line in audit_findings:
+        print(f"  audit: {line}")
+    parameters = sum(parameter.numel() for parameter in unet.parameters())
+    print(f"  {parameters:,} parameters, {gflop:.2f} GFLOP an image (forward and backward)")
+    print(
+        f"  {accelerator.num_processes} process(es) on {accelerator.device}, {threads} thread(s) each, "
+        f"precision {accelerator.mixed_precision}"
+        + "".join(f", {name}: {speed:.0f} images/s tried" for name, speed in speeds.items())
+    )
+    if max_steps is None:
+        print(f"  expected time: {config.max_train_minutes:g} minutes, as asked")
+    elif speeds:
+        images = max_steps * config.train_batch_size * config.gradient_accumulation_steps
+        print(f"  expected time: about {images / max(speeds.values()) / 60:.1f} minutes for {max_steps} steps")
+    else:
+        print(f"  {max_steps} steps; the progress bar shows the time left")
+
+
+def _show(bar: Any, row: dict[str, float], spent: float, seconds: float, step: int, max_steps: int | None) -> None:
+    if max_steps is None:  # a budget in minutes: estimate the steps, so that the bar shows the time left
+        bar.total = max(step, round(step / max(spent, 1e-9)))
+    bar.set_postfix_str(f"loss {row['loss']:.4f}, {row['images_per_second']:.0f} images/s", refresh=False)
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    train(parse_config(sys.argv[1:] if argv is None else argv))
+
+
+if __name__ == "__main__":
+    sys.exit(run_command(main))
