@@ -197,13 +197,48 @@ def _npz(path: Path, size: int | None) -> ImageDataset:
     return ImageDataset(path.stem, splits, {label: str(label) for label in classes})
 
 
+def load_labelled_folder(path: Path, dataset: ImageDataset) -> Split:
+    """All images of a folder, labelled as in `dataset`: its subfolders bear class names, ids, or ids with names.
+
+    Raises:
+        UserError: if a subfolder fits no class.
+    """
+    tables = _folder_tables(path)
+    features = next(iter(tables.values())).features
+    ids = {}
+    for number, folder in enumerate(features["label"].names):
+        matches = [label for label, name in dataset.id2label.items() if folder in (name, str(label))]
+        prefix = folder.split("_", 1)[0]
+        if not matches and prefix.isdigit() and int(prefix) in dataset.id2label:
+            matches = [int(prefix)]
+        if not matches:
+            raise UserError(f"{path}: {folder!r} is no class of {dataset.name}; its classes are {dataset.id2label}.")
+        ids[number] = matches[0]
+    table = next(iter(tables.values())).cast_column("image", _undecoded())
+    size, channels = dataset.image_size, dataset.channels
+    if channels == 1 and not all(_is_grey(row, str(path)) for row in table["image"]):
+        raise UserError(f"{path} holds colour images, {dataset.name} grey ones. Convert them, or choose the right set.")
+    images = np.concatenate(list(_decoded(table, size, channels, str(path))))
+    return Split("generated", images, np.array([ids[label] for label in table["label"]], np.int64))
+
+
+def _undecoded() -> Any:
+    import datasets
+
+    return datasets.Image(decode=False)
+
+
 def _folder(path: Path, size: int) -> ImageDataset:
+    return _from_tables(path.name, str(path), _folder_tables(path), size)
+
+
+def _folder_tables(path: Path) -> Any:
     import datasets
 
     parquet = any(path.rglob("*.parquet"))
     options = {} if parquet else {"drop_labels": False, "drop_metadata": True}
     try:
-        tables = datasets.load_dataset(
+        return datasets.load_dataset(
             "parquet" if parquet else "imagefolder",
             data_dir=str(path),
             cache_dir=str(cache_dir() / "datasets"),
@@ -213,7 +248,6 @@ def _folder(path: Path, size: int) -> ImageDataset:
         raise UserError(
             f"{path}: no images found ({str(error).splitlines()[0][:120]}). Put them into one subfolder a class."
         ) from None
-    return _from_tables(path.name, str(path), tables, size)
 
 
 def _hub(name: str, size: int) -> ImageDataset:
@@ -249,7 +283,7 @@ def _from_tables(name: str, where: str, tables: Any, size: int) -> ImageDataset:
     if not isinstance(next(iter(tables.values())).features["label"], datasets.ClassLabel):
         tables = tables.class_encode_column("label")
     names = next(iter(tables.values())).features["label"].names
-    tables = tables.cast_column("image", datasets.Image(decode=False))
+    tables = tables.cast_column("image", _undecoded())
 
     notes = [f"Images were cropped to a square and resized to {size}×{size}."]
     parts = {{"validation": "val"}.get(key, key): table for key, table in tables.items()}

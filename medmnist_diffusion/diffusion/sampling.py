@@ -53,13 +53,25 @@ def generate(
 ) -> np.ndarray:
     """uint8 N×H×W×C images of the given labels; the i-th occurrence of a label is always the same image."""
     occurrence: dict[int, int] = {}
-    generators = []
+    rows = []
     for label in map(int, labels):
-        index = occurrence[label] = occurrence.get(label, -1) + 1
-        generators.append(image_generator(seed, label, index))
+        occurrence[label] = occurrence.get(label, -1) + 1
+        rows.append((label, occurrence[label]))
+    return generate_rows(pipe, rows, num_inference_steps, guidance_scale, seed, batch_size)
+
+
+def generate_rows(
+    pipe: ClassConditionalDDPMPipeline,
+    rows: Sequence[tuple[int, int]],
+    num_inference_steps: int = DEFAULT_STEPS,
+    guidance_scale: float = 1.0,
+    seed: int = 0,
+    batch_size: int = 128,
+) -> np.ndarray:
+    """uint8 N×H×W×C images for (label, index) pairs; each has a random stream of its own."""
     images: Any = pipe(
-        class_labels=[int(label) for label in labels],
-        generator=generators,
+        class_labels=[label for label, _ in rows],
+        generator=[image_generator(seed, label, index) for label, index in rows],
         num_inference_steps=num_inference_steps,
         guidance_scale=guidance_scale,
         batch_size=batch_size,
