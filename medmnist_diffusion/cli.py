@@ -12,11 +12,20 @@ from medmnist_diffusion.errors import UserError, run_command
 
 COMMANDS = {
     "audit": ("medmnist_diffusion.data.audit", "what is in a data set, and what is wrong with it"),
-    "train": ("medmnist_diffusion.training.train", "train a pipeline (the same as accelerate launch training/train.py)"),
+    "train": (
+        "medmnist_diffusion.training.train",
+        "train a pipeline (the same as accelerate launch training/train.py)",
+    ),
     "sample": ("medmnist_diffusion.sample", "generate labelled images: PNG folders, npz or parquet"),
-    "evaluate": ("medmnist_diffusion.training.evaluate_fid", "Fréchet distances with their real-vs-real floors"),
+    "evaluate": (
+        "medmnist_diffusion.training.evaluate_fid",
+        "Fréchet distances with their real-vs-real floors",
+    ),
     "card": ("medmnist_diffusion.publish.card", "write the model card into a pipeline folder"),
-    "demo": ("medmnist_diffusion.demo", "audit, train, sample, evaluate and card on the phantom set, in minutes"),
+    "demo": (
+        "medmnist_diffusion.demo",
+        "audit, train, sample, evaluate and card on the phantom set, in minutes",
+    ),
 }
 
 

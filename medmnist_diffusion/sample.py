@@ -20,8 +20,12 @@ def add_sampling_arguments(parser: argparse.ArgumentParser) -> None:
     """The arguments that say how images are drawn, the same in every command."""
     from medmnist_diffusion.diffusion.sampling import DEFAULT_SAMPLER, DEFAULT_STEPS, SAMPLERS
 
-    parser.add_argument("--sampler", choices=SAMPLERS, default=DEFAULT_SAMPLER, help=f"default {DEFAULT_SAMPLER}")
-    parser.add_argument("--num_inference_steps", type=int, default=DEFAULT_STEPS, help=f"default {DEFAULT_STEPS}")
+    parser.add_argument(
+        "--sampler", choices=SAMPLERS, default=DEFAULT_SAMPLER, help=f"default {DEFAULT_SAMPLER}"
+    )
+    parser.add_argument(
+        "--num_inference_steps", type=int, default=DEFAULT_STEPS, help=f"default {DEFAULT_STEPS}"
+    )
     parser.add_argument("--guidance_scale", type=float, default=1.0, help="1 (default) is no guidance")
     parser.add_argument("--batch_size", type=int, default=128, help="images through the network at once")
     parser.add_argument("--seed", type=int, default=0)
@@ -29,7 +33,9 @@ def add_sampling_arguments(parser: argparse.ArgumentParser) -> None:
 
 def sampling_record(args: argparse.Namespace) -> dict[str, Any]:
     """How the images were drawn, for result files."""
-    return {name: getattr(args, name) for name in ("sampler", "num_inference_steps", "guidance_scale", "seed")}
+    return {
+        name: getattr(args, name) for name in ("sampler", "num_inference_steps", "guidance_scale", "seed")
+    }
 
 
 def sample(args: argparse.Namespace) -> None:
@@ -45,7 +51,9 @@ def sample(args: argparse.Namespace) -> None:
     state = PartialState()
     pipe = load_pipeline(args.pipeline, args.sampler)
     if state.device.type == "cpu":
-        set_threads(state.local_process_count if hasattr(state, "local_process_count") else state.num_processes)
+        set_threads(
+            state.local_process_count if hasattr(state, "local_process_count") else state.num_processes
+        )
     pipe.to(state.device)
     pipe.set_progress_bar_config(disable=not state.is_main_process, desc="sampling")
 
@@ -71,7 +79,11 @@ def class_folder(label: int, name: str, num_classes: int) -> str:
 
 
 def _write_folder(
-    output: Path, rows: list[tuple[int, int]], images: np.ndarray, id2label: dict[int, str], record: dict[str, Any]
+    output: Path,
+    rows: list[tuple[int, int]],
+    images: np.ndarray,
+    id2label: dict[int, str],
+    record: dict[str, Any],
 ) -> None:
     """PNGs in class folders, with metadata.csv: file_name, label, label_name, index and how they were drawn."""
     from PIL import Image
@@ -82,7 +94,9 @@ def _write_folder(
             name = f"{class_folder(label, id2label[label], len(id2label))}/{index:06d}.png"
             (temporary / name).parent.mkdir(exist_ok=True)
             Image.fromarray(image.squeeze(-1) if image.shape[-1] == 1 else image).save(temporary / name)
-            lines.append({"file_name": name, "label": label, "label_name": id2label[label], "index": index, **record})
+            lines.append(
+                {"file_name": name, "label": label, "label_name": id2label[label], "index": index, **record}
+            )
         with (temporary / "metadata.csv").open("w", newline="") as file:
             writer = csv.DictWriter(file, list(lines[0]))
             writer.writeheader()
@@ -90,7 +104,11 @@ def _write_folder(
 
 
 def _write_npz(
-    output: Path, rows: list[tuple[int, int]], images: np.ndarray, id2label: dict[int, str], record: dict[str, Any]
+    output: Path,
+    rows: list[tuple[int, int]],
+    images: np.ndarray,
+    id2label: dict[int, str],
+    record: dict[str, Any],
 ) -> None:
     """MedMNIST's six arrays, the images as train, val and test without rows; how they were drawn goes beside it as JSON."""
     from medmnist_diffusion.data.npz import write_npz
@@ -106,7 +124,11 @@ def _write_npz(
 
 
 def _write_parquet(
-    output: Path, rows: list[tuple[int, int]], images: np.ndarray, id2label: dict[int, str], record: dict[str, Any]
+    output: Path,
+    rows: list[tuple[int, int]],
+    images: np.ndarray,
+    id2label: dict[int, str],
+    record: dict[str, Any],
 ) -> None:
     """A folder that `datasets.load_dataset` reads: an Image column, a ClassLabel column, and how they were drawn."""
     import datasets
@@ -114,7 +136,10 @@ def _write_parquet(
 
     pictures = [Image.fromarray(image.squeeze(-1) if image.shape[-1] == 1 else image) for image in images]
     features = datasets.Features(
-        {"image": datasets.Image(), "label": datasets.ClassLabel(names=[id2label[i] for i in sorted(id2label)])}
+        {
+            "image": datasets.Image(),
+            "label": datasets.ClassLabel(names=[id2label[i] for i in sorted(id2label)]),
+        }
     )
     table = datasets.Dataset.from_dict(
         {"image": pictures, "label": [label for label, _ in rows]}, features=features

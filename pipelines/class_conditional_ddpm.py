@@ -172,7 +172,9 @@ class ClassConditionalDDPMPipeline(DiffusionPipeline):
     ) -> torch.Tensor:
         """One batch from noise to images: float N×C×H×W in 0 … 1, on the CPU."""
         config = self.unet.config
-        size = config.sample_size if isinstance(config.sample_size, (tuple, list)) else (config.sample_size,) * 2
+        size = (
+            config.sample_size if isinstance(config.sample_size, (tuple, list)) else (config.sample_size,) * 2
+        )
         shape = (len(labels), config.in_channels, *size)
         latents = randn_tensor(
             shape, generator=generators, device=self._execution_device, dtype=self.unet.dtype

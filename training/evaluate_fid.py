@@ -54,7 +54,9 @@ def evaluate(args: argparse.Namespace) -> Metrics:
     return Metrics(dataset=describe(dataset), pipeline=pipeline, sampling=sampling, metrics=records)
 
 
-def _generated(args: argparse.Namespace, dataset: ImageDataset) -> tuple[Split, dict[str, Any], dict[str, Any]]:
+def _generated(
+    args: argparse.Namespace, dataset: ImageDataset
+) -> tuple[Split, dict[str, Any], dict[str, Any]]:
     """The generated images with their labels, what made them, and how."""
     path = args.generated
     if (path / "model_index.json").is_file():
@@ -81,7 +83,9 @@ def _generated(args: argparse.Namespace, dataset: ImageDataset) -> tuple[Split, 
         raise UserError(f"{path} is no pipeline folder, image folder or npz. Give the path of one.")
     unknown = split.labels[(split.labels < 0) | (split.labels >= dataset.num_classes)]
     if len(unknown):
-        raise UserError(f"{path} has label {unknown[0]}, outside the {dataset.num_classes} classes of {dataset.name}.")
+        raise UserError(
+            f"{path} has label {unknown[0]}, outside the {dataset.num_classes} classes of {dataset.name}."
+        )
     return split, {"images": path.name}, {}
 
 
@@ -113,18 +117,36 @@ def print_metrics(metrics: Metrics) -> None:
             f"Sampled with {metrics.sampling['sampler']}, {metrics.sampling['num_inference_steps']} steps, guidance "
             f"{metrics.sampling['guidance_scale']:g}, seed {metrics.sampling['seed']}."
         )
-    console.print("Distances of different features or dimensions do not compare; compare each with its own floor.")
+    console.print(
+        "Distances of different features or dimensions do not compare; compare each with its own floor."
+    )
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(prog="medmnist-diffusion evaluate", description=__doc__.split("\n", 1)[0])
-    parser.add_argument("generated", type=Path, help="a pipeline folder, an image folder, or an npz (its train split)")
+    parser = argparse.ArgumentParser(
+        prog="medmnist-diffusion evaluate", description=__doc__.split("\n", 1)[0]
+    )
+    parser.add_argument(
+        "generated", type=Path, help="a pipeline folder, an image folder, or an npz (its train split)"
+    )
     add_dataset_arguments(parser)
-    parser.add_argument("--features", nargs="+", choices=EXTRACTORS, default=["inception"], help="feature spaces")
-    parser.add_argument("--dimensions", nargs="+", type=int, choices=INCEPTION_DIMENSIONS, help="Inception's (default: all four)")
+    parser.add_argument(
+        "--features", nargs="+", choices=EXTRACTORS, default=["inception"], help="feature spaces"
+    )
+    parser.add_argument(
+        "--dimensions",
+        nargs="+",
+        type=int,
+        choices=INCEPTION_DIMENSIONS,
+        help="Inception's (default: all four)",
+    )
     parser.add_argument("--inception_weights", type=Path, help="the official weights file")
-    parser.add_argument("--num_images", type=int, default=NUM_IMAGES, help="images to sample from a pipeline (default 1000)")
-    parser.add_argument("--num_real", type=int, help="at most so many training images as reference (default: all)")
+    parser.add_argument(
+        "--num_images", type=int, default=NUM_IMAGES, help="images to sample from a pipeline (default 1000)"
+    )
+    parser.add_argument(
+        "--num_real", type=int, help="at most so many training images as reference (default: all)"
+    )
     parser.add_argument("--output", type=Path, help="default: metrics.json in the pipeline folder, else here")
     add_sampling_arguments(parser)
     args = parser.parse_args(sys.argv[1:] if argv is None else argv)

@@ -25,6 +25,13 @@ import torch.nn.functional as F
 from accelerate import Accelerator, PartialState
 from accelerate.utils import broadcast_object_list, set_seed
 from diffusers.training_utils import EMAModel
+from medmnist_diffusion.training.config import (
+    TrainingConfig,
+    changed_settings,
+    parse_config,
+    read_config_file,
+    write_config,
+)
 from tqdm import tqdm
 
 from medmnist_diffusion.data import load_dataset
@@ -40,7 +47,6 @@ from medmnist_diffusion.diffusion.unet import build_noise_scheduler, build_unet
 from medmnist_diffusion.errors import UserError, run_command
 from medmnist_diffusion.publish.pipeline_folder import save_pipeline_folder, save_sample_grid
 from medmnist_diffusion.publish.plots import plot_loss
-from medmnist_diffusion.training.config import TrainingConfig, changed_settings, parse_config, read_config_file, write_config
 
 RAW_GRIDS_UNTIL = 1000  # while the average is young, the grid of the raw weights is drawn beside it
 
@@ -83,7 +89,9 @@ def train(config: TrainingConfig) -> Path:
         config.attention,
         config.dropout,
     )
-    scheduler = build_noise_scheduler(config.beta_schedule, config.prediction_type, config.num_train_timesteps)
+    scheduler = build_noise_scheduler(
+        config.beta_schedule, config.prediction_type, config.num_train_timesteps
+    )
 
     # 4. The machine: processes, threads, precision.
     state = PartialState()
@@ -109,7 +117,11 @@ def train(config: TrainingConfig) -> Path:
     ema_unet = build_unet(**_unet_arguments(config, dataset)).to(accelerator.device).eval()
     ema_unet.load_state_dict(unet.state_dict())
     ema = EMAModel(
-        ema_unet.parameters(), decay=config.ema_decay * config.use_ema, use_ema_warmup=True, power=2 / 3, foreach=True
+        ema_unet.parameters(),
+        decay=config.ema_decay * config.use_ema,
+        use_ema_warmup=True,
+        power=2 / 3,
+        foreach=True,
     )
     ema.to(accelerator.device)
     unet, optimizer = accelerator.prepare(unet, optimizer)
@@ -158,7 +170,9 @@ def train(config: TrainingConfig) -> Path:
             "processes": accelerator.num_processes,
         }
     if config.report_to != "none":
-        values = {key: value for key, value in asdict(config).items() if isinstance(value, (int, float, str, bool))}
+        values = {
+            key: value for key, value in asdict(config).items() if isinstance(value, (int, float, str, bool))
+        }
         accelerator.init_trackers("logs", config=values)
 
     def save_pipeline(name: str, weights: str, val_loss: float | None) -> Path:
@@ -205,7 +219,9 @@ def train(config: TrainingConfig) -> Path:
         return broadcast_object_list([spent])[0] if accelerator.num_processes > 1 else spent
 
     unet.train()
-    bar = tqdm(total=max_steps, initial=step, unit="step", disable=not is_main, desc="training", dynamic_ncols=True)
+    bar = tqdm(
+        total=max_steps, initial=step, unit="step", disable=not is_main, desc="training", dynamic_ncols=True
+    )
     while (spent := progress()) < 1:
         learning_rate = config.learning_rate * _learning_rate_factor(config, step, spent)
         for group in optimizer.param_groups:
@@ -250,7 +266,12 @@ def train(config: TrainingConfig) -> Path:
             if validate and is_main:
                 for name, problem in held_out.items():
                     row[name] = held_out_loss(
-                        ema_unet, scheduler, problem, config.pixel_unshuffle, config.loss_type, config.huber_delta
+                        ema_unet,
+                        scheduler,
+                        problem,
+                        config.pixel_unshuffle,
+                        config.loss_type,
+                        config.huber_delta,
                     )
             log.append(row)
             accelerator.log({key: value for key, value in row.items() if key != "step"}, step=step)
@@ -283,7 +304,12 @@ def train(config: TrainingConfig) -> Path:
         if log.rows:
             plot_loss(log.rows, run / "loss.png")
         val_loss = held_out_loss(
-            ema_unet, scheduler, held_out["val_loss"], config.pixel_unshuffle, config.loss_type, config.huber_delta
+            ema_unet,
+            scheduler,
+            held_out["val_loss"],
+            config.pixel_unshuffle,
+            config.loss_type,
+            config.huber_delta,
         )
         folder = save_pipeline("pipeline", "latest", val_loss)
         save_sample_grid(ema_unet, scheduler, dataset, config, run / "samples" / f"step_{step:08d}.png")
@@ -332,7 +358,9 @@ def _choose_precision(config: TrainingConfig, unet: Any) -> tuple[str, dict[str,
     launched = os.environ.get("ACCELERATE_MIXED_PRECISION", "no")
     if launched != "no":
         return launched, {}
-    choice: list[Any] = [probe_precision(unet, config.train_batch_size) if PartialState().is_main_process else None]
+    choice: list[Any] = [
+        probe_precision(unet, config.train_batch_size) if PartialState().is_main_process else None
+    ]
     return broadcast_object_list(choice)[0] if PartialState().num_processes > 1 else choice[0]
 
 
@@ -353,7 +381,9 @@ def _check_process_count(accelerator: Accelerator) -> None:
     if "--num_processes" in launcher and accelerator.num_processes == 1:
         asked = launcher[launcher.index("--num_processes") + 1]
         if asked.isdigit() and int(asked) > 1:
-            raise UserError(f"{asked} processes were asked for, but one was started. On CPUs add --multi_cpu.")
+            raise UserError(
+                f"{asked} processes were asked for, but one was started. On CPUs add --multi_cpu."
+            )
 
 
 def _print_plan(
@@ -382,12 +412,16 @@ def _print_plan(
         print(f"  expected time: {config.max_train_minutes:g} minutes, as asked")
     elif speeds:
         images = max_steps * config.train_batch_size * config.gradient_accumulation_steps
-        print(f"  expected time: about {images / max(speeds.values()) / 60:.1f} minutes for {max_steps} steps")
+        print(
+            f"  expected time: about {images / max(speeds.values()) / 60:.1f} minutes for {max_steps} steps"
+        )
     else:
         print(f"  {max_steps} steps; the progress bar shows the time left")
 
 
-def _show(bar: Any, row: dict[str, float], spent: float, seconds: float, step: int, max_steps: int | None) -> None:
+def _show(
+    bar: Any, row: dict[str, float], spent: float, seconds: float, step: int, max_steps: int | None
+) -> None:
     if max_steps is None:  # a budget in minutes: estimate the steps, so that the bar shows the time left
         bar.total = max(step, round(step / max(spent, 1e-9)))
     bar.set_postfix_str(f"loss {row['loss']:.4f}, {row['images_per_second']:.0f} images/s", refresh=False)

@@ -38,7 +38,9 @@ def audit(dataset: ImageDataset) -> dict[str, Any]:
     return {
         "dataset": describe(dataset),
         "imbalance": round(float(counts.max() / counts.min()), 3),
-        "splits": {name: _audit_split(split, dataset, hashes[name]) for name, split in dataset.splits.items()},
+        "splits": {
+            name: _audit_split(split, dataset, hashes[name]) for name, split in dataset.splits.items()
+        },
         "leaks": leaks,
     }
 
@@ -112,9 +114,19 @@ def print_audit(report: dict[str, Any]) -> None:
 
     info, console = report["dataset"], Console(highlight=False)
     colour = "grey" if info["channels"] == 1 else "RGB"
-    console.print(f"{info['name']}: {info['image_size']}×{info['image_size']} {colour}, licence {info['license']}")
+    console.print(
+        f"{info['name']}: {info['image_size']}×{info['image_size']} {colour}, licence {info['license']}"
+    )
     table = Table(title="images")
-    for heading in ("split", *info["id2label"].values(), "all", "mean ± sd", "constant", "repeated", "near-dupl."):
+    for heading in (
+        "split",
+        *info["id2label"].values(),
+        "all",
+        "mean ± sd",
+        "constant",
+        "repeated",
+        "near-dupl.",
+    ):
         table.add_column(heading, justify="left" if heading == "split" else "right")
     for name, split in report["splits"].items():
         pixels = " ".join(
@@ -136,7 +148,8 @@ def print_audit(report: dict[str, Any]) -> None:
 
 def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(
-        prog="medmnist-diffusion audit", description="Counts, pixel statistics, blank images, duplicates, leaks."
+        prog="medmnist-diffusion audit",
+        description="Counts, pixel statistics, blank images, duplicates, leaks.",
     )
     add_dataset_arguments(parser, positional=True)
     parser.add_argument("--json", type=Path, help="also write the audit to this file")

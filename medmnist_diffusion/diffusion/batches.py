@@ -61,7 +61,11 @@ class TrainingBatches:
         device: torch.device | str = "cpu",
     ) -> None:
         self.split, self.batch_size, self.seed = split, batch_size, seed
-        self.num_train_timesteps, self.null_label, self.label_dropout = num_train_timesteps, null_label, label_dropout
+        self.num_train_timesteps, self.null_label, self.label_dropout = (
+            num_train_timesteps,
+            null_label,
+            label_dropout,
+        )
         self.random_shift, self.random_flip, self.device = random_shift, random_flip, torch.device(device)
         self.share = slice(batch_size * rank // world_size, batch_size * (rank + 1) // world_size)
         self.members = (
@@ -92,7 +96,9 @@ class TrainingBatches:
             classes = rng.integers(len(self.members), size=self.batch_size)
             return np.array([rng.choice(self.members[label]) for label in classes])
         positions = np.arange(number * self.batch_size, (number + 1) * self.batch_size)
-        return np.array([self._order(epoch)[row] for epoch, row in zip(*divmod(positions, len(self.split)), strict=True)])
+        return np.array(
+            [self._order(epoch)[row] for epoch, row in zip(*divmod(positions, len(self.split)), strict=True)]
+        )
 
     def _order(self, epoch: int) -> np.ndarray:
         if epoch != self._epoch:
@@ -108,7 +114,7 @@ class TrainingBatches:
         offsets = rng.integers(0, 2 * reach + 1, (self.batch_size, 2))[self.share]
         flips = rng.random(self.batch_size)[self.share] < 0.5 * self.random_flip
         padded = np.pad(images, ((0, 0), (reach, reach), (reach, reach), (0, 0)), mode="edge")
-        shifted = [
-            image[y : y + size, x : x + size] for image, (y, x) in zip(padded, offsets, strict=True)
-        ]
-        return np.stack([image[:, ::-1] if flip else image for image, flip in zip(shifted, flips, strict=True)])
+        shifted = [image[y : y + size, x : x + size] for image, (y, x) in zip(padded, offsets, strict=True)]
+        return np.stack(
+            [image[:, ::-1] if flip else image for image, flip in zip(shifted, flips, strict=True)]
+        )

@@ -28,9 +28,13 @@ def load_pipeline(folder: str | Path, sampler: str = DEFAULT_SAMPLER) -> ClassCo
     needed = ("model_index.json", "unet/config.json", "unet/diffusion_pytorch_model.safetensors")
     for name in needed:
         if not (folder / name).is_file():
-            raise UserError(f"{folder} is no pipeline folder: {name} is missing. Give the folder that training wrote.")
+            raise UserError(
+                f"{folder} is no pipeline folder: {name} is missing. Give the folder that training wrote."
+            )
     try:
-        pipe = ClassConditionalDDPMPipeline.from_pretrained(folder, local_files_only=True, use_safetensors=True)
+        pipe = ClassConditionalDDPMPipeline.from_pretrained(
+            folder, local_files_only=True, use_safetensors=True
+        )
     except (OSError, ValueError, TypeError, KeyError, RuntimeError) as error:
         reason = str(error).splitlines()[0][:200]
         raise UserError(f"{folder} cannot be loaded ({reason}). Save the pipeline again.") from None

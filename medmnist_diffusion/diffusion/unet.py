@@ -48,7 +48,9 @@ def build_unet(
 
 
 def build_noise_scheduler(
-    beta_schedule: str = "squaredcos_cap_v2", prediction_type: str = "v_prediction", num_train_timesteps: int = 1000
+    beta_schedule: str = "squaredcos_cap_v2",
+    prediction_type: str = "v_prediction",
+    num_train_timesteps: int = 1000,
 ) -> DDPMScheduler:
     """The training scheduler. Trailing spacing: few-step samplers then start at the noisiest step (arXiv 2305.08891)."""
     return DDPMScheduler(

@@ -12,7 +12,9 @@ from medmnist_diffusion.files import atomic_file, cache_dir
 
 FEATURES = 64
 STEPS, BATCH, LEARNING_RATE, SHIFT = 600, 128, 3e-3, 2
-RECIPE = f"cnn2-{STEPS}x{BATCH}-{LEARNING_RATE}-shift{SHIFT}"  # part of the cache's key: change it with the recipe
+RECIPE = (
+    f"cnn2-{STEPS}x{BATCH}-{LEARNING_RATE}-shift{SHIFT}"  # part of the cache's key: change it with the recipe
+)
 
 
 class SmallCNN(nn.Module):
@@ -22,10 +24,17 @@ class SmallCNN(nn.Module):
         super().__init__()
 
         def block(inputs: int, outputs: int) -> nn.Sequential:
-            return nn.Sequential(nn.Conv2d(inputs, outputs, 3, padding=1, bias=False), nn.BatchNorm2d(outputs), nn.ReLU())
+            return nn.Sequential(
+                nn.Conv2d(inputs, outputs, 3, padding=1, bias=False), nn.BatchNorm2d(outputs), nn.ReLU()
+            )
 
         self.body = nn.Sequential(
-            block(channels, 32), nn.MaxPool2d(2), block(32, 64), block(64, 64), nn.MaxPool2d(2), block(64, FEATURES)
+            block(channels, 32),
+            nn.MaxPool2d(2),
+            block(32, 64),
+            block(64, 64),
+            nn.MaxPool2d(2),
+            block(64, FEATURES),
         )
         self.head = nn.Linear(FEATURES, num_classes)
 

@@ -112,7 +112,9 @@ def inception(weights: Path | None = None) -> Extractor:
     if not path.is_file():
         raise UserError(f"{path}: no such file. {_inception_remedy()}")
     if not (digest := file_hash(path)).startswith(INCEPTION_HASH_PREFIX):
-        raise UserError(f"{path} is not the official Inception file (SHA-256 {digest[:16]}…). {_inception_remedy()}")
+        raise UserError(
+            f"{path} is not the official Inception file (SHA-256 {digest[:16]}…). {_inception_remedy()}"
+        )
     network = _bare_inception()
     network.load_state_dict(torch.load(path, weights_only=True))
     return Extractor("inception", f"inception-{digest[:16]}", 32, _inception_embed(network))

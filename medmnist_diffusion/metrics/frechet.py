@@ -38,7 +38,9 @@ def frechet_distance(real: FeatureStatistics, generated: np.ndarray) -> float:
     generated = np.asarray(generated, np.float64)
     n, dim = generated.shape
     if n < 2 or real.count < 2:
-        raise ValueError(f"a Fréchet distance needs at least 2 images on either side, not {min(n, real.count)}")
+        raise ValueError(
+            f"a Fréchet distance needs at least 2 images on either side, not {min(n, real.count)}"
+        )
     if not (np.isfinite(generated).all() and np.isfinite(real.covariance).all()):
         raise ValueError("features contain NaN or infinity")
     mean = generated.mean(0)
@@ -69,8 +71,6 @@ def frechet_interval(
     if n < 8:
         return 0.0, float("inf")
     rng = np.random.default_rng(seed)
-    halves = [
-        frechet_distance(real, generated[rng.permutation(n)[: n // 2]]) for _ in range(subsamples)
-    ]
+    halves = [frechet_distance(real, generated[rng.permutation(n)[: n // 2]]) for _ in range(subsamples)]
     error = float(np.std(halves, ddof=1))
     return max(value - 1.96 * error, 0.0), value + 1.96 * error

@@ -16,7 +16,9 @@ class MetricRecord(BaseModel):
     model_config = ConfigDict(extra="forbid", populate_by_name=True)
 
     name: Literal["frechet_distance", "label_accuracy", "memorized_share"]
-    extractor: str  # inception (only this one may be called FID), random-inception, classifier, texture, pixels
+    extractor: (
+        str  # inception (only this one may be called FID), random-inception, classifier, texture, pixels
+    )
     dimension: int
     class_: int | None  # None: all classes together
     value: float
@@ -33,7 +35,11 @@ class MetricRecord(BaseModel):
     def label(self) -> str:
         """What to call it: FID only where the official Inception weights made the features."""
         if self.name == "frechet_distance":
-            return f"FID ({self.dimension})" if self.extractor == "inception" else f"Fréchet distance, {self.extractor} ({self.dimension})"
+            return (
+                f"FID ({self.dimension})"
+                if self.extractor == "inception"
+                else f"Fréchet distance, {self.extractor} ({self.dimension})"
+            )
         return {"label_accuracy": "Label accuracy", "memorized_share": "Memorized share"}[self.name]
 
 

@@ -1,1 +1,189 @@
-def write_card(folder): pass
+"""The model card: drawn from the files in the pipeline folder, never from memory."""
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+from huggingface_hub import EvalResult, ModelCard, ModelCardData
+
+import medmnist_diffusion.model_cards
+from medmnist_diffusion.data.audit import findings
+from medmnist_diffusion.errors import UserError
+from medmnist_diffusion.files import write_text
+from medmnist_diffusion.metrics.records import MetricRecord, Metrics
+
+TEMPLATE = Path(medmnist_diffusion.model_cards.__path__[0]) / "template.md"
+SUMMARY = "training_summary.json"
+LICENSES = {"CC BY 4.0": "cc-by-4.0", "CC BY-NC 4.0": "cc-by-nc-4.0", "CC0 1.0": "cc0-1.0"}
+
+
+def write_card(folder: Path, load_from: str | None = None) -> Path:
+    """Write README.md into a pipeline folder from its summary, configuration and metrics.json (if it was evaluated).
+
+    Args:
+        folder: what training wrote.
+        load_from: what the loading snippet names, a path or a Hub id; default "path/to/this/folder".
+
+    Raises:
+        UserError: if the folder lacks what a card needs, or metrics.json belongs to another data set or other weights.
+    """
+    summary = _summary(folder)
+    metrics = Metrics.read(folder / "metrics.json") if (folder / "metrics.json").is_file() else None
+    if metrics and metrics.dataset["content_hash"] != summary["dataset"]["content_hash"]:
+        raise UserError(
+            f"{folder / 'metrics.json'} was measured on {metrics.dataset['name']}, other data than this pipeline was trained "
+            "on. Evaluate again with the training data set."
+        )
+    card = ModelCard.from_template(
+        _metadata(summary, metrics),
+        template_path=str(TEMPLATE),
+        **_values(folder, summary, metrics, load_from),
+    )
+    write_text(folder / "README.md", str(card))
+    return folder / "README.md"
+
+
+def _summary(folder: Path) -> dict[str, Any]:
+    path = folder / SUMMARY
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        raise UserError(
+            f"{path} is missing or unreadable. Give a pipeline folder that training wrote."
+        ) from None
+
+
+def _metadata(summary: dict[str, Any], metrics: Metrics | None) -> ModelCardData:
+    """The YAML block: what the Hub indexes. Only measured figures go into the model index."""
+    dataset = summary["dataset"]
+    results = [
+        EvalResult(
+            task_type="unconditional-image-generation",
+            task_name="class-conditional image generation",
+            dataset_type=dataset["name"],
+            dataset_name=dataset["name"],
+            dataset_split="train",
+            metric_type=record.name if record.extractor != "inception" else "fid",
+            metric_name=record.label,
+            metric_value=round(record.value, 6),
+        )
+        for record in (metrics.metrics if metrics else [])
+        if record.class_ is None
+    ]
+    license_id = LICENSES.get(dataset["license"])
+    return ModelCardData(
+        library_name="diffusers",
+        pipeline_tag="unconditional-image-generation",
+        license=license_id or "other",
+        license_name=None if license_id else dataset["license"],
+        tags=[
+            "medical",
+            "class-conditional",
+            "diffusion",
+            "ddpm",
+            "data-augmentation",
+            "research-only",
+            dataset["name"],
+        ],
+        datasets=None if dataset["synthetic"] or "mnist" not in dataset["name"] else ["medmnist-v2"],
+        model_name=_title(dataset),
+        eval_results=results or None,
+    )
+
+
+def _title(dataset: dict[str, Any]) -> str:
+    return f"{dataset['name']}-{dataset['image_size']}-ddpm"
+
+
+def _values(
+    folder: Path, summary: dict[str, Any], metrics: Metrics | None, load_from: str | None
+) -> dict[str, Any]:
+    dataset = summary["dataset"]
+    config = yaml.safe_load((folder / "training_config.yaml").read_text(encoding="utf-8"))
+    names = list(dataset["id2label"].values())
+    return {
+        "title": _title(dataset),
+        "dataset": dataset,
+        "colour": "grey" if dataset["channels"] == 1 else "RGB",
+        "class_names": ", ".join(names),
+        "id2label": ", ".join(f"{label} = {name}" for label, name in dataset["id2label"].items()),
+        "example_label": json.dumps(names[-1]),
+        "load_from": load_from or "path/to/this/folder",
+        "weights": summary["weights"],
+        "ema": " (averaged over time, EMA)" if config["use_ema"] else "",
+        "step": f"{summary['step']:,}",
+        "images_seen": f"{summary['images_seen']:,}",
+        "minutes": f"{summary['seconds'] / 60:.1f}",
+        "processes": summary["processes"],
+        "val_loss": "not measured" if summary["val_loss"] is None else f"{summary['val_loss']:.4f}",
+        "parameters": f"{summary['parameters']:,}",
+        "gflop": f"{summary['training_gflop_per_image']:.2f}",
+        "training_images": f"{summary['training_images']:,}",
+        "training_config": yaml.safe_dump(config, sort_keys=False).strip(),
+        "has_loss": (folder / "loss.png").is_file(),
+        "findings": findings(summary["audit"]),
+        "metrics": _metric_values(metrics) if metrics else None,
+    }
+
+
+def _metric_values(metrics: Metrics) -> dict[str, Any]:
+    def row(record: MetricRecord) -> dict[str, Any]:
+        interval = "–" if record.interval is None else f"{record.interval[0]:.3g} … {record.interval[1]:.3g}"
+        class_name = "all" if record.class_ is None else metrics.dataset["id2label"][str(record.class_)]
+        return {
+            "label": record.label + ("*" if record.note and record.name == "frechet_distance" else ""),
+            "class_name": class_name,
+            "value": f"{record.value:.3g}",
+            "interval": interval,
+            "floor": f"{record.floor:.3g}",
+            "n_real": record.n_real,
+            "n_generated": record.n_generated,
+        }
+
+    sources = dict.fromkeys(
+        f"{record.floor_source} ({record.name.replace('_', ' ')})"
+        for record in metrics.metrics
+        if record.class_ is None
+    )
+    return {
+        "rows": [row(record) for record in metrics.metrics],
+        "floor_sources": "; ".join(sources),
+        "sampling": metrics.sampling,
+        "has_fid": any(record.extractor == "inception" for record in metrics.metrics),
+        "memorization": _memorization(metrics),
+    }
+
+
+def _memorization(metrics: Metrics) -> str:
+    records = [record for record in metrics.metrics if record.name == "memorized_share"]
+    if not records:
+        return "Not checked."
+    record = records[0]
+    low, high = record.interval or (0.0, 1.0)
+    sentence = (
+        f"{record.value:.2%} of the generated images (95 % interval {low:.2%} … {high:.2%}) lie nearer to a training image "
+        f"than 99 % of fresh real images do; fresh real images score {record.floor:.0%}. "
+    )
+    if low > record.floor:
+        return (
+            sentence
+            + "**That is more than chance: this model reproduces training images.** Do not publish its images."
+        )
+    return (
+        sentence
+        + "No sign of copying by this measure (pixel distance; shifted or mirrored copies escape it)."
+    )
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(
+        prog="medmnist-diffusion card", description="Write the model card (README.md) into a pipeline folder."
+    )
+    parser.add_argument("pipeline", type=Path, help="a pipeline folder that training wrote")
+    parser.add_argument("--load_from", help="what the loading snippet names: a path or a Hub id")
+    args = parser.parse_args(sys.argv[1:] if argv is None else argv)
+    print(f"Written to {write_card(args.pipeline, args.load_from)}")
