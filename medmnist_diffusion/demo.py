@@ -40,9 +40,7 @@ def demo(output: Path, minutes: float) -> None:
         main_of_step(arguments)
 
     dataset, generated = load_dataset("phantom"), read_npz(samples, ("train",))["train"]
-    real_rows = [
-        np.flatnonzero(dataset.splits["val"].labels == label)[:COLUMNS] for label in dataset.id2label
-    ]
+    real_rows = [np.flatnonzero(dataset.splits["val"].labels == label)[:COLUMNS] for label in dataset.id2label]
     fake_rows = [np.flatnonzero(generated.labels == label)[:COLUMNS] for label in dataset.id2label]
     picture = output / "real_beside_generated.png"
     real_beside_generated(
@@ -68,9 +66,7 @@ def demo(output: Path, minutes: float) -> None:
 
 def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="medmnist-diffusion demo", description=__doc__.split(": ", 1)[1])
-    parser.add_argument(
-        "--output", type=Path, default=Path("runs/demo"), help="a new folder (default runs/demo)"
-    )
+    parser.add_argument("--output", type=Path, default=Path("runs/demo"), help="a new folder (default runs/demo)")
     parser.add_argument(
         "--minutes", type=float, default=TRAIN_MINUTES, help=f"training time (default {TRAIN_MINUTES:g})"
     )

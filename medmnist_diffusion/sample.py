@@ -20,12 +20,8 @@ def add_sampling_arguments(parser: argparse.ArgumentParser) -> None:
     """The arguments that say how images are drawn, the same in every command."""
     from medmnist_diffusion.diffusion.sampling import DEFAULT_SAMPLER, DEFAULT_STEPS, SAMPLERS
 
-    parser.add_argument(
-        "--sampler", choices=SAMPLERS, default=DEFAULT_SAMPLER, help=f"default {DEFAULT_SAMPLER}"
-    )
-    parser.add_argument(
-        "--num_inference_steps", type=int, default=DEFAULT_STEPS, help=f"default {DEFAULT_STEPS}"
-    )
+    parser.add_argument("--sampler", choices=SAMPLERS, default=DEFAULT_SAMPLER, help=f"default {DEFAULT_SAMPLER}")
+    parser.add_argument("--num_inference_steps", type=int, default=DEFAULT_STEPS, help=f"default {DEFAULT_STEPS}")
     parser.add_argument("--guidance_scale", type=float, default=1.0, help="1 (default) is no guidance")
     parser.add_argument("--batch_size", type=int, default=128, help="images through the network at once")
     parser.add_argument("--seed", type=int, default=0)
@@ -33,9 +29,7 @@ def add_sampling_arguments(parser: argparse.ArgumentParser) -> None:
 
 def sampling_record(args: argparse.Namespace) -> dict[str, Any]:
     """How the images were drawn, for result files."""
-    return {
-        name: getattr(args, name) for name in ("sampler", "num_inference_steps", "guidance_scale", "seed")
-    }
+    return {name: getattr(args, name) for name in ("sampler", "num_inference_steps", "guidance_scale", "seed")}
 
 
 def sample(args: argparse.Namespace) -> None:
@@ -51,17 +45,13 @@ def sample(args: argparse.Namespace) -> None:
     state = PartialState()
     pipe = load_pipeline(args.pipeline, args.sampler)
     if state.device.type == "cpu":
-        set_threads(
-            state.local_process_count if hasattr(state, "local_process_count") else state.num_processes
-        )
+        set_threads(state.local_process_count if hasattr(state, "local_process_count") else state.num_processes)
     pipe.to(state.device)
     pipe.set_progress_bar_config(disable=not state.is_main_process, desc="sampling")
 
     rows = [(label, index) for label in pipe.id2label for index in range(args.num_per_class)]
     mine = rows[state.process_index :: state.num_processes]
-    images = generate_rows(
-        pipe, mine, args.num_inference_steps, args.guidance_scale, args.seed, args.batch_size
-    )
+    images = generate_rows(pipe, mine, args.num_inference_steps, args.guidance_scale, args.seed, args.batch_size)
     parts = gather_object([(mine, images)]) if state.num_processes > 1 else [(mine, images)]
     if state.is_main_process:
         by_row = {row: image for part, block in parts for row, image in zip(part, block, strict=True)}
@@ -94,9 +84,7 @@ def _write_folder(
             name = f"{class_folder(label, id2label[label], len(id2label))}/{index:06d}.png"
             (temporary / name).parent.mkdir(exist_ok=True)
             Image.fromarray(image.squeeze(-1) if image.shape[-1] == 1 else image).save(temporary / name)
-            lines.append(
-                {"file_name": name, "label": label, "label_name": id2label[label], "index": index, **record}
-            )
+            lines.append({"file_name": name, "label": label, "label_name": id2label[label], "index": index, **record})
         with (temporary / "metadata.csv").open("w", newline="") as file:
             writer = csv.DictWriter(file, list(lines[0]))
             writer.writeheader()
@@ -141,9 +129,7 @@ def _write_parquet(
             "label": datasets.ClassLabel(names=[id2label[i] for i in sorted(id2label)]),
         }
     )
-    table = datasets.Dataset.from_dict(
-        {"image": pictures, "label": [label for label, _ in rows]}, features=features
-    )
+    table = datasets.Dataset.from_dict({"image": pictures, "label": [label for label, _ in rows]}, features=features)
     with atomic_folder(output) as temporary:
         (temporary / "data").mkdir()
         table.to_parquet(str(temporary / "data" / "train-00000-of-00001.parquet"))

@@ -172,19 +172,13 @@ class ClassConditionalDDPMPipeline(DiffusionPipeline):
     ) -> torch.Tensor:
         """One batch from noise to images: float N×C×H×W in 0 … 1, on the CPU."""
         config = self.unet.config
-        size = (
-            config.sample_size if isinstance(config.sample_size, (tuple, list)) else (config.sample_size,) * 2
-        )
+        size = config.sample_size if isinstance(config.sample_size, (tuple, list)) else (config.sample_size,) * 2
         shape = (len(labels), config.in_channels, *size)
-        latents = randn_tensor(
-            shape, generator=generators, device=self._execution_device, dtype=self.unet.dtype
-        )
+        latents = randn_tensor(shape, generator=generators, device=self._execution_device, dtype=self.unet.dtype)
 
         # Conditional and unconditional predictions in one forward pass: the batch is doubled.
         guided = guidance_scale != 1.0
-        model_labels = (
-            torch.cat([labels, torch.full_like(labels, self.config.null_label)]) if guided else labels
-        )
+        model_labels = torch.cat([labels, torch.full_like(labels, self.config.null_label)]) if guided else labels
 
         self.scheduler.set_timesteps(num_inference_steps, device=self._execution_device)
         latents = latents * self.scheduler.init_noise_sigma
@@ -214,9 +208,7 @@ class ClassConditionalDDPMPipeline(DiffusionPipeline):
             class_labels = class_labels.reshape(-1).tolist()
         elif isinstance(class_labels, (int, str)):
             class_labels = [class_labels]
-        ids = [
-            self.get_label_ids(label)[0] if isinstance(label, str) else int(label) for label in class_labels
-        ]
+        ids = [self.get_label_ids(label)[0] if isinstance(label, str) else int(label) for label in class_labels]
         if not ids:
             raise ValueError("class_labels is empty.")
         unknown = [label for label in ids if label not in self.id2label]

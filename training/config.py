@@ -15,8 +15,6 @@ from medmnist_diffusion.files import write_text
 
 
 def _option(default: Any, text: str) -> Any:
-    if isinstance(default, list):
-        return field(default_factory=lambda: list(default), metadata={"help": text})
     return field(default=default, metadata={"help": text})
 
 
@@ -30,17 +28,16 @@ class TrainingConfig:
     size: int | None = _option(None, "Pixels a side (default 28).")
     drop_leaks: bool = _option(False, "Remove training images that also stand in val or test.")
 
-    block_out_channels: list[int] = _option(
-        [32, 64], "Channels of the UNet's blocks; each next works at half size."
+    block_out_channels: list[int] = field(
+        default_factory=lambda: [32, 64],
+        metadata={"help": "Channels of the UNet's blocks; each next works at half size."},
     )
     layers_per_block: int = _option(1, "Residual layers in each block.")
     pixel_unshuffle: int = _option(2, "Height and width shrink by this factor, channels grow by its square.")
     attention: bool = _option(False, "Self-attention at the lowest resolution.")
     dropout: float = _option(0.0, "Dropout inside the UNet.")
 
-    prediction_type: Literal["v_prediction", "epsilon", "sample"] = _option(
-        "v_prediction", "What the UNet predicts."
-    )
+    prediction_type: Literal["v_prediction", "epsilon", "sample"] = _option("v_prediction", "What the UNet predicts.")
     beta_schedule: Literal["squaredcos_cap_v2", "linear", "scaled_linear"] = _option(
         "squaredcos_cap_v2", "The noise schedule; squaredcos_cap_v2 is the cosine one."
     )
@@ -52,9 +49,7 @@ class TrainingConfig:
 
     max_train_steps: int | None = _option(None, "Budget in optimizer steps.")
     num_train_epochs: int | None = _option(None, "Budget in passes over the training images.")
-    max_train_minutes: float | None = _option(
-        None, "Budget in wall time (default 20, if no budget is given)."
-    )
+    max_train_minutes: float | None = _option(None, "Budget in wall time (default 20, if no budget is given).")
     train_batch_size: int = _option(64, "Images a process and backward pass.")
     gradient_accumulation_steps: int = _option(1, "Backward passes an optimizer step.")
     learning_rate: float = _option(2e-3, "The highest learning rate, after the warm-up.")
@@ -65,17 +60,11 @@ class TrainingConfig:
     adam_weight_decay: float = _option(0.01, "AdamW's weight decay.")
     max_grad_norm: float = _option(1.0, "Gradients are clipped to this norm.")
     class_balanced: bool = _option(False, "Draw every class equally often.")
-    random_shift: int = _option(
-        0, "Shift images by up to this many pixels (the model learns shifted images)."
-    )
-    random_flip: bool = _option(
-        False, "Mirror half of the images. Wrong for anything with a left and a right."
-    )
+    random_shift: int = _option(0, "Shift images by up to this many pixels (the model learns shifted images).")
+    random_flip: bool = _option(False, "Mirror half of the images. Wrong for anything with a left and a right.")
     use_ema: bool = _option(True, "Average the weights over time; the pipeline gets the average.")
     ema_decay: float = _option(0.9999, "The largest EMA decay; it warms up as 1 - (1 + step)^(-2/3).")
-    mixed_precision: Literal["auto", "no", "bf16", "fp16"] = _option(
-        "auto", "auto tries fp32 and bf16 on the model."
-    )
+    mixed_precision: Literal["auto", "no", "bf16", "fp16"] = _option("auto", "auto tries fp32 and bf16 on the model.")
     seed: int = _option(0, "Seeds weights, data order, noise and samples.")
 
     logging_steps: int = _option(20, "Steps between rows of loss.csv.")
@@ -110,12 +99,8 @@ def parse_config(argv: Sequence[str]) -> TrainingConfig:
     parser = HfArgumentParser(
         TrainingConfig, prog="train.py", description="Train a class-conditional diffusion pipeline."
     )
-    parser.add_argument(
-        "--config", type=Path, help="A YAML file with any of these arguments (training/configs/)."
-    )
-    path = (
-        parser.parse_known_args(argv)[0].config if any(arg.startswith("--config") for arg in argv) else None
-    )
+    parser.add_argument("--config", type=Path, help="A YAML file with any of these arguments (training/configs/).")
+    path = parser.parse_known_args(argv)[0].config if any(arg.startswith("--config") for arg in argv) else None
     if path:
         parser.set_defaults(**read_config_file(path))
     namespace = vars(parser.parse_args(argv))

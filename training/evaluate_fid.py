@@ -54,9 +54,7 @@ def evaluate(args: argparse.Namespace) -> Metrics:
     return Metrics(dataset=describe(dataset), pipeline=pipeline, sampling=sampling, metrics=records)
 
 
-def _generated(
-    args: argparse.Namespace, dataset: ImageDataset
-) -> tuple[Split, dict[str, Any], dict[str, Any]]:
+def _generated(args: argparse.Namespace, dataset: ImageDataset) -> tuple[Split, dict[str, Any], dict[str, Any]]:
     """The generated images with their labels, what made them, and how."""
     path = args.generated
     if (path / "model_index.json").is_file():
@@ -70,9 +68,7 @@ def _generated(
             )
         counts = np.ceil(np.bincount(dataset.train.labels) / len(dataset.train) * args.num_images).astype(int)
         labels = np.repeat(np.arange(dataset.num_classes), counts)
-        images = generate(
-            pipe, labels, args.num_inference_steps, args.guidance_scale, args.seed, args.batch_size
-        )
+        images = generate(pipe, labels, args.num_inference_steps, args.guidance_scale, args.seed, args.batch_size)
         weights = file_hash(path / "unet" / "diffusion_pytorch_model.safetensors")
         return Split("generated", images, labels), {"weights_sha256": weights}, sampling_record(args)
     if path.suffix == ".npz":
@@ -83,9 +79,7 @@ def _generated(
         raise UserError(f"{path} is no pipeline folder, image folder or npz. Give the path of one.")
     unknown = split.labels[(split.labels < 0) | (split.labels >= dataset.num_classes)]
     if len(unknown):
-        raise UserError(
-            f"{path} has label {unknown[0]}, outside the {dataset.num_classes} classes of {dataset.name}."
-        )
+        raise UserError(f"{path} has label {unknown[0]}, outside the {dataset.num_classes} classes of {dataset.name}.")
     return split, {"images": path.name}, {}
 
 
@@ -117,22 +111,14 @@ def print_metrics(metrics: Metrics) -> None:
             f"Sampled with {metrics.sampling['sampler']}, {metrics.sampling['num_inference_steps']} steps, guidance "
             f"{metrics.sampling['guidance_scale']:g}, seed {metrics.sampling['seed']}."
         )
-    console.print(
-        "Distances of different features or dimensions do not compare; compare each with its own floor."
-    )
+    console.print("Distances of different features or dimensions do not compare; compare each with its own floor.")
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(
-        prog="medmnist-diffusion evaluate", description=__doc__.split("\n", 1)[0]
-    )
-    parser.add_argument(
-        "generated", type=Path, help="a pipeline folder, an image folder, or an npz (its train split)"
-    )
+    parser = argparse.ArgumentParser(prog="medmnist-diffusion evaluate", description=__doc__.split("\n", 1)[0])
+    parser.add_argument("generated", type=Path, help="a pipeline folder, an image folder, or an npz (its train split)")
     add_dataset_arguments(parser)
-    parser.add_argument(
-        "--features", nargs="+", choices=EXTRACTORS, default=["inception"], help="feature spaces"
-    )
+    parser.add_argument("--features", nargs="+", choices=EXTRACTORS, default=["inception"], help="feature spaces")
     parser.add_argument(
         "--dimensions",
         nargs="+",
@@ -144,9 +130,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument(
         "--num_images", type=int, default=NUM_IMAGES, help="images to sample from a pipeline (default 1000)"
     )
-    parser.add_argument(
-        "--num_real", type=int, help="at most so many training images as reference (default: all)"
-    )
+    parser.add_argument("--num_real", type=int, help="at most so many training images as reference (default: all)")
     parser.add_argument("--output", type=Path, help="default: metrics.json in the pipeline folder, else here")
     add_sampling_arguments(parser)
     args = parser.parse_args(sys.argv[1:] if argv is None else argv)

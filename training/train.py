@@ -89,9 +89,7 @@ def train(config: TrainingConfig) -> Path:
         config.attention,
         config.dropout,
     )
-    scheduler = build_noise_scheduler(
-        config.beta_schedule, config.prediction_type, config.num_train_timesteps
-    )
+    scheduler = build_noise_scheduler(config.beta_schedule, config.prediction_type, config.num_train_timesteps)
 
     # 4. The machine: processes, threads, precision.
     state = PartialState()
@@ -170,9 +168,7 @@ def train(config: TrainingConfig) -> Path:
             "processes": accelerator.num_processes,
         }
     if config.report_to != "none":
-        values = {
-            key: value for key, value in asdict(config).items() if isinstance(value, (int, float, str, bool))
-        }
+        values = {key: value for key, value in asdict(config).items() if isinstance(value, (int, float, str, bool))}
         accelerator.init_trackers("logs", config=values)
 
     def save_pipeline(name: str, weights: str, val_loss: float | None) -> Path:
@@ -195,9 +191,7 @@ def train(config: TrainingConfig) -> Path:
         }
         if is_main:
             log.write()
-        save_checkpoint(
-            accelerator, run / "checkpoints", step, values, ema_unet, config.checkpoints_total_limit
-        )
+        save_checkpoint(accelerator, run / "checkpoints", step, values, ema_unet, config.checkpoints_total_limit)
 
     # 7. The loop. A step is a pure function of the weights and of (seed, step).
     images_a_step = batch_size * config.gradient_accumulation_steps
@@ -219,9 +213,7 @@ def train(config: TrainingConfig) -> Path:
         return broadcast_object_list([spent])[0] if accelerator.num_processes > 1 else spent
 
     unet.train()
-    bar = tqdm(
-        total=max_steps, initial=step, unit="step", disable=not is_main, desc="training", dynamic_ncols=True
-    )
+    bar = tqdm(total=max_steps, initial=step, unit="step", disable=not is_main, desc="training", dynamic_ncols=True)
     while (spent := progress()) < 1:
         learning_rate = config.learning_rate * _learning_rate_factor(config, step, spent)
         for group in optimizer.param_groups:
@@ -351,16 +343,14 @@ def _unet_arguments(config: TrainingConfig, dataset: Any) -> dict[str, Any]:
     }
 
 
-def _choose_precision(config: TrainingConfig, unet: Any) -> tuple[str, dict[str, float]]:
+def _choose_precision(config: TrainingConfig, unet: Any) -> tuple[Any, dict[str, float]]:
     """The configured precision, else the launcher's, else the faster one by a short trial in the first process."""
     if config.mixed_precision != "auto":
         return config.mixed_precision, {}
     launched = os.environ.get("ACCELERATE_MIXED_PRECISION", "no")
     if launched != "no":
         return launched, {}
-    choice: list[Any] = [
-        probe_precision(unet, config.train_batch_size) if PartialState().is_main_process else None
-    ]
+    choice: list[Any] = [probe_precision(unet, config.train_batch_size) if PartialState().is_main_process else None]
     return broadcast_object_list(choice)[0] if PartialState().num_processes > 1 else choice[0]
 
 
@@ -381,9 +371,7 @@ def _check_process_count(accelerator: Accelerator) -> None:
     if "--num_processes" in launcher and accelerator.num_processes == 1:
         asked = launcher[launcher.index("--num_processes") + 1]
         if asked.isdigit() and int(asked) > 1:
-            raise UserError(
-                f"{asked} processes were asked for, but one was started. On CPUs add --multi_cpu."
-            )
+            raise UserError(f"{asked} processes were asked for, but one was started. On CPUs add --multi_cpu.")
 
 
 def _print_plan(
@@ -412,16 +400,12 @@ def _print_plan(
         print(f"  expected time: {config.max_train_minutes:g} minutes, as asked")
     elif speeds:
         images = max_steps * config.train_batch_size * config.gradient_accumulation_steps
-        print(
-            f"  expected time: about {images / max(speeds.values()) / 60:.1f} minutes for {max_steps} steps"
-        )
+        print(f"  expected time: about {images / max(speeds.values()) / 60:.1f} minutes for {max_steps} steps")
     else:
         print(f"  {max_steps} steps; the progress bar shows the time left")
 
 
-def _show(
-    bar: Any, row: dict[str, float], spent: float, seconds: float, step: int, max_steps: int | None
-) -> None:
+def _show(bar: Any, row: dict[str, float], spent: float, seconds: float, step: int, max_steps: int | None) -> None:
     if max_steps is None:  # a budget in minutes: estimate the steps, so that the bar shows the time left
         bar.total = max(step, round(step / max(spent, 1e-9)))
     bar.set_postfix_str(f"loss {row['loss']:.4f}, {row['images_per_second']:.0f} images/s", refresh=False)

@@ -38,9 +38,7 @@ def audit(dataset: ImageDataset) -> dict[str, Any]:
     return {
         "dataset": describe(dataset),
         "imbalance": round(float(counts.max() / counts.min()), 3),
-        "splits": {
-            name: _audit_split(split, dataset, hashes[name]) for name, split in dataset.splits.items()
-        },
+        "splits": {name: _audit_split(split, dataset, hashes[name]) for name, split in dataset.splits.items()},
         "leaks": leaks,
     }
 
@@ -114,9 +112,7 @@ def print_audit(report: dict[str, Any]) -> None:
 
     info, console = report["dataset"], Console(highlight=False)
     colour = "grey" if info["channels"] == 1 else "RGB"
-    console.print(
-        f"{info['name']}: {info['image_size']}×{info['image_size']} {colour}, licence {info['license']}"
-    )
+    console.print(f"{info['name']}: {info['image_size']}×{info['image_size']} {colour}, licence {info['license']}")
     table = Table(title="images")
     for heading in (
         "split",
@@ -162,10 +158,10 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 def add_dataset_arguments(parser: argparse.ArgumentParser, positional: bool = False) -> None:
     """The arguments that name a data set, the same in every command."""
-    parser.add_argument(
-        "dataset" if positional else "--dataset",
-        **({} if positional else {"required": True}),
-        help="a MedMNIST flag, an npz, an image folder, a Hub id, phantom or phantom-rgb",
-    )
+    text = "a MedMNIST flag, an npz, an image folder, a Hub id, phantom or phantom-rgb"
+    if positional:
+        parser.add_argument("dataset", help=text)
+    else:
+        parser.add_argument("--dataset", required=True, help=text)
     parser.add_argument("--root", help="where MedMNIST files lie (default: $MEDMNIST_ROOT, else ~/.medmnist)")
     parser.add_argument("--size", type=int, help="pixels a side (default 28)")

@@ -10,9 +10,7 @@ import torch
 
 from medmnist_diffusion.data.arrow import ArrowImages
 
-ImageArray = (
-    np.ndarray | ArrowImages
-)  # uint8 N×H×W×C, in memory or memory-mapped; indexed by a slice or an array
+ImageArray = np.ndarray | ArrowImages  # uint8 N×H×W×C, in memory or memory-mapped; indexed by a slice or an array
 CHUNK = 1024  # images read at once where a whole split is walked through
 
 

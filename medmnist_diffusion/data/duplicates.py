@@ -13,11 +13,7 @@ POOLED = 7  # images are compared first as 7×7 means, a lower bound of their di
 def image_hashes(split: Split) -> np.ndarray:
     """A 16-byte content hash an image, N."""
     return np.array(
-        [
-            hashlib.blake2b(image.tobytes(), digest_size=16).digest()
-            for chunk in split.chunks()
-            for image in chunk
-        ],
+        [hashlib.blake2b(image.tobytes(), digest_size=16).digest() for chunk in split.chunks() for image in chunk],
         dtype="V16",
     )
 

@@ -19,9 +19,7 @@ SPLITS = ("train", "val", "test")
 REMEDY = "Write it with numpy.savez_compressed in MedMNIST's layout (see the README)."
 
 
-def read_npz(
-    path: Path, splits: tuple[str, ...] = SPLITS, in_memory_bytes: int = IN_MEMORY_BYTES
-) -> dict[str, Split]:
+def read_npz(path: Path, splits: tuple[str, ...] = SPLITS, in_memory_bytes: int = IN_MEMORY_BYTES) -> dict[str, Split]:
     """The named splits of an npz file, each checked; images come out as uint8 N×H×W×C, labels as int64 N.
 
     Raises:
@@ -31,9 +29,7 @@ def read_npz(
         raise UserError(f"{path}: no such file. Give the path of an existing .npz file.")
     try:
         with zipfile.ZipFile(path) as archive:
-            headers = {
-                info.filename.removesuffix(".npy"): _header(archive, info) for info in archive.infolist()
-            }
+            headers = {info.filename.removesuffix(".npy"): _header(archive, info) for info in archive.infolist()}
     except (zipfile.BadZipFile, EOFError) as error:
         raise UserError(
             f"{path}: not a readable npz file, or cut short ({error}). Download or write it again."
@@ -69,21 +65,15 @@ def _read_split(path: Path, split: str, headers: dict[str, Any], in_memory_bytes
     if len(image_shape) not in (3, 4) or (len(image_shape) == 4 and image_shape[3] not in (1, 3)):
         raise UserError(f"{where}_images has shape {image_shape}; N×H×W or N×H×W×3 is needed. {REMEDY}")
     if image_shape[1] != image_shape[2]:
-        raise UserError(
-            f"{where}_images has shape {image_shape}: images must be square. Crop or pad them first."
-        )
+        raise UserError(f"{where}_images has shape {image_shape}: images must be square. Crop or pad them first.")
     if len(label_shape) == 2 and label_shape[1] > 1:
-        raise UserError(
-            f"{where}_labels has {label_shape[1]} columns: multi-label sets are not supported yet."
-        )
+        raise UserError(f"{where}_labels has {label_shape[1]} columns: multi-label sets are not supported yet.")
     if len(label_shape) not in (1, 2):
         raise UserError(f"{where}_labels has shape {label_shape}; N or N×1 is needed. {REMEDY}")
     if image_shape[0] == 0 or label_shape[0] == 0:
         raise UserError(f"{where} is empty. Every split needs images: move some there.")
     if image_shape[0] != label_shape[0]:
-        raise UserError(
-            f"{where} has {image_shape[0]} images but {label_shape[0]} labels. They must be as many."
-        )
+        raise UserError(f"{where} has {image_shape[0]} images but {label_shape[0]} labels. They must be as many.")
 
     try:
         with np.load(path, allow_pickle=False) as arrays:

@@ -56,9 +56,7 @@ def _render(labels: np.ndarray, size: int, channels: int, rng: np.random.Generat
         (y - shift_y) * np.cos(angle) - (x - shift_x) * np.sin(angle),
     )
 
-    def ellipse(
-        cx: np.ndarray, cy: np.ndarray, rx: np.ndarray, ry: np.ndarray, softness: float
-    ) -> np.ndarray:
+    def ellipse(cx: np.ndarray, cy: np.ndarray, rx: np.ndarray, ry: np.ndarray, softness: float) -> np.ndarray:
         radius = np.sqrt(((x - cx) / rx) ** 2 + ((y - cy) / ry) ** 2)
         return 1 / (1 + np.exp(np.clip((radius - 1) / softness, -30, 30)))
 
@@ -77,9 +75,9 @@ def _render(labels: np.ndarray, size: int, channels: int, rng: np.random.Generat
 
     # The findings. Faint ones overlap with the texture of clear lungs, as they should.
     side = np.where(rng.random((n, 1, 1)) < 0.5, -1.0, 1.0)
-    focal = ellipse(
-        side * vary(0.32, 0.52), vary(-0.38, 0.30), vary(0.10, 0.20), vary(0.10, 0.20), 0.25
-    ) * vary(0.22, 0.48)
+    focal = ellipse(side * vary(0.32, 0.52), vary(-0.38, 0.30), vary(0.10, 0.20), vary(0.10, 0.20), 0.25) * vary(
+        0.22, 0.48
+    )
     diffuse = np.zeros((n, grid, grid))
     for _ in range(7):
         cx = np.where(rng.random((n, 1, 1)) < 0.5, -1.0, 1.0) * vary(0.25, 0.60)

@@ -77,9 +77,7 @@ def _checked(dataset: ImageDataset) -> ImageDataset:
             )
     counts = np.bincount(dataset.train.labels, minlength=k)
     if k < 2:
-        raise UserError(
-            f"{dataset.name}: there is one class only. A class-conditional model needs two or more."
-        )
+        raise UserError(f"{dataset.name}: there is one class only. A class-conditional model needs two or more.")
     if not counts.all():
         empty = int(np.argmin(counts))
         raise UserError(
@@ -88,9 +86,7 @@ def _checked(dataset: ImageDataset) -> ImageDataset:
         )
     shapes = {split.images.shape[1:] for split in dataset.splits.values()}
     if len(shapes) > 1:
-        raise UserError(
-            f"{dataset.name}: the splits' images differ in shape: {sorted(shapes)}. Make them alike."
-        )
+        raise UserError(f"{dataset.name}: the splits' images differ in shape: {sorted(shapes)}. Make them alike.")
     return dataset
 
 
@@ -186,9 +182,7 @@ def _download(url: str, path: Path, md5: str) -> None:
         fetcher.fetch(path.name, downloader=pooch.HTTPDownloader(progressbar=True, timeout=30))
     except (OSError, ValueError) as error:  # requests' errors are OSErrors; ValueError is a wrong checksum
         reason = str(error).splitlines()[0][:160]
-        raise UserError(
-            f"{path.name} could not be downloaded ({reason}). {_manual_steps(url, path, md5)}"
-        ) from None
+        raise UserError(f"{path.name} could not be downloaded ({reason}). {_manual_steps(url, path, md5)}") from None
 
 
 # The user's own files
@@ -198,9 +192,7 @@ def _npz(path: Path, size: int | None) -> ImageDataset:
     splits = read_npz(path)
     train = splits["train"]
     if size not in (None, train.images.shape[1]):
-        raise UserError(
-            f"{path} holds {train.images.shape[1]} px images: --size {size} does not fit. Leave it out."
-        )
+        raise UserError(f"{path} holds {train.images.shape[1]} px images: --size {size} does not fit. Leave it out.")
     classes = range(int(train.labels.max()) + 1)
     return ImageDataset(path.stem, splits, {label: str(label) for label in classes})
 
@@ -220,9 +212,7 @@ def load_labelled_folder(path: Path, dataset: ImageDataset) -> Split:
         if not matches and prefix.isdigit() and int(prefix) in dataset.id2label:
             matches = [int(prefix)]
         if not matches:
-            raise UserError(
-                f"{path}: {folder!r} is no class of {dataset.name}; its classes are {dataset.id2label}."
-            )
+            raise UserError(f"{path}: {folder!r} is no class of {dataset.name}; its classes are {dataset.id2label}.")
         ids[number] = matches[0]
     table = next(iter(tables.values())).cast_column("image", _undecoded())
     size, channels = dataset.image_size, dataset.channels
@@ -301,13 +291,9 @@ def _from_tables(name: str, where: str, tables: Any, size: int) -> ImageDataset:
     parts = {{"validation": "val"}.get(key, key): table for key, table in tables.items()}
     if set(parts) != set(SPLITS):
         if len(parts) != 1 and "train" not in parts:
-            raise UserError(
-                f"{where}: splits {list(parts)} found; train, val and test are needed, or one folder."
-            )
+            raise UserError(f"{where}: splits {list(parts)} found; train, val and test are needed, or one folder.")
         parts, drawn = _draw_missing_splits(parts)
-        notes.append(
-            f"No {' and no '.join(drawn)} split was given: drawn from train, stratified, with seed 0."
-        )
+        notes.append(f"No {' and no '.join(drawn)} split was given: drawn from train, stratified, with seed 0.")
 
     channels = 1 if all(_is_grey(row, where) for table in parts.values() for row in table["image"]) else 3
     splits = {}
@@ -344,14 +330,10 @@ def _open(row: dict[str, Any], where: str) -> Image.Image:
     try:
         image = Image.open(io.BytesIO(row["bytes"]) if row["bytes"] is not None else row["path"])
         if image.mode not in GREY_MODES + COLOUR_MODES:
-            raise UserError(
-                f"{file}: {image.mode} images (16 bit or float) are not read. Convert to 8-bit PNG first."
-            )
+            raise UserError(f"{file}: {image.mode} images (16 bit or float) are not read. Convert to 8-bit PNG first.")
         return image
     except (UnidentifiedImageError, OSError) as error:
-        raise UserError(
-            f"{file} in {where} is not a readable image ({error}). Replace or remove it."
-        ) from None
+        raise UserError(f"{file} in {where} is not a readable image ({error}). Replace or remove it.") from None
 
 
 def _is_grey(row: dict[str, Any], where: str) -> bool:

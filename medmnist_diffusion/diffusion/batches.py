@@ -95,10 +95,12 @@ class TrainingBatches:
             rng = np.random.default_rng([self.seed, _ORDER, number])
             classes = rng.integers(len(self.members), size=self.batch_size)
             return np.array([rng.choice(self.members[label]) for label in classes])
-        positions = np.arange(number * self.batch_size, (number + 1) * self.batch_size)
-        return np.array(
-            [self._order(epoch)[row] for epoch, row in zip(*divmod(positions, len(self.split)), strict=True)]
-        )
+        start = number * self.batch_size
+        rows = []
+        while len(rows) < self.batch_size:  # a batch may reach over the end of an epoch
+            epoch, position = divmod(start + len(rows), len(self.split))
+            rows.extend(self._order(epoch)[position : position + self.batch_size - len(rows)])
+        return np.array(rows)
 
     def _order(self, epoch: int) -> np.ndarray:
         if epoch != self._epoch:
@@ -115,6 +117,4 @@ class TrainingBatches:
         flips = rng.random(self.batch_size)[self.share] < 0.5 * self.random_flip
         padded = np.pad(images, ((0, 0), (reach, reach), (reach, reach), (0, 0)), mode="edge")
         shifted = [image[y : y + size, x : x + size] for image, (y, x) in zip(padded, offsets, strict=True)]
-        return np.stack(
-            [image[:, ::-1] if flip else image for image, flip in zip(shifted, flips, strict=True)]
-        )
+        return np.stack([image[:, ::-1] if flip else image for image, flip in zip(shifted, flips, strict=True)])

@@ -35,9 +35,7 @@ def save_checkpoint(
         ema_unet.save_pretrained(temporary / "unet_ema")
         write_json(temporary / "state.json", {"step": step, **state})
         files = sorted(path for path in temporary.rglob("*") if path.is_file())
-        write_json(
-            temporary / MANIFEST, {str(path.relative_to(temporary)): file_hash(path) for path in files}
-        )
+        write_json(temporary / MANIFEST, {str(path.relative_to(temporary)): file_hash(path) for path in files})
         replace_folder(temporary, target)
         for old in _checkpoints(folder)[keep:]:
             shutil.rmtree(old)

@@ -29,9 +29,7 @@ class LossLog:
     @classmethod
     def resumed(cls, path: Path, step: int) -> "LossLog":
         """The log as it stood at `step`: later rows belong to work that was lost and will be done again."""
-        return cls(
-            path, [row for row in read_loss_csv(path) if row["step"] <= step] if path.is_file() else []
-        )
+        return cls(path, [row for row in read_loss_csv(path) if row["step"] <= step] if path.is_file() else [])
 
     def append(self, row: dict[str, float]) -> None:
         """Add a row; a loss that is not finite, or has exploded, ends the run.

@@ -28,13 +28,9 @@ def load_pipeline(folder: str | Path, sampler: str = DEFAULT_SAMPLER) -> ClassCo
     needed = ("model_index.json", "unet/config.json", "unet/diffusion_pytorch_model.safetensors")
     for name in needed:
         if not (folder / name).is_file():
-            raise UserError(
-                f"{folder} is no pipeline folder: {name} is missing. Give the folder that training wrote."
-            )
+            raise UserError(f"{folder} is no pipeline folder: {name} is missing. Give the folder that training wrote.")
     try:
-        pipe = ClassConditionalDDPMPipeline.from_pretrained(
-            folder, local_files_only=True, use_safetensors=True
-        )
+        pipe = ClassConditionalDDPMPipeline.from_pretrained(folder, local_files_only=True, use_safetensors=True)
     except (OSError, ValueError, TypeError, KeyError, RuntimeError) as error:
         reason = str(error).splitlines()[0][:200]
         raise UserError(f"{folder} cannot be loaded ({reason}). Save the pipeline again.") from None
@@ -73,12 +69,12 @@ def generate_rows(
     batch_size: int = 128,
 ) -> np.ndarray:
     """uint8 N×H×W×C images for (label, index) pairs; each has a random stream of its own."""
-    images: Any = pipe(
+    output: Any = pipe(
         class_labels=[label for label, _ in rows],
         generator=[image_generator(seed, label, index) for label, index in rows],
         num_inference_steps=num_inference_steps,
         guidance_scale=guidance_scale,
         batch_size=batch_size,
         output_type="np",
-    ).images
-    return (images * 255).round().astype(np.uint8)
+    )
+    return (output.images * 255).round().astype(np.uint8)

@@ -12,9 +12,7 @@ from medmnist_diffusion.files import atomic_file, cache_dir
 
 FEATURES = 64
 STEPS, BATCH, LEARNING_RATE, SHIFT = 600, 128, 3e-3, 2
-RECIPE = (
-    f"cnn2-{STEPS}x{BATCH}-{LEARNING_RATE}-shift{SHIFT}"  # part of the cache's key: change it with the recipe
-)
+RECIPE = f"cnn2-{STEPS}x{BATCH}-{LEARNING_RATE}-shift{SHIFT}"  # part of the cache's key: change it with the recipe
 
 
 class SmallCNN(nn.Module):

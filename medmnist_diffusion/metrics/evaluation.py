@@ -83,9 +83,9 @@ def frechet_records(
     seed: int = 0,
 ) -> list[MetricRecord]:
     """A record for each dimension of the extractor (or those asked for). Features of real images are cached."""
-    whole_train = len(comparison.reference) + len(comparison.floor) * (
-        comparison.floor_split == "train"
-    ) == len(dataset.train)
+    whole_train = len(comparison.reference) + len(comparison.floor) * (comparison.floor_split == "train") == len(
+        dataset.train
+    )
     if whole_train:
         train_features = extract(extractor, dataset.train, cache=True)
         real = {dimension: values[comparison.reference] for dimension, values in train_features.items()}
@@ -94,9 +94,7 @@ def frechet_records(
     if comparison.floor_split == "train" and whole_train:
         floor = {dimension: values[comparison.floor] for dimension, values in train_features.items()}
     else:
-        floor = extract(
-            extractor, dataset.splits[comparison.floor_split].subset(comparison.floor), cache=True
-        )
+        floor = extract(extractor, dataset.splits[comparison.floor_split].subset(comparison.floor), cache=True)
     fake = extract(extractor, generated.subset(comparison.generated))
 
     records = []
@@ -107,7 +105,9 @@ def frechet_records(
         n = len(comparison.generated)
         note = ""
         if min(n, len(comparison.reference)) <= dimension:
-            note = f"{min(n, len(comparison.reference))} images for {dimension} features: biased upwards, as is the floor"
+            note = (
+                f"{min(n, len(comparison.reference))} images for {dimension} features: biased upwards, as is the floor"
+            )
         records.append(
             MetricRecord(
                 name="frechet_distance",

@@ -9,6 +9,7 @@ import io
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -64,11 +65,11 @@ def extract(extractor: Extractor, split: Split, cache: bool = False) -> dict[int
             parts.setdefault(dimension, []).append(features)
         bar.update(len(chunk))
     bar.close()
-    features = {dimension: np.concatenate(blocks) for dimension, blocks in parts.items()}
+    whole = {dimension: np.concatenate(blocks) for dimension, blocks in parts.items()}
     if cache:
         with atomic_file(path) as temporary:
-            np.savez(temporary, allow_pickle=False, **{str(key): value for key, value in features.items()})
-    return features
+            np.savez(temporary, allow_pickle=False, **{str(key): value for key, value in whole.items()})
+    return whole
 
 
 def classifier(dataset: ImageDataset) -> Extractor:
@@ -112,9 +113,7 @@ def inception(weights: Path | None = None) -> Extractor:
     if not path.is_file():
         raise UserError(f"{path}: no such file. {_inception_remedy()}")
     if not (digest := file_hash(path)).startswith(INCEPTION_HASH_PREFIX):
-        raise UserError(
-            f"{path} is not the official Inception file (SHA-256 {digest[:16]}…). {_inception_remedy()}"
-        )
+        raise UserError(f"{path} is not the official Inception file (SHA-256 {digest[:16]}…). {_inception_remedy()}")
     network = _bare_inception()
     network.load_state_dict(torch.load(path, weights_only=True))
     return Extractor("inception", f"inception-{digest[:16]}", 32, _inception_embed(network))
@@ -149,7 +148,7 @@ def random_inception(calibration: Split, seed: int = 0) -> Extractor:
     return Extractor("random-inception", f"random-inception-{key}-v1", 32, embed_alive)
 
 
-def _bare_inception() -> torch.nn.Module:
+def _bare_inception() -> Any:
     """torchmetrics' FID network as initialised. Its class insists on loading a weights file by unpickling it without limits;
     it is given an empty one of our own, and the real weights are loaded afterwards with weights_only."""
     from torchmetrics.image.fid import NoTrainInceptionV3
@@ -164,7 +163,7 @@ def _bare_inception() -> torch.nn.Module:
     return Bare("inception-v3-compat", [str(d) for d in INCEPTION_DIMENSIONS], empty)
 
 
-def _inception_embed(network: torch.nn.Module) -> Embed:
+def _inception_embed(network: Any) -> Embed:
     @torch.no_grad()
     def embed(images: np.ndarray) -> dict[int, np.ndarray]:
         pixels = torch.from_numpy(np.ascontiguousarray(images)).permute(0, 3, 1, 2)

@@ -38,9 +38,7 @@ def frechet_distance(real: FeatureStatistics, generated: np.ndarray) -> float:
     generated = np.asarray(generated, np.float64)
     n, dim = generated.shape
     if n < 2 or real.count < 2:
-        raise ValueError(
-            f"a Fréchet distance needs at least 2 images on either side, not {min(n, real.count)}"
-        )
+        raise ValueError(f"a Fréchet distance needs at least 2 images on either side, not {min(n, real.count)}")
     if not (np.isfinite(generated).all() and np.isfinite(real.covariance).all()):
         raise ValueError("features contain NaN or infinity")
     mean = generated.mean(0)

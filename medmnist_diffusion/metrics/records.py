@@ -16,9 +16,7 @@ class MetricRecord(BaseModel):
     model_config = ConfigDict(extra="forbid", populate_by_name=True)
 
     name: Literal["frechet_distance", "label_accuracy", "memorized_share"]
-    extractor: (
-        str  # inception (only this one may be called FID), random-inception, classifier, texture, pixels
-    )
+    extractor: str  # inception (only this one may be called FID), random-inception, classifier, texture, pixels
     dimension: int
     class_: int | None  # None: all classes together
     value: float

@@ -52,9 +52,7 @@ def _summary(folder: Path) -> dict[str, Any]:
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):
-        raise UserError(
-            f"{path} is missing or unreadable. Give a pipeline folder that training wrote."
-        ) from None
+        raise UserError(f"{path} is missing or unreadable. Give a pipeline folder that training wrote.") from None
 
 
 def _metadata(summary: dict[str, Any], metrics: Metrics | None) -> ModelCardData:
@@ -99,9 +97,7 @@ def _title(dataset: dict[str, Any]) -> str:
     return f"{dataset['name']}-{dataset['image_size']}-ddpm"
 
 
-def _values(
-    folder: Path, summary: dict[str, Any], metrics: Metrics | None, load_from: str | None
-) -> dict[str, Any]:
+def _values(folder: Path, summary: dict[str, Any], metrics: Metrics | None, load_from: str | None) -> dict[str, Any]:
     dataset = summary["dataset"]
     config = yaml.safe_load((folder / "training_config.yaml").read_text(encoding="utf-8"))
     names = list(dataset["id2label"].values())
@@ -173,10 +169,7 @@ def _memorization(metrics: Metrics) -> str:
             sentence
             + "**That is more than chance: this model reproduces training images.** Do not publish its images."
         )
-    return (
-        sentence
-        + "No sign of copying by this measure (pixel distance; shifted or mirrored copies escape it)."
-    )
+    return sentence + "No sign of copying by this measure (pixel distance; shifted or mirrored copies escape it)."
 
 
 def main(argv: Sequence[str] | None = None) -> None:

@@ -21,9 +21,7 @@ def build_pipeline(
     unet: UNet2DModel, scheduler: DDPMScheduler, dataset: ImageDataset, pixel_unshuffle: int
 ) -> ClassConditionalDDPMPipeline:
     """The pipeline around a trained network; the null class is the id after the last."""
-    return ClassConditionalDDPMPipeline(
-        unet, scheduler, dataset.id2label, pixel_unshuffle, dataset.num_classes
-    )
+    return ClassConditionalDDPMPipeline(unet, scheduler, dataset.id2label, pixel_unshuffle, dataset.num_classes)
 
 
 def save_pipeline_folder(

@@ -54,9 +54,7 @@ def plot_loss(rows: list[dict[str, float]], path: Path) -> None:
             color="C2",
             label="training images, EMA",
         )
-        left.plot(
-            at, [row["val_loss"] for row in checked], "o-", ms=3, color="C3", label="held-out images, EMA"
-        )
+        left.plot(at, [row["val_loss"] for row in checked], "o-", ms=3, color="C3", label="held-out images, EMA")
     left.set(title="Loss (EMA: fixed noise and timesteps)", xlabel="step", yscale="log")
     for bucket in range(BUCKETS):
         values = np.array([row.get(f"loss_bucket_{bucket}", np.nan) for row in rows])
@@ -85,18 +83,14 @@ def real_beside_generated(
     real: np.ndarray, generated: np.ndarray, names: list[str], columns: int, path: Path, title: str
 ) -> None:
     """Real images on the left, generated on the right, one row a class; both uint8 (K·columns)×H×W×C, class by class."""
-    figure, axes = plt.subplots(
-        1, 2, figsize=(11, 0.62 * len(names) * 11 / columns + 0.9), constrained_layout=True
-    )
+    figure, axes = plt.subplots(1, 2, figsize=(11, 0.62 * len(names) * 11 / columns + 0.9), constrained_layout=True)
     for axis, images, heading in ((axes[0], real, "real"), (axes[1], generated, "generated")):
         grid = image_grid(images, columns)
         axis.imshow(grid.squeeze(-1) if grid.shape[-1] == 1 else grid, cmap="gray", vmin=0, vmax=255)
         axis.set_title(heading)
         axis.set_xticks([])
         step = images.shape[1] + 1
-        axis.set_yticks(
-            [step * row + step / 2 for row in range(len(names))], names if axis is axes[0] else []
-        )
+        axis.set_yticks([step * row + step / 2 for row in range(len(names))], names if axis is axes[0] else [])
         axis.tick_params(length=0)
         for spine in axis.spines.values():
             spine.set_visible(False)

@@ -1,0 +1,85 @@
+"""Shared fixtures: a private cache, a tiny phantom, one small trained run, and where the real data lies."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from medmnist_diffusion import cli
+from medmnist_diffusion.data import phantom
+from medmnist_diffusion.data.npz import write_npz
+
+ROOT = Path(__file__).resolve().parent.parent
+REAL_DATA = Path(os.environ.get("MEDMNIST_ROOT") or ROOT.parent / "shared" / "data" / "medmnist")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def private_cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Tests neither use nor fill the user's caches, and never ask the network."""
+    cache = tmp_path_factory.mktemp("cache")
+    os.environ["MEDMNIST_DIFFUSION_CACHE"] = str(cache)
+    os.environ["HF_HUB_OFFLINE"] = "1"
+    os.environ["HF_MODULES_CACHE"] = str(cache / "modules")
+    return cache
+
+
+@pytest.fixture(scope="session")
+def real_data() -> Path:
+    """The folder with the real pneumoniamnist.npz."""
+    if not (REAL_DATA / "pneumoniamnist.npz").is_file():
+        pytest.skip("set MEDMNIST_ROOT to a folder with pneumoniamnist.npz (see the README) to run this test")
+    return REAL_DATA
+
+
+@pytest.fixture(scope="session")
+def small_npz(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A valid npz of 240 / 80 / 80 phantom images."""
+    path = tmp_path_factory.mktemp("data") / "small.npz"
+    write_npz(path, phantom.make_phantom(counts={"train": 240, "val": 80, "test": 80}))
+    return path
+
+
+@pytest.fixture(scope="session")
+def trained_run(tmp_path_factory: pytest.TempPathFactory, small_npz: Path) -> Path:
+    """A run of 60 steps on the small npz; too short for good images, long enough for all files."""
+    run = tmp_path_factory.mktemp("runs") / "small"
+    code = cli.main(["train", *small_training(small_npz, run), "--max_train_steps", "60"])
+    assert code == 0
+    return run
+
+
+def small_training(data: Path | str, run: Path) -> list[str]:
+    """Arguments of a training that takes seconds."""
+    return [
+        "--dataset", str(data), "--output_dir", str(run), "--block_out_channels", "16", "32", "--train_batch_size", "16",
+        "--lr_warmup_steps", "10", "--mixed_precision", "no", "--logging_steps", "10", "--validation_steps", "20",
+        "--sample_steps", "1000", "--checkpointing_steps", "30", "--report_to", "none",
+    ]  # fmt: skip
+
+
+@pytest.fixture
+def cli_error(capsys: pytest.CaptureFixture[str]) -> Callable[..., str]:
+    """Run a command that must fail as a user's mistake; returns its one line on stderr."""
+
+    def run(*argv: str, code: int = 2) -> str:
+        assert cli.main(list(argv)) == code
+        lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")]
+        assert len(lines) == 1, lines
+        return lines[0]
+
+    return run
+
+
+def run_python(*arguments: str, cwd: Path, **environment: str) -> subprocess.CompletedProcess[str]:
+    """A clean Python process in another folder."""
+    return subprocess.run(
+        [sys.executable, *arguments], cwd=cwd, env=os.environ | environment, capture_output=True, text=True, timeout=600
+    )
+
+
+def pixels(images: np.ndarray) -> np.ndarray:
+    return images.astype(np.int16)

@@ -1,0 +1,199 @@
+"""The pipeline: labels, guidance, seeds, schedulers, and loading where the package is not installed."""
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from diffusers import DDIMScheduler, DDPMScheduler, DPMSolverMultistepScheduler, UNet2DModel
+
+from medmnist_diffusion.diffusion.unet import build_noise_scheduler, build_unet
+from medmnist_diffusion.pipelines import ClassConditionalDDPMPipeline
+
+from .conftest import run_python
+
+NAMES = {0: "normal", 1: "pneumonia"}
+
+
+@pytest.fixture
+def pipe() -> ClassConditionalDDPMPipeline:
+    torch.manual_seed(0)
+    unet = build_unet(28, 1, 2, block_out_channels=(16, 32)).eval()
+    torch.nn.init.normal_(unet.class_embedding.weight, std=3.0)
+    pipe = ClassConditionalDDPMPipeline(unet, build_noise_scheduler(), NAMES, pixel_unshuffle=2, null_label=2)
+    pipe.scheduler = DPMSolverMultistepScheduler.from_config(pipe.scheduler.config)
+    pipe.set_progress_bar_config(disable=True)
+    return pipe
+
+
+def grey(pipe: ClassConditionalDDPMPipeline, **options: object) -> np.ndarray:
+    """uint8-scaled output, so that differences are in grey levels."""
+    return pipe(num_inference_steps=5, output_type="np", **options).images * 255
+
+
+def seeded(*seeds: int) -> list[torch.Generator]:
+    return [torch.Generator().manual_seed(seed) for seed in seeds]
+
+
+def test_names_and_ids_mean_the_same(pipe):
+    by_id = grey(pipe, class_labels=[1, 0], generator=seeded(1, 2))
+    by_name = grey(pipe, class_labels=["pneumonia", 0], generator=seeded(1, 2))
+    np.testing.assert_array_equal(by_id, by_name)
+    assert pipe.get_label_ids("pneumonia") == [1]
+    assert pipe.labels == {"normal": 0, "pneumonia": 1}
+
+
+def test_the_label_changes_the_image(pipe):
+    normal, pneumonia = grey(pipe, class_labels=[0, 1], generator=seeded(5, 5))
+    assert np.abs(normal - pneumonia).max() > 5
+
+
+@pytest.mark.parametrize("scheduler", [DDPMScheduler, DDIMScheduler, DPMSolverMultistepScheduler])
+def test_an_image_does_not_depend_on_its_batch(pipe, scheduler):
+    pipe.scheduler = scheduler.from_config(pipe.scheduler.config)
+    together = grey(pipe, class_labels=[0, 1, 1], generator=seeded(7, 8, 9))
+    split = grey(pipe, class_labels=[0, 1, 1], generator=seeded(7, 8, 9), batch_size=2)
+    alone = grey(pipe, class_labels=1, generator=seeded(8))
+    assert np.abs(together - split).max() <= 1
+    assert np.abs(together[1] - alone[0]).max() <= 1
+
+
+def test_one_generator_gives_the_same_first_images_whatever_their_number(pipe):
+    few = grey(pipe, class_labels=0, num_images_per_label=2, generator=torch.Generator().manual_seed(3))
+    many = grey(pipe, class_labels=0, num_images_per_label=6, generator=torch.Generator().manual_seed(3), batch_size=4)
+    assert np.abs(few - many[:2]).max() <= 1
+    assert np.abs(many[0] - many[1]).max() > 5
+
+
+def test_guidance_follows_its_formula(pipe):
+    """One step of a deterministic sampler with w against unconditional + w (conditional − unconditional), by hand."""
+    pipe.scheduler = DDIMScheduler.from_config(pipe.scheduler.config)
+    w, generators = 3.0, seeded(4)
+    images = pipe(class_labels=1, guidance_scale=w, num_inference_steps=1, generator=generators, output_type="pt").images
+    noise = torch.randn(1, 4, 14, 14, generator=seeded(4)[0])
+    pipe.scheduler.set_timesteps(1)
+    t = pipe.scheduler.timesteps[0]
+    with torch.no_grad():
+        conditional = pipe.unet(noise, t, class_labels=torch.tensor([1])).sample
+        unconditional = pipe.unet(noise, t, class_labels=torch.tensor([2])).sample
+    guided = unconditional + w * (conditional - unconditional)
+    expected = F.pixel_shuffle(pipe.scheduler.step(guided, t, noise).prev_sample, 2)
+    torch.testing.assert_close(images, (expected / 2 + 0.5).clamp(0, 1))
+
+
+def test_output_types_agree_and_grey_stays_grey(pipe):
+    options = {"class_labels": [0, 1], "num_inference_steps": 3}
+    pil = pipe(**options, generator=seeded(1, 2)).images
+    array = pipe(**options, generator=seeded(1, 2), output_type="np", return_dict=False)[0]
+    tensor = pipe(**options, generator=seeded(1, 2), output_type="pt").images
+    assert [image.mode for image in pil] == ["L", "L"]
+    assert array.shape == (2, 28, 28, 1)
+    assert tensor.shape == (2, 1, 28, 28)
+    np.testing.assert_allclose(array, tensor.permute(0, 2, 3, 1), atol=1e-6)
+    np.testing.assert_allclose(np.asarray(pil[1]), array[1, :, :, 0] * 255, atol=0.51)
+
+
+def test_rgb_has_three_channels():
+    unet = build_unet(32, 3, 4, block_out_channels=(16, 32))
+    pipe = ClassConditionalDDPMPipeline(unet, build_noise_scheduler(), None, 2, 4)
+    pipe.set_progress_bar_config(disable=True)
+    image = pipe(class_labels=3, num_inference_steps=2).images[0]
+    assert image.mode == "RGB"
+    assert image.size == (32, 32)
+
+
+def test_callback_sees_every_step_and_may_change_latents(pipe):
+    seen = []
+
+    def callback(pipe, step, timestep, tensors):
+        seen.append((step, timestep))
+        return {"latents": torch.zeros_like(tensors["latents"])}
+
+    images = pipe(class_labels=0, num_inference_steps=4, callback_on_step_end=callback, output_type="np").images
+    assert [step for step, _ in seen] == [0, 1, 2, 3]
+    np.testing.assert_allclose(images, 0.5)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"class_labels": "tuberculosis"}, "'tuberculosis' is no label.*normal.*pneumonia"),
+        ({"class_labels": 2}, "2 is no class"),
+        ({"class_labels": []}, "empty"),
+        ({"class_labels": [0, 1], "generator": [torch.Generator()]}, "1 generators were given for 2 images"),
+        ({"class_labels": 0, "output_type": "latent"}, "output_type"),
+        ({"class_labels": 0, "num_images_per_label": 0}, "at least 1"),
+    ],
+)
+def test_wrong_arguments_are_refused(pipe, options, message):
+    with pytest.raises(ValueError, match=message):
+        pipe(**options)
+
+
+def test_a_unet_that_would_ignore_labels_is_refused():
+    unet = UNet2DModel(sample_size=14, in_channels=4, out_channels=4, block_out_channels=(32,), down_block_types=("DownBlock2D",), up_block_types=("UpBlock2D",))  # fmt: skip
+    with pytest.raises(ValueError, match="silently ignore every class label"):
+        ClassConditionalDDPMPipeline(unet, DDPMScheduler(), NAMES)
+
+
+def test_guidance_needs_a_null_class():
+    unet = build_unet(28, 1, 1, block_out_channels=(16, 32))  # embeds 2 labels: here both are classes
+    pipe = ClassConditionalDDPMPipeline(unet, DDPMScheduler(), NAMES, 2, null_label=None)
+    with pytest.raises(ValueError, match="without a null class"):
+        pipe(class_labels=0, guidance_scale=2.0)
+
+
+def test_saved_folder_loads_with_our_class_and_gives_the_same_image(pipe, tmp_path):
+    pipe.save_pretrained(tmp_path / "saved")
+    index = json.loads((tmp_path / "saved" / "model_index.json").read_text())
+    assert index["_class_name"] == ["pipeline", "ClassConditionalDDPMPipeline"]
+    assert not [path for path in (tmp_path / "saved").rglob("*") if path.suffix in (".bin", ".pt", ".pkl", ".ckpt")]
+    loaded = ClassConditionalDDPMPipeline.from_pretrained(tmp_path / "saved")
+    loaded.set_progress_bar_config(disable=True)
+    assert loaded.id2label == NAMES
+    assert loaded.config.null_label == 2
+    before, after = (grey(p, class_labels=[0, 1], generator=seeded(1, 2)) for p in (pipe, loaded))
+    np.testing.assert_array_equal(before, after)
+
+
+STRANGER = """
+import sys
+class Refuse:
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] == "medmnist_diffusion":
+            raise ImportError("medmnist_diffusion is not installed here")
+sys.meta_path.insert(0, Refuse())
+import numpy as np, torch
+from diffusers import DiffusionPipeline, DPMSolverMultistepScheduler
+pipe = DiffusionPipeline.from_pretrained(sys.argv[1], trust_remote_code=True)
+pipe.scheduler = DPMSolverMultistepScheduler.from_config(pipe.scheduler.config)
+images = pipe(class_labels=["pneumonia", 0], num_inference_steps=5, output_type="np",
+              generator=[torch.Generator().manual_seed(s) for s in (1, 2)]).images
+np.save(sys.argv[2], images)
+pipe.save_pretrained(sys.argv[1] + "_again")
+assert "medmnist_diffusion" not in sys.modules
+"""
+
+
+def test_saved_folder_loads_without_this_package(pipe, tmp_path):
+    folder = tmp_path / "saved"
+    pipe.save_pretrained(folder)
+    result = run_python("-c", STRANGER, str(folder), str(tmp_path / "images.npy"), cwd=tmp_path)
+    assert result.returncode == 0, result.stderr
+    expected = grey(pipe, class_labels=["pneumonia", 0], generator=seeded(1, 2))
+    assert np.abs(np.load(tmp_path / "images.npy") * 255 - expected).max() <= 1
+    # What the stranger saves again is as complete.
+    again = Path(f"{folder}_again")
+    assert (again / "pipeline.py").read_text() == (folder / "pipeline.py").read_text()
+    shutil.rmtree(again)
+
+
+def test_without_trust_diffusers_refuses_to_run_the_folders_code(pipe, tmp_path):
+    pipe.save_pretrained(tmp_path / "saved")
+    code = "import sys; from diffusers import DiffusionPipeline; DiffusionPipeline.from_pretrained(sys.argv[1])"
+    result = run_python("-c", code, str(tmp_path / "saved"), cwd=tmp_path)
+    assert result.returncode != 0
+    assert "trust_remote_code" in result.stderr
