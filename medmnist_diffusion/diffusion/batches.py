@@ -96,7 +96,7 @@ class TrainingBatches:
             classes = rng.integers(len(self.members), size=self.batch_size)
             return np.array([rng.choice(self.members[label]) for label in classes])
         start = number * self.batch_size
-        rows = []
+        rows: list[int] = []
         while len(rows) < self.batch_size:  # a batch may reach over the end of an epoch
             epoch, position = divmod(start + len(rows), len(self.split))
             rows.extend(self._order(epoch)[position : position + self.batch_size - len(rows)])
