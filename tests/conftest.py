@@ -77,7 +77,12 @@ def cli_error(capsys: pytest.CaptureFixture[str]) -> Callable[..., str]:
 def run_python(*arguments: str, cwd: Path, **environment: str) -> subprocess.CompletedProcess[str]:
     """A clean Python process in another folder."""
     return subprocess.run(
-        [sys.executable, *arguments], cwd=cwd, env=os.environ | environment, capture_output=True, text=True, timeout=600
+        [sys.executable, *arguments],
+        cwd=cwd,
+        env=os.environ | environment,
+        capture_output=True,
+        text=True,
+        timeout=600,
     )
 
 

@@ -9,9 +9,9 @@ import pytest
 import torch
 import torch.nn.functional as F
 from diffusers import DDIMScheduler, DDPMScheduler, DPMSolverMultistepScheduler, UNet2DModel
+from medmnist_diffusion.pipelines import ClassConditionalDDPMPipeline
 
 from medmnist_diffusion.diffusion.unet import build_noise_scheduler, build_unet
-from medmnist_diffusion.pipelines import ClassConditionalDDPMPipeline
 
 from .conftest import run_python
 
@@ -72,7 +72,9 @@ def test_guidance_follows_its_formula(pipe):
     """One step of a deterministic sampler with w against unconditional + w (conditional − unconditional), by hand."""
     pipe.scheduler = DDIMScheduler.from_config(pipe.scheduler.config)
     w, generators = 3.0, seeded(4)
-    images = pipe(class_labels=1, guidance_scale=w, num_inference_steps=1, generator=generators, output_type="pt").images
+    images = pipe(
+        class_labels=1, guidance_scale=w, num_inference_steps=1, generator=generators, output_type="pt"
+    ).images
     noise = torch.randn(1, 4, 14, 14, generator=seeded(4)[0])
     pipe.scheduler.set_timesteps(1)
     t = pipe.scheduler.timesteps[0]
@@ -134,7 +136,8 @@ def test_wrong_arguments_are_refused(pipe, options, message):
 
 
 def test_a_unet_that_would_ignore_labels_is_refused():
-    unet = UNet2DModel(sample_size=14, in_channels=4, out_channels=4, block_out_channels=(32,), down_block_types=("DownBlock2D",), up_block_types=("UpBlock2D",))  # fmt: skip
+    blocks = {"down_block_types": ("DownBlock2D",), "up_block_types": ("UpBlock2D",), "block_out_channels": (32,)}
+    unet = UNet2DModel(sample_size=14, in_channels=4, out_channels=4, **blocks)
     with pytest.raises(ValueError, match="silently ignore every class label"):
         ClassConditionalDDPMPipeline(unet, DDPMScheduler(), NAMES)
 

@@ -1,0 +1,83 @@
+"""The audit: the known facts of the real set, and planted ones."""
+
+import json
+
+import numpy as np
+import pytest
+
+from medmnist_diffusion import cli
+from medmnist_diffusion.data import load_dataset, phantom
+from medmnist_diffusion.data.audit import audit, findings
+from medmnist_diffusion.data.duplicates import drop_leaks, image_hashes, near_pairs, nearest_distances
+from medmnist_diffusion.data.npz import write_npz
+
+
+def test_real_pneumoniamnist(real_data, tmp_path, capsys):
+    report_file = tmp_path / "audit.json"
+    assert cli.main(["audit", "pneumoniamnist", "--root", str(real_data), "--json", str(report_file)]) == 0
+    report = json.loads(report_file.read_text())
+    assert report["splits"]["train"]["repeated_images"] == 18
+    assert report["splits"]["test"]["repeated_images"] == 3
+    assert report["leaks"]["train-val"]["val_images_in_train"] == 8
+    assert report["leaks"]["train-val"]["train_images_in_val"] == 10
+    assert report["leaks"]["train-test"]["test_images_in_train"] == 0
+    assert report["splits"]["train"]["per_class"] == {"normal": 1214, "pneumonia": 3494}
+    out = " ".join(capsys.readouterr().out.split())
+    assert "8 val images also stand in train (as 10 rows)" in out
+    assert "18 train images repeat an earlier one" in out
+
+
+def test_drop_leaks_on_the_real_set(real_data):
+    dataset, dropped = drop_leaks(load_dataset("pneumoniamnist", root=real_data))
+    assert dropped == 10
+    assert len(dataset.train) == 4698
+    assert audit(dataset)["leaks"]["train-val"]["val_images_in_train"] == 0
+
+
+@pytest.fixture
+def planted(tmp_path):
+    """Known faults: 1 blank, 2 repeats and 1 near-duplicate in train; 1 leak into test, 1 near-leak into val."""
+    arrays = phantom.make_phantom(counts={"train": 60, "val": 30, "test": 30})
+    train = arrays["train_images"]
+    train[0] = 7
+    train[1] = train[2] = train[3]
+    train[4] = train[5] + 2 * (np.arange(28) % 2).astype(np.uint8)
+    arrays["test_images"][0] = train[6]
+    arrays["val_images"][0] = train[7] ^ 1
+    write_npz(tmp_path / "planted.npz", arrays)
+    return load_dataset(str(tmp_path / "planted.npz"))
+
+
+def test_planted_faults_are_found(planted):
+    report = audit(planted)
+    train = report["splits"]["train"]
+    assert (train["constant_images"], train["repeated_images"], train["near_duplicate_pairs"]) == (1, 2, 1)
+    assert report["leaks"]["train-test"] == {
+        "train_images_in_test": 1, "test_images_in_train": 1, "near_duplicate_pairs": 0
+    }  # fmt: skip
+    assert report["leaks"]["train-val"]["near_duplicate_pairs"] == 1
+    assert report["leaks"]["train-val"]["val_images_in_train"] == 0
+    assert len(findings(report)) >= 5
+
+
+def test_pixel_statistics_against_numpy(planted):
+    report = audit(planted)["splits"]["val"]
+    images = planted.splits["val"].images.astype(float)
+    assert report["pixel_mean"] == pytest.approx([images.mean()], abs=0.01)
+    assert report["pixel_std"] == pytest.approx([images.std()], abs=0.01)
+
+
+def test_near_pairs_and_nearest_against_brute_force(planted):
+    images = planted.train.images.reshape(60, -1).astype(float)
+    distances = np.sqrt(((images[:, None] - images[None]) ** 2).mean(-1))
+    for threshold in (5.0, 20.0):
+        expected = {(i, j) for i in range(60) for j in range(i + 1, 60) if 0 < distances[i, j] <= threshold}
+        assert set(near_pairs(planted.train, planted.train, threshold)) == expected
+    found, _ = nearest_distances(planted.splits["val"].images, planted.train.images)
+    val = planted.splits["val"].images.reshape(30, -1).astype(float)
+    np.testing.assert_allclose(found, np.sqrt(((val[:, None] - images[None]) ** 2).mean(-1)).min(1), rtol=1e-5)
+
+
+def test_hashes_tell_images_apart_and_nothing_else(planted):
+    hashes = image_hashes(planted.train)
+    assert len(np.unique(hashes)) == len(np.unique(planted.train.images.reshape(60, -1), axis=0))
