@@ -40,11 +40,11 @@ from medmnist_diffusion.data.duplicates import drop_leaks
 from medmnist_diffusion.diffusion.batches import TrainingBatches
 from medmnist_diffusion.diffusion.checkpoints import load_checkpoint, newest_checkpoint, save_checkpoint
 from medmnist_diffusion.diffusion.held_out import HeldOut, held_out_loss
-from medmnist_diffusion.diffusion.loss_log import LossLog, LossMeter
+from medmnist_diffusion.diffusion.loss_log import LossLog, LossMeter, diverged
 from medmnist_diffusion.diffusion.machine import probe_precision, set_threads, training_gflop
 from medmnist_diffusion.diffusion.objectives import loss_per_image, min_snr_weights, prediction_target
 from medmnist_diffusion.diffusion.unet import build_noise_scheduler, build_unet
-from medmnist_diffusion.errors import UserError, run_command
+from medmnist_diffusion.errors import TrainingDivergedError, UserError, run_command
 from medmnist_diffusion.publish.pipeline_folder import save_pipeline_folder, save_sample_grid
 from medmnist_diffusion.publish.plots import plot_loss
 
@@ -184,6 +184,8 @@ def train(config: TrainingConfig) -> Path:
         )  # fmt: skip
 
     def save_state() -> None:
+        if not all(bool(torch.isfinite(parameter).all()) for parameter in raw_unet.parameters()):
+            raise TrainingDivergedError(diverged(f"weights are not finite at step {step}"))
         values = {
             "seconds": elapsed(),
             "best_val_loss": best_val_loss if math.isfinite(best_val_loss) else None,
@@ -213,81 +215,83 @@ def train(config: TrainingConfig) -> Path:
         return broadcast_object_list([spent])[0] if accelerator.num_processes > 1 else spent
 
     unet.train()
-    bar = tqdm(total=max_steps, initial=step, unit="step", disable=not is_main, desc="training", dynamic_ncols=True)
-    while (spent := progress()) < 1:
-        learning_rate = config.learning_rate * _learning_rate_factor(config, step, spent)
-        for group in optimizer.param_groups:
-            group["lr"] = learning_rate
+    with tqdm(
+        total=max_steps, initial=step, unit="step", disable=not is_main, desc="training", dynamic_ncols=True
+    ) as bar:
+        while (spent := progress()) < 1:
+            learning_rate = config.learning_rate * _learning_rate_factor(config, step, spent)
+            for group in optimizer.param_groups:
+                group["lr"] = learning_rate
 
-        for part in range(config.gradient_accumulation_steps):
-            with accelerator.accumulate(unet):
-                batch = batches[step * config.gradient_accumulation_steps + part]
-                # Pixel-unshuffle moves 2×2 neighbours into channels; everything after it is plain diffusion.
-                clean = F.pixel_unshuffle(batch.images, config.pixel_unshuffle)
-                noise = F.pixel_unshuffle(batch.noise, config.pixel_unshuffle)
-                noisy = scheduler.add_noise(clean, noise, batch.timesteps)
-                with accelerator.autocast():
-                    prediction = unet(noisy, batch.timesteps, class_labels=batch.labels).sample
-                target = prediction_target(scheduler, clean, noise, batch.timesteps)
-                losses = loss_per_image(prediction.float(), target, config.loss_type, config.huber_delta)
-                meter.update(losses, batch.timesteps)
-                if config.snr_gamma is not None:
-                    losses = losses * min_snr_weights(scheduler, batch.timesteps, config.snr_gamma)
-                accelerator.backward(losses.mean())
-                if accelerator.sync_gradients:
-                    grad_norm = accelerator.clip_grad_norm_(unet.parameters(), config.max_grad_norm)
-                optimizer.step()
-                optimizer.zero_grad()
-        step += 1
-        ema.step(raw_unet.parameters())
-        bar.update()
+            for part in range(config.gradient_accumulation_steps):
+                with accelerator.accumulate(unet):
+                    batch = batches[step * config.gradient_accumulation_steps + part]
+                    # Pixel-unshuffle moves 2×2 neighbours into channels; everything after it is plain diffusion.
+                    clean = F.pixel_unshuffle(batch.images, config.pixel_unshuffle)
+                    noise = F.pixel_unshuffle(batch.noise, config.pixel_unshuffle)
+                    noisy = scheduler.add_noise(clean, noise, batch.timesteps)
+                    with accelerator.autocast():
+                        prediction = unet(noisy, batch.timesteps, class_labels=batch.labels).sample
+                    target = prediction_target(scheduler, clean, noise, batch.timesteps)
+                    losses = loss_per_image(prediction.float(), target, config.loss_type, config.huber_delta)
+                    meter.update(losses, batch.timesteps)
+                    if config.snr_gamma is not None:
+                        losses = losses * min_snr_weights(scheduler, batch.timesteps, config.snr_gamma)
+                    accelerator.backward(losses.mean())
+                    if accelerator.sync_gradients:
+                        grad_norm = accelerator.clip_grad_norm_(unet.parameters(), config.max_grad_norm)
+                    optimizer.step()
+                    optimizer.zero_grad()
+            step += 1
+            ema.step(raw_unet.parameters())
+            bar.update()
 
-        validate = step % config.validation_steps == 0
-        if step % config.logging_steps == 0 or validate:
-            now = time.monotonic()
-            row = {
-                "step": float(step),
-                "seconds": elapsed(),
-                "learning_rate": learning_rate,
-                "grad_norm": float(grad_norm),
-                "images_per_second": (step - last_step) * images_a_step / (now - last_time),
-                **meter.flush(accelerator),
-            }
-            last_step, last_time = step, now
-            ema.copy_to(ema_unet.parameters())
-            if validate and is_main:
-                for name, problem in held_out.items():
-                    row[name] = held_out_loss(
-                        ema_unet,
-                        scheduler,
-                        problem,
-                        config.pixel_unshuffle,
-                        config.loss_type,
-                        config.huber_delta,
-                    )
-            log.append(row)
-            accelerator.log({key: value for key, value in row.items() if key != "step"}, step=step)
-            _show(bar, row, spent, elapsed(), step, max_steps)
+            validate = step % config.validation_steps == 0
+            checkpoint_now = step % config.checkpointing_steps == 0
+            if step % config.logging_steps == 0 or validate or checkpoint_now:
+                now = time.monotonic()
+                row = {
+                    "step": float(step),
+                    "seconds": elapsed(),
+                    "learning_rate": learning_rate,
+                    "grad_norm": float(grad_norm),
+                    "images_per_second": (step - last_step) * images_a_step / (now - last_time),
+                    **meter.flush(accelerator),
+                }
+                last_step, last_time = step, now
+                ema.copy_to(ema_unet.parameters())
+                if validate and is_main:
+                    for name, problem in held_out.items():
+                        row[name] = held_out_loss(
+                            ema_unet,
+                            scheduler,
+                            problem,
+                            config.pixel_unshuffle,
+                            config.loss_type,
+                            config.huber_delta,
+                        )
+                log.append(row)
+                accelerator.log({key: value for key, value in row.items() if key != "step"}, step=step)
+                _show(bar, row, spent, elapsed(), step, max_steps)
 
-            if validate and is_main:
-                log.write()
-                plot_loss(log.rows, run / "loss.png")
-                if (warning := log.memorizing()) and "memorizing" not in warnings_given:
-                    warnings_given.add("memorizing")
-                    bar.write(f"warning: {warning}")
-                if row["val_loss"] < best_val_loss:
-                    best_val_loss = row["val_loss"]
-                    save_pipeline("pipeline_best", "best held-out loss", best_val_loss)
-        if step % config.sample_steps == 0 and is_main:
-            ema.copy_to(ema_unet.parameters())
-            name = f"step_{step:08d}"
-            save_sample_grid(ema_unet, scheduler, dataset, config, run / "samples" / f"{name}.png")
-            if step <= RAW_GRIDS_UNTIL and config.use_ema:
-                save_sample_grid(raw_unet, scheduler, dataset, config, run / "samples" / f"{name}_raw.png")
-        if step % config.checkpointing_steps == 0:
-            ema.copy_to(ema_unet.parameters())
-            save_state()
-    bar.close()
+                if validate and is_main:
+                    log.write()
+                    plot_loss(log.rows, run / "loss.png")
+                    if (warning := log.memorizing()) and "memorizing" not in warnings_given:
+                        warnings_given.add("memorizing")
+                        bar.write(f"warning: {warning}")
+                    if row["val_loss"] < best_val_loss:
+                        best_val_loss = row["val_loss"]
+                        save_pipeline("pipeline_best", "best held-out loss", best_val_loss)
+            if step % config.sample_steps == 0 and is_main:
+                ema.copy_to(ema_unet.parameters())
+                name = f"step_{step:08d}"
+                save_sample_grid(ema_unet, scheduler, dataset, config, run / "samples" / f"{name}.png")
+                if step <= RAW_GRIDS_UNTIL and config.use_ema:
+                    save_sample_grid(raw_unet, scheduler, dataset, config, run / "samples" / f"{name}_raw.png")
+            if checkpoint_now:
+                ema.copy_to(ema_unet.parameters())
+                save_state()
 
     # 8. The end: the last checkpoint, the curve, and the pipeline folder that gets evaluated and published.
     ema.copy_to(ema_unet.parameters())

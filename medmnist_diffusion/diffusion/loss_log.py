@@ -39,10 +39,9 @@ class LossLog:
         """
         lowest = min((old["loss"] for old in self.rows), default=math.inf)
         if not math.isfinite(row["loss"]) or row["loss"] > EXPLODED * lowest:
+            self.write()
             raise TrainingDivergedError(
-                f"the loss is {row['loss']:.3g} at step {row['step']:.0f} (lowest so far {lowest:.3g}): training diverged. "
-                "The last good checkpoint is kept. Start again in a new --output_dir with a lower --learning_rate, more "
-                "--lr_warmup_steps, or --mixed_precision no."
+                diverged(f"the loss is {row['loss']:.3g} at step {row['step']:.0f} (lowest so far {lowest:.3g})")
             )
         self.rows.append(row)
 
@@ -72,6 +71,14 @@ def read_loss_csv(path: Path) -> list[dict[str, float]]:
     """The rows of a loss.csv, without their empty cells."""
     with path.open(newline="") as file:
         return [{key: float(value) for key, value in row.items() if value} for row in csv.DictReader(file)]
+
+
+def diverged(what: str) -> str:
+    """The message of a run that ends itself."""
+    return (
+        f"{what}: training diverged. The last good checkpoint is kept. Start again in a new --output_dir with a lower "
+        "--learning_rate, more --lr_warmup_steps, or --mixed_precision no."
+    )
 
 
 class LossMeter:
