@@ -34,18 +34,15 @@ def sampling_record(args: argparse.Namespace) -> dict[str, Any]:
 
 def sample(args: argparse.Namespace) -> None:
     """Draw `num_per_class` images of every class, shared among the processes, and write them in the asked form."""
-    from accelerate import PartialState
     from accelerate.utils import gather_object
 
-    from medmnist_diffusion.diffusion.machine import set_threads
+    from medmnist_diffusion.diffusion.machine import start_processes
     from medmnist_diffusion.diffusion.sampling import generate_rows, load_pipeline
 
     if args.output.exists():
         raise UserError(f"{args.output} exists already. Choose another --output, or remove it.")
-    state = PartialState()
+    state = start_processes()
     pipe = load_pipeline(args.pipeline, args.sampler)
-    if state.device.type == "cpu":
-        set_threads(state.local_process_count if hasattr(state, "local_process_count") else state.num_processes)
     pipe.to(state.device)
     pipe.set_progress_bar_config(disable=not state.is_main_process, desc="sampling")
 

@@ -325,7 +325,7 @@ def test_two_processes_really_run_and_agree_with_one(small_npz, tmp_path):
     final = []
     for name, launch, batch in (
         ("one", [], "16"),
-        ("two", ["-m", "accelerate.commands.launch", "--cpu", "--multi_cpu", "--num_processes", "2"], "8"),
+        ("two", ["-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2"], "8"),
     ):
         arguments = [
             *small_training(small_npz, tmp_path / name),
@@ -350,7 +350,7 @@ def test_one_process_where_two_were_asked_for_is_an_error(small_npz, tmp_path):
     launch = ["-m", "accelerate.commands.launch", "--cpu", "--num_processes", "2"]
     result = run_python(*launch, str(ROOT / "training" / "train.py"), *arguments, cwd=tmp_path)
     assert result.returncode != 0
-    assert "add --multi_cpu" in result.stderr
+    assert "--multi_gpu --num_processes 2" in result.stderr
 
 
 def test_the_same_seed_gives_the_same_weights(trained_run, small_npz, tmp_path):

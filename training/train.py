@@ -41,7 +41,7 @@ from medmnist_diffusion.diffusion.batches import TrainingBatches
 from medmnist_diffusion.diffusion.checkpoints import load_checkpoint, newest_checkpoint, save_checkpoint
 from medmnist_diffusion.diffusion.held_out import HeldOut, held_out_loss
 from medmnist_diffusion.diffusion.loss_log import LossLog, LossMeter, diverged
-from medmnist_diffusion.diffusion.machine import probe_precision, set_threads, training_gflop
+from medmnist_diffusion.diffusion.machine import probe_precision, start_processes, training_gflop
 from medmnist_diffusion.diffusion.objectives import loss_per_image, min_snr_weights, prediction_target
 from medmnist_diffusion.diffusion.unet import build_noise_scheduler, build_unet
 from medmnist_diffusion.errors import TrainingDivergedError, UserError, run_command
@@ -79,22 +79,12 @@ def train(config: TrainingConfig) -> Path:
 
     # 3. The network and the noise it learns to undo: both stock diffusers classes.
     set_seed(config.seed)
-    unet = build_unet(
-        dataset.image_size,
-        dataset.channels,
-        dataset.num_classes,
-        config.block_out_channels,
-        config.layers_per_block,
-        config.pixel_unshuffle,
-        config.attention,
-        config.dropout,
-    )
+    unet = build_unet(**_unet_arguments(config, dataset))
     scheduler = build_noise_scheduler(config.beta_schedule, config.prediction_type, config.num_train_timesteps)
 
     # 4. The machine: processes, threads, precision.
-    state = PartialState()
-    threads = set_threads(_processes_here(state)) if state.device.type == "cpu" else torch.get_num_threads()
-    precision, speeds = _choose_precision(config, unet)
+    state = start_processes()
+    precision, speeds = _choose_precision(config, unet, state)
     config = replace(config, mixed_precision=precision)
     accelerator = Accelerator(
         mixed_precision=precision,
@@ -102,7 +92,6 @@ def train(config: TrainingConfig) -> Path:
         log_with=None if config.report_to == "none" else config.report_to,
         project_dir=run,
     )
-    _check_process_count(accelerator)
     is_main = accelerator.is_main_process
     batch_size = config.train_batch_size * accelerator.num_processes
     max_steps = _max_steps(config, len(dataset.train), batch_size)
@@ -158,7 +147,7 @@ def train(config: TrainingConfig) -> Path:
     if is_main:
         data_audit = audit(dataset)
         write_config(config, saved_config)
-        _print_plan(config, raw_unet, gflop, speeds, threads, accelerator, max_steps, findings(data_audit))
+        _print_plan(config, raw_unet, gflop, speeds, accelerator, max_steps, findings(data_audit))
         facts = {
             "dataset": data_audit["dataset"],
             "audit": data_audit,
@@ -247,8 +236,10 @@ def train(config: TrainingConfig) -> Path:
             bar.update()
 
             validate = step % config.validation_steps == 0
+            draw_samples = step % config.sample_steps == 0
             checkpoint_now = step % config.checkpointing_steps == 0
-            if step % config.logging_steps == 0 or validate or checkpoint_now:
+            pause = validate or draw_samples or checkpoint_now
+            if step % config.logging_steps == 0 or pause:
                 now = time.monotonic()
                 row = {
                     "step": float(step),
@@ -272,7 +263,7 @@ def train(config: TrainingConfig) -> Path:
                         )
                 log.append(row)
                 accelerator.log({key: value for key, value in row.items() if key != "step"}, step=step)
-                _show(bar, row, spent, elapsed(), step, max_steps)
+                _show(bar, row, max_steps or round(step / max(spent, 1e-9)))
 
                 if validate and is_main:
                     log.write()
@@ -283,7 +274,7 @@ def train(config: TrainingConfig) -> Path:
                     if row["val_loss"] < best_val_loss:
                         best_val_loss = row["val_loss"]
                         save_pipeline("pipeline_best", "best held-out loss", best_val_loss)
-            if step % config.sample_steps == 0 and is_main:
+            if draw_samples and is_main:
                 ema.copy_to(ema_unet.parameters())
                 name = f"step_{step:08d}"
                 save_sample_grid(ema_unet, scheduler, dataset, config, run / "samples" / f"{name}.png")
@@ -292,6 +283,8 @@ def train(config: TrainingConfig) -> Path:
             if checkpoint_now:
                 ema.copy_to(ema_unet.parameters())
                 save_state()
+            if pause:
+                last_time = time.monotonic()  # images/s counts training alone
 
     # 8. The end: the last checkpoint, the curve, and the pipeline folder that gets evaluated and published.
     ema.copy_to(ema_unet.parameters())
@@ -347,35 +340,15 @@ def _unet_arguments(config: TrainingConfig, dataset: Any) -> dict[str, Any]:
     }
 
 
-def _choose_precision(config: TrainingConfig, unet: Any) -> tuple[Any, dict[str, float]]:
+def _choose_precision(config: TrainingConfig, unet: Any, state: PartialState) -> tuple[Any, dict[str, float]]:
     """The configured precision, else the launcher's, else the faster one by a short trial in the first process."""
     if config.mixed_precision != "auto":
         return config.mixed_precision, {}
     launched = os.environ.get("ACCELERATE_MIXED_PRECISION", "no")
     if launched != "no":
         return launched, {}
-    choice: list[Any] = [probe_precision(unet, config.train_batch_size) if PartialState().is_main_process else None]
-    return broadcast_object_list(choice)[0] if PartialState().num_processes > 1 else choice[0]
-
-
-def _processes_here(state: PartialState) -> int:
-    """Processes on this machine."""
-    return int(os.environ.get("LOCAL_WORLD_SIZE", state.num_processes))
-
-
-def _check_process_count(accelerator: Accelerator) -> None:
-    """`accelerate launch --cpu --num_processes 2` quietly starts one process (accelerate issue 2741)."""
-    try:
-        with open("/proc/self/stat") as file:
-            parent = file.read().rsplit(")", 1)[1].split()[1]
-        with open(f"/proc/{parent}/cmdline", "rb") as file:
-            launcher = file.read().decode(errors="replace").split("\0")
-    except OSError:
-        return
-    if "--num_processes" in launcher and accelerator.num_processes == 1:
-        asked = launcher[launcher.index("--num_processes") + 1]
-        if asked.isdigit() and int(asked) > 1:
-            raise UserError(f"{asked} processes were asked for, but one was started. On CPUs add --multi_cpu.")
+    choice: list[Any] = [probe_precision(unet, config.train_batch_size) if state.is_main_process else None]
+    return broadcast_object_list(choice)[0] if state.num_processes > 1 else choice[0]
 
 
 def _print_plan(
@@ -383,7 +356,6 @@ def _print_plan(
     unet: Any,
     gflop: float,
     speeds: dict[str, float],
-    threads: int,
     accelerator: Accelerator,
     max_steps: int | None,
     audit_findings: list[str],
@@ -396,7 +368,7 @@ def _print_plan(
     parameters = sum(parameter.numel() for parameter in unet.parameters())
     print(f"  {parameters:,} parameters, {gflop:.2f} GFLOP an image (forward and backward)")
     print(
-        f"  {accelerator.num_processes} process(es) on {accelerator.device}, {threads} thread(s) each, "
+        f"  {accelerator.num_processes} process(es) on {accelerator.device}, {torch.get_num_threads()} thread(s) each, "
         f"precision {accelerator.mixed_precision}"
         + "".join(f", {name}: {speed:.0f} images/s tried" for name, speed in speeds.items())
     )
@@ -409,9 +381,9 @@ def _print_plan(
         print(f"  {max_steps} steps; the progress bar shows the time left")
 
 
-def _show(bar: Any, row: dict[str, float], spent: float, seconds: float, step: int, max_steps: int | None) -> None:
-    if max_steps is None:  # a budget in minutes: estimate the steps, so that the bar shows the time left
-        bar.total = max(step, round(step / max(spent, 1e-9)))
+def _show(bar: Any, row: dict[str, float], total: int) -> None:
+    """Loss and speed beside the bar. With a budget in minutes the total is an estimate, so that the bar shows the time left."""
+    bar.total = max(bar.n, total)
     bar.set_postfix_str(f"loss {row['loss']:.4f}, {row['images_per_second']:.0f} images/s", refresh=False)
 
 

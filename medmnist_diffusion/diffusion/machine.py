@@ -1,25 +1,49 @@
-"""What this machine does best: threads, precision, and what a step will cost."""
+"""What this machine does best: processes, threads, precision, and what a step will cost."""
 
 import os
 import time
+from pathlib import Path
 
 import torch
 import torch.nn.functional as F
+from accelerate import PartialState
 from diffusers import UNet2DModel
 from torch.utils.flop_counter import FlopCounterMode
+
+from medmnist_diffusion.errors import UserError
 
 PROBE_SECONDS = 1.0
 
 
-def set_threads(num_processes: int = 1) -> int:
-    """Share this machine's cores among the processes on it; returns the threads of this one.
+def start_processes() -> PartialState:
+    """Join the processes that the launcher started, on GPUs or on this machine's cores, and share the cores among them.
 
     Launchers set OMP_NUM_THREADS to 1 in places (accelerate issues 562, 3575), which halves a laptop's speed.
+
+    Raises:
+        UserError: if the launcher was asked for several processes and started one (accelerate issue 2741).
     """
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    threads = max(1, cores // num_processes)
-    torch.set_num_threads(threads)
-    return threads
+    state = PartialState(cpu=not torch.accelerator.is_available())
+    asked = _launcher_processes()
+    if asked > 1 and state.num_processes == 1:
+        raise UserError(
+            f"{asked} processes were asked for, but Accelerate started one. On CPUs, too, its launcher for several is "
+            f"`accelerate launch --multi_gpu --num_processes {asked} …`, without --cpu."
+        )
+    if state.device.type == "cpu":
+        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        here = int(os.environ.get("LOCAL_WORLD_SIZE", state.num_processes))
+        torch.set_num_threads(max(1, cores // here))
+    return state
+
+
+def _launcher_processes() -> int:
+    """What `--num_processes` said to the `accelerate launch` that started this process; 1 if it cannot be told."""
+    try:
+        command = Path(f"/proc/{os.getppid()}/cmdline").read_text(errors="replace").split("\0")
+        return int(command[command.index("--num_processes") + 1])
+    except (OSError, ValueError, IndexError):
+        return 1
 
 
 def _step_seconds(unet: UNet2DModel, batch_size: int, dtype: torch.dtype | None, seconds: float) -> float:

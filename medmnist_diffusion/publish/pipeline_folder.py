@@ -10,11 +10,11 @@ from medmnist_diffusion.data.dataset import ImageDataset
 from medmnist_diffusion.diffusion.sampling import generate
 from medmnist_diffusion.files import atomic_folder, write_json
 from medmnist_diffusion.pipelines import ClassConditionalDDPMPipeline
+from medmnist_diffusion.publish.card import SUMMARY, write_card
 from medmnist_diffusion.publish.plots import plot_loss, save_grid
 from medmnist_diffusion.training.config import TrainingConfig, write_config
 
 GRID_COLUMNS, GRID_STEPS = 10, 20
-SUMMARY = "training_summary.json"
 
 
 def build_pipeline(
@@ -34,8 +34,6 @@ def save_pipeline_folder(
     summary: dict[str, Any],
 ) -> Path:
     """Write weights, configuration, summary, loss curve and card; the folder appears complete or not at all."""
-    from medmnist_diffusion.publish.card import write_card
-
     with atomic_folder(folder) as temporary:
         build_pipeline(unet, scheduler, dataset, config.pixel_unshuffle).save_pretrained(temporary)
         write_config(config, temporary / "training_config.yaml")
