@@ -55,7 +55,7 @@ def sample(args: argparse.Namespace) -> None:
         record = {"pipeline": args.pipeline.name, **sampling_record(args)}
         write = {"folder": _write_folder, "npz": _write_npz, "parquet": _write_parquet}[args.format]
         write(args.output, rows, np.stack([by_row[row] for row in rows]), pipe.id2label, record)
-        print(f"{len(rows)} images written to {args.output} ({args.format}).")
+        print(f"{len(rows)} images by {state.num_processes} process(es) written to {args.output} ({args.format}).")
     state.wait_for_everyone()
 
 

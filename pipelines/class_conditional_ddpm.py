@@ -46,7 +46,7 @@ class ClassConditionalDDPMPipeline(DiffusionPipeline):
         self,
         unet: UNet2DModel,
         scheduler: Any,
-        id2label: dict[int, str] | None = None,
+        id2label: dict | None = None,
         pixel_unshuffle: int = 1,
         null_label: int | None = None,
     ) -> None:
@@ -118,7 +118,7 @@ class ClassConditionalDDPMPipeline(DiffusionPipeline):
 
         Example:
             >>> pipe = DiffusionPipeline.from_pretrained("runs/demo/pipeline", trust_remote_code=True)
-            >>> pipe.scheduler = DPMSolverMultistepScheduler.from_config(pipe.scheduler.config)
+            >>> pipe.scheduler = DPMSolverMultistepScheduler.from_config(pipe.scheduler.config, use_lu_lambdas=True)
             >>> image = pipe(class_labels=0, generator=torch.Generator().manual_seed(0)).images[0]
         """
         if output_type not in ("pil", "np", "pt"):
@@ -181,6 +181,8 @@ class ClassConditionalDDPMPipeline(DiffusionPipeline):
         model_labels = torch.cat([labels, torch.full_like(labels, self.config.null_label)]) if guided else labels
 
         self.scheduler.set_timesteps(num_inference_steps, device=self._execution_device)
+        if hasattr(self.scheduler, "set_begin_index"):  # else it is looked up by a timestep that can stand there twice
+            self.scheduler.set_begin_index(0)
         latents = latents * self.scheduler.init_noise_sigma
         parameters = inspect.signature(self.scheduler.step).parameters
         step_options: dict[str, Any] = {"generator": generators, "eta": eta}

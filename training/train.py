@@ -23,6 +23,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from accelerate import Accelerator, PartialState
+from accelerate.state import AcceleratorState
 from accelerate.utils import broadcast_object_list, set_seed
 from diffusers.training_utils import EMAModel
 from medmnist_diffusion.training.config import (
@@ -86,6 +87,7 @@ def train(config: TrainingConfig) -> Path:
     state = start_processes()
     precision, speeds = _choose_precision(config, unet, state)
     config = replace(config, mixed_precision=precision)
+    AcceleratorState._reset_state()  # a process that trains twice may want another precision
     accelerator = Accelerator(
         mixed_precision=precision,
         gradient_accumulation_steps=config.gradient_accumulation_steps,

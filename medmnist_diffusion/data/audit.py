@@ -113,33 +113,28 @@ def print_audit(report: dict[str, Any]) -> None:
     info, console = report["dataset"], Console(highlight=False)
     colour = "grey" if info["channels"] == 1 else "RGB"
     console.print(f"{info['name']}: {info['image_size']}×{info['image_size']} {colour}, licence {info['license']}")
-    table = Table(title="images")
-    for heading in (
-        "split",
-        *info["id2label"].values(),
-        "all",
-        "mean ± sd",
-        "constant",
-        "repeated",
-        "near-dupl.",
+    table = Table("images")
+    for name in report["splits"]:
+        table.add_column(name, justify="right")
+    splits = list(report["splits"].values())
+    for class_name in info["id2label"].values():
+        table.add_row(class_name, *(str(split["per_class"][class_name]) for split in splits))
+    table.add_row("all", *(str(split["images"]) for split in splits), end_section=True)
+    table.add_row("pixels, mean ± sd", *(_pixels(split) for split in splits))
+    for heading, key in (
+        ("constant (blank)", "constant_images"),
+        ("repeated", "repeated_images"),
+        ("near-duplicates", "near_duplicate_pairs"),
     ):
-        table.add_column(heading, justify="left" if heading == "split" else "right")
-    for name, split in report["splits"].items():
-        pixels = " ".join(
-            f"{mean:.0f}±{std:.0f}" for mean, std in zip(split["pixel_mean"], split["pixel_std"], strict=True)
-        )
-        table.add_row(
-            name,
-            *(str(count) for count in split["per_class"].values()),
-            str(split["images"]),
-            pixels,
-            str(split["constant_images"]),
-            str(split["repeated_images"]),
-            str(split["near_duplicate_pairs"]),
-        )
+        table.add_row(heading, *(str(split[key]) for split in splits))
     console.print(table)
     for line in [*info["notes"], *findings(report)]:
-        console.print(f"- {line}")
+        console.print(f"- {line}", soft_wrap=True)
+
+
+def _pixels(split: dict[str, Any]) -> str:
+    pairs = zip(split["pixel_mean"], split["pixel_std"], strict=True)
+    return "\n".join(f"{mean:.0f} ± {std:.0f}" for mean, std in pairs)
 
 
 def main(argv: Sequence[str] | None = None) -> None:

@@ -2,6 +2,7 @@
 
 import hashlib
 from collections.abc import Iterator
+from dataclasses import replace
 
 import numpy as np
 
@@ -34,21 +35,9 @@ def drop_leaks(dataset: ImageDataset) -> tuple[ImageDataset, int]:
     leaks = in_other(image_hashes(dataset.train), held_out)
     if not leaks.any():
         return dataset, 0
-    train = dataset.train.subset(np.flatnonzero(~leaks))
+    splits = {**dataset.splits, "train": dataset.train.subset(np.flatnonzero(~leaks))}
     notes = [*dataset.notes, f"{leaks.sum()} training images that also stand in val or test were removed."]
-    return (
-        ImageDataset(
-            dataset.name,
-            {**dataset.splits, "train": train},
-            dataset.id2label,
-            dataset.license,
-            dataset.citation,
-            dataset.description,
-            dataset.synthetic,
-            notes,
-        ),
-        int(leaks.sum()),
-    )
+    return replace(dataset, splits=splits, notes=notes), int(leaks.sum())
 
 
 def nearest_distances(queries: np.ndarray, references: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

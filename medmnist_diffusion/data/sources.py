@@ -235,17 +235,17 @@ def _folder(path: Path, size: int) -> ImageDataset:
 
 
 def _folder_tables(path: Path) -> Any:
+    """`datasets`' imagefolder, labelled by the subfolders even where a metadata.csv lies beside them; or its parquet reader."""
     import datasets
+    from datasets.data_files import DataFilesDict, get_data_patterns
 
-    parquet = any(path.rglob("*.parquet"))
-    options = {} if parquet else {"drop_labels": False, "drop_metadata": True}
+    cache = str(cache_dir() / "datasets")
     try:
-        return datasets.load_dataset(
-            "parquet" if parquet else "imagefolder",
-            data_dir=str(path),
-            cache_dir=str(cache_dir() / "datasets"),
-            **options,
-        )
+        if any(path.rglob("*.parquet")):
+            return datasets.load_dataset("parquet", data_dir=str(path), cache_dir=cache)
+        found = DataFilesDict.from_patterns(get_data_patterns(str(path)), base_path=str(path))
+        files = {split: [file for file in names if Path(file).stem != "metadata"] for split, names in found.items()}
+        return datasets.load_dataset("imagefolder", data_files=files, drop_labels=False, cache_dir=cache)
     except (datasets.exceptions.DatasetGenerationError, FileNotFoundError, ValueError) as error:
         raise UserError(
             f"{path}: no images found ({str(error).splitlines()[0][:120]}). Put them into one subfolder a class."

@@ -43,9 +43,12 @@ def plan_comparison(dataset: ImageDataset, generated: Split, num_real: int | Non
     rng = np.random.default_rng(seed)
     train, val, k = dataset.train, dataset.splits["val"], dataset.num_classes
     shares = np.bincount(train.labels, minlength=k) / len(train)
-    most = np.min(np.bincount(generated.labels, minlength=k) / shares)
-    room = max(len(val), len(train) // 2)
-    n = int(min(most, room))
+
+    def most(labels: np.ndarray) -> float:
+        """How many images with these class shares the labels allow."""
+        return float(np.min(np.bincount(labels, minlength=k) / shares))
+
+    n = int(min(most(generated.labels), max(most(val.labels), len(train) / 2)))
     chosen = _stratified(generated.labels, shares, n, rng)
     n = len(chosen)
     if n < MIN_IMAGES:
@@ -53,13 +56,13 @@ def plan_comparison(dataset: ImageDataset, generated: Split, num_real: int | Non
             f"only {n} of {len(generated)} generated images fit the training set's class shares; at least {MIN_IMAGES} are "
             f"needed. Generate more of every class (training shares: {np.round(shares, 3).tolist()})."
         )
-    if len(val) >= n:
+    if most(val.labels) >= n:
         floor, floor_split, source = _stratified(val.labels, shares, n, rng), "val", f"{n} val images"
         reference = np.arange(len(train))
     else:
         floor, floor_split = _stratified(train.labels, shares, n, rng), "train"
         reference = np.setdiff1d(np.arange(len(train)), floor)
-        source = f"{n} training images left out of the reference (val has only {len(val)})"
+        source = f"{n} training images left out of the reference (val has too few)"
     if num_real is not None and num_real < len(reference):
         reference = np.sort(rng.choice(reference, num_real, replace=False))
     return Comparison(chosen, reference, floor, floor_split, source)
@@ -170,6 +173,11 @@ def memorization_record(dataset: ImageDataset, generated: Split, seed: int = 0) 
     copies = in_other(image_hashes(val), image_hashes(train))
     copies[[i for i, _ in near_pairs(val, train, NEAR_COPY_GREY_LEVELS)]] = True
     clean = np.flatnonzero(~copies)
+    if not len(clean):
+        raise UserError(
+            f"{dataset.name}: all val images also stand in train, so nothing tells a copy from a fresh image. Give a val split "
+            "of images that train does not have."
+        )
     held_out = np.concatenate([_nearest(val.images[rows], train) for rows in _chunks(clean)])
     threshold = float(np.quantile(held_out, COPY_QUANTILE))
     distances = np.concatenate([_nearest(chunk, train) for chunk in generated.chunks()])

@@ -13,11 +13,11 @@ from huggingface_hub import EvalResult, ModelCard, ModelCardData
 import medmnist_diffusion.model_cards
 from medmnist_diffusion.data.audit import findings
 from medmnist_diffusion.errors import UserError
-from medmnist_diffusion.files import write_text
+from medmnist_diffusion.files import file_hash, write_text
 from medmnist_diffusion.metrics.records import MetricRecord, Metrics
 
 TEMPLATE = Path(medmnist_diffusion.model_cards.__path__[0]) / "template.md"
-SUMMARY = "training_summary.json"
+SUMMARY, WEIGHTS = "training_summary.json", "unet/diffusion_pytorch_model.safetensors"
 LICENSES = {"CC BY 4.0": "cc-by-4.0", "CC BY-NC 4.0": "cc-by-nc-4.0", "CC0 1.0": "cc0-1.0"}
 
 
@@ -38,6 +38,8 @@ def write_card(folder: Path, load_from: str | None = None) -> Path:
             f"{folder / 'metrics.json'} was measured on {metrics.dataset['name']}, other data than this pipeline was trained "
             "on. Evaluate again with the training data set."
         )
+    if metrics and metrics.pipeline.get("weights_sha256") != file_hash(folder / WEIGHTS):
+        raise UserError(f"{folder / 'metrics.json'} was measured on other weights. Evaluate this pipeline again.")
     card = ModelCard.from_template(
         _metadata(summary, metrics),
         template_path=str(TEMPLATE),

@@ -4,10 +4,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from diffusers import DDPMScheduler, DPMSolverMultistepScheduler, UNet2DModel
+from diffusers import DDPMScheduler, UNet2DModel
 
 from medmnist_diffusion.data.dataset import ImageDataset
-from medmnist_diffusion.diffusion.sampling import generate
+from medmnist_diffusion.diffusion.sampling import generate, set_sampler
 from medmnist_diffusion.files import atomic_folder, write_json
 from medmnist_diffusion.pipelines import ClassConditionalDDPMPipeline
 from medmnist_diffusion.publish.card import SUMMARY, write_card
@@ -52,7 +52,7 @@ def save_sample_grid(
     was_training = unet.training
     unet.eval()
     pipe = build_pipeline(unet, scheduler, dataset, config.pixel_unshuffle)
-    pipe.scheduler = DPMSolverMultistepScheduler.from_config(scheduler.config)
+    set_sampler(pipe)
     pipe.set_progress_bar_config(disable=True)
     labels = np.repeat(np.arange(dataset.num_classes), GRID_COLUMNS)
     save_grid(generate(pipe, labels, GRID_STEPS, seed=config.seed), path, GRID_COLUMNS)

@@ -1,0 +1,132 @@
+"""The card: valid for the Hub, its snippet runs, and it says nothing that was not measured."""
+
+import json
+import re
+import shutil
+
+import pytest
+from huggingface_hub import ModelCard
+from medmnist_diffusion.training.config import TrainingConfig
+from PIL import Image
+
+from medmnist_diffusion import cli
+from medmnist_diffusion.publish.card import write_card
+
+from .conftest import run_python
+
+
+@pytest.fixture
+def pipeline(trained_run, tmp_path):
+    shutil.copytree(trained_run / "pipeline", tmp_path / "pipeline")
+    return tmp_path / "pipeline"
+
+
+@pytest.fixture(scope="module")
+def evaluated(trained_run, small_npz, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("evaluated") / "pipeline"
+    shutil.copytree(trained_run / "pipeline", folder)
+    arguments = [
+        "--dataset",
+        str(small_npz),
+        "--features",
+        "texture",
+        "--num_images",
+        "80",
+        "--num_inference_steps",
+        "5",
+    ]
+    assert cli.main(["evaluate", str(folder), *arguments]) == 0
+    assert cli.main(["card", str(folder)]) == 0
+    return folder
+
+
+def test_an_unevaluated_card_claims_nothing(pipeline):
+    card = ModelCard.load(pipeline / "README.md")
+    assert card.data.library_name == "diffusers"
+    assert card.data.eval_results is None
+    assert "Not evaluated yet" in card.text
+    assert "no check for copies" in card.text
+    assert "Research only, not for diagnosis" in card.text
+
+
+def test_measured_figures_stand_in_the_card_with_their_floors(evaluated):
+    records = json.loads((evaluated / "metrics.json").read_text())["metrics"]
+    card = ModelCard.load(evaluated / "README.md")
+    in_index = {result.metric_name: result.metric_value for result in card.data.eval_results}
+    for record in records:
+        assert f"{record['value']:.3g}" in card.text
+        assert f"{record['floor']:.3g}" in card.text
+        if record["class"] is None:
+            assert pytest.approx(record["value"], abs=1e-6) in in_index.values()
+    assert set(card.data.tags) >= {"medical", "class-conditional", "research-only"}
+    assert "None of these is an FID" in card.text
+    assert "Copies." in card.text
+    assert "dpmsolver++, 5 steps" in card.text
+
+
+def test_metadata_block_is_valid_yaml_for_the_hub(evaluated):
+    card = ModelCard.load(evaluated / "README.md")
+    assert card.data.to_dict()["model-index"][0]["results"]
+    assert card.data.license == "other"
+    assert card.data.license_name == "unknown"
+    assert card.data.pipeline_tag == "unconditional-image-generation"
+
+
+def test_the_whole_configuration_and_the_pictures_are_there(pipeline):
+    text = (pipeline / "README.md").read_text()
+    for name in TrainingConfig.__dataclass_fields__:
+        assert name in ("root", "output_dir") or f"{name}:" in text
+    for picture in re.findall(r"!\[.*?\]\((.*?)\)", text):
+        assert Image.open(pipeline / picture).size[0] > 100
+    assert "{{" not in text
+    assert "None" not in text
+
+
+def test_the_snippet_of_the_card_runs_without_this_package(pipeline, tmp_path):
+    write_card(pipeline, str(pipeline))
+    (snippet,) = re.findall(r"```python\n(.*?)```", (pipeline / "README.md").read_text(), re.DOTALL)
+    (tmp_path / "snippet.py").write_text(
+        "import sys\nsys.modules['medmnist_diffusion'] = None  # any import of it fails\n" + snippet
+    )
+    result = run_python("snippet.py", cwd=tmp_path, HF_MODULES_CACHE=str(tmp_path / "modules"))
+    assert result.returncode == 0, result.stderr[-2000:]
+    assert Image.open(tmp_path / "sample.png").size == (28, 28)
+
+
+def test_the_phantom_is_called_synthetic(tmp_path):
+    run = tmp_path / "run"
+    arguments = ["--max_train_steps", "3", "--train_batch_size", "8", "--mixed_precision", "no", "--report_to", "none"]
+    assert cli.main(["train", "--dataset", "phantom-rgb", "--output_dir", str(run), *arguments]) == 0
+    card = ModelCard.load(run / "pipeline" / "README.md")
+    assert "not images of patients" in card.text
+    assert "focal opacity" in card.text
+    assert "RGB" in card.text
+    assert Image.open(run / "pipeline" / "samples.png").mode == "RGB"
+
+
+def test_figures_of_another_data_set_or_other_weights_are_refused(evaluated, tmp_path, cli_error):
+    folder = tmp_path / "pipeline"
+    shutil.copytree(evaluated, folder)
+    metrics = json.loads((folder / "metrics.json").read_text())
+    for block, key, message in (
+        ("dataset", "content_hash", "other data"), ("pipeline", "weights_sha256", "other weights")
+    ):  # fmt: skip
+        wrong = {**metrics, block: {**metrics[block], key: "0" * 64}}
+        (folder / "metrics.json").write_text(json.dumps(wrong))
+        assert message in cli_error("card", str(folder))
+
+
+def test_memorization_is_said_aloud(evaluated, tmp_path):
+    folder = tmp_path / "pipeline"
+    shutil.copytree(evaluated, folder)
+    metrics = json.loads((folder / "metrics.json").read_text())
+    for record in metrics["metrics"]:
+        if record["name"] == "memorized_share":
+            record.update(value=0.4, interval=[0.3, 0.5])
+    (folder / "metrics.json").write_text(json.dumps(metrics))
+    write_card(folder)
+    assert "this model reproduces training images" in (folder / "README.md").read_text()
+
+
+def test_a_folder_without_a_summary_is_no_pipeline_of_ours(tmp_path, cli_error):
+    assert "training_summary.json is missing" in cli_error("card", str(tmp_path))

@@ -1,0 +1,412 @@
+"""Metrics: distances against closed forms, torchmetrics and torch-fidelity; floors, copies, extractors; the records."""
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+import torch
+from scipy.ndimage import gaussian_filter
+from torch_fidelity import feature_extractor_inceptionv3
+from torch_fidelity.metric_fid import fid_features_to_statistics, fid_statistics_to_metric
+from torchmetrics.image.fid import FrechetInceptionDistance, _compute_fid
+
+from medmnist_diffusion import cli
+from medmnist_diffusion.data import load_dataset, phantom
+from medmnist_diffusion.data.dataset import Split
+from medmnist_diffusion.data.npz import write_npz
+from medmnist_diffusion.errors import UserError
+from medmnist_diffusion.metrics import extractors
+from medmnist_diffusion.metrics.classifier import predict, real_data_classifier
+from medmnist_diffusion.metrics.evaluation import label_accuracy_records, memorization_record, plan_comparison
+from medmnist_diffusion.metrics.extractors import extract, make_extractor, texture_features
+from medmnist_diffusion.metrics.frechet import FeatureStatistics, frechet_distance, frechet_interval
+from medmnist_diffusion.metrics.records import Metrics
+
+
+def distance(real: np.ndarray, generated: np.ndarray) -> float:
+    return frechet_distance(FeatureStatistics.of(real), generated)
+
+
+def correlated(n: int, dim: int, seed: int) -> np.ndarray:
+    rng = np.random.default_rng(seed)
+    return rng.normal(size=(n, dim)) @ rng.normal(size=(dim, dim)) + rng.normal(size=dim)
+
+
+@pytest.fixture(scope="module")
+def small(small_npz):
+    return load_dataset(str(small_npz))
+
+
+def fresh(count: int, seed: int = 99) -> Split:
+    """Phantom images of another seed: real ones that no split holds."""
+    arrays = phantom.make_phantom(seed=seed, counts={"train": count})
+    return Split("fresh", arrays["train_images"][..., None], arrays["train_labels"][:, 0].astype(np.int64))
+
+
+# The Fréchet distance
+
+
+@pytest.mark.parametrize(("n", "dim"), [(500, 8), (300, 64), (40, 64)])
+def test_frechet_distance_against_torchmetrics_and_torch_fidelity(n, dim):
+    real, generated = correlated(n + 7, dim, 0), correlated(n, dim, 1)
+    statistics = [torch.from_numpy(x) for pair in ((f.mean(0), np.cov(f.T)) for f in (real, generated)) for x in pair]
+    reference = fid_statistics_to_metric(
+        fid_features_to_statistics(torch.from_numpy(real)),
+        fid_features_to_statistics(torch.from_numpy(generated)),
+        False,
+    )["frechet_inception_distance"]
+    ours = distance(real, generated)
+    assert ours == pytest.approx(float(_compute_fid(*statistics)), rel=1e-4)
+    assert ours == pytest.approx(reference, rel=1e-3)
+
+
+def test_frechet_distance_of_gaussians_with_exact_moments():
+    """Whitened samples have exactly the moments that they are given: |Δμ|² + Σ (σ_1 − σ_2)² for axis-aligned ones."""
+    rng = np.random.default_rng(0)
+    samples = []
+    for mean, sigma in ((np.zeros(3), np.array([1.0, 2.0, 3.0])), (np.array([1.0, 0, 2]), np.array([2.0, 2.0, 0.5]))):
+        raw = rng.normal(size=(200, 3))
+        raw -= raw.mean(0)
+        white = raw @ np.linalg.inv(np.linalg.cholesky(np.cov(raw.T)).T)
+        samples.append(white * sigma + mean)
+    assert distance(*samples) == pytest.approx(5 + 1 + 0 + 6.25, rel=1e-9)
+
+
+def test_frechet_distance_properties():
+    real, generated = correlated(200, 16, 0), correlated(150, 16, 1)
+    assert distance(real, real) == pytest.approx(0, abs=1e-6)
+    assert distance(real, generated) == pytest.approx(distance(generated, real), rel=1e-9)
+    assert distance(real, generated[::-1]) == pytest.approx(distance(real, generated), rel=1e-9)
+    constant = np.ones((50, 16))
+    assert np.isfinite(distance(constant, constant + 1))
+    assert distance(constant, constant + 1) == pytest.approx(16)
+    noisier = [distance(real, real + np.random.default_rng(2).normal(0, s, real.shape)) for s in (0.0, 0.5, 1.0, 2.0)]
+    assert noisier == sorted(noisier)
+
+
+@pytest.mark.parametrize("n", [2, 5, 16, 17])
+def test_fewer_images_than_features_stay_finite(n):
+    value = distance(correlated(300, 16, 0), correlated(n, 16, 1))
+    assert np.isfinite(value)
+    assert value > 0
+
+
+def test_what_has_no_distance_is_refused():
+    with pytest.raises(ValueError, match="at least 2 images"):
+        distance(correlated(20, 4, 0), correlated(20, 4, 1)[:1])
+    with pytest.raises(ValueError, match="NaN"):
+        distance(correlated(20, 4, 0), np.full((20, 4), np.nan))
+
+
+def test_interval_covers_the_expected_distance():
+    """Of 60 repetitions at n = 200, most intervals hold the mean of the estimator at that n."""
+    rng = np.random.default_rng(0)
+    real = FeatureStatistics.of(rng.normal(size=(5000, 6)))
+    draws = [rng.normal(0.3, 1.2, size=(200, 6)) for _ in range(60)]
+    expected = np.mean([frechet_distance(real, draw) for draw in draws])
+    intervals = [frechet_interval(real, draw, seed=i) for i, draw in enumerate(draws)]
+    covered = np.mean([low <= expected <= high for low, high in intervals])
+    assert 0.85 <= covered <= 1
+    assert np.mean([high - low for low, high in intervals]) < expected  # and they are not simply wide
+
+
+# Which images are compared
+
+
+def test_both_sides_have_the_same_size_and_class_shares(small):
+    generated = fresh(400)
+    plan = plan_comparison(small, generated, None, seed=0)
+    train_shares = np.bincount(small.train.labels, minlength=4) / len(small.train)
+    for rows, labels in ((plan.generated, generated.labels), (plan.floor, small.splits[plan.floor_split].labels)):
+        np.testing.assert_allclose(np.bincount(labels[rows], minlength=4) / len(rows), train_shares, atol=0.03)
+    assert abs(len(plan.generated) - len(plan.floor)) <= 4
+    assert plan.floor_split == "train"  # 80 val images are too few for so many generated ones
+    assert not set(plan.floor) & set(plan.reference)
+
+
+def test_floor_comes_from_val_where_it_is_large_enough(small):
+    plan = plan_comparison(small, fresh(90), None, seed=0)
+    assert plan.floor_split == "val"
+    assert len(plan.reference) == len(small.train)
+    assert len(plan_comparison(small, fresh(90), 100, seed=0).reference) == 100
+
+
+def test_too_few_images_are_refused(small):
+    with pytest.raises(UserError, match=r"at least 50 are\s+needed"):
+        plan_comparison(small, fresh(30), None, seed=0)
+
+
+# Copies and labels
+
+
+def test_planted_copies_are_flagged_and_fresh_images_are_not(small):
+    honest = memorization_record(small, fresh(200))
+    assert honest.interval[0] <= 0.03
+    rng = np.random.default_rng(0)
+    copies = small.train.images[:60].astype(int) + rng.integers(-2, 3, (60, *small.train.images.shape[1:]))
+    half = Split(
+        "half",
+        np.concatenate([copies.clip(0, 255).astype(np.uint8), fresh(60).images]),
+        np.concatenate([small.train.labels[:60], fresh(60).labels]),
+    )
+    assert 0.5 <= memorization_record(small, half).value <= 0.55
+
+
+def test_leaks_do_not_hide_copies(small, tmp_path):
+    """With training images in val, the 1 % quantile of val's distances would be 0 and nothing would be flagged."""
+    arrays = phantom.make_phantom(counts={"train": 240, "val": 80, "test": 80})
+    arrays["val_images"][:10] = arrays["train_images"][:10]
+    write_npz(tmp_path / "leaky.npz", arrays)
+    record = memorization_record(load_dataset(str(tmp_path / "leaky.npz")), small.train)
+    assert record.value == 1
+    assert "10 left out" in record.floor_source
+
+
+def test_val_that_is_train_cannot_judge_copies(tmp_path, small):
+    arrays = phantom.make_phantom(counts={"train": 60, "val": 60, "test": 60})
+    for part in ("images", "labels"):
+        arrays[f"val_{part}"] = arrays[f"train_{part}"]
+    write_npz(tmp_path / "same.npz", arrays)
+    with pytest.raises(UserError, match="all val images also stand in train"):
+        memorization_record(load_dataset(str(tmp_path / "same.npz")), small.train)
+
+
+def test_label_accuracy_counts_swapped_labels(small):
+    right = label_accuracy_records(small, small.train)
+    swapped = Split("swapped", small.train.images, (small.train.labels + 1) % 4)
+    assert right[0].value > 0.9
+    assert label_accuracy_records(small, swapped)[0].value < 0.1
+    assert [record.class_ for record in right] == [None, 0, 1, 2, 3]
+    accuracy = (predict(real_data_classifier(small), small.train) == small.train.labels).mean()
+    assert right[0].value == pytest.approx(accuracy)
+    assert right[0].interval[0] < right[0].value <= right[0].interval[1]
+
+
+# Extractors
+
+
+def degraded(images: np.ndarray) -> dict[str, np.ndarray]:
+    rng = np.random.default_rng(0)
+    noise = rng.normal(0, 25, images.shape)
+    return {
+        "a little noise": (images + noise / 4).clip(0, 255).astype(np.uint8),
+        "much noise": (images + noise).clip(0, 255).astype(np.uint8),
+        "blobs": gaussian_filter(images, (0, 4, 4, 0)),
+    }
+
+
+def test_texture_and_classifier_rank_what_is_not_real(small):
+    for name in ("texture", "classifier"):
+        extractor = make_extractor(name, small)
+        (reference,) = extract(extractor, small.train).values()
+        real = distance(reference, next(iter(extract(extractor, fresh(160)).values())))
+        worse = {}
+        for case, images in degraded(fresh(160).images).items():
+            (features,) = extract(extractor, Split(case, images, fresh(160).labels)).values()
+            worse[case] = distance(reference, features)
+        assert real < worse["a little noise"] < worse["much noise"], (name, real, worse)
+        assert real < worse["blobs"], (name, real, worse)
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_texture_features_against_pywavelet_style_energies(channels):
+    """The first level's horizontal, vertical and diagonal Haar details of a known image."""
+    images = np.zeros((1, 12, 12, channels), np.uint8)
+    images[:, :, ::2] = 255  # columns alternate: ±2 between neighbours in the model's range
+    ((dimension, features),) = texture_features(images).items()
+    assert dimension == 81 * channels == features.shape[1]
+    levels = features.reshape(3, 3, channels, 9)
+    np.testing.assert_allclose(levels[0, 0], np.log(4 + 1e-5), rtol=1e-5)  # (2 · 2 / 2)² = 4
+    np.testing.assert_allclose(levels[0, 1:], np.log(1e-5), rtol=1e-5)
+    np.testing.assert_allclose(levels[1:], np.log(1e-5), rtol=1e-5)
+
+
+def test_random_inception_runs_offline_at_all_dimensions_and_ranks(small):
+    """Finite at 768 and 2048 too, the same every time, and it sees noise and blur."""
+    extractor = make_extractor("random", small)
+    assert extractor.name == "random-inception"
+    reference = extract(extractor, small.train.subset(np.arange(100)))
+    assert list(reference) == [64, 192, 768, 2048]
+    images = fresh(60)
+    real = extract(extractor, images)
+    cases = degraded(images.images)
+    worse = {name: extract(extractor, Split(name, cases[name], images.labels)) for name in ("much noise", "blobs")}
+    for dimension, features in reference.items():
+        assert np.isfinite(features).all()
+        near = distance(features, real[dimension])
+        for name, other in worse.items():
+            assert near < distance(features, other[dimension]), (dimension, name)
+    again = make_extractor("random", small)
+    assert again.identity == extractor.identity
+    for dimension, features in extract(again, images.subset(np.arange(8))).items():
+        np.testing.assert_allclose(features, real[dimension][:8], rtol=1e-4, atol=1e-4)
+
+
+@pytest.fixture
+def stand_in_weights(tmp_path, monkeypatch):
+    """A file of the official one's layout with random weights, and its hash as the one to expect."""
+    torch.manual_seed(0)
+    network = extractors._bare_inception()
+    torch.save(network.state_dict(), tmp_path / "weights.pth")
+    digest = extractors.file_hash(tmp_path / "weights.pth")
+    monkeypatch.setattr(extractors, "INCEPTION_HASH_PREFIX", digest[:8])
+    return tmp_path / "weights.pth"
+
+
+def test_fid_equals_torchmetrics_from_images_to_figure(stand_in_weights, small):
+    real, generated = small.train.subset(np.arange(70)), fresh(66)
+    extractor = make_extractor("inception", small, stand_in_weights)
+    theirs = FrechetInceptionDistance(64, feature_extractor_weights_path=str(stand_in_weights)).set_dtype(
+        torch.float64
+    )
+    for split, is_real in ((real, True), (generated, False)):
+        images = torch.from_numpy(split.images).permute(0, 3, 1, 2).expand(-1, 3, -1, -1)
+        theirs.update(images, real=is_real)
+    ours = distance(extract(extractor, real)[64], extract(extractor, generated)[64])
+    assert ours == pytest.approx(float(theirs.compute()), rel=1e-3)
+
+
+def test_another_weights_file_is_refused(small_npz, tmp_path, cli_error):
+    (tmp_path / "weights.pth").write_bytes(b"something else")
+    message = cli_error("evaluate", str(small_npz), "--dataset", str(small_npz), "--inception_weights",
+                        str(tmp_path / "weights.pth"))  # fmt: skip
+    assert "is not the official Inception file" in message
+    assert "--features classifier texture" in message
+    assert "no such file" in cli_error("evaluate", str(small_npz), "--dataset", str(small_npz), "--inception_weights",
+                                       str(tmp_path / "none.pth"))  # fmt: skip
+
+
+def test_absent_weights_and_no_network(small_npz, tmp_path, cli_error, monkeypatch):
+    """The real download is tried, at an address where nothing listens."""
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    monkeypatch.setattr(feature_extractor_inceptionv3, "URL_INCEPTION_V3", "http://127.0.0.1:9/weights-6726825d.pth")
+    message = cli_error("evaluate", str(small_npz), "--dataset", str(small_npz))
+    assert "cannot be downloaded" in message
+    assert "http://127.0.0.1:9/weights-6726825d.pth" in message
+    assert "--inception_weights PATH" in message
+    assert "--features random" in message
+    assert not list(tmp_path.rglob("*.pth"))
+
+
+# The command
+
+
+@pytest.fixture(scope="module")
+def evaluated(small_npz, tmp_path_factory):
+    """metrics.json of an npz of fresh images."""
+    folder = tmp_path_factory.mktemp("evaluated")
+    arrays = phantom.make_phantom(seed=7, counts={"train": 120, "val": 8, "test": 8})
+    write_npz(folder / "fresh.npz", arrays)
+    arguments = [
+        "--dataset",
+        str(small_npz),
+        "--features",
+        "classifier",
+        "texture",
+        "--output",
+        str(folder / "m.json"),
+    ]
+    assert cli.main(["evaluate", str(folder / "fresh.npz"), *arguments]) == 0
+    return folder
+
+
+def test_every_figure_has_its_floor_and_numbers(evaluated, capsys):
+    values = json.loads((evaluated / "m.json").read_text())
+    assert set(values) == {"dataset", "pipeline", "sampling", "metrics"}
+    names = [(r["name"], r["extractor"], r["class"]) for r in values["metrics"]]
+    assert ("frechet_distance", "classifier", None) in names
+    assert ("frechet_distance", "texture", None) in names
+    assert ("memorized_share", "pixels", None) in names
+    assert ("label_accuracy", "classifier", 3) in names
+    for record in values["metrics"]:
+        assert record["floor"] is not None
+        assert record["floor_source"]
+        assert record["n_generated"] > 0
+        assert record["interval"][0] <= record["value"] <= record["interval"][1]
+
+
+def test_another_model_reuses_what_was_computed_of_the_real_set(evaluated, small_npz, private_cache, capsys):
+    before = {path: path.stat().st_mtime_ns for path in private_cache.rglob("*") if path.is_file()}
+    capsys.readouterr()
+    assert cli.main(["evaluate", str(evaluated / "fresh.npz"), "--dataset", str(small_npz), "--features", "classifier",
+                     "texture", "--output", str(evaluated / "again.json")]) == 0  # fmt: skip
+    printed = capsys.readouterr()
+    assert "classifier on real images" not in printed.err  # not trained again
+    assert (evaluated / "again.json").read_text() == (evaluated / "m.json").read_text()
+    assert {path: path.stat().st_mtime_ns for path in before} == before
+    assert "Fréchet distance, texture (81)" in printed.out
+    assert "FID" not in printed.out
+
+
+def test_pipelines_and_image_folders_are_evaluated_too(trained_run, small_npz, tmp_path):
+    pipeline = tmp_path / "pipeline"
+    shutil.copytree(trained_run / "pipeline", pipeline)
+    arguments = ["--dataset", str(small_npz), "--features", "texture"]
+    assert cli.main(["evaluate", str(pipeline), *arguments, "--num_images", "80", "--num_inference_steps", "5"]) == 0
+    metrics = Metrics.read(pipeline / "metrics.json")
+    assert metrics.sampling == {"sampler": "dpmsolver++", "num_inference_steps": 5, "guidance_scale": 1.0, "seed": 0}
+    assert metrics.pipeline["weights_sha256"]
+    assert cli.main(["sample", str(pipeline), "--num_per_class", "40", "--num_inference_steps", "5", "--output",
+                     str(tmp_path / "images")]) == 0  # fmt: skip
+    assert cli.main(["evaluate", str(tmp_path / "images"), *arguments, "--output", str(tmp_path / "f.json")]) == 0
+    (one,) = [r.value for r in metrics.metrics if r.name == "frechet_distance"]
+    (two,) = [r.value for r in Metrics.read(tmp_path / "f.json").metrics if r.name == "frechet_distance"]
+    assert two == pytest.approx(one, rel=0.5)  # the same generator, other numbers of images
+
+
+def test_what_does_not_fit_is_refused(trained_run, small_npz, tmp_path, cli_error):
+    arguments = ["--features", "texture", "--output", str(tmp_path / "m.json")]
+    other = tmp_path / "other.npz"
+    write_npz(other, phantom.make_phantom(size=32, counts={"train": 60, "val": 20, "test": 20}))
+    assert "shape (32, 32, 1)" in cli_error("evaluate", str(other), "--dataset", str(small_npz), *arguments)
+    two = phantom.make_phantom(counts={"train": 60, "val": 20, "test": 20})
+    for name in ("train", "val", "test"):
+        two[f"{name}_labels"] %= 2
+    write_npz(tmp_path / "two.npz", two)
+    pipeline = str(trained_run / "pipeline")
+    assert "makes 4 classes, two has 2" in cli_error(
+        "evaluate", pipeline, "--dataset", str(tmp_path / "two.npz"), *arguments
+    )
+    assert "outside the 2 classes" in cli_error(
+        "evaluate", str(small_npz), "--dataset", str(tmp_path / "two.npz"), *arguments
+    )
+    assert "is no pipeline folder" in cli_error(
+        "evaluate", str(tmp_path / "none"), "--dataset", str(small_npz), *arguments
+    )
+    assert "at least 2" in cli_error(
+        "evaluate", pipeline, "--dataset", str(small_npz), *arguments, "--num_images", "1"
+    )
+    assert not (tmp_path / "m.json").exists()
+
+
+# metrics.json
+
+
+def test_records_round_trip(evaluated, tmp_path):
+    metrics = Metrics.read(evaluated / "m.json")
+    metrics.write(tmp_path / "copy.json")
+    assert (tmp_path / "copy.json").read_bytes() == (evaluated / "m.json").read_bytes()
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda record: record.pop("floor"),
+        lambda record: record.update(value="good"),
+        lambda record: record.update(name="beauty"),
+        lambda record: record.update(extra=1),
+    ],
+)
+def test_a_file_that_does_not_fit_the_schema_is_refused(evaluated, tmp_path, damage):
+    values = json.loads((evaluated / "m.json").read_text())
+    damage(values["metrics"][0])
+    (tmp_path / "m.json").write_text(json.dumps(values))
+    with pytest.raises(UserError, match="no valid metrics file"):
+        Metrics.read(tmp_path / "m.json")
+
+
+def test_only_official_weights_make_an_fid(evaluated):
+    record = Metrics.read(evaluated / "m.json").metrics[0]
+    assert record.model_copy(update={"extractor": "inception", "dimension": 2048}).label == "FID (2048)"
+    assert "FID" not in record.model_copy(update={"extractor": "random-inception", "dimension": 2048}).label
