@@ -84,34 +84,42 @@ def _generated(args: argparse.Namespace, dataset: ImageDataset) -> tuple[Split, 
 
 
 def print_metrics(metrics: Metrics) -> None:
+    from rich import box
     from rich.console import Console
     from rich.table import Table
 
-    table = Table(title=f"{metrics.dataset['name']}: generated against train")
-    for heading in ("figure", "class", "value", "95 % interval", "floor (real)", "n real", "n gen."):
-        table.add_column(heading, justify="left" if heading == "figure" else "right")
+    table = Table(title=f"{metrics.dataset['name']}: generated against train", box=box.SIMPLE_HEAD)
+    for heading in ("figure", "class", "value", "95 % interval", "floor"):
+        table.add_column(heading, justify="left" if heading == "figure" else "right", no_wrap=heading == "figure")
     for record in metrics.metrics:
-        interval = "–" if record.interval is None else f"{record.interval[0]:.4g} … {record.interval[1]:.4g}"
+        interval = "–" if record.interval is None else f"{record.interval[0]:.3g} … {record.interval[1]:.3g}"
         table.add_row(
-            record.label,
+            record.label.replace("Fréchet distance", "FD"),
             "all" if record.class_ is None else metrics.dataset["id2label"][str(record.class_)],
-            f"{record.value:.4g}",
+            f"{record.value:.3g}",
             interval,
-            f"{record.floor:.4g}",
-            str(record.n_real),
-            str(record.n_generated),
+            f"{record.floor:.3g}",
         )
     console = Console(highlight=False)
     console.print(table)
     for record in metrics.metrics:
-        if record.note:
-            console.print(f"- {record.label}: {record.note}.")
+        if record.class_ is None:
+            note = f" {record.note}." if record.note else ""
+            console.print(
+                f"- {record.label}: {record.n_generated} generated and {record.n_real} training images; floor: "
+                f"{record.floor_source}.{note}",
+                soft_wrap=True,
+            )
     if metrics.sampling:
         console.print(
             f"Sampled with {metrics.sampling['sampler']}, {metrics.sampling['num_inference_steps']} steps, guidance "
-            f"{metrics.sampling['guidance_scale']:g}, seed {metrics.sampling['seed']}."
+            f"{metrics.sampling['guidance_scale']:g}, seed {metrics.sampling['seed']}.",
+            soft_wrap=True,
         )
-    console.print("Distances of different features or dimensions do not compare; compare each with its own floor.")
+    console.print(
+        "Distances of different features or dimensions do not compare; compare each with its own floor.",
+        soft_wrap=True,
+    )
 
 
 def main(argv: Sequence[str] | None = None) -> None:

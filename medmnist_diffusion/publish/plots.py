@@ -83,7 +83,7 @@ def real_beside_generated(
     real: np.ndarray, generated: np.ndarray, names: list[str], columns: int, path: Path, title: str
 ) -> None:
     """Real images on the left, generated on the right, one row a class; both uint8 (K·columns)×H×W×C, class by class."""
-    figure, axes = plt.subplots(1, 2, figsize=(11, 0.62 * len(names) * 11 / columns + 0.9), constrained_layout=True)
+    figure, axes = plt.subplots(1, 2, figsize=(11, 4.8 / columns * len(names) + 0.7), constrained_layout=True)
     for axis, images, heading in ((axes[0], real, "real"), (axes[1], generated, "generated")):
         grid = image_grid(images, columns)
         axis.imshow(grid.squeeze(-1) if grid.shape[-1] == 1 else grid, cmap="gray", vmin=0, vmax=255)
@@ -96,5 +96,5 @@ def real_beside_generated(
             spine.set_visible(False)
     figure.suptitle(title)
     with atomic_file(path) as temporary:
-        figure.savefig(temporary, dpi=100)
+        figure.savefig(temporary, dpi=90)
     plt.close(figure)
