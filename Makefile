@@ -5,10 +5,10 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-slow lint clean
+.PHONY: help install demo test test-slow lint sanity evaluation-cost clean
 
 help: ## list the targets
-	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 18
 
 install: $(INSTALLED) ## a virtual environment in .venv with pinned packages
 
@@ -35,6 +35,12 @@ lint: $(INSTALLED) ## ruff and mypy
 	$(BIN)/ruff format --check .
 	rm -rf build/types build/lib && $(BIN)/python -m pip install --quiet --no-deps --no-build-isolation --target build/types .
 	MYPYPATH=build/types $(BIN)/mypy -p medmnist_diffusion
+
+sanity: $(INSTALLED) ## benchmark: which metric sees which fault (PneumoniaMNIST from MEDMNIST_ROOT)
+	$(BIN)/python benchmarks/metric_sanity.py
+
+evaluation-cost: $(INSTALLED) ## benchmark: time and memory of an evaluation
+	$(BIN)/python benchmarks/evaluation_cost.py
 
 clean: ## remove what the targets made
 	rm -rf $(VENV) build dist runs *.egg-info .pytest_cache .mypy_cache .ruff_cache

@@ -34,9 +34,7 @@ def sampling_record(args: argparse.Namespace) -> dict[str, Any]:
 
 def sample(args: argparse.Namespace) -> None:
     """Draw `num_per_class` images of every class, shared among the processes, and write them in the asked form."""
-    from accelerate.utils import gather_object
-
-    from medmnist_diffusion.diffusion.machine import start_processes
+    from medmnist_diffusion.diffusion.machine import in_shares, start_processes
     from medmnist_diffusion.diffusion.sampling import generate_rows, load_pipeline
 
     if args.output.exists():
@@ -47,14 +45,21 @@ def sample(args: argparse.Namespace) -> None:
     pipe.set_progress_bar_config(disable=not state.is_main_process, desc="sampling")
 
     rows = [(label, index) for label in pipe.id2label for index in range(args.num_per_class)]
-    mine = rows[state.process_index :: state.num_processes]
-    images = generate_rows(pipe, mine, args.num_inference_steps, args.guidance_scale, args.seed, args.batch_size)
-    parts = gather_object([(mine, images)]) if state.num_processes > 1 else [(mine, images)]
+    images = in_shares(
+        len(rows),
+        lambda mine: generate_rows(
+            pipe,
+            [rows[i] for i in mine],
+            args.num_inference_steps,
+            args.guidance_scale,
+            args.seed,
+            args.batch_size,
+        ),
+    )
     if state.is_main_process:
-        by_row = {row: image for part, block in parts for row, image in zip(part, block, strict=True)}
         record = {"pipeline": args.pipeline.name, **sampling_record(args)}
         write = {"folder": _write_folder, "npz": _write_npz, "parquet": _write_parquet}[args.format]
-        write(args.output, rows, np.stack([by_row[row] for row in rows]), pipe.id2label, record)
+        write(args.output, rows, images, pipe.id2label, record)
         print(f"{len(rows)} images by {state.num_processes} process(es) written to {args.output} ({args.format}).")
     state.wait_for_everyone()
 

@@ -19,23 +19,22 @@ from medmnist_diffusion.data import ImageDataset, Split, load_dataset
 from medmnist_diffusion.data.audit import add_dataset_arguments, describe
 from medmnist_diffusion.data.npz import read_npz
 from medmnist_diffusion.data.sources import load_labelled_folder
+from medmnist_diffusion.diffusion.machine import start_processes
 from medmnist_diffusion.errors import UserError, run_command
 from medmnist_diffusion.files import file_hash
-from medmnist_diffusion.metrics.evaluation import (
-    frechet_records,
-    label_accuracy_records,
-    memorization_record,
-    plan_comparison,
-)
-from medmnist_diffusion.metrics.extractors import EXTRACTORS, INCEPTION_DIMENSIONS, make_extractor
-from medmnist_diffusion.metrics.records import MetricRecord, Metrics
+from medmnist_diffusion.metrics.evaluation import Evaluation
+from medmnist_diffusion.metrics.extractors import EXTRACTORS, make_extractor
+from medmnist_diffusion.metrics.inception import INCEPTION_DIMENSIONS
+from medmnist_diffusion.metrics.memorization import NearestImages
+from medmnist_diffusion.metrics.records import Metrics
+from medmnist_diffusion.publish.plots import plot_closest, plot_ratios
 from medmnist_diffusion.sample import add_sampling_arguments, sampling_record
 
-NUM_IMAGES = 1000
+NUM_IMAGES, PAIRS = 1000, 10
 
 
-def evaluate(args: argparse.Namespace) -> Metrics:
-    """Everything asked for, as one Metrics object."""
+def evaluate(args: argparse.Namespace) -> tuple[Metrics, ImageDataset, Split, NearestImages]:
+    """Everything asked for; with the images on both sides and who is whose nearest, for the pictures."""
     dataset = load_dataset(args.dataset, args.root, args.size)
     # Before any sampling: a missing weights file should be known at once.
     extractors = [make_extractor(name, dataset, args.inception_weights) for name in args.features]
@@ -45,20 +44,28 @@ def evaluate(args: argparse.Namespace) -> Metrics:
             f"{args.generated} has images of shape {generated.images.shape[1:]} (H×W×C), {dataset.name} of "
             f"{dataset.train.images.shape[1:]}. Evaluate against the data set it was made for, or give --size."
         )
-    comparison = plan_comparison(dataset, generated, args.num_real, args.seed)
-    records: list[MetricRecord] = []
+    evaluation = Evaluation(dataset, generated, args.num_real, args.seed)
     for extractor in extractors:
-        records += frechet_records(extractor, dataset, generated, comparison, args.dimensions, args.seed)
-    records += label_accuracy_records(dataset, generated, args.seed)
-    records.append(memorization_record(dataset, generated, args.seed))
-    return Metrics(dataset=describe(dataset), pipeline=pipeline, sampling=sampling, metrics=records)
+        evaluation.compare_features(extractor, args.dimensions)
+    evaluation.judge_labels()
+    evaluation.train_on_generated()
+    nearest = evaluation.look_for_copies()
+    metrics = Metrics(
+        dataset=describe(dataset),
+        pipeline=pipeline,
+        sampling=sampling,
+        metrics=evaluation.ordered_records(),
+        refused=evaluation.refusals(),
+    )
+    return metrics, dataset, generated, nearest
 
 
 def _generated(args: argparse.Namespace, dataset: ImageDataset) -> tuple[Split, dict[str, Any], dict[str, Any]]:
     """The generated images with their labels, what made them, and how."""
     path = args.generated
     if (path / "model_index.json").is_file():
-        from medmnist_diffusion.diffusion.sampling import generate, load_pipeline
+        from medmnist_diffusion.diffusion.machine import in_shares
+        from medmnist_diffusion.diffusion.sampling import generate_rows, load_pipeline
 
         pipe = load_pipeline(path, args.sampler)
         if len(pipe.id2label) != dataset.num_classes:
@@ -67,8 +74,11 @@ def _generated(args: argparse.Namespace, dataset: ImageDataset) -> tuple[Split, 
                 "data set that it was trained on."
             )
         counts = np.ceil(np.bincount(dataset.train.labels) / len(dataset.train) * args.num_images).astype(int)
+        rows = [(label, index) for label, count in enumerate(counts) for index in range(count)]
+        options = (args.num_inference_steps, args.guidance_scale, args.seed, args.batch_size)
+        pipe.set_progress_bar_config(desc="sampling")
+        images = in_shares(len(rows), lambda mine: generate_rows(pipe, [rows[i] for i in mine], *options))
         labels = np.repeat(np.arange(dataset.num_classes), counts)
-        images = generate(pipe, labels, args.num_inference_steps, args.guidance_scale, args.seed, args.batch_size)
         weights = file_hash(path / "unet" / "diffusion_pytorch_model.safetensors")
         return Split("generated", images, labels), {"weights_sha256": weights}, sampling_record(args)
     if path.suffix == ".npz":
@@ -89,27 +99,23 @@ def print_metrics(metrics: Metrics) -> None:
     from rich.table import Table
 
     table = Table(title=f"{metrics.dataset['name']}: generated against train", box=box.SIMPLE_HEAD)
-    for heading in ("figure", "class", "value", "95 % interval", "floor"):
+    for heading in ("figure", "value", "95 % interval", "floor"):
         table.add_column(heading, justify="left" if heading == "figure" else "right", no_wrap=heading == "figure")
     for record in metrics.metrics:
         interval = "–" if record.interval is None else f"{record.interval[0]:.3g} … {record.interval[1]:.3g}"
-        table.add_row(
-            record.label.replace("Fréchet distance", "FD"),
-            "all" if record.class_ is None else metrics.dataset["id2label"][str(record.class_)],
-            f"{record.value:.3g}",
-            interval,
-            f"{record.floor:.3g}",
-        )
+        if record.class_ is None:
+            table.add_row(record.label, f"{record.value:.3g}", interval, f"{record.floor:.3g}")
     console = Console(highlight=False)
     console.print(table)
-    for record in metrics.metrics:
-        if record.class_ is None:
-            note = f" {record.note}." if record.note else ""
-            console.print(
-                f"- {record.label}: {record.n_generated} generated and {record.n_real} training images; floor: "
-                f"{record.floor_source}.{note}",
-                soft_wrap=True,
-            )
+    sizes = {
+        f"{record.n_generated} generated and {record.n_real} training images; floor: {record.floor_source}": record.name
+        for record in metrics.metrics
+        if record.class_ is None
+    }
+    for line in sizes:
+        console.print(f"- {line}.", soft_wrap=True)
+    for line in metrics.refused:
+        console.print(f"- not measured: {line}.", soft_wrap=True)
     if metrics.sampling:
         console.print(
             f"Sampled with {metrics.sampling['sampler']}, {metrics.sampling['num_inference_steps']} steps, guidance "
@@ -126,7 +132,12 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="medmnist-diffusion evaluate", description=__doc__.split("\n", 1)[0])
     parser.add_argument("generated", type=Path, help="a pipeline folder, an image folder, or an npz (its train split)")
     add_dataset_arguments(parser)
-    parser.add_argument("--features", nargs="+", choices=EXTRACTORS, default=["inception"], help="feature spaces")
+    parser.add_argument(
+        "--features",
+        nargs="+",
+        default=["inception"],
+        help=f"feature spaces: {', '.join(EXTRACTORS)}, or the Hub id or folder of a vision backbone (default inception)",
+    )
     parser.add_argument(
         "--dimensions",
         nargs="+",
@@ -145,12 +156,25 @@ def main(argv: Sequence[str] | None = None) -> None:
     for name in ("num_images", "num_real"):
         if getattr(args, name) is not None and getattr(args, name) < 2:
             raise UserError(f"--{name} is {getattr(args, name)}; at least 2 are needed.")
-    metrics = evaluate(args)
-    folder = args.generated if (args.generated / "model_index.json").is_file() else Path()
-    output = args.output or folder / "metrics.json"
+    state = start_processes()
+    metrics, dataset, generated, nearest = evaluate(args)
+    if not state.is_main_process:
+        return
+    is_pipeline = (args.generated / "model_index.json").is_file()
+    output = args.output or (args.generated if is_pipeline else Path()) / "metrics.json"
     metrics.write(output)
     print_metrics(metrics)
-    print(f"Written to {output}")
+    plot_ratios(metrics, output.with_name("ratios.png"))
+    pairs = (output.parent.parent if is_pipeline and not args.output else output.parent) / "closest_pairs.png"
+    closest = np.argsort(nearest.distances)[:PAIRS]
+    shown = (nearest.distances[closest], nearest.rows[closest])
+    title = "Generated images nearest to a training image, mirrored or shifted (grey levels, RMS)"
+    ours = generated.images[closest]
+    plot_closest(ours, None, *shown, output.with_name("closest_generated.png"), title)
+    plot_closest(ours, dataset.train.images[nearest.rows[closest]], *shown, pairs, title)
+    print(
+        f"Written to {output}, with ratios.png and closest_generated.png. {pairs} shows training images: do not publish it."
+    )
 
 
 if __name__ == "__main__":

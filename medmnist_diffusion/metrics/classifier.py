@@ -1,8 +1,10 @@
-"""A small CNN trained on the real training split: in-domain features (64), and a judge of generated images' labels."""
+"""A small CNN: trained on the real training split it gives in-domain features (64) and judges labels; trained on generated
+images it shows what they teach."""
 
 import numpy as np
 import torch
 import torch.nn.functional as F
+from accelerate import PartialState
 from safetensors.torch import load_file, save_file
 from torch import nn
 from tqdm import tqdm
@@ -44,18 +46,23 @@ class SmallCNN(nn.Module):
 
 
 def real_data_classifier(dataset: ImageDataset, seed: int = 0) -> SmallCNN:
-    """The classifier of a data set's training split, from the cache or trained now (a minute on two cores).
+    """The classifier of a data set's training split, from the cache or trained now."""
+    return fitted_classifier(dataset.train, dataset.num_classes, seed)
 
-    The same training split and seed on the same machine give the same weights. It is cached by the split's content.
+
+def fitted_classifier(split: Split, num_classes: int, seed: int = 0) -> SmallCNN:
+    """A classifier trained on a split, from the cache or now (under a minute on two cores).
+
+    The same images, labels and seed on the same machine give the same weights. It is cached by the split's content.
     """
-    path = cache_dir() / "classifiers" / f"{dataset.train.content_hash[:32]}-{RECIPE}-seed{seed}.safetensors"
-    with torch.random.fork_rng():
+    path = cache_dir() / "classifiers" / f"{split.content_hash[:32]}-{RECIPE}-seed{seed}.safetensors"
+    with PartialState().main_process_first(), torch.random.fork_rng():
         torch.manual_seed(seed)
-        model = SmallCNN(dataset.channels, dataset.num_classes)
+        model = SmallCNN(split.images.shape[3], num_classes)
         if path.is_file():
             model.load_state_dict(load_file(path))
         else:
-            _fit(model, dataset.train, seed)
+            _fit(model, split, seed)
             with atomic_file(path) as temporary:
                 save_file(model.state_dict(), temporary)
     return model.eval()
@@ -67,7 +74,7 @@ def _fit(model: SmallCNN, split: Split, seed: int) -> None:
     optimizer = torch.optim.AdamW(model.parameters(), lr=LEARNING_RATE, weight_decay=0.01, fused=True)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, LEARNING_RATE, total_steps=STEPS)
     model.train()
-    for _ in tqdm(range(STEPS), desc="classifier on real images", unit="step", dynamic_ncols=True):
+    for _ in tqdm(range(STEPS), desc=f"classifier on {split.name}", unit="step", dynamic_ncols=True):
         rows = rng.integers(len(split), size=BATCH)
         dy, dx = rng.integers(0, 2 * SHIFT + 1, 2)
         images = F.pad(to_model_range(split.images[rows]), (SHIFT,) * 4, mode="replicate")

@@ -4,8 +4,8 @@ Distances in one space say nothing about another, nor do they compare across dim
 Inception) and a texture space belong together: a classifier sees what separates the classes, not what makes an image real.
 """
 
+import difflib
 import hashlib
-import io
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,61 +14,98 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
+from accelerate import PartialState
 from tqdm import tqdm
 
 from medmnist_diffusion.data.dataset import ImageDataset, Split, to_model_range
+from medmnist_diffusion.diffusion.machine import in_shares
 from medmnist_diffusion.errors import UserError
-from medmnist_diffusion.files import atomic_file, cache_dir, file_hash
+from medmnist_diffusion.files import atomic_file, cache_dir
 from medmnist_diffusion.metrics.classifier import FEATURES, RECIPE, real_data_classifier
 
-INCEPTION_DIMENSIONS = (64, 192, 768, 2048)
-INCEPTION_HASH_PREFIX = "6726825d"  # SHA-256, as in the official file's name
-CALIBRATION_IMAGES = 64
-EXTRACTORS = ("inception", "random", "classifier", "texture")
+EXTRACTORS = ("inception", "random", "classifier", "texture", "pca")
+PCA_COMPONENTS = 64
 
 Embed = Callable[[np.ndarray], dict[int, np.ndarray]]
 
 
 @dataclass(frozen=True)
 class Extractor:
-    """A named feature space; `identity` names its weights and settings and is part of the cache's key."""
+    """A named feature space; `identity` names its weights and settings and is part of the cache's key.
+
+    `fitted`: whether it was trained on the training images' labels, so that these lie closer together than fresh ones.
+    """
 
     name: str
     identity: str
     batch_size: int
     embed: Embed
+    fitted: bool = False
 
 
 def make_extractor(name: str, dataset: ImageDataset, inception_weights: Path | None = None) -> Extractor:
-    """An extractor by its name on the command line; `classifier` and `random` look at the data set's training images."""
+    """An extractor by its name on the command line: one of EXTRACTORS, or a vision backbone of `transformers`, by its Hub id
+    or local folder. `classifier`, `random` and `pca` look at the data set's training images.
+
+    Raises:
+        UserError: for an unknown name, or weights that are not there.
+    """
+    from medmnist_diffusion.metrics import inception
+
     if name == "inception":
-        return inception(inception_weights)
+        return inception.inception(inception_weights)
     if name == "random":
-        return random_inception(dataset.train)
+        return inception.random_inception(dataset.train)
     if name == "classifier":
         return classifier(dataset)
     if name == "texture":
         return Extractor("texture", "haar-3x3x3-v1", 512, texture_features)
-    raise UserError(f"--features {name!r} is unknown. Choose from {', '.join(EXTRACTORS)}.")
+    if name == "pca":
+        return pca(dataset)
+    if "/" in name or Path(name).is_dir():
+        return backbone(name)
+    nearest = difflib.get_close_matches(name, EXTRACTORS, 1)
+    hint = f" Did you mean {nearest[0]!r}?" if nearest else ""
+    raise UserError(
+        f"--features {name!r} is unknown.{hint} Choose from {', '.join(EXTRACTORS)}, or a vision backbone's Hub id or folder."
+    )
 
 
 def extract(extractor: Extractor, split: Split, cache: bool = False) -> dict[int, np.ndarray]:
-    """{dimension: float32 N×dimension} of a whole split; with `cache`, kept on disk by content and identity."""
+    """{dimension: float32 N×dimension} of a whole split, its images shared among the processes.
+
+    With `cache` the features are kept on disk by the split's content and the extractor's identity.
+    """
     path = cache_dir() / "features" / f"{split.content_hash[:32]}-{extractor.identity}.npz"
     if cache and path.is_file():
         with np.load(path, allow_pickle=False) as arrays:
             return {int(key): arrays[key] for key in arrays.files}
-    parts: dict[int, list[np.ndarray]] = {}
-    bar = tqdm(total=len(split), desc=f"{extractor.name} features", unit="image", dynamic_ncols=True)
-    for chunk in split.chunks(extractor.batch_size):
-        for dimension, features in extractor.embed(chunk).items():
-            parts.setdefault(dimension, []).append(features)
-        bar.update(len(chunk))
-    bar.close()
-    whole = {dimension: np.concatenate(blocks) for dimension, blocks in parts.items()}
-    if cache:
+    dimensions: list[int] = []
+    state = PartialState()
+
+    def embed(rows: np.ndarray) -> np.ndarray:
+        blocks = []
+        starts = range(0, len(rows), extractor.batch_size)
+        bar = tqdm(
+            starts,
+            desc=f"{extractor.name} features",
+            unit="batch",
+            dynamic_ncols=True,
+            disable=not state.is_main_process,
+        )
+        for start in bar:
+            features = extractor.embed(split.images[rows[start : start + extractor.batch_size]])
+            dimensions[:] = list(features)
+            blocks.append(np.concatenate(list(features.values()), axis=1))
+        return np.concatenate(blocks)
+
+    stacked = in_shares(len(split), embed)
+    edges = np.cumsum(dimensions)[:-1]
+    whole = dict(zip(dimensions, np.split(stacked, edges, axis=1), strict=True))
+    if cache and state.is_main_process:
         with atomic_file(path) as temporary:
             np.savez(temporary, allow_pickle=False, **{str(key): value for key, value in whole.items()})
+    state.wait_for_everyone()
     return whole
 
 
@@ -80,7 +117,7 @@ def classifier(dataset: ImageDataset) -> Extractor:
     def embed(images: np.ndarray) -> dict[int, np.ndarray]:
         return {FEATURES: model.features(to_model_range(images)).numpy()}
 
-    return Extractor("classifier", f"classifier-{dataset.train.content_hash[:16]}-{RECIPE}", 256, embed)
+    return Extractor("classifier", f"classifier-{dataset.train.content_hash[:16]}-{RECIPE}", 256, embed, fitted=True)
 
 
 def texture_features(images: np.ndarray) -> dict[int, np.ndarray]:
@@ -100,104 +137,55 @@ def texture_features(images: np.ndarray) -> dict[int, np.ndarray]:
     return {stacked.shape[1]: stacked}
 
 
-# Inception
+def pca(dataset: ImageDataset) -> Extractor:
+    """The first 64 principal components of the training images' pixels: the plain reference that everything else should beat."""
+    rows = np.sort(np.random.default_rng(0).permutation(len(dataset.train))[:5000])
+    flat = to_model_range(dataset.train.images[rows]).flatten(1).double()
+    mean = flat.mean(0)
+    components = torch.linalg.svd(flat - mean, full_matrices=False).Vh[:PCA_COMPONENTS]
+
+    def embed(images: np.ndarray) -> dict[int, np.ndarray]:
+        features = (to_model_range(images).flatten(1).double() - mean) @ components.T
+        return {features.shape[1]: features.float().numpy()}
+
+    return Extractor("pca", f"pca-{dataset.train.content_hash[:16]}-v1", 512, embed)
 
 
-def inception(weights: Path | None = None) -> Extractor:
-    """torchmetrics' Inception with the official FID weights, from `weights`, torch's cache, or a download.
+def backbone(name: str) -> Extractor:
+    """A vision model of `transformers` (DINOv2 and the like) by Hub id or local folder; safetensors only.
+
+    Its features are the pooled output where it has one, else the mean of the last hidden state. Grey images are repeated to three
+    channels; size and normalization are those of the model's own image processor.
 
     Raises:
-        UserError: if the weights are not there and cannot be downloaded, or are other ones.
+        UserError: if it is not there, cannot be downloaded, or has no image processor.
     """
-    path = weights or _official_weights()
-    if not path.is_file():
-        raise UserError(f"{path}: no such file. {_inception_remedy()}")
-    if not (digest := file_hash(path)).startswith(INCEPTION_HASH_PREFIX):
-        raise UserError(f"{path} is not the official Inception file (SHA-256 {digest[:16]}…). {_inception_remedy()}")
-    network = _bare_inception()
-    network.load_state_dict(torch.load(path, weights_only=True))
-    return Extractor("inception", f"inception-{digest[:16]}", 32, _inception_embed(network))
+    from transformers import AutoImageProcessor, AutoModel
 
+    try:
+        processor = AutoImageProcessor.from_pretrained(name, use_fast=True)
+        model = AutoModel.from_pretrained(name, use_safetensors=True)
+    except (OSError, ValueError) as error:
+        reason = " ".join(str(error).split())[:160]
+        raise UserError(
+            f"--features {name}: no vision backbone that can be loaded ({reason}). Check the name and the network, or give the "
+            "path of its folder (config.json, preprocessor_config.json, model.safetensors)."
+        ) from None
+    device = PartialState().device
+    model = model.eval().to(device)
 
-def random_inception(calibration: Split, seed: int = 0) -> Extractor:
-    """The same network with seeded random weights, so that all four dimensions run offline. Never to be called FID.
-
-    Untrained batch norm has no statistics: channels die or explode. So it is calibrated once on 64 training images, and
-    what stays constant there is set to zero, which adds nothing to a distance.
-    """
-    rows = np.sort(np.random.default_rng(seed).permutation(len(calibration))[:CALIBRATION_IMAGES])
-    with torch.random.fork_rng():
-        torch.manual_seed(seed)
-        network = _bare_inception()
-    norms = [module for module in network.modules() if isinstance(module, torch.nn.BatchNorm2d)]
-    for norm in norms:
-        norm.momentum = 1.0
-        norm.training = True
-    embed = _inception_embed(network)
-    embed(calibration.images[rows])
-    network.eval()
-    alive = {
-        dimension: features.std(0) > 1e-6 * (np.abs(features).mean() + 1e-12)
-        for dimension, features in embed(calibration.images[rows]).items()
-    }
-
-    def embed_alive(images: np.ndarray) -> dict[int, np.ndarray]:
-        return {dimension: features * alive[dimension] for dimension, features in embed(images).items()}
-
-    key = hashlib.sha256(calibration.content_hash.encode() + bytes([seed])).hexdigest()[:16]
-    return Extractor("random-inception", f"random-inception-{key}-v1", 32, embed_alive)
-
-
-def _bare_inception() -> Any:
-    """torchmetrics' FID network as initialised. Its class insists on loading a weights file by unpickling it without limits;
-    it is given an empty one of our own, and the real weights are loaded afterwards with weights_only."""
-    from torchmetrics.image.fid import NoTrainInceptionV3
-
-    class Bare(NoTrainInceptionV3):
-        def load_state_dict(self, state_dict: dict, *args: object, **kwargs: object) -> object:
-            return super().load_state_dict(state_dict, *args, **kwargs) if state_dict else None
-
-    empty = io.BytesIO()
-    torch.save({}, empty)
-    empty.seek(0)
-    return Bare("inception-v3-compat", [str(d) for d in INCEPTION_DIMENSIONS], empty)
-
-
-def _inception_embed(network: Any) -> Embed:
     @torch.no_grad()
     def embed(images: np.ndarray) -> dict[int, np.ndarray]:
-        pixels = torch.from_numpy(np.ascontiguousarray(images)).permute(0, 3, 1, 2)
-        outputs = network._torch_fidelity_forward(pixels.expand(-1, 3, -1, -1))
-        return {
-            dimension: output.flatten(1).float().numpy()
-            for dimension, output in zip(INCEPTION_DIMENSIONS, outputs, strict=True)
-        }
+        rgb = np.broadcast_to(images, (*images.shape[:3], 3)).copy()
+        outputs: Any = model(
+            **processor(images=list(rgb), input_data_format="channels_last", return_tensors="pt").to(device)
+        )
+        pooled = getattr(outputs, "pooler_output", None)
+        features = (outputs.last_hidden_state.mean(1) if pooled is None else pooled).flatten(1).float().cpu().numpy()
+        return {features.shape[1]: features}
 
-    return embed
-
-
-def _official_weights() -> Path:
-    from torch_fidelity.feature_extractor_inceptionv3 import URL_INCEPTION_V3
-
-    path = Path(torch.hub.get_dir()) / "checkpoints" / URL_INCEPTION_V3.rsplit("/", 1)[1]
-    if not path.is_file():
-        print(f"Downloading the Inception weights from {URL_INCEPTION_V3}")
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            torch.hub.download_url_to_file(URL_INCEPTION_V3, str(path), hash_prefix=INCEPTION_HASH_PREFIX)
-        except (OSError, RuntimeError) as error:
-            reason = " ".join(str(error).split())[:120]
-            raise UserError(
-                f"the official Inception weights are not in {path.parent} and cannot be downloaded ({reason}). "
-                f"{_inception_remedy()}"
-            ) from None
-    return path
-
-
-def _inception_remedy() -> str:
-    from torch_fidelity.feature_extractor_inceptionv3 import URL_INCEPTION_V3
-
-    return (
-        f"Fetch {URL_INCEPTION_V3} on a machine with a network and give it by --inception_weights PATH, or evaluate without "
-        "it: --features classifier texture, or --features random (these are not FID)."
-    )
+    short = Path(name).name
+    digest = hashlib.sha256()
+    for tensor in model.state_dict().values():
+        digest.update(tensor.cpu().contiguous().flatten().view(torch.uint8).numpy().data)
+    return Extractor(short, f"backbone-{short}-{digest.hexdigest()[:16]}", 32, embed)

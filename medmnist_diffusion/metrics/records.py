@@ -2,12 +2,34 @@
 
 import json
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError, field_validator
 
 from medmnist_diffusion.errors import UserError
 from medmnist_diffusion.files import write_json
+
+NAMES = {
+    "frechet_distance": "Fréchet distance",
+    "frechet_distance_extrapolated": "Fréchet distance, n → ∞",
+    "kernel_distance": "Kernel distance",
+    "precision": "Precision",
+    "recall": "Recall",
+    "density": "Density",
+    "coverage": "Coverage",
+    "intra_class_spread": "Intra-class spread",
+    "label_accuracy": "Label accuracy",
+    "classification_accuracy": "Classification accuracy score",
+    "memorized_share": "Memorized share",
+    "nearness_to_train": "Nearness to train",
+    "authenticity": "Authenticity",
+    "duplicate_share": "Duplicate share",
+}
+INCEPTION_NAMES = {
+    "frechet_distance": "FID",
+    "frechet_distance_extrapolated": "FID∞",
+    "kernel_distance": "KID",
+}
 
 
 class MetricRecord(BaseModel):
@@ -15,30 +37,39 @@ class MetricRecord(BaseModel):
 
     model_config = ConfigDict(extra="forbid", populate_by_name=True)
 
-    name: Literal["frechet_distance", "label_accuracy", "memorized_share"]
-    extractor: str  # inception (only this one may be called FID), random-inception, classifier, texture, pixels
+    name: str  # one of NAMES
+    extractor: str  # inception (only this one may be called FID), random-inception, classifier, texture, pixels, …
     dimension: int
     class_: int | None  # None: all classes together
     value: float
     interval: tuple[float, float] | None  # 95 %
     floor: float  # the same figure for real images
+    floor_interval: tuple[float, float] | None = None
     floor_source: str  # which real images
+    ratio: float | None = None  # value ÷ floor, for distances whose floor is a positive bias; 1 is as good as real
+    ratio_interval: tuple[float, float] | None = None
+    p_value: float | None = None  # of the hypothesis that nothing is copied
     n_real: int
     n_generated: int
     reference_split: str
     seed: int
     note: str = ""
 
+    @field_validator("name")
+    @classmethod
+    def known(cls, name: str) -> str:
+        if name not in NAMES:
+            raise ValueError(f"{name!r} is no known figure")
+        return name
+
     @property
     def label(self) -> str:
-        """What to call it: FID only where the official Inception weights made the features."""
-        if self.name == "frechet_distance":
-            return (
-                f"FID ({self.dimension})"
-                if self.extractor == "inception"
-                else f"Fréchet distance, {self.extractor} ({self.dimension})"
-            )
-        return {"label_accuracy": "Label accuracy", "memorized_share": "Memorized share"}[self.name]
+        """What to call it: FID and KID only where the official Inception weights made the features."""
+        if self.extractor == "inception" and self.name in INCEPTION_NAMES:
+            return f"{INCEPTION_NAMES[self.name]} ({self.dimension})"
+        if self.name in ("label_accuracy", "classification_accuracy") or self.extractor == "pixels":
+            return NAMES[self.name]
+        return f"{NAMES[self.name]}, {self.extractor} ({self.dimension})"
 
 
 class Metrics(BaseModel):
@@ -50,6 +81,7 @@ class Metrics(BaseModel):
     pipeline: dict[str, Any]
     sampling: dict[str, Any]
     metrics: list[MetricRecord]
+    refused: list[str] = []  # what could not be measured, and why
 
     def write(self, path: Path) -> None:
         values = self.model_dump()

@@ -14,10 +14,11 @@ import medmnist_diffusion.model_cards
 from medmnist_diffusion.data.audit import findings
 from medmnist_diffusion.errors import UserError
 from medmnist_diffusion.files import file_hash, write_text
-from medmnist_diffusion.metrics.records import MetricRecord, Metrics
+from medmnist_diffusion.metrics.records import NAMES, MetricRecord, Metrics
 
 TEMPLATE = Path(medmnist_diffusion.model_cards.__path__[0]) / "template.md"
 SUMMARY, WEIGHTS = "training_summary.json", "unet/diffusion_pytorch_model.safetensors"
+COPYING = 0.01  # p-value below which the card says that the model copies
 LICENSES = {"CC BY 4.0": "cc-by-4.0", "CC BY-NC 4.0": "cc-by-nc-4.0", "CC0 1.0": "cc0-1.0"}
 
 
@@ -124,54 +125,58 @@ def _values(folder: Path, summary: dict[str, Any], metrics: Metrics | None, load
         "training_config": yaml.safe_dump(config, sort_keys=False).strip(),
         "has_loss": (folder / "loss.png").is_file(),
         "findings": findings(summary["audit"]),
-        "metrics": _metric_values(metrics) if metrics else None,
+        "metrics": _metric_values(metrics, folder) if metrics else None,
     }
 
 
-def _metric_values(metrics: Metrics) -> dict[str, Any]:
+def _metric_values(metrics: Metrics, folder: Path) -> dict[str, Any]:
     def row(record: MetricRecord) -> dict[str, Any]:
         interval = "–" if record.interval is None else f"{record.interval[0]:.3g} … {record.interval[1]:.3g}"
-        class_name = "all" if record.class_ is None else metrics.dataset["id2label"][str(record.class_)]
         return {
-            "label": record.label + ("*" if record.note and record.name == "frechet_distance" else ""),
-            "class_name": class_name,
+            "label": record.label,
+            "class_name": "" if record.class_ is None else metrics.dataset["id2label"][str(record.class_)],
             "value": f"{record.value:.3g}",
             "interval": interval,
             "floor": f"{record.floor:.3g}",
+            "ratio": "" if record.ratio is None else f"{record.ratio:.2g}",
             "n_real": record.n_real,
             "n_generated": record.n_generated,
         }
 
-    sources = dict.fromkeys(
-        f"{record.floor_source} ({record.name.replace('_', ' ')})"
-        for record in metrics.metrics
-        if record.class_ is None
-    )
+    overall = [record for record in metrics.metrics if record.class_ is None]
+    sources: dict[str, dict[str, None]] = {}
+    for record in overall:
+        sources.setdefault(record.floor_source, {})[f"{NAMES[record.name]} ({record.extractor})"] = None
     return {
-        "rows": [row(record) for record in metrics.metrics],
-        "floor_sources": "; ".join(sources),
+        "rows": [row(record) for record in overall],
+        "class_rows": [row(record) for record in metrics.metrics if record.class_ is not None],
+        "floor_sources": {source: ", ".join(labels) for source, labels in sources.items()},
         "sampling": metrics.sampling,
-        "has_fid": any(record.extractor == "inception" for record in metrics.metrics),
-        "memorization": _memorization(metrics),
+        "refused": metrics.refused,
+        "has_fid": any(record.extractor == "inception" for record in overall),
+        "has_pictures": (folder / "ratios.png").is_file() and (folder / "closest_generated.png").is_file(),
+        "memorization": _memorization(overall),
     }
 
 
-def _memorization(metrics: Metrics) -> str:
-    records = [record for record in metrics.metrics if record.name == "memorized_share"]
-    if not records:
+def _memorization(overall: list[MetricRecord]) -> str:
+    shares = [record for record in overall if record.name == "memorized_share"]
+    if not shares:
         return "Not checked."
-    record = records[0]
-    low, high = record.interval or (0.0, 1.0)
-    sentence = (
-        f"{record.value:.2%} of the generated images (95 % interval {low:.2%} … {high:.2%}) lie nearer to a training image "
-        f"than 99 % of fresh real images do; fresh real images score {record.floor:.0%}. "
-    )
-    if low > record.floor:
-        return (
-            sentence
-            + "**That is more than chance: this model reproduces training images.** Do not publish its images."
+    sentences = [
+        f"{record.value:.2%} of the generated images lie nearer to a training image ({record.extractor}) than "
+        f"{1 - record.floor:.1%} of fresh real images do (p = {record.p_value:.2g})."
+        for record in shares
+    ]
+    if any(record.p_value is not None and record.p_value < COPYING for record in shares):
+        sentences.append(
+            "**That is more than chance: this model reproduces training images.** Do not publish its images."
         )
-    return sentence + "No sign of copying by this measure (pixel distance; shifted or mirrored copies escape it)."
+    else:
+        sentences.append(
+            "No sign of copying by these measures; the pixel one counts mirrored and slightly shifted copies."
+        )
+    return " ".join(sentences)
 
 
 def main(argv: Sequence[str] | None = None) -> None:

@@ -8,6 +8,7 @@ from PIL import Image
 
 from medmnist_diffusion.diffusion.loss_log import BUCKETS
 from medmnist_diffusion.files import atomic_file
+from medmnist_diffusion.metrics.records import Metrics
 
 matplotlib.use("Agg")
 from matplotlib import pyplot as plt
@@ -95,6 +96,65 @@ def real_beside_generated(
         for spine in axis.spines.values():
             spine.set_visible(False)
     figure.suptitle(title)
+    with atomic_file(path) as temporary:
+        figure.savefig(temporary, dpi=90)
+    plt.close(figure)
+
+
+def plot_ratios(metrics: Metrics, path: Path) -> None:
+    """Each overall figure ÷ its floor with its interval, on a logarithmic axis; 1 is as real images score.
+
+    Unbiased distances are left out: their floors lie about zero.
+    """
+    rows = []
+    for record in metrics.metrics:
+        if record.class_ is not None or record.floor <= 0 or record.value <= 0:
+            continue
+        if record.name in ("kernel_distance", "frechet_distance_extrapolated"):
+            continue
+        low, high = record.ratio_interval or tuple(
+            end / record.floor for end in record.interval or (record.value,) * 2
+        )
+        rows.append((record.label, record.value / record.floor, low, high))
+    figure, axes = plt.subplots(figsize=(8, 0.28 * len(rows) + 1), constrained_layout=True)
+    for at, (_, ratio, low, high) in enumerate(reversed(rows)):
+        axes.plot([max(low, 0.01), high], [at, at], color="C0")
+        axes.plot(ratio, at, "o", color="C0", ms=4)
+    axes.axvline(1, color="0.5", lw=1)
+    axes.set(xscale="log", xlabel="figure ÷ floor (1: as real images score)", yticks=range(len(rows)))
+    axes.set_yticklabels([label for label, *_ in reversed(rows)], fontsize=8)
+    axes.xaxis.set_major_formatter("{x:g}")
+    axes.grid(alpha=0.3)
+    with atomic_file(path) as temporary:
+        figure.savefig(temporary, dpi=90)
+    plt.close(figure)
+
+
+def plot_closest(
+    generated: np.ndarray, real: np.ndarray | None, distances: np.ndarray, rows: np.ndarray, path: Path, title: str
+) -> None:
+    """Generated images with their distance to the nearest training image and its row; below them, where given, that image.
+
+    Args:
+        generated, real: uint8 N×H×W×C. Leave `real` out of anything that is published: it shows training images.
+        distances, rows: N, grey levels (RMS) and rows of the training split.
+    """
+    lines = [generated] if real is None else [generated, real]
+    figure, axes = plt.subplots(
+        len(lines),
+        len(generated),
+        figsize=(1.15 * len(generated), 1.25 * len(lines) + 0.7),
+        squeeze=False,
+        constrained_layout=True,
+    )
+    for line, (name, images) in enumerate(zip(("generated", "nearest in train"), lines, strict=False)):
+        for axis, image, distance, row in zip(axes[line], images, distances, rows, strict=True):
+            axis.imshow(image.squeeze(-1) if image.shape[-1] == 1 else image, cmap="gray", vmin=0, vmax=255)
+            axis.set(xticks=[], yticks=[])
+            if line == len(lines) - 1:
+                axis.set_xlabel(f"{distance:.1f}\ntrain {row}", fontsize=7)
+        axes[line, 0].set_ylabel(name, fontsize=8)
+    figure.suptitle(title, fontsize=9)
     with atomic_file(path) as temporary:
         figure.savefig(temporary, dpi=90)
     plt.close(figure)

@@ -1,0 +1,227 @@
+"""Which metric sees what: known faults planted into real images, at rising strength, and what each metric says.
+
+    make sanity                                             # PneumoniaMNIST from $MEDMNIST_ROOT
+    python benchmarks/metric_sanity.py --dataset phantom
+
+The images under test are real ones that no generator made: half of the training split is the reference, 600 images of the other
+half are the candidates, val is held out. Faults are planted into the candidates. A metric's reaction is how far it moved
+from the unspoiled candidates', in standard errors of the two. One more row compares the interval by random halves
+with the bootstrap. Writes a JSON file and a heat map beside it.
+"""
+
+import argparse
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import matplotlib
+import numpy as np
+from scipy.ndimage import gaussian_filter
+from tqdm import tqdm
+
+from medmnist_diffusion.data import ImageDataset, Split, load_dataset
+from medmnist_diffusion.errors import run_command
+from medmnist_diffusion.files import atomic_file, write_json
+from medmnist_diffusion.metrics.evaluation import Evaluation
+from medmnist_diffusion.metrics.extractors import make_extractor
+from medmnist_diffusion.metrics.frechet import FeatureStatistics, frechet_distance
+from medmnist_diffusion.metrics.intervals import Z, halves, spread
+from medmnist_diffusion.metrics.records import MetricRecord
+
+matplotlib.use("Agg")
+from matplotlib import pyplot as plt
+
+CANDIDATES = 600
+SPACES = ("classifier", "texture", "pca")
+RESULTS = Path(__file__).parent / "results"
+Fault = Callable[[Split, ImageDataset, float, np.random.Generator], Split]
+
+
+def changed(split: Split, images: np.ndarray) -> Split:
+    return Split(split.name, images.round().clip(0, 255).astype(np.uint8), split.labels)
+
+
+def blur(split: Split, dataset: ImageDataset, strength: float, rng: np.random.Generator) -> Split:
+    return changed(split, gaussian_filter(split.images.astype(float), (0, strength, strength, 0)))
+
+
+def noise(split: Split, dataset: ImageDataset, strength: float, rng: np.random.Generator) -> Split:
+    return changed(split, split.images + rng.normal(0, strength, split.images.shape))
+
+
+def contrast(split: Split, dataset: ImageDataset, strength: float, rng: np.random.Generator) -> Split:
+    mean = split.images.mean((1, 2, 3), keepdims=True)
+    return changed(split, mean + (split.images - mean) * (1 - strength))
+
+
+def wrong_labels(split: Split, dataset: ImageDataset, strength: float, rng: np.random.Generator) -> Split:
+    labels = split.labels.copy()
+    rows = rng.permutation(len(labels))[: int(strength * len(labels))]
+    labels[rows] = (labels[rows] + 1) % dataset.num_classes
+    return Split(split.name, split.images, labels)
+
+
+def drop_modes(split: Split, dataset: ImageDataset, strength: float, rng: np.random.Generator) -> Split:
+    """Within each class the images farthest from its mean image are replaced by ones that are near it."""
+    rows = np.arange(len(split))
+    flat = split.images.reshape(len(split), -1).astype(float)
+    for label in np.unique(split.labels):
+        members = rows[split.labels == label]
+        distance = ((flat[members] - flat[members].mean(0)) ** 2).mean(1)
+        by_distance = members[np.argsort(distance)]
+        kept = by_distance[: max(2, int((1 - strength) * len(members)))]
+        rows[split.labels == label] = np.concatenate([kept, rng.choice(kept, len(members) - len(kept))])
+    jitter = rng.integers(-2, 3, split.images.shape)  # so that the repetition itself is not what is seen
+    return changed(split.subset(rows), split.images[rows] + jitter)
+
+
+def duplicates(split: Split, dataset: ImageDataset, strength: float, rng: np.random.Generator) -> Split:
+    """So many images are replaced by repetitions of other candidates of their class."""
+    rows = np.arange(len(split))
+    for label in np.unique(split.labels):
+        members = rng.permutation(np.flatnonzero(split.labels == label))
+        count = int(strength * len(members))
+        rows[members[:count]] = rng.choice(members[count:], count)
+    return split.subset(rows)
+
+
+def copies(disguise: Callable[[np.ndarray], np.ndarray]) -> Fault:
+    def fault(split: Split, dataset: ImageDataset, strength: float, rng: np.random.Generator) -> Split:
+        images = split.images.astype(float)
+        for label in np.unique(split.labels):
+            members = rng.permutation(np.flatnonzero(split.labels == label))[
+                : int(strength * (split.labels == label).sum())
+            ]
+            originals = rng.permutation(np.flatnonzero(dataset.train.labels == label))[: len(members)]
+            images[members] = disguise(dataset.train.images[originals].astype(float))
+        return changed(split, images)
+
+    return fault
+
+
+FAULTS: dict[str, tuple[Fault, tuple[float, ...]]] = {
+    "blur (σ px)": (blur, (0.3, 0.6, 1.2)),
+    "blobs: blur (σ px)": (blur, (4.0,)),
+    "noise (grey levels)": (noise, (2, 6, 20)),
+    "contrast lost": (contrast, (0.05, 0.15, 0.4)),
+    "wrong labels": (wrong_labels, (0.05, 0.2, 0.5)),
+    "modes dropped": (drop_modes, (0.2, 0.5, 0.8)),
+    "images repeated": (duplicates, (0.05, 0.2, 0.5)),
+    "training copies, exact": (copies(lambda x: x), (0.05, 0.2, 0.5)),
+    "training copies, noised (6)": (
+        copies(lambda x: x + np.random.default_rng(1).normal(0, 6, x.shape)),
+        (0.05, 0.2, 0.5),
+    ),
+    "training copies, shifted (1, 2 px)": (copies(lambda x: np.roll(x, (1, 2), (1, 2))), (0.05, 0.2, 0.5)),
+    "training copies, mirrored": (copies(lambda x: x[:, :, ::-1]), (0.05, 0.2, 0.5)),
+}
+
+
+def measure(dataset: ImageDataset, candidates: Split) -> list[MetricRecord]:
+    evaluation = Evaluation(dataset, candidates)
+    for space in SPACES:
+        evaluation.compare_features(make_extractor(space, dataset))
+    evaluation.judge_labels()
+    evaluation.look_for_copies()
+    return [record for record in evaluation.ordered_records() if record.class_ is None]
+
+
+def reaction(record: MetricRecord, unspoiled: MetricRecord) -> float:
+    """How far a figure moved, in standard errors of the two; p-values' figures against chance are shown the same way."""
+    errors = [np.ptp(r.interval) / (2 * Z) if r.interval else 0.0 for r in (record, unspoiled)]
+    return float((record.value - unspoiled.value) / max(np.hypot(*errors), 1e-9))
+
+
+def interval_check(
+    features: np.ndarray, reference: np.ndarray, repetitions: int = 40, n: int = 300
+) -> dict[str, float]:
+    """The true spread over disjoint draws of n images, against what random halves and the bootstrap say of one draw."""
+    statistics, rng = FeatureStatistics.of(reference), np.random.default_rng(0)
+    values, by_halves, by_bootstrap, bootstrap_means = [], [], [], []
+    for i in range(repetitions):
+        draw = features[rng.permutation(len(features))[:n]]
+        values.append(frechet_distance(statistics, draw))
+        by_halves.append(spread([frechet_distance(statistics, draw[rows]) for rows in halves(n, i)]))
+        again = [frechet_distance(statistics, draw[rng.integers(n, size=n)]) for _ in range(20)]
+        by_bootstrap.append(spread(again))
+        bootstrap_means.append(np.mean(again))
+    return {
+        "n": n,
+        "mean_distance": float(np.mean(values)),
+        "true_standard_error": float(np.std(values, ddof=1)),
+        "halves_standard_error": float(np.mean(by_halves)),
+        "bootstrap_standard_error": float(np.mean(by_bootstrap)),
+        "bootstrap_mean_distance": float(np.mean(bootstrap_means)),
+    }
+
+
+def plot(result: dict, path: Path) -> None:
+    rows = [(f"{row['fault']} {row['strength']:g}", row["reactions"]) for row in result["faults"]]
+    columns = list(rows[0][1])
+    table = np.array([[reactions[column] for column in columns] for _, reactions in rows])
+    figure, axes = plt.subplots(figsize=(0.34 * len(columns) + 3.2, 0.24 * len(rows) + 2.6), constrained_layout=True)
+    picture = axes.imshow(np.sign(table) * np.log2(1 + np.abs(table)), cmap="RdBu_r", vmin=-6, vmax=6, aspect="auto")
+    axes.set_xticks(range(len(columns)), columns, rotation=90, fontsize=7)
+    axes.set_yticks(range(len(rows)), [name for name, _ in rows], fontsize=7)
+    for (y, x), value in np.ndenumerate(table):
+        if abs(value) >= 3:
+            axes.text(x, y, f"{min(abs(value), 99):.0f}", ha="center", va="center", fontsize=5.5)
+    axes.set_title(f"Standard errors moved ({result['dataset']}; blank: fewer than 3)", fontsize=9)
+    figure.colorbar(picture, ax=axes, shrink=0.4, ticks=[-6, -3, 0, 3, 6], label="± log₂(1 + |standard errors|)")
+    with atomic_file(path) as temporary:
+        figure.savefig(temporary, dpi=110)
+    plt.close(figure)
+
+
+def main(argv: Sequence[str]) -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
+    parser.add_argument("--dataset", default="pneumoniamnist")
+    parser.add_argument("--root")
+    parser.add_argument("--output", type=Path, default=RESULTS)
+    args = parser.parse_args(argv)
+    whole = load_dataset(args.dataset, args.root)
+    rng = np.random.default_rng(0)
+    order = rng.permutation(len(whole.train))
+    half = len(order) // 2
+    dataset = replace(whole, splits={**whole.splits, "train": whole.train.subset(np.sort(order[:half]))})
+    rest = whole.train.subset(np.sort(order[half:]))
+    candidates = rest.subset(np.sort(rng.permutation(len(rest))[:CANDIDATES]))
+
+    unspoiled = {record.label: record for record in measure(dataset, candidates)}
+    faults = []
+    cases = [(name, fault, strength) for name, (fault, strengths) in FAULTS.items() for strength in strengths]
+    for name, fault, strength in tqdm(cases, desc="faults"):
+        spoiled = measure(dataset, fault(candidates, dataset, strength, np.random.default_rng(1)))
+        faults.append(
+            {
+                "fault": name,
+                "strength": strength,
+                "values": {record.label: record.value for record in spoiled},
+                "p_values": {record.label: record.p_value for record in spoiled if record.p_value is not None},
+                "reactions": {r.label: reaction(r, unspoiled[r.label]) for r in spoiled if r.label in unspoiled},
+            }
+        )
+    texture = make_extractor("texture", dataset)
+    checks = interval_check(
+        next(iter(texture.embed(rest.images).values())), next(iter(texture.embed(dataset.train.images).values()))
+    )
+    result = {
+        "command": f"python benchmarks/metric_sanity.py --dataset {args.dataset}",
+        "dataset": args.dataset,
+        "reference_images": len(dataset.train),
+        "candidates": len(candidates),
+        "unspoiled": {
+            label: record.model_dump(include={"value", "interval", "floor", "ratio_interval", "p_value"})
+            for label, record in unspoiled.items()
+        },
+        "faults": faults,
+        "intervals": checks,
+    }  # fmt: skip
+    write_json(args.output / f"metric_sanity_{args.dataset}.json", result)
+    plot(result, args.output / f"metric_sanity_{args.dataset}.png")
+    print(f"Written to {args.output}")
+
+
+if __name__ == "__main__":
+    sys.exit(run_command(main))

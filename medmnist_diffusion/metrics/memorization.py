@@ -1,0 +1,154 @@
+"""Copies: are generated images nearer to the training images than fresh real images are?
+
+Everything here is relative to held-out real images, which lie near to the training set too. Held-out images that are copies
+of training images themselves are left out: with leaks in the threshold, no copy would ever be flagged.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from scipy.stats import betabinom, mannwhitneyu
+
+from medmnist_diffusion.data.dataset import ImageDataset, Split
+from medmnist_diffusion.data.duplicates import image_hashes, in_other, near_pairs
+from medmnist_diffusion.errors import UserError
+from medmnist_diffusion.metrics.intervals import Estimate
+
+QUANTILE = 0.01  # of the held-out distances: fresh real images fall below it this often
+SHIFT = 2  # pixels; a copy may be moved by so much in either direction, and mirrored
+WORKING_SIZE = 28  # larger images are averaged down first: copies stay copies, and the cost stays bounded
+NEAR_COPY_GREY_LEVELS = 5.0
+CHUNK = 1024
+
+
+@dataclass(frozen=True)
+class NearestImages:
+    """For each query: its distance to the nearest reference, and that reference's row."""
+
+    distances: np.ndarray
+    rows: np.ndarray
+
+
+def clean_held_out(dataset: ImageDataset) -> Split:
+    """The val images that are neither copies nor near-copies of training images.
+
+    Raises:
+        UserError: if none is left.
+    """
+    train, val = dataset.train, dataset.splits["val"]
+    copies = in_other(image_hashes(val), image_hashes(train))
+    copies[[i for i, _ in near_pairs(val, train, NEAR_COPY_GREY_LEVELS)]] = True
+    if copies.all():
+        raise UserError(
+            f"{dataset.name}: all val images also stand in train, so nothing tells a copy from a fresh image. Give a val split "
+            "of images that train does not have."
+        )
+    return val.subset(np.flatnonzero(~copies))
+
+
+def nearest_copies(queries: Split, train: Split) -> NearestImages:
+    """The nearest training image of each query, mirrored and shifted by up to 2 pixels as fits best.
+
+    Distances are root-mean-square grey levels over the interior that all shifts share, at most 28 pixels a side.
+    """
+    references = torch.cat([_interior(block, 0, 0).flatten(1) for block in _blocks(train)])
+    norms = (references**2).sum(1)
+    distances, rows = [], []
+    for block in _blocks(queries):
+        best = torch.full((len(block),), torch.inf)
+        best_row = torch.zeros(len(block), dtype=torch.long)
+        for mirrored in (block, block.flip(-1)):
+            for dy in range(-SHIFT, SHIFT + 1):
+                for dx in range(-SHIFT, SHIFT + 1):
+                    moved = _interior(mirrored, dy, dx).flatten(1)
+                    nearest = (norms - 2 * moved @ references.T).min(1)
+                    # Recomputed from the pixels: the expanded square loses digits exactly where copies are close.
+                    distance = (moved - references[nearest.indices]).square().mean(1).sqrt()
+                    nearer = distance < best
+                    best = torch.where(nearer, distance, best)
+                    best_row = torch.where(nearer, nearest.indices, best_row)
+        distances.append(best)
+        rows.append(best_row)
+    return NearestImages(torch.cat(distances).numpy(), torch.cat(rows).numpy())
+
+
+def nearest_features(queries: np.ndarray, references: np.ndarray, exclude_self: bool = False) -> NearestImages:
+    """The nearest reference of each query by Euclidean distance; with `exclude_self` both are one set."""
+    left, right = (
+        torch.from_numpy(np.asarray(queries, np.float64)),
+        torch.from_numpy(np.asarray(references, np.float64)),
+    )
+    distances, rows = [], []
+    for at in range(0, len(left), CHUNK):
+        block = torch.cdist(left[at : at + CHUNK], right)
+        if exclude_self:
+            block[torch.arange(len(block)), torch.arange(at, at + len(block))] = torch.inf
+        nearest = block.min(1)
+        distances.append(nearest.values)
+        rows.append(nearest.indices)
+    return NearestImages(torch.cat(distances).numpy(), torch.cat(rows).numpy())
+
+
+@dataclass(frozen=True)
+class Threshold:
+    """A low order statistic of held-out distances. `expected` is how often a fresh image falls below it."""
+
+    value: float
+    rank: int
+    held_out: int
+
+    @classmethod
+    def of(cls, held_out: np.ndarray, quantile: float = QUANTILE) -> "Threshold":
+        rank = max(1, int(np.floor(quantile * (len(held_out) + 1))))
+        return cls(float(np.sort(held_out)[rank - 1]), rank, len(held_out))
+
+    @property
+    def expected(self) -> float:
+        return self.rank / (self.held_out + 1)
+
+    def p_value(self, flagged: int, n: int) -> float:
+        """Chance that at least `flagged` of n fresh images fall below: exact for exchangeable images (beta-binomial), so that
+        the threshold's own uncertainty is in it."""
+        return float(betabinom.sf(flagged - 1, n, self.rank, self.held_out + 1 - self.rank))
+
+
+def nearness_to_train(generated: np.ndarray, held_out: np.ndarray) -> tuple[Estimate, float]:
+    """The chance that a generated image lies nearer to the training set than a held-out one, and a p-value.
+
+    ½ where the generator does not copy; 1 for copies (the data-copying test of Meehan et al. 2020, arXiv 2004.05675: the
+    Mann–Whitney statistic of the two sets of distances, ÷ nm). The p-value is one-sided, for copying.
+    """
+    n, m = len(generated), len(held_out)
+    test = mannwhitneyu(held_out, generated, alternative="greater")
+    order, other = np.sort(held_out), np.sort(generated)
+    farther = 1 - (np.searchsorted(order, generated, "left") + np.searchsorted(order, generated, "right")) / (2 * m)
+    nearer = (np.searchsorted(other, held_out, "left") + np.searchsorted(other, held_out, "right")) / (2 * n)
+    error = float(np.sqrt(farther.var(ddof=1) / n + nearer.var(ddof=1) / m))  # DeLong's
+    return Estimate(float(test.statistic / (n * m)), error, 0, 1), float(test.pvalue)
+
+
+def authentic(queries: NearestImages, train_to_train: NearestImages) -> np.ndarray:
+    """Mask of the queries that are farther from their nearest training image than that is from its own nearest one.
+
+    Alaa et al. 2022 (arXiv 2102.08921). What is not authentic could be a noisy copy.
+    """
+    return queries.distances > train_to_train.distances[queries.rows]
+
+
+def _blocks(split: Split) -> list[torch.Tensor]:
+    """Grey levels as float32 n×C×S×S in chunks, S at most 28."""
+    blocks = []
+    for chunk in split.chunks(CHUNK):
+        images = torch.from_numpy(np.ascontiguousarray(chunk)).permute(0, 3, 1, 2).float()
+        if images.shape[-1] > WORKING_SIZE:
+            images = F.adaptive_avg_pool2d(images, WORKING_SIZE)
+        blocks.append(images)
+    return blocks
+
+
+def _interior(images: torch.Tensor, dy: int, dx: int) -> torch.Tensor:
+    """The window that every shift by at most SHIFT leaves inside, moved by (dy, dx)."""
+    size = images.shape[-1] - 2 * SHIFT
+    return images[..., SHIFT + dy : SHIFT + dy + size, SHIFT + dx : SHIFT + dx + size]

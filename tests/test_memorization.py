@@ -1,0 +1,148 @@
+"""Copies: planted ones are found (exact, noised, shifted, mirrored), fresh images are not, leaks hide nothing."""
+
+import numpy as np
+import pytest
+from scipy.stats import kstest
+
+from medmnist_diffusion.data import load_dataset, phantom
+from medmnist_diffusion.data.dataset import Split
+from medmnist_diffusion.data.npz import write_npz
+from medmnist_diffusion.errors import UserError
+from medmnist_diffusion.metrics.evaluation import Evaluation
+from medmnist_diffusion.metrics.memorization import (
+    Threshold,
+    authentic,
+    nearest_copies,
+    nearest_features,
+    nearness_to_train,
+)
+from medmnist_diffusion.metrics.records import MetricRecord
+
+
+@pytest.fixture(scope="module")
+def dataset(tmp_path_factory):
+    path = tmp_path_factory.mktemp("data") / "set.npz"
+    write_npz(path, phantom.make_phantom(seed=11, counts={"train": 600, "val": 300, "test": 50}))
+    return load_dataset(str(path))
+
+
+def fresh(count: int) -> Split:
+    arrays = phantom.make_phantom(seed=99, counts={"train": count})
+    return Split("fresh", arrays["train_images"][..., None], arrays["train_labels"][:, 0].astype(np.int64))
+
+
+def planted(dataset, share: float, kind: str, n: int = 400) -> Split:
+    """Fresh images, the first `share` of them replaced by training images in one disguise."""
+    split, rng = fresh(n), np.random.default_rng(0)
+    count = int(share * n)
+    copies = dataset.train.images[:count].astype(int)
+    if kind == "noised":
+        copies = copies + rng.normal(0, 3, copies.shape).round().astype(int)
+    elif kind == "shifted":
+        copies = np.roll(copies, (1, -2), axis=(1, 2))
+    elif kind == "mirrored":
+        copies = copies[:, :, ::-1]
+    images = np.concatenate([copies.clip(0, 255).astype(np.uint8), split.images[count:]])
+    return Split(kind, images, np.concatenate([dataset.train.labels[:count], split.labels[count:]]))
+
+
+def records(dataset, split: Split) -> dict[str, MetricRecord]:
+    evaluation = Evaluation(dataset, split)
+    evaluation.look_for_copies()
+    return {record.name: record for record in evaluation.ordered_records() if record.class_ is None}
+
+
+def test_fresh_images_are_not_flagged(dataset):
+    found = records(dataset, fresh(400))
+    assert found["memorized_share"].p_value > 0.05
+    assert found["nearness_to_train"].p_value > 0.01
+    assert found["nearness_to_train"].interval[0] < 0.5 < found["nearness_to_train"].interval[1]
+    assert found["authenticity"].value == pytest.approx(found["authenticity"].floor, abs=0.1)
+    assert found["duplicate_share"].value < 0.05
+
+
+@pytest.mark.parametrize("kind", ["exact", "noised", "shifted", "mirrored"])
+def test_five_percent_of_copies_are_flagged(dataset, kind):
+    record = records(dataset, planted(dataset, 0.05, kind))["memorized_share"]
+    assert record.p_value < 0.01
+    assert 0.05 <= record.value < 0.09
+
+
+def test_nothing_but_copies(dataset):
+    found = records(dataset, planted(dataset, 1.0, "noised"))
+    assert found["memorized_share"].value == 1
+    assert found["nearness_to_train"].value == pytest.approx(1)
+    assert found["nearness_to_train"].p_value < 1e-20
+    assert found["authenticity"].value < 0.05
+
+
+def test_repeated_samples_are_flagged(dataset):
+    split = fresh(200)
+    twice = Split("twice", np.concatenate([split.images] * 2), np.concatenate([split.labels] * 2))
+    record = records(dataset, twice)["duplicate_share"]
+    assert record.value > 0.5  # both of a pair must be among the compared ones
+    assert record.floor < 0.02
+
+
+def test_leaks_do_not_hide_copies(tmp_path):
+    """With training images in val, the 1 % quantile of val's distances would be 0 and nothing would be flagged."""
+    arrays = phantom.make_phantom(counts={"train": 240, "val": 80, "test": 80})
+    arrays["val_images"][:10] = arrays["train_images"][:10]
+    write_npz(tmp_path / "leaky.npz", arrays)
+    leaky = load_dataset(str(tmp_path / "leaky.npz"))
+    record = records(leaky, leaky.train)["memorized_share"]
+    assert record.value == 1
+    assert "10 left out" in record.floor_source
+
+
+def test_val_that_is_train_cannot_judge_copies(tmp_path):
+    arrays = phantom.make_phantom(counts={"train": 60, "val": 60, "test": 60})
+    for part in ("images", "labels"):
+        arrays[f"val_{part}"] = arrays[f"train_{part}"]
+    write_npz(tmp_path / "same.npz", arrays)
+    same = load_dataset(str(tmp_path / "same.npz"))
+    with pytest.raises(UserError, match="all val images also stand in train"):
+        records(same, same.train)
+
+
+# Pieces
+
+
+def test_nearest_copy_finds_the_disguised_original(dataset):
+    for kind in ("exact", "shifted", "mirrored"):
+        found = nearest_copies(planted(dataset, 1.0, kind, 100), dataset.train)
+        assert found.rows.tolist() == list(range(100)), kind
+        np.testing.assert_allclose(found.distances, 0, atol=1e-3)
+
+
+def test_nearest_features_against_brute_force():
+    rng = np.random.default_rng(0)
+    queries, references = rng.normal(size=(30, 5)), rng.normal(size=(40, 5))
+    distances = np.linalg.norm(queries[:, None] - references[None], axis=-1)
+    found = nearest_features(queries, references)
+    np.testing.assert_allclose(found.distances, distances.min(1))
+    assert found.rows.tolist() == distances.argmin(1).tolist()
+    itself = nearest_features(references, references, exclude_self=True)
+    assert (itself.distances > 0).all()
+    assert (authentic(nearest_features(references, references), itself) == 0).all()
+
+
+def test_threshold_p_values_are_exact_for_fresh_images():
+    """Under exchangeability they are (super-)uniform: at most 5 % of them lie below 0.05, with the threshold's luck included."""
+    rng = np.random.default_rng(0)
+    p_values = []
+    for _ in range(2000):
+        threshold = Threshold.of(rng.exponential(size=300))
+        p_values.append(threshold.p_value(int((rng.exponential(size=500) < threshold.value).sum()), 500))
+    for level in (0.01, 0.05, 0.2):
+        assert np.mean(np.array(p_values) <= level) <= level + 3 * np.sqrt(level / 2000)
+
+
+def test_nearness_is_the_mann_whitney_statistic():
+    rng = np.random.default_rng(0)
+    generated, held_out = rng.normal(size=80).round(1), rng.normal(0.5, 1, 60).round(1)
+    value, _ = nearness_to_train(generated, held_out)
+    pairs = (held_out[None] > generated[:, None]) + 0.5 * (held_out[None] == generated[:, None])
+    assert value.value == pytest.approx(pairs.mean())
+    p_values = [nearness_to_train(rng.normal(size=50), rng.normal(size=60))[1] for _ in range(300)]
+    assert kstest(p_values, "uniform").pvalue > 1e-3
