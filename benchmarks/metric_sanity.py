@@ -170,7 +170,7 @@ def plot(result: dict, path: Path) -> None:
     axes.set_title(f"Standard errors moved ({result['dataset']}; blank: fewer than 3)", fontsize=9)
     figure.colorbar(picture, ax=axes, shrink=0.4, ticks=[-6, -3, 0, 3, 6], label="± log₂(1 + |standard errors|)")
     with atomic_file(path) as temporary:
-        figure.savefig(temporary, dpi=110)
+        figure.savefig(temporary, dpi=85)
     plt.close(figure)
 
 

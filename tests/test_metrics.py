@@ -6,6 +6,7 @@ import shutil
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from scipy.ndimage import gaussian_filter
 from torch_fidelity import feature_extractor_inceptionv3
 from torch_fidelity.metric_fid import fid_features_to_statistics, fid_statistics_to_metric
@@ -23,6 +24,8 @@ from medmnist_diffusion.metrics.evaluation import Evaluation, plan_comparison
 from medmnist_diffusion.metrics.extractors import extract, make_extractor, texture_features
 from medmnist_diffusion.metrics.frechet import FeatureStatistics, frechet_distance, frechet_estimate
 from medmnist_diffusion.metrics.records import MetricRecord, Metrics
+
+from .conftest import run_python
 
 
 def distance(real: np.ndarray, generated: np.ndarray) -> float:
@@ -340,6 +343,19 @@ def test_the_same_images_give_the_same_file(evaluated, small_npz):
     assert (evaluated / "again.json").read_text() == (evaluated / "m.json").read_text()
 
 
+def test_two_processes_measure_the_same(evaluated, small_npz, tmp_path):
+    result = run_python(
+        "-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2", "-m", "medmnist_diffusion.cli",
+        "evaluate", str(evaluated / "fresh.npz"), "--dataset", str(small_npz), "--features", "classifier", "texture",
+        "--output", str(tmp_path / "two.json"), cwd=tmp_path,
+    )  # fmt: skip
+    assert result.returncode == 0, result.stderr[-2000:]
+    one, two = Metrics.read(evaluated / "m.json").metrics, Metrics.read(tmp_path / "two.json").metrics
+    assert [record.label for record in two] == [record.label for record in one]
+    for record, other in zip(one, two, strict=True):
+        assert other.value == pytest.approx(record.value, rel=1e-4, abs=1e-4), record.label
+
+
 def test_pipelines_and_image_folders_are_evaluated_too(trained_run, small_npz, tmp_path):
     pipeline = tmp_path / "pipeline"
     shutil.copytree(trained_run / "pipeline", pipeline)
@@ -381,6 +397,21 @@ def test_what_does_not_fit_is_refused(trained_run, small_npz, tmp_path, cli_erro
         "evaluate", pipeline, "--dataset", str(small_npz), *arguments, "--num_images", "1"
     )
     assert not (tmp_path / "m.json").exists()
+
+
+def test_bad_image_folders_are_named(small_npz, tmp_path, cli_error):
+    arguments = ["--dataset", str(small_npz), "--features", "texture", "--output", str(tmp_path / "m.json")]
+    (tmp_path / "empty").mkdir()
+    assert "no images found" in cli_error("evaluate", str(tmp_path / "empty"), *arguments)
+    good = Image.fromarray(np.full((28, 28), 90, np.uint8))
+    for name in ("0", "1"):
+        (tmp_path / "broken" / name).mkdir(parents=True)
+        good.save(tmp_path / "broken" / name / "good.png")
+        (tmp_path / "colour" / name).mkdir(parents=True)
+        good.convert("RGB").point(lambda value: value).save(tmp_path / "colour" / name / "good.png")
+    (tmp_path / "broken" / "1" / "torn.png").write_bytes((tmp_path / "broken" / "1" / "good.png").read_bytes()[:50])
+    assert "torn.png" in cli_error("evaluate", str(tmp_path / "broken"), *arguments)
+    assert "holds colour images" in cli_error("evaluate", str(tmp_path / "colour"), *arguments)
 
 
 # metrics.json

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
-import scipy.linalg
 from scipy.stats import linregress
 
 from medmnist_diffusion.metrics.intervals import Estimate, halves, spread
@@ -32,8 +31,39 @@ class FeatureStatistics:
     @cached_property
     def root(self) -> np.ndarray:
         """The symmetric square root of the covariance."""
-        values, vectors = scipy.linalg.eigh(self.covariance)
+        values, vectors = np.linalg.eigh(self.covariance)
         return (vectors * np.sqrt(values.clip(0))) @ vectors.T
+
+
+class GeneratedFeatures:
+    """Features n×D prepared for distances of many of their subsets to one reference: what all of them share is computed once."""
+
+    def __init__(self, real: FeatureStatistics, generated: np.ndarray) -> None:
+        self.real, self.features = real, np.asarray(generated, np.float64)
+        if not (np.isfinite(self.features).all() and np.isfinite(real.covariance).all()):
+            raise ValueError("features contain NaN or infinity")
+        self.turned = self.features @ real.root  # Σ_1^½ x
+        self.squares = (self.features**2).sum(1)
+
+    def __len__(self) -> int:
+        return len(self.features)
+
+    def distance(self, rows: np.ndarray | slice = slice(None)) -> float:
+        """The distance of a subset; see `frechet_distance`."""
+        features, turned = self.features[rows], self.turned[rows]
+        n, dim = features.shape
+        if n < 2 or self.real.count < 2:
+            raise ValueError(
+                f"a Fréchet distance needs at least 2 images on either side, not {min(n, self.real.count)}"
+            )
+        mean = features.mean(0)
+        turned = turned - turned.mean(0)
+        gram = turned @ turned.T if n <= dim else turned.T @ turned
+        root_trace = np.sqrt(np.linalg.eigvalsh(gram / (n - 1)).clip(0)).sum()
+        difference = self.real.mean - mean
+        total_variance = (self.squares[rows].sum() - n * mean @ mean) / (n - 1)
+        distance = difference @ difference + np.trace(self.real.covariance) + total_variance - 2 * root_trace
+        return max(float(distance), 0.0)
 
 
 def frechet_distance(real: FeatureStatistics, generated: np.ndarray) -> float:
@@ -46,29 +76,16 @@ def frechet_distance(real: FeatureStatistics, generated: np.ndarray) -> float:
     Raises:
         ValueError: for fewer than two images, or features that are not finite.
     """
-    generated = np.asarray(generated, np.float64)
-    n, dim = generated.shape
-    if n < 2 or real.count < 2:
-        raise ValueError(f"a Fréchet distance needs at least 2 images on either side, not {min(n, real.count)}")
-    if not (np.isfinite(generated).all() and np.isfinite(real.covariance).all()):
-        raise ValueError("features contain NaN or infinity")
-    mean = generated.mean(0)
-    factor = (generated - mean) @ real.root / np.sqrt(n - 1)
-    gram = factor @ factor.T if n <= dim else factor.T @ factor
-    root_trace = np.sqrt(scipy.linalg.eigvalsh(gram).clip(0)).sum()
-    difference = real.mean - mean
-    total_variance = ((generated - mean) ** 2).sum() / (n - 1)
-    distance = difference @ difference + np.trace(real.covariance) + total_variance - 2 * root_trace
-    return max(float(distance), 0.0)
+    return GeneratedFeatures(real, generated).distance()
 
 
 def frechet_estimate(real: FeatureStatistics, generated: np.ndarray, seed: int = 0) -> Estimate:
     """`frechet_distance` with its standard error over random halves; none below 8 images."""
-    value = frechet_distance(real, generated)
-    if len(generated) < 8:
-        return Estimate(value, None, 0)
-    replicates = [frechet_distance(real, generated[rows]) for rows in halves(len(generated), seed)]
-    return Estimate(value, spread(replicates), 0)
+    prepared = GeneratedFeatures(real, generated)
+    if len(prepared) < 8:
+        return Estimate(prepared.distance(), None, 0)
+    replicates = [prepared.distance(rows) for rows in halves(len(prepared), seed)]
+    return Estimate(prepared.distance(), spread(replicates), 0)
 
 
 def extrapolated_frechet_distance(real: FeatureStatistics, generated: np.ndarray, seed: int = 0) -> float:
@@ -76,17 +93,17 @@ def extrapolated_frechet_distance(real: FeatureStatistics, generated: np.ndarray
 
     Its bias for the number of generated images is gone, so that it may come out slightly below zero; that of the real side is not.
     """
-    n = len(generated)
-    rng = np.random.default_rng(seed)
-    sizes = np.linspace(n * EXTRAPOLATION_START, n, EXTRAPOLATION_SIZES).astype(int)
-    distances = [frechet_distance(real, generated[rng.permutation(n)[:size]]) for size in sizes]
-    return float(linregress(1 / sizes, distances).intercept)
+    return _extrapolate(GeneratedFeatures(real, generated), np.arange(len(generated)), np.random.default_rng(seed))
 
 
 def extrapolated_estimate(real: FeatureStatistics, generated: np.ndarray, seed: int = 0) -> Estimate:
     """`extrapolated_frechet_distance` with its standard error over random halves."""
-    value = extrapolated_frechet_distance(real, generated, seed)
-    rows_of_halves = halves(len(generated), seed)
-    return Estimate(
-        value, spread([extrapolated_frechet_distance(real, generated[rows], seed) for rows in rows_of_halves])
-    )
+    prepared, rng = GeneratedFeatures(real, generated), np.random.default_rng(seed)
+    value = _extrapolate(prepared, np.arange(len(prepared)), rng)
+    return Estimate(value, spread([_extrapolate(prepared, rows, rng) for rows in halves(len(prepared), seed)]))
+
+
+def _extrapolate(prepared: GeneratedFeatures, rows: np.ndarray, rng: np.random.Generator) -> float:
+    sizes = np.linspace(len(rows) * EXTRAPOLATION_START, len(rows), EXTRAPOLATION_SIZES).astype(int)
+    distances = [prepared.distance(rng.permutation(rows)[:size]) for size in sizes]
+    return float(linregress(1 / sizes, distances).intercept)

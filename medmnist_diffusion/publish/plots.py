@@ -116,12 +116,13 @@ def plot_ratios(metrics: Metrics, path: Path) -> None:
             end / record.floor for end in record.interval or (record.value,) * 2
         )
         rows.append((record.label, record.value / record.floor, low, high))
-    figure, axes = plt.subplots(figsize=(8, 0.28 * len(rows) + 1), constrained_layout=True)
+    edges = 0.1, max(10.0, 1.2 * max(ratio for _, ratio, *_ in rows))  # an interval without an end runs to the edge
+    figure, axes = plt.subplots(figsize=(8, 0.22 * len(rows) + 1), constrained_layout=True)
     for at, (_, ratio, low, high) in enumerate(reversed(rows)):
-        axes.plot([max(low, 0.01), high], [at, at], color="C0")
-        axes.plot(ratio, at, "o", color="C0", ms=4)
+        axes.plot([max(low, edges[0]), min(high, edges[1])], [at, at], color="C0")
+        axes.plot(np.clip(ratio, *edges), at, "o", color="C0", ms=4)
     axes.axvline(1, color="0.5", lw=1)
-    axes.set(xscale="log", xlabel="figure ÷ floor (1: as real images score)", yticks=range(len(rows)))
+    axes.set(xscale="log", xlim=edges, xlabel="figure ÷ floor (1: as real images score)", yticks=range(len(rows)))
     axes.set_yticklabels([label for label, *_ in reversed(rows)], fontsize=8)
     axes.xaxis.set_major_formatter("{x:g}")
     axes.grid(alpha=0.3)
