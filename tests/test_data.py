@@ -122,6 +122,43 @@ def test_parquet_folder_with_image_and_label_columns(tmp_path):
     np.testing.assert_array_equal(values // 10 % 2, labels)
 
 
+def test_text_labels_mean_the_same_in_every_split(tmp_path):
+    """A split that lacks a class must not shift the ids of the others."""
+    features = datasets.Features({"image": datasets.Image(), "label": datasets.Value("string")})
+    grey = {"a": 40, "b": 120, "c": 200}
+    for split, names in (("train", "abc" * 4), ("validation", "abc"), ("test", "aacc")):
+        pictures = [Image.fromarray(np.full((28, 28), grey[name], np.uint8)) for name in names]
+        table = datasets.Dataset.from_dict({"image": pictures, "label": list(names)}, features=features)
+        (tmp_path / "set").mkdir(exist_ok=True)
+        table.to_parquet(str(tmp_path / "set" / f"{split}-00000-of-00001.parquet"))
+    dataset = load_dataset(str(tmp_path / "set"))
+    assert dataset.id2label == {0: "a", 1: "b", 2: "c"}
+    for split in dataset.splits.values():
+        np.testing.assert_array_equal(split.images[:, 0, 0, 0], [list(grey.values())[k] for k in split.labels])
+
+
+def test_only_top_level_folders_name_splits(tmp_path):
+    """Classes and files whose names hold `test`, `train` or brackets are classes and files."""
+    folder = image_folder(tmp_path / "mine")
+    (folder / "benign").rename(folder / "test_positive")
+    (folder / "malignant").rename(folder / "training_artifact")
+    (folder / "test_positive" / "0.png").rename(folder / "test_positive" / "stress_test_1[0].png")
+    dataset = load_dataset(str(folder))
+    assert dataset.id2label == {0: "test_positive", 1: "training_artifact"}
+    assert {name: len(split) for name, split in dataset.splits.items()} == {"train": 32, "val": 4, "test": 4}
+
+
+def test_a_lone_test_folder_becomes_the_set_and_leaks_nowhere(tmp_path):
+    rng = np.random.default_rng(0)
+    for name in ("a", "b"):
+        (tmp_path / "mine" / "test" / name).mkdir(parents=True)
+        for i in range(20):
+            Image.fromarray(rng.integers(0, 256, (28, 28), np.uint8)).save(tmp_path / "mine" / "test" / name / f"{i}.png")
+    dataset = load_dataset(str(tmp_path / "mine"))
+    pixels = [image.tobytes() for split in dataset.splits.values() for image in split.images]
+    assert len(pixels) == len(set(pixels)) == 40
+
+
 def test_image_tensor_round_trip_is_exact():
     images = np.arange(256, dtype=np.uint8).reshape(1, 16, 16, 1)
     tensor = to_model_range(images)
@@ -290,6 +327,32 @@ def test_corrupt_image_in_a_folder_is_named(tmp_path, cli_error):
     error = cli_error("audit", str(folder))
     assert "7.png" in error
     assert "Replace or remove it" in error
+
+
+def test_damaged_image_of_every_kind_is_named(tmp_path, cli_error):
+    """Pillow raises SyntaxError and ValueError on damaged files, too."""
+    folder = image_folder(tmp_path / "mine")
+    whole = (folder / "benign" / "7.png").read_bytes()
+    at = whole.index(b"IDAT") - 4
+    (folder / "benign" / "7.png").write_bytes(whole[:at] + b"\x00\x00\x00\x10" + whole[at + 4 :])
+    assert "7.png" in cli_error("audit", str(folder))
+
+
+def test_labels_that_are_ids_of_something_else(tmp_path, arrays, cli_error):
+    labels = arrays["train_labels"].astype(np.int64)
+    labels[0] = 30_000_000
+    write_npz(tmp_path / "x.npz", {**arrays, "train_labels": labels})
+    error = cli_error("audit", str(tmp_path / "x.npz"))
+    assert "30000000" in error
+    assert "x.npz" in error
+
+
+def test_folder_with_one_class(tmp_path, cli_error):
+    folder = image_folder(tmp_path / "mine")
+    (folder / "malignant").rename(tmp_path / "elsewhere")
+    error = cli_error("audit", str(folder))
+    assert "one class only" in error
+    assert str(folder) in error
 
 
 def test_folder_without_images(tmp_path, cli_error):

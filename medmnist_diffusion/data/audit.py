@@ -55,6 +55,7 @@ def describe(dataset: ImageDataset) -> dict[str, Any]:
         "citation": dataset.citation,
         "description": dataset.description,
         "synthetic": dataset.synthetic,
+        "source": dataset.source,
         "notes": dataset.notes,
     }
 

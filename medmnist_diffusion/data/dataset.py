@@ -56,6 +56,7 @@ class ImageDataset:
         citation: how to cite it; may be empty.
         description: one paragraph.
         synthetic: True for the generated phantom.
+        source: "medmnist", "file" (an npz or a folder), "hub", or "generated".
         notes: what a user should know about how it was read (an unverified copy, splits that we drew).
     """
 
@@ -66,6 +67,7 @@ class ImageDataset:
     citation: str = ""
     description: str = ""
     synthetic: bool = False
+    source: str = "file"
     notes: list[str] = field(default_factory=list)
 
     @property

@@ -4,6 +4,7 @@ The layout: `train_images`, `train_labels`, `val_…`, `test_…`; images uint8 
 """
 
 import zipfile
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,8 @@ from medmnist_diffusion.data.dataset import CHUNK, Split
 from medmnist_diffusion.errors import UserError
 from medmnist_diffusion.files import atomic_file, file_hash
 
+# What zipfile raises on a damaged archive, or one that it cannot read (encrypted, say).
+DAMAGED = (zipfile.BadZipFile, zlib.error, EOFError, OSError, RuntimeError)
 SPLITS = ("train", "val", "test")
 REMEDY = "Write it with numpy.savez_compressed in MedMNIST's layout (see the README)."
 
@@ -30,7 +33,7 @@ def read_npz(path: Path, splits: tuple[str, ...] = SPLITS, in_memory_bytes: int 
     try:
         with zipfile.ZipFile(path) as archive:
             headers = {info.filename.removesuffix(".npy"): _header(archive, info) for info in archive.infolist()}
-    except (zipfile.BadZipFile, EOFError) as error:
+    except DAMAGED as error:
         raise UserError(
             f"{path}: not a readable npz file, or cut short ({error}). Download or write it again."
         ) from None
@@ -92,7 +95,7 @@ def _read_split(path: Path, split: str, headers: dict[str, Any], in_memory_bytes
             else "",
             in_memory_bytes=in_memory_bytes,
         )
-    except (zipfile.BadZipFile, EOFError, ValueError, zipfile.zlib.error) as error:  # type: ignore[attr-defined]
+    except (*DAMAGED, ValueError) as error:
         raise UserError(
             f"{where} cannot be read, the file is damaged ({error}). Download or write it again."
         ) from None

@@ -1,10 +1,12 @@
 """`load_dataset`: a flag, an npz, a folder, a Hub id or `phantom` in, one ImageDataset out."""
 
 import difflib
+import glob
 import hashlib
 import io
 import os
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +27,8 @@ MEDMNIST_CITATION = (
 )
 PHANTOMS = {"phantom": 1, "phantom-rgb": 3}
 DEFAULT_SIZE = 28
+# What Pillow raises on a file that is no image, or a damaged one.
+DAMAGED = (UnidentifiedImageError, Image.DecompressionBombError, OSError, ValueError, SyntaxError)
 GREY_MODES, COLOUR_MODES = ("1", "L", "LA"), ("RGB", "RGBA", "P", "CMYK", "YCbCr")
 
 
@@ -60,33 +64,36 @@ def load_dataset(
         nearest = difflib.get_close_matches(name.lower(), known, 1, cutoff=0.5)
         hint = f"Did you mean {nearest[0]!r}?" if nearest else f"Known: {', '.join(known)}."
         raise UserError(f"{name!r} is no MedMNIST flag, and no such file or folder exists. {hint}")
-    return _checked(dataset)
+    return _checked(dataset, name)
 
 
-def _checked(dataset: ImageDataset) -> ImageDataset:
+def _checked(dataset: ImageDataset, where: str) -> ImageDataset:
     """Labels are 0 … K − 1, there are at least two classes, and every class has a training image."""
     k = dataset.num_classes
     for split in dataset.splits.values():
         if len(split) == 0:
-            raise UserError(f"{dataset.name}: {split.name} is empty. Every split needs images.")
+            raise UserError(f"{where}: {split.name} is empty. Every split needs images: move some there.")
         outside = split.labels[(split.labels < 0) | (split.labels >= k)]
         if len(outside):
             raise UserError(
-                f"{dataset.name}: {split.name} has label {outside[0]}, outside the classes 0 … {k - 1}. Correct the label, "
+                f"{where}: {split.name} has label {outside[0]}, outside the classes 0 … {k - 1}. Correct the label, "
                 "or add training images of that class."
             )
     counts = np.bincount(dataset.train.labels, minlength=k)
     if k < 2:
-        raise UserError(f"{dataset.name}: there is one class only. A class-conditional model needs two or more.")
+        raise UserError(
+            f"{where}: there is one class only. A class-conditional model needs two or more: add images of another class, in a "
+            "subfolder of their own or with a label of their own."
+        )
     if not counts.all():
         empty = int(np.argmin(counts))
         raise UserError(
-            f"{dataset.name}: class {empty} ({dataset.id2label[empty]}) has no training image. Add some, or number the "
+            f"{where}: class {empty} ({dataset.id2label[empty]}) has no training image. Add some, or number the "
             "classes without gaps."
         )
     shapes = {split.images.shape[1:] for split in dataset.splits.values()}
     if len(shapes) > 1:
-        raise UserError(f"{dataset.name}: the splits' images differ in shape: {sorted(shapes)}. Make them alike.")
+        raise UserError(f"{where}: the splits' images differ in shape: {sorted(shapes)}. Make them alike.")
     return dataset
 
 
@@ -107,6 +114,7 @@ def _phantom(name: str, size: int) -> ImageDataset:
         license="CC0 1.0",
         description=phantom.DESCRIPTION,
         synthetic=True,
+        source="generated",
         notes=[phantom.DESCRIPTION],
     )
 
@@ -150,7 +158,14 @@ def _medmnist(flag: str, root: str | Path | None, size: int, download: bool) -> 
 
     labels = {int(label): name for label, name in info["label"].items()}
     return ImageDataset(
-        flag, read_npz(path), labels, info["license"], MEDMNIST_CITATION, info["description"], notes=notes
+        flag,
+        read_npz(path),
+        labels,
+        info["license"],
+        MEDMNIST_CITATION,
+        info["description"],
+        source="medmnist",
+        notes=notes,
     )
 
 
@@ -193,17 +208,27 @@ def _npz(path: Path, size: int | None) -> ImageDataset:
     train = splits["train"]
     if size not in (None, train.images.shape[1]):
         raise UserError(f"{path} holds {train.images.shape[1]} px images: --size {size} does not fit. Leave it out.")
-    classes = range(int(train.labels.max()) + 1)
+    highest = int(train.labels.max())
+    if highest >= len(train):  # ids of something else, patients say: no dictionary of millions of names
+        raise UserError(
+            f"{path}: train has label {highest} and only {len(train)} images. Number the classes 0 … K − 1 without gaps."
+        )
+    classes = range(highest + 1)
     return ImageDataset(path.stem, splits, {label: str(label) for label in classes})
 
 
 def load_labelled_folder(path: Path, dataset: ImageDataset) -> Split:
     """All images of a folder, labelled as in `dataset`: its subfolders bear class names, ids, or ids with names.
 
+    Nothing is resized or converted: a figure must be of the images as they are.
+
     Raises:
-        UserError: if a subfolder fits no class.
+        UserError: if a subfolder fits no class, an image has another size or other channels than the data set, or the folder
+            holds several splits.
     """
     tables = _folder_tables(path)
+    if len(tables) > 1:
+        raise UserError(f"{path} holds the splits {', '.join(tables)}. Give the folder of one of them.")
     features = next(iter(tables.values())).features
     ids = {}
     for number, folder in enumerate(features["label"].names):
@@ -216,10 +241,19 @@ def load_labelled_folder(path: Path, dataset: ImageDataset) -> Split:
         ids[number] = matches[0]
     table = next(iter(tables.values())).cast_column("image", _undecoded())
     size, channels = dataset.image_size, dataset.channels
-    if channels == 1 and not all(_is_grey(row, str(path)) for row in table["image"]):
+    grey = [_is_grey(row, str(path)) for row in table["image"]]
+    if channels == 1 and not all(grey) or channels == 3 and all(grey):
+        kinds = ("colour", "grey") if channels == 1 else ("grey", "colour")
         raise UserError(
-            f"{path} holds colour images, {dataset.name} grey ones. Convert them, or choose the right set."
+            f"{path} holds {kinds[0]} images, {dataset.name} {kinds[1]} ones. Convert them, or choose the right set."
         )
+    for row in table["image"]:
+        with _open(row, str(path)) as image:
+            if image.size != (size, size):
+                raise UserError(
+                    f"{row['path']} in {path} has {image.width}×{image.height} pixels, {dataset.name} {size}×{size}. Resize "
+                    "the images, or give --size."
+                )
     images = np.concatenate(list(_decoded(table, size, channels, str(path))))
     return Split("generated", images, np.array([ids[label] for label in table["label"]], np.int64))
 
@@ -237,19 +271,34 @@ def _folder(path: Path, size: int) -> ImageDataset:
 def _folder_tables(path: Path) -> Any:
     """`datasets`' imagefolder, labelled by the subfolders even where a metadata.csv lies beside them; or its parquet reader."""
     import datasets
-    from datasets.data_files import DataFilesDict, get_data_patterns
-
     cache = str(cache_dir() / "datasets")
     try:
         if any(path.rglob("*.parquet")):
             return datasets.load_dataset("parquet", data_dir=str(path), cache_dir=cache)
-        found = DataFilesDict.from_patterns(get_data_patterns(str(path)), base_path=str(path))
-        files = {split: [file for file in names if Path(file).stem != "metadata"] for split, names in found.items()}
+        files = {split: _image_patterns(folder) for split, folder in _split_folders(path).items()}
         return datasets.load_dataset("imagefolder", data_files=files, drop_labels=False, cache_dir=cache)
     except (datasets.exceptions.DatasetGenerationError, FileNotFoundError, ValueError) as error:
         raise UserError(
             f"{path}: no images found ({str(error).splitlines()[0][:120]}). Put them into one subfolder a class."
         ) from None
+
+
+def _split_folders(path: Path) -> dict[str, Path]:
+    """Split → folder, by the names of the top-level subfolders; the folder itself as `train` where there are none such.
+
+    `datasets` would also take a file or class named `stress_test` for a split.
+    """
+    names = {"train": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
+    found = {names[child.name.lower()]: child for child in path.iterdir() if child.name.lower() in names}
+    return {split: folder for split, folder in found.items() if folder.is_dir()} or {"train": path}
+
+
+def _image_patterns(folder: Path) -> list[str]:
+    """The image files under a folder, as patterns for `datasets` that each match one file whatever its name holds."""
+    from datasets.packaged_modules.imagefolder.imagefolder import ImageFolder
+
+    suffixes = set(ImageFolder.EXTENSIONS)
+    return sorted(glob.escape(str(file)) for file in folder.rglob("*") if file.suffix.lower() in suffixes)
 
 
 def _hub(name: str, size: int) -> ImageDataset:
@@ -264,7 +313,7 @@ def _hub(name: str, size: int) -> ImageDataset:
             f"{name}: neither an existing path nor a Hub data set that can be reached ({reason}). Check the name and the "
             "network, or give the path of an npz or an image folder."
         ) from None
-    return _from_tables(name, name, tables, size)
+    return replace(_from_tables(name, name, tables, size), source="hub")
 
 
 def _from_tables(name: str, where: str, tables: Any, size: int) -> ImageDataset:
@@ -283,14 +332,16 @@ def _from_tables(name: str, where: str, tables: Any, size: int) -> ImageDataset:
     tables = tables.select_columns([image_columns[0], label_columns[0]])
     tables = tables.rename_columns({image_columns[0]: "image", label_columns[0]: "label"})
     if not isinstance(next(iter(tables.values())).features["label"], datasets.ClassLabel):
-        tables = tables.class_encode_column("label")
+        tables = _encode_labels(tables, where)
     names = next(iter(tables.values())).features["label"].names
     tables = tables.cast_column("image", _undecoded())
 
     notes = [f"Images were cropped to a square and resized to {size}×{size}."]
     parts = {{"validation": "val"}.get(key, key): table for key, table in tables.items()}
     if set(parts) != set(SPLITS):
-        if len(parts) != 1 and "train" not in parts:
+        if len(parts) == 1:
+            parts = {"train": next(iter(parts.values()))}
+        if "train" not in parts:
             raise UserError(f"{where}: splits {list(parts)} found; train, val and test are needed, or one folder.")
         parts, drawn = _draw_missing_splits(parts)
         notes.append(f"No {' and no '.join(drawn)} split was given: drawn from train, stratified, with seed 0.")
@@ -309,9 +360,21 @@ def _from_tables(name: str, where: str, tables: Any, size: int) -> ImageDataset:
     return ImageDataset(name, splits, dict(enumerate(names)), notes=notes)
 
 
+def _encode_labels(tables: Any, where: str) -> Any:
+    """Labels that are text or numbers as ClassLabel, with one list of names for all splits."""
+    import datasets
+
+    values = {value for table in tables.values() for value in table.unique("label")}
+    if None in values:
+        raise UserError(f"{where}: some images have no label. Give every image one.")
+    names = [str(value) for value in sorted(values)]
+    tables = tables.cast_column("label", datasets.Value("string"))
+    return tables.cast_column("label", datasets.ClassLabel(names=names))
+
+
 def _draw_missing_splits(parts: dict[str, Any]) -> tuple[dict[str, Any], list[str]]:
     """Draw 10 % of every class (at least one image) for each split that is missing."""
-    table = parts.get("train", next(iter(parts.values())))
+    table = parts["train"]
     missing = [split for split in ("val", "test") if split not in parts]
     labels, rng = np.asarray(table["label"]), np.random.default_rng(0)
     rows: dict[str, list[int]] = {split: [] for split in ["train", *missing]}
@@ -332,7 +395,7 @@ def _open(row: dict[str, Any], where: str) -> Image.Image:
         if image.mode not in GREY_MODES + COLOUR_MODES:
             raise UserError(f"{file}: {image.mode} images (16 bit or float) are not read. Convert to 8-bit PNG first.")
         return image
-    except (UnidentifiedImageError, OSError) as error:
+    except DAMAGED as error:
         raise UserError(f"{file} in {where} is not a readable image ({error}). Replace or remove it.") from None
 
 
@@ -348,7 +411,7 @@ def _decoded(table: Any, size: int, channels: int, where: str) -> Iterator[np.nd
             with _open(row, where) as image:
                 try:
                     square = ImageOps.fit(image.convert("L" if channels == 1 else "RGB"), (size, size))
-                except OSError as error:
+                except DAMAGED as error:
                     raise UserError(
                         f"{row['path']} in {where} is a damaged image ({error}). Replace or remove it."
                     ) from None
