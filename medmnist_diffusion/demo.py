@@ -32,7 +32,7 @@ def demo(output: Path, minutes: float) -> None:
         ("train", train.main, ["--dataset", "phantom", "--output_dir", str(run), "--max_train_minutes", f"{minutes:g}",
                                "--report_to", "none"]),
         ("sample", sample.main, [str(pipeline), "--num_per_class", "100", "--output", str(samples)]),
-        ("evaluate", evaluate_fid.main, [str(pipeline), "--dataset", "phantom", "--features", "classifier", "texture"]),
+        ("evaluate", evaluate_fid.main, [str(pipeline), "--dataset", "phantom"]),
         ("card", card.main, [str(pipeline)]),
     ]  # fmt: skip
     for name, main_of_step, arguments in steps:

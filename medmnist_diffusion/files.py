@@ -5,9 +5,11 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 
 def cache_dir() -> Path:
@@ -59,6 +61,20 @@ def replace_folder(source: Path, target: Path) -> None:
         target.rename(old)
     source.rename(target)
     shutil.rmtree(old, ignore_errors=True)
+
+
+def cached_arrays(
+    path: Path, compute: Callable[[], dict[str, np.ndarray]], write: bool = True
+) -> dict[str, np.ndarray]:
+    """The arrays of an npz in a cache; where it is missing they are computed, and written if `write`."""
+    if path.is_file():
+        with np.load(path, allow_pickle=False) as arrays:
+            return {name: arrays[name] for name in arrays.files}
+    values = compute()
+    if write:
+        with atomic_file(path) as temporary:
+            np.savez(temporary, allow_pickle=False, **values)
+    return values
 
 
 def write_text(path: str | Path, text: str) -> None:

@@ -2,6 +2,7 @@
 
 import argparse
 import csv
+import json
 import re
 import sys
 from collections.abc import Sequence
@@ -11,8 +12,9 @@ from typing import Any
 import numpy as np
 
 from medmnist_diffusion.errors import UserError
-from medmnist_diffusion.files import atomic_folder, write_json
+from medmnist_diffusion.files import atomic_folder, file_hash, write_json
 
+RECORDED = ("sampler", "num_inference_steps", "guidance_scale", "seed")
 FORMATS = ("folder", "npz", "parquet")
 
 
@@ -20,16 +22,47 @@ def add_sampling_arguments(parser: argparse.ArgumentParser) -> None:
     """The arguments that say how images are drawn, the same in every command."""
     from medmnist_diffusion.diffusion.sampling import DEFAULT_SAMPLER, DEFAULT_STEPS, SAMPLERS
 
+    steps = ", ".join(f"{name} {default}" for name, default in DEFAULT_STEPS.items())
     parser.add_argument("--sampler", choices=SAMPLERS, default=DEFAULT_SAMPLER, help=f"default {DEFAULT_SAMPLER}")
-    parser.add_argument("--num_inference_steps", type=int, default=DEFAULT_STEPS, help=f"default {DEFAULT_STEPS}")
+    parser.add_argument("--num_inference_steps", type=int, help=f"default: {steps}")
     parser.add_argument("--guidance_scale", type=float, default=1.0, help="1 (default) is no guidance")
     parser.add_argument("--batch_size", type=int, default=128, help="images through the network at once")
     parser.add_argument("--seed", type=int, default=0)
 
 
+def check_sampling_arguments(args: argparse.Namespace) -> None:
+    """Fill in the sampler's own number of steps; a UserError for what no sampler can do."""
+    from medmnist_diffusion.diffusion.sampling import DEFAULT_STEPS
+
+    args.num_inference_steps = (
+        DEFAULT_STEPS[args.sampler] if args.num_inference_steps is None else args.num_inference_steps
+    )
+    for name in ("num_inference_steps", "batch_size"):
+        if getattr(args, name) < 1:
+            raise UserError(f"--{name} is {getattr(args, name)}; at least 1 is needed.")
+    if args.seed < 0:
+        raise UserError(f"--seed is {args.seed}; 0 or more is needed.")
+
+
 def sampling_record(args: argparse.Namespace) -> dict[str, Any]:
     """How the images were drawn, for result files."""
-    return {name: getattr(args, name) for name in ("sampler", "num_inference_steps", "guidance_scale", "seed")}
+    return {name: getattr(args, name) for name in RECORDED}
+
+
+def read_sampling_record(path: Path) -> dict[str, Any]:
+    """How the images of an npz or a folder that `sample` wrote were drawn; empty for images from elsewhere."""
+    try:
+        if path.suffix == ".npz":
+            record = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))
+        elif (path / "sampling.json").is_file():
+            record = json.loads((path / "sampling.json").read_text(encoding="utf-8"))
+        else:
+            with (path / "metadata.csv").open(newline="") as file:
+                record = next(csv.DictReader(file))
+        types = {"sampler": str, "num_inference_steps": int, "guidance_scale": float, "seed": int}
+        return {name: of_type(record[name]) for name, of_type in types.items()}
+    except (OSError, ValueError, KeyError, TypeError, StopIteration):
+        return {}
 
 
 def sample(args: argparse.Namespace) -> None:
@@ -37,8 +70,9 @@ def sample(args: argparse.Namespace) -> None:
     from medmnist_diffusion.diffusion.machine import in_shares, start_processes
     from medmnist_diffusion.diffusion.sampling import generate_rows, load_pipeline
 
-    if args.output.exists():
-        raise UserError(f"{args.output} exists already. Choose another --output, or remove it.")
+    for path in (args.output, *([args.output.with_suffix(".json")] if args.format == "npz" else [])):
+        if path.exists():
+            raise UserError(f"{path} exists already. Choose another --output, or remove it.")
     state = start_processes()
     pipe = load_pipeline(args.pipeline, args.sampler)
     pipe.to(state.device)
@@ -57,11 +91,24 @@ def sample(args: argparse.Namespace) -> None:
         ),
     )
     if state.is_main_process:
-        record = {"pipeline": args.pipeline.name, **sampling_record(args)}
+        record = {**pipeline_record(args.pipeline), **sampling_record(args)}
         write = {"folder": _write_folder, "npz": _write_npz, "parquet": _write_parquet}[args.format]
         write(args.output, rows, images, pipe.id2label, record)
+        if record["synthetic"]:
+            print("Trained on the synthetic phantom set: computed shapes, no patients.")
         print(f"{len(rows)} images by {state.num_processes} process(es) written to {args.output} ({args.format}).")
     state.wait_for_everyone()
+
+
+def pipeline_record(folder: Path) -> dict[str, Any]:
+    """Which pipeline made the images: its weights' hash, the data set that it was trained on, and whether that is synthetic."""
+    summary = folder / "training_summary.json"
+    dataset = json.loads(summary.read_text(encoding="utf-8"))["dataset"] if summary.is_file() else {}
+    return {
+        "pipeline_weights_sha256": file_hash(folder / "unet" / "diffusion_pytorch_model.safetensors"),
+        "trained_on": dataset.get("name", "unknown"),
+        "synthetic": dataset.get("synthetic", False),
+    }
 
 
 def class_folder(label: int, name: str, num_classes: int) -> str:
@@ -147,7 +194,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     add_sampling_arguments(parser)
     args = parser.parse_args(sys.argv[1:] if argv is None else argv)
     args.format = args.format or ("npz" if args.output.suffix == ".npz" else "folder")
-    for name in ("num_per_class", "num_inference_steps", "batch_size"):
-        if getattr(args, name) < 1:
-            raise UserError(f"--{name} is {getattr(args, name)}; at least 1 is needed.")
+    if args.format == "npz" and args.output.suffix != ".npz":
+        raise UserError(f"--output {args.output} does not end with .npz, as --format npz needs.")
+    if args.num_per_class < 1:
+        raise UserError(f"--num_per_class is {args.num_per_class}; at least 1 is needed.")
+    check_sampling_arguments(args)
     sample(args)

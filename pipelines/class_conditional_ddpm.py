@@ -12,6 +12,7 @@ import inspect
 import json
 import shutil
 from collections.abc import Callable, Sequence
+from numbers import Integral
 from pathlib import Path
 from typing import Any
 
@@ -208,9 +209,8 @@ class ClassConditionalDDPMPipeline(DiffusionPipeline):
     def _label_tensor(self, class_labels: int | str | Sequence[int | str] | torch.Tensor) -> torch.Tensor:
         if isinstance(class_labels, torch.Tensor):
             class_labels = class_labels.reshape(-1).tolist()
-        elif isinstance(class_labels, (int, str)):
-            class_labels = [class_labels]
-        ids = [self.get_label_ids(label)[0] if isinstance(label, str) else int(label) for label in class_labels]
+        many: Any = [class_labels] if isinstance(class_labels, (Integral, str)) else class_labels
+        ids = [self.get_label_ids(label)[0] if isinstance(label, str) else int(label) for label in many]
         if not ids:
             raise ValueError("class_labels is empty.")
         unknown = [label for label in ids if label not in self.id2label]

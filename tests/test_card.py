@@ -128,5 +128,19 @@ def test_memorization_is_said_aloud(evaluated, tmp_path):
     assert "That is more than chance" in (folder / "README.md").read_text()
 
 
+def test_copies_of_one_class_are_said_aloud_and_chance_is_not(evaluated, tmp_path):
+    """One class far below chance flags the model; one of many p-values just below 0.01 does not (Holm)."""
+    folder = tmp_path / "pipeline"
+    shutil.copytree(evaluated, folder)
+    whole = json.loads((folder / "metrics.json").read_text())
+    template = next(record for record in whole["metrics"] if record["name"] == "memorized_share")
+    others = [record for record in whole["metrics"] if record["name"] != "memorized_share"]
+    for p_value, flagged in ((1e-5, True), (0.005, False)):
+        shares = [{**template, "class": c, "p_value": p_value if c == 1 else 0.4} for c in (None, 0, 1, 2, 3)]
+        (folder / "metrics.json").write_text(json.dumps({**whole, "metrics": others + shares}))
+        write_card(folder)
+        assert ("That is more than chance" in (folder / "README.md").read_text()) is flagged
+
+
 def test_a_folder_without_a_summary_is_no_pipeline_of_ours(tmp_path, cli_error):
     assert "training_summary.json is missing" in cli_error("card", str(tmp_path))

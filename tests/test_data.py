@@ -153,7 +153,9 @@ def test_a_lone_test_folder_becomes_the_set_and_leaks_nowhere(tmp_path):
     for name in ("a", "b"):
         (tmp_path / "mine" / "test" / name).mkdir(parents=True)
         for i in range(20):
-            Image.fromarray(rng.integers(0, 256, (28, 28), np.uint8)).save(tmp_path / "mine" / "test" / name / f"{i}.png")
+            Image.fromarray(rng.integers(0, 256, (28, 28), np.uint8)).save(
+                tmp_path / "mine" / "test" / name / f"{i}.png"
+            )
     dataset = load_dataset(str(tmp_path / "mine"))
     pixels = [image.tobytes() for split in dataset.splits.values() for image in split.images]
     assert len(pixels) == len(set(pixels)) == 40

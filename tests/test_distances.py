@@ -1,5 +1,8 @@
 """Kernel distance, neighbour figures, spread and intervals against other packages, closed forms and known distributions."""
 
+import json
+import shutil
+
 import numpy as np
 import pytest
 import torch
@@ -13,7 +16,7 @@ from medmnist_diffusion.errors import UserError
 from medmnist_diffusion.metrics.evaluation import Evaluation, intra_class_spread
 from medmnist_diffusion.metrics.extractors import extract, make_extractor
 from medmnist_diffusion.metrics.frechet import FeatureStatistics, extrapolated_frechet_distance, frechet_distance
-from medmnist_diffusion.metrics.intervals import Estimate, halves, ratio_interval, spread
+from medmnist_diffusion.metrics.intervals import Estimate, difference_interval, halves, holm, ratio_interval, spread
 from medmnist_diffusion.metrics.kernel import kernel_distance
 from medmnist_diffusion.metrics.neighbours import precision_recall_density_coverage
 
@@ -109,6 +112,18 @@ def test_halves_estimate_the_standard_error(statistic):
     assert 0.7 < estimated / truth < 1.4
 
 
+def test_holm_against_its_definition():
+    """Sorted p-values times what is left, never decreasing (Holm 1979; the values of R's p.adjust)."""
+    np.testing.assert_allclose(holm([0.01, 0.04, 0.03, 0.005]), [0.03, 0.06, 0.06, 0.02])
+    assert holm([0.5, 0.9]) == [1.0, 1.0]
+
+
+def test_difference_interval():
+    low, high = difference_interval(Estimate(3.0, 0.3), Estimate(1.0, 0.4))
+    assert (low, high) == pytest.approx((2 - 1.96 * 0.5, 2 + 1.96 * 0.5))
+    assert difference_interval(Estimate(3.0, None), Estimate(1.0, 0.4)) is None
+
+
 def test_ratio_interval():
     assert ratio_interval(Estimate(2.0, 0.0), Estimate(1.0, 0.1)) is None
     low, high = ratio_interval(Estimate(2.0, 0.2), Estimate(1.0, 0.1))
@@ -156,12 +171,41 @@ def test_any_vision_backbone_of_transformers(tiny_backbone, small):
     extractor = make_extractor(str(tiny_backbone), small)
     split = small.train.subset(np.arange(6))
     ((dimension, features),) = extract(extractor, split).items()
-    assert (extractor.name, dimension) == ("tiny-vit", 32)
+    assert (extractor.name.split("@")[0], dimension) == ("tiny-vit", 32)
     images = [np.repeat(image, 3, axis=-1) for image in split.images]
     inputs = ViTImageProcessor.from_pretrained(tiny_backbone)(images, return_tensors="pt")
     with torch.no_grad():
         expected = ViTModel.from_pretrained(tiny_backbone).eval()(**inputs).pooler_output
     np.testing.assert_allclose(features, expected.numpy(), atol=0.02)
+
+
+def test_a_backbone_is_known_by_weights_and_processing_never_by_its_folder(tiny_backbone, small, tmp_path):
+    """A folder named `inception` must not make an FID, nor other normalization share a cache entry."""
+    folder = tmp_path / "inception"
+    shutil.copytree(tiny_backbone, folder)
+    named = make_extractor(str(folder), small)
+    assert named.name != "inception"
+    assert named.identity == make_extractor(str(tiny_backbone), small).identity
+    settings = json.loads((folder / "preprocessor_config.json").read_text())
+    (folder / "preprocessor_config.json").write_text(json.dumps({**settings, "image_mean": [0.1, 0.2, 0.3]}))
+    assert make_extractor(str(folder), small).identity != named.identity
+
+
+def test_the_image_half_of_clip(small, tmp_path):
+    from transformers import CLIPConfig, CLIPImageProcessor, CLIPModel
+
+    tiny = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
+    config = CLIPConfig(
+        text_config={**tiny, "vocab_size": 20, "eos_token_id": 1, "bos_token_id": 0, "pad_token_id": 2},
+        vision_config={**tiny, "image_size": 32, "patch_size": 8},
+    )
+    CLIPModel(config).save_pretrained(tmp_path / "clip")
+    CLIPImageProcessor(size={"shortest_edge": 32}, crop_size=32).save_pretrained(tmp_path / "clip")
+    ((dimension, features),) = extract(
+        make_extractor(str(tmp_path / "clip"), small), small.train.subset(np.arange(4))
+    ).items()
+    assert dimension == 16
+    assert np.isfinite(features).all()
 
 
 def test_unknown_feature_spaces(small, tmp_path):

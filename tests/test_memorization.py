@@ -5,13 +5,14 @@ import pytest
 from scipy.stats import kstest
 
 from medmnist_diffusion.data import load_dataset, phantom
-from medmnist_diffusion.data.dataset import Split
+from medmnist_diffusion.data.dataset import ImageDataset, Split
 from medmnist_diffusion.data.npz import write_npz
-from medmnist_diffusion.errors import UserError
 from medmnist_diffusion.metrics.evaluation import Evaluation
+from medmnist_diffusion.metrics.extractors import make_extractor
 from medmnist_diffusion.metrics.memorization import (
     Threshold,
     authentic,
+    clean_held_out,
     nearest_copies,
     nearest_features,
     nearness_to_train,
@@ -96,13 +97,45 @@ def test_leaks_do_not_hide_copies(tmp_path):
 
 
 def test_val_that_is_train_cannot_judge_copies(tmp_path):
-    arrays = phantom.make_phantom(counts={"train": 60, "val": 60, "test": 60})
+    arrays = phantom.make_phantom(counts={"train": 240, "val": 240, "test": 60})
     for part in ("images", "labels"):
         arrays[f"val_{part}"] = arrays[f"train_{part}"]
     write_npz(tmp_path / "same.npz", arrays)
     same = load_dataset(str(tmp_path / "same.npz"))
-    with pytest.raises(UserError, match="all val images also stand in train"):
-        records(same, same.train)
+    evaluation = Evaluation(same, fresh(200))
+    evaluation.compare_features(make_extractor("texture", same))
+    evaluation.look_for_copies()
+    names = {record.name for record in evaluation.records}
+    assert "memorized_share" not in names
+    assert "kernel_distance" in names  # the rest is still measured
+    assert any(line.startswith("Copies: only 0 val images") for line in evaluation.refusals())
+
+
+@pytest.mark.parametrize("contrast", [1.0, 0.25, 0.1])
+def test_low_contrast_does_not_turn_val_images_into_copies(contrast):
+    arrays = phantom.make_phantom(counts={"train": 240, "val": 80, "test": 20})
+    splits = {
+        name: Split(
+            name,
+            (128 + contrast * (arrays[f"{name}_images"][..., None] - 128.0)).round().astype(np.uint8),
+            arrays[f"{name}_labels"][:, 0].astype(np.int64),
+        )
+        for name in ("train", "val", "test")
+    }
+    faint = ImageDataset("faint", splits, {label: str(label) for label in range(4)})
+    assert len(clean_held_out(faint)) >= 75
+
+
+def test_the_mix_of_classes_does_not_pass_for_copying(dataset):
+    """Fresh images in other class shares than val's are neither copies nor shy of train: the overall test has train's shares."""
+    split = fresh(400)
+    rng = np.random.default_rng(0)
+    of_class = [rng.permutation(np.flatnonzero(split.labels == label)) for label in range(4)]
+    skewed = split.subset(np.concatenate([of_class[0], of_class[1][:40], of_class[2][:40], of_class[3][:40]]))
+    evaluation = Evaluation(dataset, skewed)
+    evaluation.compare_features(make_extractor("texture", dataset))
+    overall = [r for r in evaluation.records if r.name == "nearness_to_train" and r.class_ is None]
+    assert all(0.01 < record.p_value < 0.99 for record in overall)
 
 
 # Pieces

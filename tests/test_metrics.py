@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -124,7 +125,10 @@ def test_both_sides_have_the_same_size_and_class_shares(small):
     train_shares = np.bincount(small.train.labels, minlength=4) / len(small.train)
     for rows, labels in ((plan.generated, generated.labels), (plan.floor, plan.floor_split.labels)):
         np.testing.assert_allclose(np.bincount(labels[rows], minlength=4) / len(rows), train_shares, atol=0.03)
-    assert abs(len(plan.generated) - len(plan.floor)) <= 4
+    assert len(plan.generated) == len(plan.floor)
+    np.testing.assert_array_equal(
+        np.bincount(generated.labels[plan.generated]), np.bincount(plan.floor_split.labels[plan.floor])
+    )
     assert plan.floor_split is small.train  # 80 val images are too few for so many generated ones
     assert not set(plan.floor) & set(plan.reference)
 
@@ -146,6 +150,29 @@ def test_floor_in_a_fitted_space_comes_from_images_that_it_never_saw(small):
     evaluation.compare_features(make_extractor("classifier", small))
     precision = next(record for record in evaluation.ordered_records() if record.name == "precision")
     assert precision.value == pytest.approx(precision.floor, abs=0.15)
+
+
+def test_a_missing_class_is_a_loss_not_an_error(small):
+    generated = fresh(400)
+    without = generated.subset(np.flatnonzero(generated.labels != 2))
+    plan = plan_comparison(small, small.splits["val"], without, None, seed=0)
+    assert len(plan.generated) == len(plan.floor)
+    assert 2 not in without.labels[plan.generated]
+    assert 2 in plan.floor_split.labels[plan.floor]
+    evaluation = Evaluation(small, without)
+    evaluation.compare_features(make_extractor("texture", small))
+    assert any("no generated image of this class (class: 2)" in line for line in evaluation.refusals())
+    assert {record.class_ for record in evaluation.records} == {None, 0, 1, 3}
+
+
+def test_a_fitted_space_without_enough_fresh_images_is_refused(small):
+    """55 val images make fewer than 50 in the right shares: then no figure, rather than a floor made of training images."""
+    few = replace(small, splits={**small.splits, "val": small.splits["val"].subset(np.arange(40))})
+    evaluation = Evaluation(few, fresh(200))
+    evaluation.compare_features(make_extractor("classifier", few))
+    evaluation.compare_features(make_extractor("texture", few))
+    assert {record.extractor for record in evaluation.records} == {"texture"}
+    assert any("fitted to train" in line for line in evaluation.refusals())
 
 
 def test_too_few_images_are_refused(small):
@@ -270,7 +297,7 @@ def test_absent_weights_and_no_network(small_npz, tmp_path, cli_error, monkeypat
     """The real download is tried, at an address where nothing listens."""
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
     monkeypatch.setattr(feature_extractor_inceptionv3, "URL_INCEPTION_V3", "http://127.0.0.1:9/weights-6726825d.pth")
-    message = cli_error("evaluate", str(small_npz), "--dataset", str(small_npz))
+    message = cli_error("evaluate", str(small_npz), "--dataset", str(small_npz), "--features", "inception")
     assert "cannot be downloaded" in message
     assert "http://127.0.0.1:9/weights-6726825d.pth" in message
     assert "--inception_weights PATH" in message
@@ -329,7 +356,7 @@ def test_another_model_reuses_what_was_computed_of_the_real_set(evaluated, small
     printed = capsys.readouterr()
     assert "classifier on generated images" in printed.err
     assert "real images" not in printed.err  # no classifier of those is trained again
-    assert {path: path.stat().st_mtime_ns for path in before} == before
+    assert {path: path.stat().st_mtime_ns for path in before} == before  # nor anything else of them computed
     new = [path.name for path in private_cache.rglob("*") if path.is_file() and path not in before]
     assert len(new) == 1, new  # the classifier of the generated images
     assert "Fréchet distance, texture (81)" in printed.out
@@ -371,6 +398,7 @@ def test_pipelines_and_image_folders_are_evaluated_too(trained_run, small_npz, t
         next(record.value for record in found.metrics if record.name == "kernel_distance")
         for found in (metrics, Metrics.read(tmp_path / "f.json"))
     )
+    assert Metrics.read(tmp_path / "f.json").sampling == metrics.sampling  # read from the folder's metadata.csv
     assert two == pytest.approx(one, rel=0.5)  # the same generator, other numbers of images
 
 
@@ -384,7 +412,7 @@ def test_what_does_not_fit_is_refused(trained_run, small_npz, tmp_path, cli_erro
         two[f"{name}_labels"] %= 2
     write_npz(tmp_path / "two.npz", two)
     pipeline = str(trained_run / "pipeline")
-    assert "makes 4 classes, two has 2" in cli_error(
+    assert "two has {0: '0', 1: '1'}" in cli_error(
         "evaluate", pipeline, "--dataset", str(tmp_path / "two.npz"), *arguments
     )
     assert "outside the 2 classes" in cli_error(
@@ -410,6 +438,10 @@ def test_bad_image_folders_are_named(small_npz, tmp_path, cli_error):
         (tmp_path / "colour" / name).mkdir(parents=True)
         good.convert("RGB").point(lambda value: value).save(tmp_path / "colour" / name / "good.png")
     (tmp_path / "broken" / "1" / "torn.png").write_bytes((tmp_path / "broken" / "1" / "good.png").read_bytes()[:50])
+    for name in ("0", "1"):
+        (tmp_path / "large" / name).mkdir(parents=True)
+        good.resize((40, 40)).save(tmp_path / "large" / name / "good.png")
+    assert "has 40×40 pixels, small 28×28" in cli_error("evaluate", str(tmp_path / "large"), *arguments)
     assert "torn.png" in cli_error("evaluate", str(tmp_path / "broken"), *arguments)
     assert "holds colour images" in cli_error("evaluate", str(tmp_path / "colour"), *arguments)
 

@@ -2,6 +2,7 @@
 
 import csv
 import json
+from pathlib import Path
 
 import datasets
 import numpy as np
@@ -13,6 +14,7 @@ from medmnist_diffusion.data import load_dataset
 from medmnist_diffusion.data.npz import read_npz
 from medmnist_diffusion.data.sources import load_labelled_folder
 from medmnist_diffusion.diffusion.sampling import generate, load_pipeline
+from medmnist_diffusion.files import file_hash
 
 from .conftest import run_python
 
@@ -47,7 +49,8 @@ def test_folder_of_pngs_with_metadata(pipeline, expected, small_npz, tmp_path):
     first = rows[0]
     assert first["file_name"] == "0_0/000000.png"
     assert first | {"file_name": ""} == {
-        "file_name": "", "label": "0", "label_name": "0", "index": "0", "pipeline": "pipeline",
+        "file_name": "", "label": "0", "label_name": "0", "index": "0", "trained_on": "small", "synthetic": "False",
+        "pipeline_weights_sha256": file_hash(Path(pipeline) / "unet" / "diffusion_pytorch_model.safetensors"),
         "sampler": "dpmsolver++", "num_inference_steps": "4", "guidance_scale": "1.0", "seed": "0",
     }  # fmt: skip
     # Our own reader, and the ecosystem's.
@@ -123,5 +126,10 @@ def test_bad_arguments(pipeline, tmp_path, cli_error):
     out = ["--output", str(tmp_path / "out")]
     assert "at least 1" in cli_error("sample", pipeline, "--num_per_class", "0", *out)
     assert "at least 1" in cli_error("sample", pipeline, "--num_per_class", "2", "--num_inference_steps", "0", *out)
+    assert "has 1000 noise levels" in cli_error(
+        "sample", pipeline, "--num_per_class", "1", "--sampler", "ddim", "--num_inference_steps", "1001", *out
+    )
+    assert "--seed is -1" in cli_error("sample", pipeline, "--num_per_class", "1", "--seed", "-1", *out)
+    assert "does not end with .npz" in cli_error("sample", pipeline, "--num_per_class", "1", "--format", "npz", *out)
     assert "model_index.json is missing" in cli_error("sample", str(tmp_path), "--num_per_class", "1", *out)
     assert not (tmp_path / "out").exists()

@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 import yaml
+from accelerate.tracking import get_available_trackers
+from pydantic import TypeAdapter, ValidationError
 from transformers import HfArgumentParser
 
 from medmnist_diffusion.errors import UserError
@@ -50,14 +52,18 @@ class TrainingConfig:
     max_train_steps: int | None = _option(None, "Budget in optimizer steps.")
     num_train_epochs: int | None = _option(None, "Budget in passes over the training images.")
     max_train_minutes: float | None = _option(None, "Budget in wall time (default 20, if no budget is given).")
+    optimizer: Literal["muon", "adamw"] = _option(
+        "muon", "muon: Muon for the hidden kernels, AdamW for the rest. adamw: AdamW alone."
+    )
     train_batch_size: int = _option(64, "Images a process and backward pass.")
     gradient_accumulation_steps: int = _option(1, "Backward passes an optimizer step.")
-    learning_rate: float = _option(2e-3, "The highest learning rate, after the warm-up.")
+    learning_rate: float = _option(2e-3, "AdamW's highest learning rate, after the warm-up.")
+    muon_learning_rate: float = _option(0.02, "Muon's, likewise.")
     lr_scheduler: Literal["cosine", "linear", "constant"] = _option(
         "cosine", "How the learning rate decays over the budget."
     )
     lr_warmup_steps: int = _option(100, "Steps of linear warm-up.")
-    adam_weight_decay: float = _option(0.01, "AdamW's weight decay.")
+    adam_weight_decay: float = _option(0.01, "Weight decay, of either optimizer.")
     max_grad_norm: float = _option(1.0, "Gradients are clipped to this norm.")
     class_balanced: bool = _option(False, "Draw every class equally often.")
     random_shift: int = _option(0, "Shift images by up to this many pixels (the model learns shifted images).")
@@ -75,6 +81,9 @@ class TrainingConfig:
     report_to: str = _option("tensorboard", "Tracker, through Accelerate: tensorboard, wandb, …, or none.")
 
 
+# Made before HfArgumentParser sees the class: it rewrites the fields' types.
+_TYPES = TypeAdapter(TrainingConfig)
+
 # What may differ when a run is resumed: how long, how often, and where; not what is computed.
 FREE_ON_RESUME = {
     "output_dir", "root", "max_train_steps", "num_train_epochs", "max_train_minutes", "logging_steps",
@@ -83,10 +92,12 @@ FREE_ON_RESUME = {
 
 _POSITIVE = (
     "layers_per_block", "pixel_unshuffle", "num_train_timesteps", "train_batch_size", "gradient_accumulation_steps",
-    "learning_rate", "huber_delta", "max_grad_norm", "logging_steps", "validation_steps", "sample_steps",
+    "learning_rate", "muon_learning_rate", "huber_delta", "max_grad_norm", "logging_steps", "validation_steps", "sample_steps",
     "checkpointing_steps", "checkpoints_total_limit",
 )  # fmt: skip
 _POSITIVE_OR_NONE = ("size", "snr_gamma", "max_train_steps", "num_train_epochs", "max_train_minutes")
+_NOT_NEGATIVE = ("random_shift", "seed", "lr_warmup_steps", "adam_weight_decay")
+_BUDGETS = ("max_train_steps", "num_train_epochs", "max_train_minutes")
 _SHARES = ("label_dropout", "dropout", "ema_decay")
 
 
@@ -97,12 +108,18 @@ def parse_config(argv: Sequence[str]) -> TrainingConfig:
         UserError: for a missing or unreadable file, an unknown key (with the nearest known one), a value out of range.
     """
     parser = HfArgumentParser(
-        TrainingConfig, prog="train.py", description="Train a class-conditional diffusion pipeline."
+        TrainingConfig,
+        prog="train.py",
+        description="Train a class-conditional diffusion pipeline.",
+        allow_abbrev=False,
     )
     parser.add_argument("--config", type=Path, help="A YAML file with any of these arguments (training/configs/).")
     path = parser.parse_known_args(argv)[0].config if any(arg.startswith("--config") for arg in argv) else None
     if path:
-        parser.set_defaults(**read_config_file(path))
+        values = read_config_file(path)
+        if any(arg.split("=")[0].removeprefix("--").replace("-", "_") in _BUDGETS for arg in argv):
+            values = {name: value for name, value in values.items() if name not in _BUDGETS}
+        parser.set_defaults(**values)
     namespace = vars(parser.parse_args(argv))
     namespace.pop("config")
     config = TrainingConfig(**namespace)
@@ -121,6 +138,8 @@ def read_config_file(path: Path) -> dict[str, Any]:
         ) from None
     if not isinstance(values, dict):
         raise UserError(f"{path}: a list of `name: value` lines is expected.")
+    if values.get("mixed_precision") is False:  # YAML's own reading of a bare `no`
+        values["mixed_precision"] = "no"
     names = [item.name for item in dataclasses.fields(TrainingConfig)]
     for key in values:
         if key not in names:
@@ -157,22 +176,29 @@ def _check(config: TrainingConfig) -> None:
     for name in ("dataset", "output_dir"):
         if not getattr(config, name):
             raise UserError(f"--{name} is needed, on the command line or in the --config file.")
-    for action in dataclasses.fields(TrainingConfig):
-        choices = getattr(action.type, "__args__", ()) if "Literal" in str(action.type) else ()
-        if choices and getattr(config, action.name) not in choices:
-            fail(action.name, f"choose one of {', '.join(map(str, choices))}")
+    try:  # types and choices; a YAML file can hold anything
+        _TYPES.validate_python(dataclasses.asdict(config))
+    except ValidationError as error:
+        problem = error.errors()[0]
+        fail(str(problem["loc"][0]), problem["msg"].lower())
     for name in _POSITIVE + _POSITIVE_OR_NONE:
         value = getattr(config, name)
-        if value is None and name in _POSITIVE_OR_NONE:
-            continue
-        if isinstance(value, bool) or not isinstance(value, (int, float)) or value <= 0:
+        if value is not None and value <= 0:
             fail(name, "a number above 0 is needed")
+    for name in _NOT_NEGATIVE:
+        if getattr(config, name) < 0:
+            fail(name, "0 or more is needed")
     for name in _SHARES:
         if not 0 <= getattr(config, name) <= 1:
             fail(name, "a share in 0 … 1 is needed")
-    if not config.block_out_channels or any(channels % 8 for channels in config.block_out_channels):
+    if not config.block_out_channels or any(n % 8 or n <= 0 for n in config.block_out_channels):
         fail("block_out_channels", "one or more multiples of 8 are needed (group normalization has 8 groups)")
-    budgets = [config.max_train_steps, config.num_train_epochs, config.max_train_minutes]
+    if config.optimizer == "muon" and config.mixed_precision == "fp16":
+        fail("mixed_precision", "Muon's kernels are not scaled for it: use bf16, or --optimizer adamw")
+    if config.report_to != "none" and config.report_to not in {str(t) for t in get_available_trackers()}:
+        known = ", ".join(str(t) for t in get_available_trackers())
+        fail("report_to", f"installed trackers are {known or '(none)'}; install another by pip, or use none")
+    budgets = [getattr(config, name) for name in _BUDGETS]
     if sum(budget is not None for budget in budgets) > 1:
         raise UserError("give only one of --max_train_steps, --num_train_epochs and --max_train_minutes.")
     if not any(budget is not None for budget in budgets):

@@ -1,10 +1,11 @@
 """Fréchet distances (FID) of generated images to a data set, each beside its real-vs-real floor.
 
-    python training/evaluate_fid.py runs/x/pipeline --dataset pneumoniamnist --inception_weights weights.pth
-    python training/evaluate_fid.py runs/x/pipeline --dataset pneumoniamnist --features classifier texture
+    python training/evaluate_fid.py runs/x/pipeline --dataset pneumoniamnist
+    python training/evaluate_fid.py runs/x/pipeline --dataset pneumoniamnist --features inception --inception_weights weights.pth
 
-Only the official Inception weights give what is called FID. Distances at 64, 192, 768 and 2048 features live on different
-scales and do not compare with each other; a distance compares with its own floor.
+Without --features: the offline pair, classifier and texture (docs/metrics.md says why these two), and Inception where its
+official weights are at hand. Only these weights give what is called FID. Distances at 64, 192, 768 and 2048 features live on
+different scales and do not compare with each other; a distance compares with its own floor.
 """
 
 import argparse
@@ -14,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from accelerate import PartialState
 
 from medmnist_diffusion.data import ImageDataset, Split, load_dataset
 from medmnist_diffusion.data.audit import add_dataset_arguments, describe
@@ -24,13 +26,20 @@ from medmnist_diffusion.errors import UserError, run_command
 from medmnist_diffusion.files import file_hash
 from medmnist_diffusion.metrics.evaluation import Evaluation
 from medmnist_diffusion.metrics.extractors import EXTRACTORS, make_extractor
-from medmnist_diffusion.metrics.inception import INCEPTION_DIMENSIONS
+from medmnist_diffusion.metrics.inception import INCEPTION_DIMENSIONS, cached_weights
 from medmnist_diffusion.metrics.memorization import NearestImages
 from medmnist_diffusion.metrics.records import Metrics
+from medmnist_diffusion.publish.card import OPEN_LICENSES
 from medmnist_diffusion.publish.plots import plot_closest, plot_ratios
-from medmnist_diffusion.sample import add_sampling_arguments, sampling_record
+from medmnist_diffusion.sample import (
+    add_sampling_arguments,
+    check_sampling_arguments,
+    read_sampling_record,
+    sampling_record,
+)
 
 NUM_IMAGES, PAIRS = 1000, 10
+OFFLINE_PAIR = ("classifier", "texture")
 
 
 def evaluate(args: argparse.Namespace) -> tuple[Metrics, ImageDataset, Split, NearestImages]:
@@ -68,15 +77,16 @@ def _generated(args: argparse.Namespace, dataset: ImageDataset) -> tuple[Split, 
         from medmnist_diffusion.diffusion.sampling import generate_rows, load_pipeline
 
         pipe = load_pipeline(path, args.sampler)
-        if len(pipe.id2label) != dataset.num_classes:
+        if pipe.id2label != dataset.id2label:
             raise UserError(
-                f"{path} makes {len(pipe.id2label)} classes, {dataset.name} has {dataset.num_classes}. Evaluate against the "
-                "data set that it was trained on."
+                f"{path} makes the classes {pipe.id2label}, {dataset.name} has {dataset.id2label}. Evaluate against the data set "
+                "that it was trained on."
             )
+        pipe.to(PartialState().device)
         counts = np.ceil(np.bincount(dataset.train.labels) / len(dataset.train) * args.num_images).astype(int)
         rows = [(label, index) for label, count in enumerate(counts) for index in range(count)]
         options = (args.num_inference_steps, args.guidance_scale, args.seed, args.batch_size)
-        pipe.set_progress_bar_config(desc="sampling")
+        pipe.set_progress_bar_config(desc="sampling", disable=not PartialState().is_main_process)
         images = in_shares(len(rows), lambda mine: generate_rows(pipe, [rows[i] for i in mine], *options))
         labels = np.repeat(np.arange(dataset.num_classes), counts)
         weights = file_hash(path / "unet" / "diffusion_pytorch_model.safetensors")
@@ -90,7 +100,7 @@ def _generated(args: argparse.Namespace, dataset: ImageDataset) -> tuple[Split, 
     unknown = split.labels[(split.labels < 0) | (split.labels >= dataset.num_classes)]
     if len(unknown):
         raise UserError(f"{path} has label {unknown[0]}, outside the {dataset.num_classes} classes of {dataset.name}.")
-    return split, {"images": path.name}, {}
+    return split, {"images": path.name}, read_sampling_record(path)
 
 
 def print_metrics(metrics: Metrics) -> None:
@@ -98,13 +108,15 @@ def print_metrics(metrics: Metrics) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    table = Table(title=f"{metrics.dataset['name']}: generated against train", box=box.SIMPLE_HEAD)
-    for heading in ("figure", "value", "95 % interval", "floor"):
+    name = f"{metrics.dataset['name']}{' (synthetic)' if metrics.dataset.get('synthetic') else ''}"
+    table = Table(title=f"{name}: generated against train", box=box.SIMPLE_HEAD)
+    for heading in ("figure", "value", "95 % interval", "floor", "÷ floor"):
         table.add_column(heading, justify="left" if heading == "figure" else "right", no_wrap=heading == "figure")
     for record in metrics.metrics:
         interval = "–" if record.interval is None else f"{record.interval[0]:.3g} … {record.interval[1]:.3g}"
         if record.class_ is None:
-            table.add_row(record.label, f"{record.value:.3g}", interval, f"{record.floor:.3g}")
+            ratio = "" if record.ratio is None else f"{record.ratio:.2g}"
+            table.add_row(record.label, f"{record.value:.3g}", interval, f"{record.floor:.3g}", ratio)
     console = Console(highlight=False)
     console.print(table)
     sizes = {
@@ -135,8 +147,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument(
         "--features",
         nargs="+",
-        default=["inception"],
-        help=f"feature spaces: {', '.join(EXTRACTORS)}, or the Hub id or folder of a vision backbone (default inception)",
+        help=f"feature spaces: {', '.join(EXTRACTORS)}, or the Hub id or folder of a vision backbone (default "
+        "classifier, texture, and inception where its official weights are at hand)",
     )
     parser.add_argument(
         "--dimensions",
@@ -156,6 +168,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     for name in ("num_images", "num_real"):
         if getattr(args, name) is not None and getattr(args, name) < 2:
             raise UserError(f"--{name} is {getattr(args, name)}; at least 2 are needed.")
+    check_sampling_arguments(args)
+    if args.features is None:
+        at_hand = args.inception_weights is not None or cached_weights().is_file()
+        args.features = [*OFFLINE_PAIR, *(["inception"] if at_hand else [])]
     state = start_processes()
     metrics, dataset, generated, nearest = evaluate(args)
     if not state.is_main_process:
@@ -165,15 +181,20 @@ def main(argv: Sequence[str] | None = None) -> None:
     metrics.write(output)
     print_metrics(metrics)
     plot_ratios(metrics, output.with_name("ratios.png"))
-    pairs = (output.parent.parent if is_pipeline and not args.output else output.parent) / "closest_pairs.png"
+    # A pipeline folder gets published: training images go into it only where everybody has them anyway.
+    publishable = dataset.license in OPEN_LICENSES
+    to_publish = (output.parent / "model_index.json").is_file()
+    pairs = (output.parent if publishable or not to_publish else output.parent.parent) / "closest_pairs.png"
     closest = np.argsort(nearest.distances)[:PAIRS]
     shown = (nearest.distances[closest], nearest.rows[closest])
     title = "Generated images nearest to a training image, mirrored or shifted (grey levels, RMS)"
     ours = generated.images[closest]
     plot_closest(ours, None, *shown, output.with_name("closest_generated.png"), title)
     plot_closest(ours, dataset.train.images[nearest.rows[closest]], *shown, pairs, title)
+    warning = "" if publishable else ": do not publish it"
     print(
-        f"Written to {output}, with ratios.png and closest_generated.png. {pairs} shows training images: do not publish it."
+        f"Written to {output}, with ratios.png and closest_generated.png. {pairs} shows training images "
+        f"(licence {dataset.license}){warning}."
     )
 
 

@@ -44,6 +44,7 @@ from medmnist_diffusion.diffusion.held_out import HeldOut, held_out_loss
 from medmnist_diffusion.diffusion.loss_log import LossLog, LossMeter, diverged
 from medmnist_diffusion.diffusion.machine import probe_precision, start_processes, training_gflop
 from medmnist_diffusion.diffusion.objectives import loss_per_image, min_snr_weights, prediction_target
+from medmnist_diffusion.diffusion.optimizers import build_optimizers
 from medmnist_diffusion.diffusion.unet import build_noise_scheduler, build_unet
 from medmnist_diffusion.errors import TrainingDivergedError, UserError, run_command
 from medmnist_diffusion.publish.pipeline_folder import save_pipeline_folder, save_sample_grid
@@ -72,9 +73,9 @@ def train(config: TrainingConfig) -> Path:
         config = replace(config, mixed_precision=read_config_file(saved_config)["mixed_precision"])
 
     # 2. The data: uint8 images and integer labels, and what an audit finds wrong with them.
-    dataset = load_dataset(config.dataset, config.root, config.size)
+    as_given = load_dataset(config.dataset, config.root, config.size)  # what evaluation will compare with
+    dataset, dropped = drop_leaks(as_given) if config.drop_leaks else (as_given, 0)
     if config.drop_leaks:
-        dataset, dropped = drop_leaks(dataset)
         print(f"{dropped} training images that also stand in val or test were removed.")
     null_label = dataset.num_classes
 
@@ -96,12 +97,14 @@ def train(config: TrainingConfig) -> Path:
     )
     is_main = accelerator.is_main_process
     batch_size = config.train_batch_size * accelerator.num_processes
+    images_a_step = batch_size * config.gradient_accumulation_steps
     max_steps = _max_steps(config, len(dataset.train), batch_size)
 
-    # 5. AdamW on the raw weights; a running average (EMA) of them is what gets published.
+    # 5. The optimizers work on the raw weights; a running average (EMA) of these is what gets published.
     gflop = training_gflop(unet) if is_main else 0.0
-    optimizer = torch.optim.AdamW(
-        unet.parameters(), lr=config.learning_rate, weight_decay=config.adam_weight_decay, fused=True
+    unet.to(accelerator.device)
+    optimizers = build_optimizers(
+        unet, config.optimizer, config.learning_rate, config.muon_learning_rate, config.adam_weight_decay
     )
     ema_unet = build_unet(**_unet_arguments(config, dataset)).to(accelerator.device).eval()
     ema_unet.load_state_dict(unet.state_dict())
@@ -113,7 +116,8 @@ def train(config: TrainingConfig) -> Path:
         foreach=True,
     )
     ema.to(accelerator.device)
-    unet, optimizer = accelerator.prepare(unet, optimizer)
+    unet, *optimizers = accelerator.prepare(unet, *optimizers)
+    full_rates = [group["lr"] for optimizer in optimizers for group in optimizer.param_groups]
     raw_unet = accelerator.unwrap_model(unet)
 
     batches = TrainingBatches(
@@ -142,20 +146,28 @@ def train(config: TrainingConfig) -> Path:
     if checkpoint:
         progress_state = load_checkpoint(accelerator, checkpoint, ema, ema_unet)
         step, seconds_before = progress_state["step"], progress_state["seconds"]
+        if progress_state["images_a_step"] != images_a_step:
+            raise UserError(
+                f"{run} was trained with {progress_state['images_a_step']} images a step over all processes, now it would be "
+                f"{images_a_step}: other batches, another run. Use as many processes as before, or change --train_batch_size."
+            )
         best_val_loss = progress_state["best_val_loss"] or math.inf
         log = LossLog.resumed(run / "loss.csv", step) if is_main else log
         accelerator.print(f"Resuming at step {step} from {checkpoint}.")
 
     if is_main:
-        data_audit = audit(dataset)
+        data_audit = audit(as_given)
         write_config(config, saved_config)
-        _print_plan(config, raw_unet, gflop, speeds, accelerator, max_steps, findings(data_audit))
+        _print_plan(
+            config, raw_unet, gflop, speeds, accelerator, max_steps, step, [*dataset.notes, *findings(data_audit)]
+        )
         facts = {
             "dataset": data_audit["dataset"],
             "audit": data_audit,
             "parameters": sum(parameter.numel() for parameter in raw_unet.parameters()),
             "training_gflop_per_image": round(gflop, 3),
             "training_images": len(dataset.train),
+            "dropped_leaks": dropped,
             "processes": accelerator.num_processes,
         }
     if config.report_to != "none":
@@ -179,6 +191,7 @@ def train(config: TrainingConfig) -> Path:
             raise TrainingDivergedError(diverged(f"weights are not finite at step {step}"))
         values = {
             "seconds": elapsed(),
+            "images_a_step": images_a_step,
             "best_val_loss": best_val_loss if math.isfinite(best_val_loss) else None,
             "ema_step": ema.optimization_step,
         }
@@ -187,7 +200,6 @@ def train(config: TrainingConfig) -> Path:
         save_checkpoint(accelerator, run / "checkpoints", step, values, ema_unet, config.checkpoints_total_limit)
 
     # 7. The loop. A step is a pure function of the weights and of (seed, step).
-    images_a_step = batch_size * config.gradient_accumulation_steps
     began = time.monotonic() - seconds_before
     meter = LossMeter(config.num_train_timesteps, accelerator.device)
     warnings_given: set[str] = set()
@@ -205,14 +217,52 @@ def train(config: TrainingConfig) -> Path:
         spent = elapsed() / (60 * config.max_train_minutes)
         return broadcast_object_list([spent])[0] if accelerator.num_processes > 1 else spent
 
+    def log_step(validate: bool) -> None:
+        """A row of loss.csv; with `validate` also the held-out losses, the plot, and the best pipeline so far."""
+        nonlocal last_step, last_time, best_val_loss
+        now = time.monotonic()
+        row = {
+            "step": float(step),
+            "seconds": elapsed(),
+            "learning_rate": optimizers[0].param_groups[0]["lr"],
+            "grad_norm": float(grad_norm),
+            "images_per_second": (step - last_step) * images_a_step / (now - last_time),
+            **meter.flush(accelerator),
+        }
+        last_step, last_time = step, now
+        ema.copy_to(ema_unet.parameters())
+        if validate and is_main:
+            for name, problem in held_out.items():
+                row[name] = held_out_loss(
+                    ema_unet, scheduler, problem, config.pixel_unshuffle, config.loss_type, config.huber_delta
+                )
+        log.append(row)
+        accelerator.log({key: value for key, value in row.items() if key != "step"}, step=step)
+        _show(bar, row, max_steps or round(step / max(spent, 1e-9)))
+
+        if validate and is_main:
+            log.write()
+            plot_loss(log.rows, run / "loss.png")
+            if (warning := log.memorizing()) and "memorizing" not in warnings_given:
+                warnings_given.add("memorizing")
+                bar.write(f"warning: {warning}")
+            if row["val_loss"] < best_val_loss:
+                best_val_loss = row["val_loss"]
+                save_pipeline("pipeline_best", "best held-out loss", best_val_loss)
+
+    spent = progress()
+    if spent >= 1 and (run / "pipeline" / "model_index.json").is_file():
+        accelerator.print(f"{run} is trained already ({step} steps). A larger budget trains on.")
+        return run / "pipeline"
     unet.train()
     with tqdm(
         total=max_steps, initial=step, unit="step", disable=not is_main, desc="training", dynamic_ncols=True
     ) as bar:
-        while (spent := progress()) < 1:
-            learning_rate = config.learning_rate * _learning_rate_factor(config, step, spent)
-            for group in optimizer.param_groups:
-                group["lr"] = learning_rate
+        while spent < 1:
+            factor = _learning_rate_factor(config, step, spent)
+            groups = [group for optimizer in optimizers for group in optimizer.param_groups]
+            for group, full_rate in zip(groups, full_rates, strict=True):
+                group["lr"] = full_rate * factor
 
             for part in range(config.gradient_accumulation_steps):
                 with accelerator.accumulate(unet):
@@ -231,51 +281,20 @@ def train(config: TrainingConfig) -> Path:
                     accelerator.backward(losses.mean())
                     if accelerator.sync_gradients:
                         grad_norm = accelerator.clip_grad_norm_(unet.parameters(), config.max_grad_norm)
-                    optimizer.step()
-                    optimizer.zero_grad()
+                    for optimizer in optimizers:
+                        optimizer.step()
+                        optimizer.zero_grad()
             step += 1
             ema.step(raw_unet.parameters())
             bar.update()
+            spent = progress()
 
-            validate = step % config.validation_steps == 0
+            validate = spent >= 1 or step % config.validation_steps == 0
             draw_samples = step % config.sample_steps == 0
             checkpoint_now = step % config.checkpointing_steps == 0
             pause = validate or draw_samples or checkpoint_now
             if step % config.logging_steps == 0 or pause:
-                now = time.monotonic()
-                row = {
-                    "step": float(step),
-                    "seconds": elapsed(),
-                    "learning_rate": learning_rate,
-                    "grad_norm": float(grad_norm),
-                    "images_per_second": (step - last_step) * images_a_step / (now - last_time),
-                    **meter.flush(accelerator),
-                }
-                last_step, last_time = step, now
-                ema.copy_to(ema_unet.parameters())
-                if validate and is_main:
-                    for name, problem in held_out.items():
-                        row[name] = held_out_loss(
-                            ema_unet,
-                            scheduler,
-                            problem,
-                            config.pixel_unshuffle,
-                            config.loss_type,
-                            config.huber_delta,
-                        )
-                log.append(row)
-                accelerator.log({key: value for key, value in row.items() if key != "step"}, step=step)
-                _show(bar, row, max_steps or round(step / max(spent, 1e-9)))
-
-                if validate and is_main:
-                    log.write()
-                    plot_loss(log.rows, run / "loss.png")
-                    if (warning := log.memorizing()) and "memorizing" not in warnings_given:
-                        warnings_given.add("memorizing")
-                        bar.write(f"warning: {warning}")
-                    if row["val_loss"] < best_val_loss:
-                        best_val_loss = row["val_loss"]
-                        save_pipeline("pipeline_best", "best held-out loss", best_val_loss)
+                log_step(validate)
             if draw_samples and is_main:
                 ema.copy_to(ema_unet.parameters())
                 name = f"step_{step:08d}"
@@ -292,21 +311,12 @@ def train(config: TrainingConfig) -> Path:
     ema.copy_to(ema_unet.parameters())
     save_state()
     if is_main:
-        if log.rows:
-            plot_loss(log.rows, run / "loss.png")
-        val_loss = held_out_loss(
-            ema_unet,
-            scheduler,
-            held_out["val_loss"],
-            config.pixel_unshuffle,
-            config.loss_type,
-            config.huber_delta,
-        )
+        val_loss = log.rows[-1]["val_loss"]
         folder = save_pipeline("pipeline", "latest", val_loss)
         save_sample_grid(ema_unet, scheduler, dataset, config, run / "samples" / f"step_{step:08d}.png")
         print(
             f"\nTrained {step} steps ({step * images_a_step} images) in {elapsed():.0f} s; held-out loss {val_loss:.4f}"
-            f" (best {min(best_val_loss, val_loss):.4f}).\nPipeline: {folder}\nLoad it anywhere with\n"
+            f" (best {best_val_loss:.4f}).\nPipeline: {folder}\nLoad it anywhere with\n"
             f'  DiffusionPipeline.from_pretrained("{folder}", trust_remote_code=True)'
         )
     accelerator.wait_for_everyone()
@@ -343,13 +353,13 @@ def _unet_arguments(config: TrainingConfig, dataset: Any) -> dict[str, Any]:
 
 
 def _choose_precision(config: TrainingConfig, unet: Any, state: PartialState) -> tuple[Any, dict[str, float]]:
-    """The configured precision, else the launcher's, else the faster one by a short trial in the first process."""
-    if config.mixed_precision != "auto":
-        return config.mixed_precision, {}
+    """The configured precision, else the launcher's, else the faster one by a short trial in the first process.
+
+    With the images a second that the trial reached.
+    """
     launched = os.environ.get("ACCELERATE_MIXED_PRECISION", "no")
-    if launched != "no":
-        return launched, {}
-    choice: list[Any] = [probe_precision(unet, config.train_batch_size) if state.is_main_process else None]
+    wanted = config.mixed_precision if config.mixed_precision != "auto" else launched if launched != "no" else None
+    choice: list[Any] = [probe_precision(unet, config.train_batch_size, wanted) if state.is_main_process else None]
     return broadcast_object_list(choice)[0] if state.num_processes > 1 else choice[0]
 
 
@@ -360,13 +370,14 @@ def _print_plan(
     speeds: dict[str, float],
     accelerator: Accelerator,
     max_steps: int | None,
-    audit_findings: list[str],
+    step: int,
+    about_the_data: list[str],
 ) -> None:
     """The whole configuration and what to expect, before anything starts."""
     for name, value in asdict(config).items():
         print(f"  {name}: {value}")
-    for line in audit_findings:
-        print(f"  audit: {line}")
+    for line in about_the_data:
+        print(f"  data: {line}")
     parameters = sum(parameter.numel() for parameter in unet.parameters())
     print(f"  {parameters:,} parameters, {gflop:.2f} GFLOP an image (forward and backward)")
     print(
@@ -377,8 +388,8 @@ def _print_plan(
     if max_steps is None:
         print(f"  expected time: {config.max_train_minutes:g} minutes, as asked")
     elif speeds:
-        images = max_steps * config.train_batch_size * config.gradient_accumulation_steps
-        print(f"  expected time: about {images / max(speeds.values()) / 60:.1f} minutes for {max_steps} steps")
+        images = (max_steps - step) * config.train_batch_size * config.gradient_accumulation_steps
+        print(f"  expected time: about {images / max(speeds.values()) / 60:.1f} minutes for {max_steps - step} steps")
     else:
         print(f"  {max_steps} steps; the progress bar shows the time left")
 

@@ -242,7 +242,7 @@ def load_labelled_folder(path: Path, dataset: ImageDataset) -> Split:
     table = next(iter(tables.values())).cast_column("image", _undecoded())
     size, channels = dataset.image_size, dataset.channels
     grey = [_is_grey(row, str(path)) for row in table["image"]]
-    if channels == 1 and not all(grey) or channels == 3 and all(grey):
+    if (channels == 1 and not all(grey)) or (channels == 3 and all(grey)):
         kinds = ("colour", "grey") if channels == 1 else ("grey", "colour")
         raise UserError(
             f"{path} holds {kinds[0]} images, {dataset.name} {kinds[1]} ones. Convert them, or choose the right set."
@@ -271,6 +271,7 @@ def _folder(path: Path, size: int) -> ImageDataset:
 def _folder_tables(path: Path) -> Any:
     """`datasets`' imagefolder, labelled by the subfolders even where a metadata.csv lies beside them; or its parquet reader."""
     import datasets
+
     cache = str(cache_dir() / "datasets")
     try:
         if any(path.rglob("*.parquet")):

@@ -76,7 +76,7 @@ def read_loss_csv(path: Path) -> list[dict[str, float]]:
 def diverged(what: str) -> str:
     """The message of a run that ends itself."""
     return (
-        f"{what}: training diverged. The last good checkpoint is kept. Start again in a new --output_dir with a lower "
+        f"{what}: training diverged. The checkpoints written before are kept. Start again in a new --output_dir with a lower "
         "--learning_rate, more --lr_warmup_steps, or --mixed_precision no."
     )
 

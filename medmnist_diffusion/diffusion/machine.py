@@ -81,21 +81,25 @@ def _step_seconds(unet: UNet2DModel, batch_size: int, dtype: torch.dtype | None,
     return fastest
 
 
-def probe_precision(unet: UNet2DModel, batch_size: int) -> tuple[str, dict[str, float]]:
+def probe_precision(unet: UNet2DModel, batch_size: int, wanted: str | None = None) -> tuple[str, dict[str, float]]:
     """Which of float32 and bfloat16 autocast trains this very model faster here, by about a second of trying.
 
     On CUDA the answer is known (bf16 where it is supported); on a CPU it depends on its instructions and on the model.
 
+    Args:
+        wanted: the precision that was asked for; only its speed is tried then.
+
     Returns:
-        "no" or "bf16", and images a second of each that was tried.
+        the precision, and images a second of each that was tried (forward and backward pass alone).
     """
     if torch.cuda.is_available():
-        return ("bf16" if torch.cuda.is_bf16_supported() else "no"), {}
-    if torch.backends.mps.is_available():
-        return "no", {}
+        return wanted or ("bf16" if torch.cuda.is_bf16_supported() else "no"), {}
+    if torch.backends.mps.is_available() or wanted == "fp16":
+        return wanted or "no", {}
     speeds = {
         name: round(batch_size / _step_seconds(unet, batch_size, dtype, PROBE_SECONDS), 1)
         for name, dtype in (("no", None), ("bf16", torch.bfloat16))
+        if wanted in (None, name)
     }
     return max(speeds, key=lambda name: speeds[name]), speeds
 

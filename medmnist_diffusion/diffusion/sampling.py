@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import torch
 from diffusers import DDIMScheduler, DDPMScheduler, DPMSolverMultistepScheduler
+from safetensors import SafetensorError
 
 from medmnist_diffusion.diffusion.batches import derived_seed
 from medmnist_diffusion.errors import UserError
@@ -19,7 +20,8 @@ SAMPLERS: dict[str, tuple[Any, dict[str, Any]]] = {
     "ddim": (DDIMScheduler, {}),
     "ddpm": (DDPMScheduler, {}),
 }
-DEFAULT_SAMPLER, DEFAULT_STEPS = "dpmsolver++", 20
+DEFAULT_SAMPLER = "dpmsolver++"
+DEFAULT_STEPS = {"dpmsolver++": 20, "ddim": 20, "ddpm": 100}  # the ancestral sampler needs more, up to its 1,000
 
 
 def load_pipeline(folder: str | Path, sampler: str = DEFAULT_SAMPLER) -> ClassConditionalDDPMPipeline:
@@ -37,8 +39,8 @@ def load_pipeline(folder: str | Path, sampler: str = DEFAULT_SAMPLER) -> ClassCo
             raise UserError(f"{folder} is no pipeline folder: {name} is missing. Give the folder that training wrote.")
     try:
         pipe = ClassConditionalDDPMPipeline.from_pretrained(folder, local_files_only=True, use_safetensors=True)
-    except (OSError, ValueError, TypeError, KeyError, RuntimeError) as error:
-        reason = str(error).splitlines()[0][:200]
+    except (OSError, ValueError, TypeError, KeyError, RuntimeError, SafetensorError) as error:
+        reason = " ".join(str(error).split())[:200]
         raise UserError(f"{folder} cannot be loaded ({reason}). Save the pipeline again.") from None
     set_sampler(pipe, sampler)
     return pipe
@@ -58,7 +60,7 @@ def image_generator(seed: int, label: int, index: int) -> torch.Generator:
 def generate(
     pipe: ClassConditionalDDPMPipeline,
     labels: Sequence[int] | np.ndarray,
-    num_inference_steps: int = DEFAULT_STEPS,
+    num_inference_steps: int = DEFAULT_STEPS[DEFAULT_SAMPLER],
     guidance_scale: float = 1.0,
     seed: int = 0,
     batch_size: int = 128,
@@ -75,12 +77,22 @@ def generate(
 def generate_rows(
     pipe: ClassConditionalDDPMPipeline,
     rows: Sequence[tuple[int, int]],
-    num_inference_steps: int = DEFAULT_STEPS,
+    num_inference_steps: int = DEFAULT_STEPS[DEFAULT_SAMPLER],
     guidance_scale: float = 1.0,
     seed: int = 0,
     batch_size: int = 128,
 ) -> np.ndarray:
-    """uint8 N×H×W×C images for (label, index) pairs; each has a random stream of its own."""
+    """uint8 N×H×W×C images for (label, index) pairs; each has a random stream of its own.
+
+    Raises:
+        UserError: for more steps than the model has noise levels, or guidance without a null class.
+    """
+    if num_inference_steps > (levels := pipe.scheduler.config.num_train_timesteps):
+        raise UserError(f"{num_inference_steps} sampling steps were asked for; the model has {levels} noise levels.")
+    if guidance_scale != 1.0 and pipe.config.null_label is None:
+        raise UserError(
+            f"guidance {guidance_scale:g} needs a null class, which this model was trained without: use 1."
+        )
     output: Any = pipe(
         class_labels=[label for label, _ in rows],
         generator=[image_generator(seed, label, index) for label, index in rows],

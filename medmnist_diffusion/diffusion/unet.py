@@ -27,9 +27,10 @@ def build_unet(
     """
     factor = pixel_unshuffle * 2 ** (len(block_out_channels) - 1)
     if image_size % factor:
+        sizes = f", or images of {image_size // factor * factor} px" if image_size > factor else ""
         raise UserError(
             f"{image_size} px images cannot be divided by {factor} (pixel_unshuffle {pixel_unshuffle}, "
-            f"{len(block_out_channels)} blocks). Use fewer blocks, a smaller factor, or --size {image_size // factor * factor}."
+            f"{len(block_out_channels)} blocks). Use fewer blocks or a smaller factor{sizes}."
         )
     blocks = len(block_out_channels)
     return UNet2DModel(

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -12,10 +13,17 @@ from medmnist_diffusion.metrics import memorization
 from medmnist_diffusion.metrics.classifier import FEATURES, fitted_classifier, predict, real_data_classifier
 from medmnist_diffusion.metrics.extractors import Extractor, extract
 from medmnist_diffusion.metrics.frechet import FeatureStatistics, extrapolated_estimate, frechet_estimate
-from medmnist_diffusion.metrics.intervals import Estimate, halves, ratio_interval, share_interval, spread
+from medmnist_diffusion.metrics.intervals import (
+    Estimate,
+    difference_interval,
+    halves,
+    ratio_interval,
+    share_interval,
+    spread,
+)
 from medmnist_diffusion.metrics.kernel import kernel_distance
 from medmnist_diffusion.metrics.neighbours import NEAREST_K, precision_recall_density_coverage
-from medmnist_diffusion.metrics.records import NAMES, MetricRecord
+from medmnist_diffusion.metrics.records import NAMES, UNBIASED, MetricRecord
 
 MIN_IMAGES = 50  # below this no figure says anything
 MIN_CLASS_IMAGES = 20
@@ -45,52 +53,67 @@ def plan_comparison(
     seed: int,
     only_held_out: bool = False,
 ) -> Comparison:
-    """Choose both sides so that the figure and its floor have the same sizes and the same class shares.
+    """Choose both sides so that the figure and its floor have the same size and the same class shares.
 
-    Class shares are those of the training split: a distance must not measure that the generated set is balanced.
+    Class shares are those of the training split: a distance must not measure that the generated set is balanced. A class that
+    the generated images lack altogether is a loss, and is counted as one: the others fill its place.
     The floor's images are held out where there are enough of them, else a part of train that is left out of the reference.
     `only_held_out` takes fewer generated images instead: in a space that was fitted to the training images these lie too close
     to each other, and their floor would be one that no fresh image reaches, real or not.
 
     Raises:
-        UserError: if too few generated images fit the class shares.
+        UserError: if too few generated (or, with `only_held_out`, held-out) images fit the class shares.
     """
     # A stream each, so that the real side is the same for every model with as many images.
     of_generated, of_floor, of_reference = (np.random.default_rng([seed, stream]) for stream in range(3))
     train, k = dataset.train, dataset.num_classes
     shares = np.bincount(train.labels, minlength=k) / len(train)
+    ours = np.bincount(generated.labels, minlength=k)
+    our_shares = shares * (ours > 0) / shares[ours > 0].sum()
 
-    def most(labels: np.ndarray) -> float:
-        """How many images with these class shares the labels allow."""
-        return float(np.min(np.bincount(labels, minlength=k) / shares))
-
-    only_held_out = only_held_out and most(held_out.labels) >= MIN_IMAGES
-    room = most(held_out.labels) if only_held_out else max(most(held_out.labels), len(train) / 2)
-    chosen = _stratified(generated.labels, shares, int(min(most(generated.labels), room)), of_generated)
-    n = len(chosen)
+    room = _most(np.bincount(held_out.labels, minlength=k), shares)
+    if not only_held_out:
+        room = max(room, len(train) // 2)
+    counts = _counts(min(_most(ours, our_shares), room), shares)
+    n = int(counts.sum())
     if n < MIN_IMAGES:
+        lack = "real images outside the reference" if room < MIN_IMAGES else f"of {len(generated)} generated images"
         raise UserError(
-            f"only {n} of {len(generated)} generated images fit the training set's class shares; at least {MIN_IMAGES} are "
-            f"needed. Generate more of every class (training shares: {np.round(shares, 3).tolist()})."
+            f"only {n} {lack} fit the training set's class shares; at least {MIN_IMAGES} are needed. Give more of every class "
+            f"(training shares: {np.round(shares, 3).tolist()})."
         )
-    if most(held_out.labels) >= n:
+    chosen = _draw(generated.labels, counts if (ours > 0).all() else _spread_out(n, our_shares), of_generated)
+    if (np.bincount(held_out.labels, minlength=k) >= counts).all():
         floor_split, source = held_out, f"{n} val images"
-        floor, reference = _stratified(held_out.labels, shares, n, of_floor), np.arange(len(train))
+        floor, reference = _draw(held_out.labels, counts, of_floor), np.arange(len(train))
     else:
         floor_split, source = train, f"{n} training images left out of the reference (val has too few)"
-        floor = _stratified(train.labels, shares, n, of_floor)
+        floor = _draw(train.labels, counts, of_floor)
         reference = np.setdiff1d(np.arange(len(train)), floor)
     if num_real is not None and num_real < len(reference):
         reference = np.sort(of_reference.choice(reference, num_real, replace=False))
     return Comparison(chosen, reference, floor, floor_split, source)
 
 
-def _stratified(labels: np.ndarray, shares: np.ndarray, n: int, rng: np.random.Generator) -> np.ndarray:
-    """About n rows (rounded down a class) with the given class shares; never more than a class has."""
-    rows = []
-    for label, share in enumerate(shares):
-        members = np.flatnonzero(labels == label)
-        rows.append(rng.permutation(members)[: int(np.floor(n * share + 1e-9))])
+def _most(available: np.ndarray, shares: np.ndarray) -> int:
+    """How many images with these class shares there are, from the numbers available a class."""
+    return int(np.min(available[shares > 0] / shares[shares > 0]))
+
+
+def _counts(n: int, shares: np.ndarray) -> np.ndarray:
+    """At most n images with the given class shares, a class."""
+    return np.floor(n * shares + 1e-9).astype(int)
+
+
+def _spread_out(n: int, shares: np.ndarray) -> np.ndarray:
+    """Exactly n images, as near to the shares as whole numbers are."""
+    edges = np.round(n * np.cumsum(shares) + 1e-9).astype(int)
+    return np.diff(edges, prepend=0)
+
+
+def _draw(labels: np.ndarray, counts: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Rows of `counts` images a class, drawn without replacement; all of a class that has fewer."""
+    rows = [rng.permutation(np.flatnonzero(labels == label))[:count] for label, count in enumerate(counts)]
     return np.sort(np.concatenate(rows))
 
 
@@ -99,21 +122,37 @@ class Evaluation:
 
     def __init__(self, dataset: ImageDataset, generated: Split, num_real: int | None = None, seed: int = 0) -> None:
         self.dataset, self.generated, self.seed = dataset, generated, seed
-        self.held_out = memorization.clean_held_out(dataset)
-        self.plan = plan_comparison(dataset, self.held_out, generated, num_real, seed)
-        self.plan_of_fitted = plan_comparison(dataset, self.held_out, generated, num_real, seed, only_held_out=True)
-        self.whole_train = num_real is None
         self.records: list[MetricRecord] = []
         self.refused: dict[str, list[str]] = {}  # what and why → for which classes
+        self.whole_train = num_real is None
+        self.held_out = memorization.clean_held_out(dataset)
+        self.plan = plan_comparison(dataset, self.held_out, generated, num_real, seed)
+        self.plan_of_fitted: Comparison | None = None
+        try:
+            self.plan_of_fitted = plan_comparison(
+                dataset, self.held_out, generated, num_real, seed, only_held_out=True
+            )
+        except UserError as error:
+            self.refused[f"Distances in spaces fitted to train: {error}"] = ["all"]
+        # Overall, nearness to train depends on the mix of classes: both sides have that of train.
+        shares = np.bincount(dataset.train.labels, minlength=dataset.num_classes) / len(dataset.train)
+        available = np.bincount(self.held_out.labels, minlength=dataset.num_classes)
+        self.held_out_rows = _draw(
+            self.held_out.labels, _counts(_most(available, shares), shares), np.random.default_rng([seed, 3])
+        )
+        for class_ in np.setdiff1d(np.arange(dataset.num_classes), generated.labels):
+            self._refuse("All figures: no generated image of this class", int(class_))
 
     # Distribution
 
     def compare_features(self, extractor: Extractor, dimensions: Sequence[int] | None = None) -> None:
         """All figures in an extractor's space, or in those of its dimensions that are asked for."""
         plan, train = (self.plan_of_fitted if extractor.fitted else self.plan), self.dataset.train
+        if plan is None:
+            return  # refused when it was planned
         if self.whole_train:
             of_train = extract(extractor, train, cache=True)
-            of_held_out = extract(extractor, self.held_out, cache=True)
+            of_held_out = extract(extractor, self.held_out, cache=True) if len(self.held_out) else {}
             of_floor = of_train if plan.floor_split is train else of_held_out
             references = {dimension: features[plan.reference] for dimension, features in of_train.items()}
             floors = {dimension: features[plan.floor] for dimension, features in of_floor.items()}
@@ -132,12 +171,16 @@ class Evaluation:
                 self._compare(
                     space, plan.floor_source, class_, reference.of(class_), fresh.of(class_), ours.of(class_)
                 )
-            if self.whole_train:
-                near, near_held_out = (
-                    memorization.nearest_features(side, of_train[dimension]).distances
-                    for side in (generated[dimension], of_held_out[dimension])
+            if self.whole_train and len(self.held_out):
+                key = f"{train.content_hash[:24]}-{self.held_out.content_hash[:24]}-{extractor.identity}-{dimension}"
+                near = memorization.nearest_features(generated[dimension], of_train[dimension])
+                fresh_features, train_features = of_held_out[dimension], of_train[dimension]
+                near_held_out = memorization.cached_nearest(
+                    key, partial(memorization.nearest_features, fresh_features, train_features)
                 )
-                self._copies(space, near, near_held_out, "in feature space")
+                self._copies(space, near.distances, near_held_out.distances, "in feature space")
+            elif not self.whole_train:
+                self._refuse(f"Memorized share, {space}: --num_real leaves training images out", None)
 
     def _compare(
         self, space: "Space", floor_source: str, class_: int | None, reference: "Side", fresh: "Side", ours: "Side"
@@ -148,42 +191,58 @@ class Evaluation:
             self._refuse(f"{space}: at least {MIN_CLASS_IMAGES} images on either side are needed", class_)
             return
 
-        def add(name: str, estimate: Callable[["Side"], Estimate], n_real: int) -> None:
-            add_estimates(name, estimate(ours), estimate(fresh), n_real)
+        def add(name: str, estimate: Callable[["Side"], Estimate], n_real: int, n_generated: int) -> None:
+            add_estimates(name, estimate(ours), estimate(fresh), n_real, n_generated)
 
-        def add_estimates(name: str, value: Estimate, floor: Estimate, n_real: int, **more: Any) -> None:
-            if (
-                name == "frechet_distance" and floor.value > 0
-            ):  # its floor is a positive bias; unbiased ones' lie about zero
+        def add_estimates(
+            name: str, value: Estimate, floor: Estimate, n_real: int, n_generated: int, **more: Any
+        ) -> None:
+            if name in UNBIASED:
+                more |= {
+                    "difference": value.value - floor.value,
+                    "difference_interval": difference_interval(value, floor),
+                }
+            elif floor.value > 0:
                 more |= {"ratio": value.value / floor.value, "ratio_interval": ratio_interval(value, floor)}
             self._add(
                 name, space, class_, value.value, value.interval, floor.value, floor_source, n_real,
-                len(ours), floor_interval=floor.interval, **more,
+                n_generated, floor_interval=floor.interval, **more,
             )  # fmt: skip
 
         if n > dimension:
             statistics = FeatureStatistics.of(reference.features)
             add(
-                "frechet_distance", lambda side: frechet_estimate(statistics, side.features, self.seed), len(reference)
+                "frechet_distance",
+                lambda side: frechet_estimate(statistics, side.features, self.seed),
+                len(reference),
+                len(ours),
             )
             if n // 10 > dimension:  # the smallest size within a half must exceed it, too
                 add(
                     "frechet_distance_extrapolated",
-                    lambda side: extrapolated_estimate(statistics, side.features, self.seed), len(reference),
-                )  # fmt: skip
+                    lambda side: extrapolated_estimate(statistics, side.features, self.seed),
+                    len(reference),
+                    len(ours),
+                )
         else:
             self._refuse(f"Fréchet distance, {space}: more than {dimension} images on either side are needed", class_)
-        near = self._thinned(reference.features)
-        add("kernel_distance", lambda side: kernel_distance(near, self._thinned(side.features), self.seed), len(near))
+        near, n_generated = self._thinned(reference.features), min(len(ours), MAX_PAIRWISE)
+        add(
+            "kernel_distance",
+            lambda side: kernel_distance(near, self._thinned(side.features), self.seed),
+            len(near),
+            n_generated,
+        )
         of_ours, of_fresh = (
             precision_recall_density_coverage(near, self._thinned(side.features), self.seed) for side in (ours, fresh)
         )
         for name, value in of_ours.items():
-            add_estimates(name, value, of_fresh[name], len(near), note=f"k = {NEAREST_K}")
+            add_estimates(name, value, of_fresh[name], len(near), n_generated, note=f"k = {NEAREST_K}")
         add(
             "intra_class_spread",
             lambda side: intra_class_spread(side.features, side.labels, self.seed),
-            len(reference),
+            len(fresh),
+            len(ours),
         )
 
     def _thinned(self, features: np.ndarray) -> np.ndarray:
@@ -194,18 +253,23 @@ class Evaluation:
     # Labels
 
     def judge_labels(self) -> None:
-        """How often a classifier of real images sees in a generated image the class that was asked for; floor: in val images.
-
-        Overall it is weighted as the generated set is.
-        """
-        model, val = real_data_classifier(self.dataset), self.dataset.splits["val"]
-        ours = Side(predict(model, self.generated) == self.generated.labels, self.generated.labels)
-        fresh = Side(predict(model, val) == val.labels, val.labels)
+        """How often a classifier of real images sees in a generated image the class that was asked for; floor: in val images
+        that it was not trained on. Overall, both sides are weighted as train is."""
+        model = real_data_classifier(self.dataset)
+        right, right_real = (predict(model, side) == side.labels for side in (self.generated, self.held_out))
         for class_ in [None, *self.dataset.id2label]:
-            self._add_shares(
-                "label_accuracy", CLASSIFIER, class_, ours.of(class_), fresh.of(class_), f"{len(val)} val images",
-                len(ours.of(class_)),
-            )  # fmt: skip
+            ours, fresh = self._side(right, self.plan.generated, class_), self._held_out_side(right_real, class_)
+            self._add_shares("label_accuracy", CLASSIFIER, class_, ours, fresh, self._held_out_source, len(ours))
+
+    def _side(self, values: np.ndarray, rows: np.ndarray, class_: int | None) -> "Side":
+        """Values of the generated images: all of a class, or the given rows, which have the class shares of train."""
+        whole = Side(values, self.generated.labels)
+        return Side(values[rows], whole.labels[rows]) if class_ is None else whole.of(class_)
+
+    def _held_out_side(self, values: np.ndarray, class_: int | None) -> "Side":
+        """Values of the held-out images, likewise."""
+        whole, rows = Side(values, self.held_out.labels), self.held_out_rows
+        return Side(values[rows], whole.labels[rows]) if class_ is None else whole.of(class_)
 
     def train_on_generated(self) -> None:
         """Classification accuracy score (Ravuri & Vinyals 2019, arXiv 1905.10887): train on generated, test on real test images.
@@ -225,47 +289,72 @@ class Evaluation:
             ours, fresh = (side.of(class_) for side in sides)
             self._add_shares(
                 "classification_accuracy", CLASSIFIER, class_, ours, fresh, f"trained on {plan.floor_source}",
-                len(plan.generated), note=f"one training of {len(plan.generated)} images, {len(test)} test images",
+                len(plan.generated), reference_split="test", n_real=len(test),
+                note=f"one training of {len(plan.generated)} images, {len(test)} test images",
             )  # fmt: skip
 
     # Copies
 
     def look_for_copies(self) -> memorization.NearestImages:
         """Copies by pixels, mirrored and shifted ones included; returns each generated image's nearest training image."""
-        train, plan = self.dataset.train, self.plan
+        train, held_out = self.dataset.train, self.held_out
         space = Space("pixels", int(np.prod(train.images.shape[1:])))
         ours = memorization.nearest_copies(self.generated, train)
-        held_out = memorization.nearest_copies(self.held_out, train)
-        self._copies(space, ours.distances, held_out.distances, "grey levels (RMS)")
+        if len(held_out) < MIN_CLASS_IMAGES:
+            self._refuse(
+                f"Copies: only {len(held_out)} val images do not stand in train, and {MIN_CLASS_IMAGES} are needed to tell a copy "
+                "from a fresh image",
+                None,
+            )
+            return ours
+        key = f"{train.content_hash[:24]}-{held_out.content_hash[:24]}-pixels"
+        fresh = memorization.cached_nearest(f"{key}-copies", lambda: memorization.nearest_copies(held_out, train))
+        self._copies(space, ours.distances, fresh.distances, "grey levels (RMS)")
 
-        flat_train, flat_ours, flat_held_out = (_flat(split) for split in (train, self.generated, self.held_out))
-        within_train = memorization.nearest_features(flat_train, flat_train, exclude_self=True)
-        authentic, authentic_real = (
-            memorization.authentic(memorization.nearest_features(side, flat_train), within_train)
-            for side in (flat_ours, flat_held_out)
+        flat_train, flat_ours = memorization.flat_pixels(train), memorization.flat_pixels(self.generated)
+        within_train = memorization.cached_nearest(
+            f"{train.content_hash[:24]}-pixels-within",
+            lambda: memorization.nearest_features(flat_train, flat_train, exclude_self=True),
         )
-        labels = np.zeros(0)
-        self._add_shares(
-            "authenticity", space, None, Side(authentic, labels), Side(authentic_real, labels), self._held_out_source,
-            len(authentic),
-        )  # fmt: skip
+        to_train = memorization.nearest_features(flat_ours, flat_train)
+        fresh_to_train = memorization.cached_nearest(
+            f"{key}-flat",
+            lambda: memorization.nearest_features(memorization.flat_pixels(held_out), flat_train),
+        )
+        authentic, authentic_real = (memorization.authentic(side, within_train) for side in (to_train, fresh_to_train))
+        for class_ in [None, *self.dataset.id2label]:
+            side = self._side(authentic, self.plan.generated, class_)
+            self._add_shares(
+                "authenticity", space, class_, side, self._held_out_side(authentic_real, class_), self._held_out_source,
+                len(side),
+            )  # fmt: skip
+            self._duplicates(space, class_, flat_ours)
+        return ours
 
-        fresh = np.unique(_flat(plan.floor_split.subset(plan.floor)), axis=0)
+    def _duplicates(self, space: "Space", class_: int | None, flat_ours: np.ndarray) -> None:
+        """Near-duplicates among the generated images, by how near fresh real images are to each other."""
+        plan = self.plan
+        labels, floor_labels = self.generated.labels[plan.generated], plan.floor_split.labels[plan.floor]
+        rows = plan.generated if class_ is None else plan.generated[labels == class_]
+        floor = plan.floor if class_ is None else plan.floor[floor_labels == class_]
+        fresh = np.unique(memorization.flat_pixels(plan.floor_split.subset(floor)), axis=0)
+        if min(len(rows), len(fresh)) < MIN_CLASS_IMAGES:
+            return
         among_fresh = memorization.nearest_features(fresh, fresh, exclude_self=True).distances
         threshold = memorization.Threshold.of(among_fresh)
-        some = flat_ours[plan.generated]
+        some = flat_ours[rows]
         flagged = memorization.nearest_features(some, some, exclude_self=True).distances < threshold.value
         self._add(
-            "duplicate_share", space, None, float(flagged.mean()), share_interval(int(flagged.sum()), len(flagged)),
+            "duplicate_share", space, class_, float(flagged.mean()),
+            share_interval(int(flagged.sum()) // 2, len(flagged) // 2),  # they come in pairs
             threshold.expected, f"{len(fresh)} real images among themselves, by construction", len(fresh), len(flagged),
         )  # fmt: skip
-        return ours
 
     def _copies(self, space: "Space", ours: np.ndarray, held_out: np.ndarray, unit: str) -> None:
         """The share below the held-out threshold, overall and by each class's own, and the nearness to train."""
-        generated_side, held_out_side = Side(ours, self.generated.labels), Side(held_out, self.held_out.labels)
         for class_ in [None, *self.dataset.id2label]:
-            distances, fresh = generated_side.of(class_).features, held_out_side.of(class_).features
+            distances = self._side(ours, self.plan.generated, class_).features
+            fresh = self._held_out_side(held_out, class_).features
             if min(len(distances), len(fresh)) < MIN_CLASS_IMAGES:
                 self._refuse(
                     f"Memorized share, {space}: at least {MIN_CLASS_IMAGES} images on either side are needed", class_
@@ -279,11 +368,11 @@ class Evaluation:
                 p_value=threshold.p_value(count, len(distances)),
                 note=f"threshold {threshold.value:.3g} {unit}; nearest generated {distances.min():.3g}",
             )  # fmt: skip
-        value, p_value = memorization.nearness_to_train(ours, held_out)
-        self._add(
-            "nearness_to_train", space, None, value.value, value.interval, 0.5, self._held_out_source,
-            len(self.dataset.train), len(ours), p_value=p_value,
-        )  # fmt: skip
+            value, p_value = memorization.nearness_to_train(distances, fresh)
+            self._add(
+                "nearness_to_train", space, class_, value.value, value.interval, 0.5, self._held_out_source,
+                len(self.dataset.train), len(distances), p_value=p_value,
+            )  # fmt: skip
 
     @property
     def _held_out_source(self) -> str:
@@ -301,6 +390,7 @@ class Evaluation:
         fresh: "Side",
         source: str,
         n_generated: int,
+        n_real: int | None = None,
         **more: Any,
     ) -> None:
         """A record of two shares, of booleans."""
@@ -309,7 +399,8 @@ class Evaluation:
         yes, yes_real = int(ours.features.sum()), int(fresh.features.sum())
         self._add(
             name, space, class_, yes / len(ours), share_interval(yes, len(ours)), yes_real / len(fresh), source,
-            len(self.dataset.train), n_generated, floor_interval=share_interval(yes_real, len(fresh)), **more,
+            len(self.dataset.train) if n_real is None else n_real, n_generated,
+            floor_interval=share_interval(yes_real, len(fresh)), **more,
         )  # fmt: skip
 
     def _add(
@@ -323,12 +414,13 @@ class Evaluation:
         floor_source: str,
         n_real: int,
         n_generated: int,
+        reference_split: str = "train",
         **more: Any,
     ) -> None:
         self.records.append(
             MetricRecord(
                 name=name, extractor=space.extractor, dimension=space.dimension, class_=class_, value=value, interval=interval,
-                floor=floor, floor_source=floor_source, n_real=n_real, n_generated=n_generated, reference_split="train",
+                floor=floor, floor_source=floor_source, n_real=n_real, n_generated=n_generated, reference_split=reference_split,
                 seed=self.seed, **more,
             )
         )  # fmt: skip
@@ -392,7 +484,3 @@ def intra_class_spread(features: np.ndarray, labels: np.ndarray, seed: int = 0) 
 
     value = figure(np.arange(len(labels)))
     return Estimate(value, spread([figure(rows) for rows in halves(len(labels), seed)]), 0)
-
-
-def _flat(split: Split) -> np.ndarray:
-    return np.concatenate([chunk.reshape(len(chunk), -1).astype(np.float32) for chunk in split.chunks()])

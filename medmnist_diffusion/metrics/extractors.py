@@ -20,11 +20,11 @@ from tqdm import tqdm
 from medmnist_diffusion.data.dataset import ImageDataset, Split, to_model_range
 from medmnist_diffusion.diffusion.machine import in_shares
 from medmnist_diffusion.errors import UserError
-from medmnist_diffusion.files import atomic_file, cache_dir
+from medmnist_diffusion.files import cache_dir, cached_arrays
 from medmnist_diffusion.metrics.classifier import FEATURES, RECIPE, real_data_classifier
 
 EXTRACTORS = ("inception", "random", "classifier", "texture", "pca")
-PCA_COMPONENTS = 64
+PCA_COMPONENTS, PCA_SIZE = 64, 28
 
 Embed = Callable[[np.ndarray], dict[int, np.ndarray]]
 
@@ -76,22 +76,30 @@ def extract(extractor: Extractor, split: Split, cache: bool = False) -> dict[int
 
     With `cache` the features are kept on disk by the split's content and the extractor's identity.
     """
-    path = cache_dir() / "features" / f"{split.content_hash[:32]}-{extractor.identity}.npz"
-    if cache and path.is_file():
-        with np.load(path, allow_pickle=False) as arrays:
-            return {int(key): arrays[key] for key in arrays.files}
-    dimensions: list[int] = []
     state = PartialState()
+    if not cache:
+        return _extract(extractor, split)
+    path = cache_dir() / "features" / f"{split.content_hash[:32]}-{extractor.identity}.npz"
+    arrays = cached_arrays(
+        path,
+        lambda: {str(dimension): features for dimension, features in _extract(extractor, split).items()},
+        write=state.is_main_process,
+    )
+    state.wait_for_everyone()
+    return {int(dimension): features for dimension, features in arrays.items()}
+
+
+def _extract(extractor: Extractor, split: Split) -> dict[int, np.ndarray]:
+    dimensions: list[int] = []
 
     def embed(rows: np.ndarray) -> np.ndarray:
         blocks = []
-        starts = range(0, len(rows), extractor.batch_size)
         bar = tqdm(
-            starts,
+            range(0, len(rows), extractor.batch_size),
             desc=f"{extractor.name} features",
             unit="batch",
             dynamic_ncols=True,
-            disable=not state.is_main_process,
+            disable=not PartialState().is_main_process,
         )
         for start in bar:
             features = extractor.embed(split.images[rows[start : start + extractor.batch_size]])
@@ -100,22 +108,17 @@ def extract(extractor: Extractor, split: Split, cache: bool = False) -> dict[int
         return np.concatenate(blocks)
 
     stacked = in_shares(len(split), embed)
-    edges = np.cumsum(dimensions)[:-1]
-    whole = dict(zip(dimensions, np.split(stacked, edges, axis=1), strict=True))
-    if cache and state.is_main_process:
-        with atomic_file(path) as temporary:
-            np.savez(temporary, allow_pickle=False, **{str(key): value for key, value in whole.items()})
-    state.wait_for_everyone()
-    return whole
+    return dict(zip(dimensions, np.split(stacked, np.cumsum(dimensions)[:-1], axis=1), strict=True))
 
 
 def classifier(dataset: ImageDataset) -> Extractor:
     """The 64 features before the last layer of a small CNN trained on the real training split."""
-    model = real_data_classifier(dataset)
+    device = PartialState().device
+    model = real_data_classifier(dataset).to(device)
 
     @torch.no_grad()
     def embed(images: np.ndarray) -> dict[int, np.ndarray]:
-        return {FEATURES: model.features(to_model_range(images)).numpy()}
+        return {FEATURES: model.features(to_model_range(images).to(device)).cpu().numpy()}
 
     return Extractor("classifier", f"classifier-{dataset.train.content_hash[:16]}-{RECIPE}", 256, embed, fitted=True)
 
@@ -138,14 +141,22 @@ def texture_features(images: np.ndarray) -> dict[int, np.ndarray]:
 
 
 def pca(dataset: ImageDataset) -> Extractor:
-    """The first 64 principal components of the training images' pixels: the plain reference that everything else should beat."""
+    """The first 64 principal components of the training images' pixels: the plain reference that everything else should beat.
+
+    Larger images are averaged down to 28 pixels first.
+    """
     rows = np.sort(np.random.default_rng(0).permutation(len(dataset.train))[:5000])
-    flat = to_model_range(dataset.train.images[rows]).flatten(1).double()
+
+    def pixels(images: np.ndarray) -> torch.Tensor:
+        values = to_model_range(images)
+        return (F.adaptive_avg_pool2d(values, PCA_SIZE) if values.shape[-1] > PCA_SIZE else values).flatten(1).double()
+
+    flat = pixels(dataset.train.images[rows])
     mean = flat.mean(0)
     components = torch.linalg.svd(flat - mean, full_matrices=False).Vh[:PCA_COMPONENTS]
 
     def embed(images: np.ndarray) -> dict[int, np.ndarray]:
-        features = (to_model_range(images).flatten(1).double() - mean) @ components.T
+        features = (pixels(images) - mean) @ components.T
         return {features.shape[1]: features.float().numpy()}
 
     return Extractor("pca", f"pca-{dataset.train.content_hash[:16]}-v1", 512, embed)
@@ -172,7 +183,8 @@ def backbone(name: str) -> Extractor:
             "path of its folder (config.json, preprocessor_config.json, model.safetensors)."
         ) from None
     device = PartialState().device
-    model = model.eval().to(device)
+    settings = model.config.to_json_string() + processor.to_json_string()
+    model = getattr(model, "vision_model", model).eval().to(device)  # of CLIP and its like: the image half
 
     @torch.no_grad()
     def embed(images: np.ndarray) -> dict[int, np.ndarray]:
@@ -184,8 +196,8 @@ def backbone(name: str) -> Extractor:
         features = (outputs.last_hidden_state.mean(1) if pooled is None else pooled).flatten(1).float().cpu().numpy()
         return {features.shape[1]: features}
 
-    short = Path(name).name
-    digest = hashlib.sha256()
+    digest = hashlib.sha256(settings.encode())
     for tensor in model.state_dict().values():
         digest.update(tensor.cpu().contiguous().flatten().view(torch.uint8).numpy().data)
-    return Extractor(short, f"backbone-{short}-{digest.hexdigest()[:16]}", 32, embed)
+    short = f"{Path(name).name}@{digest.hexdigest()[:8]}"  # so that no folder's name passes for another extractor
+    return Extractor(short, f"backbone-{digest.hexdigest()[:32]}", 32, embed)

@@ -11,6 +11,7 @@ from scipy.stats import linregress
 
 from medmnist_diffusion.metrics.intervals import Estimate, halves, spread
 
+CHUNK = 4096
 EXTRAPOLATION_SIZES = 15  # as in Chong & Forsyth
 EXTRAPOLATION_START = 0.2  # the smallest size, as a share of the images
 
@@ -25,8 +26,15 @@ class FeatureStatistics:
 
     @classmethod
     def of(cls, features: np.ndarray) -> "FeatureStatistics":
-        features = np.asarray(features, np.float64)
-        return cls(features.mean(0), np.atleast_2d(np.cov(features, rowvar=False)), len(features))
+        """In two passes over chunks: float64 moments without a float64 copy of all features."""
+        n, dim = features.shape
+        chunks = [slice(at, at + CHUNK) for at in range(0, n, CHUNK)]
+        mean = sum((features[chunk].sum(0, dtype=np.float64) for chunk in chunks), np.zeros(dim)) / n
+        covariance = np.zeros((dim, dim))
+        for chunk in chunks:
+            centred = np.asarray(features[chunk], np.float64) - mean
+            covariance += centred.T @ centred
+        return cls(mean, covariance / max(n - 1, 1), n)
 
     @cached_property
     def root(self) -> np.ndarray:

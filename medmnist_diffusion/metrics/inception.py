@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from accelerate import PartialState
 
 from medmnist_diffusion.data.dataset import Split
 from medmnist_diffusion.errors import UserError
@@ -79,22 +80,32 @@ def _bare_inception() -> Any:
 
 
 def _inception_embed(network: Any) -> Embed:
+    device = PartialState().device
+    network = network.to(device)
+
     @torch.no_grad()
     def embed(images: np.ndarray) -> dict[int, np.ndarray]:
         pixels = torch.from_numpy(np.ascontiguousarray(images)).permute(0, 3, 1, 2)
-        outputs = network._torch_fidelity_forward(pixels.expand(-1, 3, -1, -1))
+        outputs = network._torch_fidelity_forward(pixels.expand(-1, 3, -1, -1).to(device))
         return {
-            dimension: output.flatten(1).float().numpy()
+            dimension: output.flatten(1).float().cpu().numpy()
             for dimension, output in zip(INCEPTION_DIMENSIONS, outputs, strict=True)
         }
 
     return embed
 
 
+def cached_weights() -> Path:
+    """Where torch's cache has the official weights, or would have them."""
+    from torch_fidelity.feature_extractor_inceptionv3 import URL_INCEPTION_V3
+
+    return Path(torch.hub.get_dir()) / "checkpoints" / URL_INCEPTION_V3.rsplit("/", 1)[1]
+
+
 def _official_weights() -> Path:
     from torch_fidelity.feature_extractor_inceptionv3 import URL_INCEPTION_V3
 
-    path = Path(torch.hub.get_dir()) / "checkpoints" / URL_INCEPTION_V3.rsplit("/", 1)[1]
+    path = cached_weights()
     if not path.is_file():
         print(f"Downloading the Inception weights from {URL_INCEPTION_V3}")
         try:

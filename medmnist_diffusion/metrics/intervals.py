@@ -8,6 +8,7 @@ These intervals hold the draw of the generated images. They do not hold the draw
 generator.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -45,12 +46,34 @@ def spread(replicates: list[float]) -> float:
 
 
 def ratio_interval(value: Estimate, floor: Estimate) -> tuple[float, float] | None:
-    """95 % interval of value ÷ floor, by the delta method on the logarithm; None where either is not positive."""
+    """95 % interval of value ÷ floor, by the delta method on the logarithm.
+
+    None where either is not positive, or where the errors are so large that the ratio says nothing.
+    """
     if not (value.error and floor.error and value.value > 0 and floor.value > 0):
         return None
     error = np.hypot(value.error / value.value, floor.error / floor.value)
+    if error > 1:  # a factor of 7 and more either way
+        return None
     ratio = value.value / floor.value
     return float(ratio * np.exp(-Z * error)), float(ratio * np.exp(Z * error))
+
+
+def difference_interval(value: Estimate, floor: Estimate) -> tuple[float, float] | None:
+    """95 % interval of value − floor, for figures that are unbiased and so may lie about zero."""
+    if value.error is None or floor.error is None:
+        return None
+    difference, error = value.value - floor.value, float(np.hypot(value.error, floor.error))
+    return difference - Z * error, difference + Z * error
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """p-values corrected for their number (Holm 1979), in their order."""
+    m, order = len(p_values), np.argsort(p_values)
+    stepped = np.maximum.accumulate([(m - rank) * p_values[at] for rank, at in enumerate(order)])
+    corrected = np.empty(m)
+    corrected[order] = np.minimum(stepped, 1)
+    return corrected.tolist()
 
 
 def share_interval(count: int, n: int) -> tuple[float, float]:

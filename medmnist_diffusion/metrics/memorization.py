@@ -4,6 +4,7 @@ Everything here is relative to held-out real images, which lie near to the train
 of training images themselves are left out: with leaks in the threshold, no copy would ever be flagged.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,7 +14,7 @@ from scipy.stats import betabinom, mannwhitneyu
 
 from medmnist_diffusion.data.dataset import ImageDataset, Split
 from medmnist_diffusion.data.duplicates import image_hashes, in_other, near_pairs
-from medmnist_diffusion.errors import UserError
+from medmnist_diffusion.files import cache_dir, cached_arrays
 from medmnist_diffusion.metrics.intervals import Estimate
 
 QUANTILE = 0.01  # of the held-out distances: fresh real images fall below it this often
@@ -32,19 +33,19 @@ class NearestImages:
 
 
 def clean_held_out(dataset: ImageDataset) -> Split:
-    """The val images that are neither copies nor near-copies of training images.
+    """The val images that are neither copies nor near-copies of training images; perhaps none.
 
-    Raises:
-        UserError: if none is left.
+    Near is measured by the set's own contrast: at most 5 grey levels, and less than a quarter of the median distance between a
+    training image and its nearest other one.
     """
     train, val = dataset.train, dataset.splits["val"]
     copies = in_other(image_hashes(val), image_hashes(train))
-    copies[[i for i, _ in near_pairs(val, train, NEAR_COPY_GREY_LEVELS)]] = True
-    if copies.all():
-        raise UserError(
-            f"{dataset.name}: all val images also stand in train, so nothing tells a copy from a fresh image. Give a val split "
-            "of images that train does not have."
-        )
+    some = train.subset(np.sort(np.random.default_rng(0).permutation(len(train))[:CHUNK]))
+    _, apart = np.unique(image_hashes(some), return_index=True)
+    pixels = flat_pixels(some.subset(np.sort(apart)))
+    typical = np.median(nearest_features(pixels, pixels, exclude_self=True).distances) / np.sqrt(pixels.shape[1])
+    near = min(NEAR_COPY_GREY_LEVELS, float(typical) / 4)
+    copies[[i for i, _ in near_pairs(val, train, near)]] = True
     return val.subset(np.flatnonzero(~copies))
 
 
@@ -75,20 +76,37 @@ def nearest_copies(queries: Split, train: Split) -> NearestImages:
 
 
 def nearest_features(queries: np.ndarray, references: np.ndarray, exclude_self: bool = False) -> NearestImages:
-    """The nearest reference of each query by Euclidean distance; with `exclude_self` both are one set."""
-    left, right = (
-        torch.from_numpy(np.asarray(queries, np.float64)),
-        torch.from_numpy(np.asarray(references, np.float64)),
-    )
+    """The nearest reference of each query by Euclidean distance; with `exclude_self` both are one set.
+
+    Block by block in float64, so that beside the features themselves little memory is needed.
+    """
     distances, rows = [], []
-    for at in range(0, len(left), CHUNK):
-        block = torch.cdist(left[at : at + CHUNK], right)
-        if exclude_self:
-            block[torch.arange(len(block)), torch.arange(at, at + len(block))] = torch.inf
-        nearest = block.min(1)
-        distances.append(nearest.values)
-        rows.append(nearest.indices)
+    for at in range(0, len(queries), CHUNK):
+        block = torch.from_numpy(np.asarray(queries[at : at + CHUNK], np.float64))
+        best, best_row = (
+            torch.full((len(block),), torch.inf, dtype=torch.float64),
+            torch.zeros(len(block), dtype=torch.long),
+        )
+        for start in range(0, len(references), CHUNK):
+            part = torch.cdist(block, torch.from_numpy(np.asarray(references[start : start + CHUNK], np.float64)))
+            if exclude_self and start == at:
+                part.fill_diagonal_(torch.inf)
+            nearest = part.min(1)
+            nearer = nearest.values < best
+            best = torch.where(nearer, nearest.values, best)
+            best_row = torch.where(nearer, nearest.indices + start, best_row)
+        distances.append(best)
+        rows.append(best_row)
     return NearestImages(torch.cat(distances).numpy(), torch.cat(rows).numpy())
+
+
+def cached_nearest(key: str, compute: Callable[[], NearestImages]) -> NearestImages:
+    """What concerns real images only, and so is the same for every model: kept on disk under a key that names both sides."""
+    arrays = cached_arrays(
+        cache_dir() / "nearest" / f"{key}.npz",
+        lambda: {"distances": (found := compute()).distances, "rows": found.rows},
+    )
+    return NearestImages(arrays["distances"], arrays["rows"])
 
 
 @dataclass(frozen=True)
@@ -135,6 +153,11 @@ def authentic(queries: NearestImages, train_to_train: NearestImages) -> np.ndarr
     Alaa et al. 2022 (arXiv 2102.08921). What is not authentic could be a noisy copy.
     """
     return queries.distances > train_to_train.distances[queries.rows]
+
+
+def flat_pixels(split: Split) -> np.ndarray:
+    """Grey levels as float32 N×(C·S·S), S at most 28: 3 kB a grey image whatever its size."""
+    return torch.cat([block.flatten(1) for block in _blocks(split)] or [torch.zeros(0, 1)]).numpy()
 
 
 def _blocks(split: Split) -> list[torch.Tensor]:

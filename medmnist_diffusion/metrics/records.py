@@ -25,6 +25,7 @@ NAMES = {
     "authenticity": "Authenticity",
     "duplicate_share": "Duplicate share",
 }
+UNBIASED = ("kernel_distance", "frechet_distance_extrapolated")
 INCEPTION_NAMES = {
     "frechet_distance": "FID",
     "frechet_distance_extrapolated": "FID∞",
@@ -46,8 +47,12 @@ class MetricRecord(BaseModel):
     floor: float  # the same figure for real images
     floor_interval: tuple[float, float] | None = None
     floor_source: str  # which real images
-    ratio: float | None = None  # value ÷ floor, for distances whose floor is a positive bias; 1 is as good as real
+    ratio: float | None = None  # value ÷ floor; 1 is as real images score
     ratio_interval: tuple[float, float] | None = None
+    difference: float | None = (
+        None  # value − floor, for figures that are unbiased and so lie about 0 where nothing differs
+    )
+    difference_interval: tuple[float, float] | None = None
     p_value: float | None = None  # of the hypothesis that nothing is copied
     n_real: int
     n_generated: int
@@ -82,6 +87,13 @@ class Metrics(BaseModel):
     sampling: dict[str, Any]
     metrics: list[MetricRecord]
     refused: list[str] = []  # what could not be measured, and why
+
+    @field_validator("dataset")
+    @classmethod
+    def named(cls, dataset: dict[str, Any]) -> dict[str, Any]:
+        if missing := {"name", "content_hash", "id2label"} - dataset.keys():
+            raise ValueError(f"the data set lacks {sorted(missing)}")
+        return dataset
 
     def write(self, path: Path) -> None:
         values = self.model_dump()

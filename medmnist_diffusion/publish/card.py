@@ -14,12 +14,13 @@ import medmnist_diffusion.model_cards
 from medmnist_diffusion.data.audit import findings
 from medmnist_diffusion.errors import UserError
 from medmnist_diffusion.files import file_hash, write_text
+from medmnist_diffusion.metrics.intervals import holm
 from medmnist_diffusion.metrics.records import NAMES, MetricRecord, Metrics
 
 TEMPLATE = Path(medmnist_diffusion.model_cards.__path__[0]) / "template.md"
 SUMMARY, WEIGHTS = "training_summary.json", "unet/diffusion_pytorch_model.safetensors"
 COPYING = 0.01  # p-value below which the card says that the model copies
-LICENSES = {"CC BY 4.0": "cc-by-4.0", "CC BY-NC 4.0": "cc-by-nc-4.0", "CC0 1.0": "cc0-1.0"}
+OPEN_LICENSES = {"CC BY 4.0": "cc-by-4.0", "CC BY-NC 4.0": "cc-by-nc-4.0", "CC0 1.0": "cc0-1.0"}
 
 
 def write_card(folder: Path, load_from: str | None = None) -> Path:
@@ -68,14 +69,16 @@ def _metadata(summary: dict[str, Any], metrics: Metrics | None) -> ModelCardData
             dataset_type=dataset["name"],
             dataset_name=dataset["name"],
             dataset_split="train",
-            metric_type=record.name if record.extractor != "inception" else "fid",
+            metric_type="fid"
+            if record.extractor == "inception" and record.name == "frechet_distance"
+            else record.name,
             metric_name=record.label,
             metric_value=round(record.value, 6),
         )
         for record in (metrics.metrics if metrics else [])
         if record.class_ is None
     ]
-    license_id = LICENSES.get(dataset["license"])
+    license_id = OPEN_LICENSES.get(dataset["license"])
     return ModelCardData(
         library_name="diffusers",
         pipeline_tag="unconditional-image-generation",
@@ -90,7 +93,7 @@ def _metadata(summary: dict[str, Any], metrics: Metrics | None) -> ModelCardData
             "research-only",
             dataset["name"],
         ],
-        datasets=None if dataset["synthetic"] or "mnist" not in dataset["name"] else ["medmnist-v2"],
+        datasets={"medmnist": ["medmnist-v2"], "hub": [dataset["name"]]}.get(dataset["source"]),
         model_name=_title(dataset),
         eval_results=results or None,
     )
@@ -122,6 +125,7 @@ def _values(folder: Path, summary: dict[str, Any], metrics: Metrics | None, load
         "parameters": f"{summary['parameters']:,}",
         "gflop": f"{summary['training_gflop_per_image']:.2f}",
         "training_images": f"{summary['training_images']:,}",
+        "dropped_leaks": summary["dropped_leaks"],
         "training_config": yaml.safe_dump(config, sort_keys=False).strip(),
         "has_loss": (folder / "loss.png").is_file(),
         "findings": findings(summary["audit"]),
@@ -138,7 +142,7 @@ def _metric_values(metrics: Metrics, folder: Path) -> dict[str, Any]:
             "value": f"{record.value:.3g}",
             "interval": interval,
             "floor": f"{record.floor:.3g}",
-            "ratio": "" if record.ratio is None else f"{record.ratio:.2g}",
+            "against_floor": _against_floor(record),
             "n_real": record.n_real,
             "n_generated": record.n_generated,
         }
@@ -155,26 +159,47 @@ def _metric_values(metrics: Metrics, folder: Path) -> dict[str, Any]:
         "refused": metrics.refused,
         "has_fid": any(record.extractor == "inception" for record in overall),
         "has_pictures": (folder / "ratios.png").is_file() and (folder / "closest_generated.png").is_file(),
-        "memorization": _memorization(overall),
+        "has_pairs": (folder / "closest_pairs.png").is_file(),
+        "memorization": _memorization(metrics),
     }
 
 
-def _memorization(overall: list[MetricRecord]) -> str:
-    shares = [record for record in overall if record.name == "memorized_share"]
+def _against_floor(record: MetricRecord) -> str:
+    """`÷ 2.1 (1.3 … 3.4)`, or for unbiased figures `+ 0.1 (−0.1 … 0.3)`."""
+    sign, value, interval = ("÷", record.ratio, record.ratio_interval)
+    if record.difference is not None:
+        sign, value, interval = ("−", record.difference, record.difference_interval)
+    if value is None:
+        return ""
+    return f"{sign}: {value:.2g}" + ("" if interval is None else f" ({interval[0]:.2g} … {interval[1]:.2g})")
+
+
+def _memorization(metrics: Metrics) -> str:
+    """The shares of copies, and whether any of them, overall or of a class, is more than chance: after Holm's correction."""
+    shares = [record for record in metrics.metrics if record.name == "memorized_share"]
     if not shares:
-        return "Not checked."
+        return "**Not checked**: " + ("; ".join(metrics.refused) or "it was not measured") + "."
     sentences = [
         f"{record.value:.2%} of the generated images lie nearer to a training image ({record.extractor}) than "
         f"{1 - record.floor:.1%} of fresh real images do (p = {record.p_value:.2g})."
         for record in shares
+        if record.class_ is None
     ]
-    if any(record.p_value is not None and record.p_value < COPYING for record in shares):
+    corrected = holm([1.0 if record.p_value is None else record.p_value for record in shares])
+    flagged = [record for record, p_value in zip(shares, corrected, strict=True) if p_value < COPYING]
+    if flagged:
+        names = metrics.dataset["id2label"]
+        where = ", ".join(
+            f"{record.extractor}, {'all classes' if record.class_ is None else names[str(record.class_)]}"
+            for record in flagged
+        )
         sentences.append(
-            "**That is more than chance: this model reproduces training images.** Do not publish its images."
+            f"**That is more than chance ({where}): this model reproduces training images.** Do not publish its images."
         )
     else:
         sentences.append(
-            "No sign of copying by these measures; the pixel one counts mirrored and slightly shifted copies."
+            f"No sign of copying by these measures, overall or in a class ({len(shares)} tests, corrected after Holm); the pixel "
+            "one counts mirrored and slightly shifted copies."
         )
     return " ".join(sentences)
 

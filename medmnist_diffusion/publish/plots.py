@@ -8,7 +8,7 @@ from PIL import Image
 
 from medmnist_diffusion.diffusion.loss_log import BUCKETS
 from medmnist_diffusion.files import atomic_file
-from medmnist_diffusion.metrics.records import Metrics
+from medmnist_diffusion.metrics.records import UNBIASED, Metrics
 
 matplotlib.use("Agg")
 from matplotlib import pyplot as plt
@@ -108,9 +108,7 @@ def plot_ratios(metrics: Metrics, path: Path) -> None:
     """
     rows = []
     for record in metrics.metrics:
-        if record.class_ is not None or record.floor <= 0 or record.value <= 0:
-            continue
-        if record.name in ("kernel_distance", "frechet_distance_extrapolated"):
+        if record.class_ is not None or record.floor <= 0 or record.name in UNBIASED:
             continue
         low, high = record.ratio_interval or tuple(
             end / record.floor for end in record.interval or (record.value,) * 2
