@@ -44,6 +44,9 @@ class TrainingConfig:
         "squaredcos_cap_v2", "The noise schedule; squaredcos_cap_v2 is the cosine one."
     )
     num_train_timesteps: int = _option(1000, "Noise levels.")
+    timestep_sampling: Literal["log_snr", "uniform"] = _option(
+        "log_snr", "Which noise levels are trained: normal in log SNR, or uniform in t."
+    )
     loss_type: Literal["l2", "l1", "huber"] = _option("l2", "How the error is counted.")
     huber_delta: float = _option(1.0, "Where the Huber loss turns from square to linear.")
     snr_gamma: float | None = _option(None, "Min-SNR weighting; 5.0 is the paper's value.")
@@ -57,7 +60,7 @@ class TrainingConfig:
     )
     train_batch_size: int = _option(64, "Images a process and backward pass.")
     gradient_accumulation_steps: int = _option(1, "Backward passes an optimizer step.")
-    learning_rate: float = _option(2e-3, "AdamW's highest learning rate, after the warm-up.")
+    learning_rate: float = _option(4e-3, "AdamW's highest learning rate, after the warm-up.")
     muon_learning_rate: float = _option(0.02, "Muon's, likewise.")
     lr_scheduler: Literal["cosine", "linear", "constant"] = _option(
         "cosine", "How the learning rate decays over the budget."

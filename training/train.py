@@ -43,7 +43,7 @@ from medmnist_diffusion.diffusion.checkpoints import load_checkpoint, newest_che
 from medmnist_diffusion.diffusion.held_out import HeldOut, held_out_loss
 from medmnist_diffusion.diffusion.loss_log import LossLog, LossMeter, diverged
 from medmnist_diffusion.diffusion.machine import probe_precision, start_processes, training_gflop
-from medmnist_diffusion.diffusion.objectives import loss_per_image, min_snr_weights, prediction_target
+from medmnist_diffusion.diffusion.objectives import log_snr, loss_per_image, min_snr_weights, prediction_target
 from medmnist_diffusion.diffusion.optimizers import build_optimizers
 from medmnist_diffusion.diffusion.unet import build_noise_scheduler, build_unet
 from medmnist_diffusion.errors import TrainingDivergedError, UserError, run_command
@@ -133,6 +133,7 @@ def train(config: TrainingConfig) -> Path:
         accelerator.process_index,
         accelerator.num_processes,
         accelerator.device,
+        log_snr(scheduler) if config.timestep_sampling == "log_snr" else None,
     )
     # The same questions to training and to held-out images, every time: where the answers part, memorizing begins.
     held_out = {

@@ -12,6 +12,11 @@ PREDICTION_TYPES = ("epsilon", "v_prediction", "sample")
 LOSS_TYPES = ("l2", "l1", "huber")
 
 
+def log_snr(scheduler: DDPMScheduler) -> torch.Tensor:
+    """log(ᾱ_t / (1 − ᾱ_t)) of every timestep: falling, T."""
+    return torch.logit(scheduler.alphas_cumprod.double()).float()
+
+
 def prediction_target(
     scheduler: DDPMScheduler, clean: torch.Tensor, noise: torch.Tensor, timesteps: torch.Tensor
 ) -> torch.Tensor:

@@ -11,7 +11,7 @@ class KernelMuon(torch.optim.Muon):
     """torch's Muon (Jordan et al. 2024, https://kellerjordan.github.io/posts/muon/) for convolution kernels.
 
     Muon orthogonalizes the momentum of a matrix, and torch's takes matrices only: each kernel out×in×k×k is shown to it as
-    the matrix out×(in·k·k), which shares its memory. So the kernels must already be on their device.
+    the matrix out×(in·k·k), which shares its memory. Anew at each step: distributed training moves the kernels elsewhere.
     """
 
     def __init__(self, kernels: Iterable[torch.nn.Parameter], lr: float, weight_decay: float) -> None:
@@ -21,6 +21,8 @@ class KernelMuon(torch.optim.Muon):
 
     def step(self, closure: Any = None) -> Any:
         for kernel, matrix in zip(self.kernels, self.param_groups[0]["params"], strict=True):
+            matrix.grad = None
+            matrix.data = kernel.data.view(len(kernel), -1)
             matrix.grad = None if kernel.grad is None else kernel.grad.flatten(1)
         return super().step(closure)
 
