@@ -34,9 +34,9 @@ SPACES = ("classifier", "texture", "pca")
 
 
 def evaluate_size(n: int, folder: Path) -> dict[str, float]:
-    """n generated against n real images, with as many real ones for the floor; everything but Inception."""
+    """n generated against n training images, with as many val images for the floor; everything but Inception."""
     data, generated = folder / f"real{n}.npz", folder / f"generated{n}.npz"
-    write_npz(data, phantom.make_phantom(counts={"train": 2 * n, "val": n // 5, "test": n // 5}))
+    write_npz(data, phantom.make_phantom(counts={"train": n, "val": int(1.02 * n), "test": n // 5}))
     write_npz(generated, phantom.make_phantom(seed=1, counts={"train": int(1.02 * n), "val": 8, "test": 8}))
     command = [
         sys.executable, "-m", "medmnist_diffusion.cli", "evaluate", str(generated), "--dataset", str(data),

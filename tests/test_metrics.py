@@ -9,6 +9,8 @@ import pytest
 import torch
 from PIL import Image
 from scipy.ndimage import gaussian_filter
+from scipy.stats import sem
+from scipy.stats import t as scipy_t
 from torch_fidelity import feature_extractor_inceptionv3
 from torch_fidelity.metric_fid import fid_features_to_statistics, fid_statistics_to_metric
 from torchmetrics.image.fid import FrechetInceptionDistance, _compute_fid
@@ -24,7 +26,7 @@ from medmnist_diffusion.metrics.classifier import predict, real_data_classifier
 from medmnist_diffusion.metrics.evaluation import Evaluation, plan_comparison
 from medmnist_diffusion.metrics.extractors import extract, make_extractor, texture_features
 from medmnist_diffusion.metrics.frechet import FeatureStatistics, frechet_distance, frechet_estimate
-from medmnist_diffusion.metrics.records import MetricRecord, Metrics
+from medmnist_diffusion.metrics.records import MetricRecord, Metrics, over_seeds
 
 from .conftest import run_python
 
@@ -447,6 +449,46 @@ def test_bad_image_folders_are_named(small_npz, tmp_path, cli_error):
 
 
 # metrics.json
+
+
+def test_draws_with_several_seeds_become_means_with_students_interval(evaluated):
+    draws = []
+    for shift in (0.0, 0.3, 0.9):
+        records = Metrics.read(evaluated / "m.json").metrics
+        draws.append([record.model_copy(update={"value": record.value + shift}) for record in records])
+    merged = next(r for r in over_seeds(draws) if r.name == "frechet_distance" and r.class_ is None)
+    values = [next(r.value for r in draw if r.name == "frechet_distance" and r.class_ is None) for draw in draws]
+    expected = scipy_t.interval(0.95, 2, loc=np.mean(values), scale=sem(values))
+    assert merged.value == pytest.approx(np.mean(values))
+    assert merged.interval == pytest.approx((max(expected[0], 0), expected[1]))
+    assert merged.ratio == pytest.approx(merged.value / merged.floor)
+    assert merged.sampling_seeds == 3
+    shares = [r for r in over_seeds(draws) if r.name == "memorized_share"]
+    assert all(0 <= r.interval[0] <= r.interval[1] <= 1 and 0 <= r.p_value <= 1 for r in shares)
+
+
+def test_a_pipeline_is_drawn_anew_for_every_sampling_seed(trained_run, small_npz, tmp_path):
+    folder = tmp_path / "pipeline"
+    shutil.copytree(trained_run / "pipeline", folder)
+    arguments = [
+        "--dataset",
+        str(small_npz),
+        "--features",
+        "texture",
+        "--num_images",
+        "80",
+        "--num_inference_steps",
+        "3",
+    ]
+    values = {}
+    for name, extra in (
+        ("0", []), ("1", ["--seed", "1"]), ("both", ["--sampling_seeds", "2"])
+    ):  # fmt: skip
+        assert cli.main(["evaluate", str(folder), *arguments, *extra, "--output", str(tmp_path / f"{name}.json")]) == 0
+        metrics = Metrics.read(tmp_path / f"{name}.json")
+        values[name] = next(r.value for r in metrics.metrics if r.name == "label_accuracy" and r.class_ is None)
+    assert metrics.sampling["sampling_seeds"] == 2
+    assert values["both"] == pytest.approx((values["0"] + values["1"]) / 2, abs=0.05)
 
 
 def test_records_round_trip(evaluated, tmp_path):

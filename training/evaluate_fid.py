@@ -25,10 +25,10 @@ from medmnist_diffusion.diffusion.machine import start_processes
 from medmnist_diffusion.errors import UserError, run_command
 from medmnist_diffusion.files import file_hash
 from medmnist_diffusion.metrics.evaluation import Evaluation
-from medmnist_diffusion.metrics.extractors import EXTRACTORS, make_extractor
+from medmnist_diffusion.metrics.extractors import EXTRACTORS, Extractor, make_extractor
 from medmnist_diffusion.metrics.inception import INCEPTION_DIMENSIONS, cached_weights
 from medmnist_diffusion.metrics.memorization import NearestImages
-from medmnist_diffusion.metrics.records import Metrics
+from medmnist_diffusion.metrics.records import Metrics, over_seeds
 from medmnist_diffusion.publish.card import OPEN_LICENSES
 from medmnist_diffusion.publish.plots import plot_closest, plot_ratios
 from medmnist_diffusion.sample import (
@@ -53,20 +53,33 @@ def evaluate(args: argparse.Namespace) -> tuple[Metrics, ImageDataset, Split, Ne
             f"{args.generated} has images of shape {generated.images.shape[1:]} (H×W×C), {dataset.name} of "
             f"{dataset.train.images.shape[1:]}. Evaluate against the data set it was made for, or give --size."
         )
+    evaluation, nearest = _measure(args, dataset, generated, extractors)
+    draws = [evaluation.ordered_records()]
+    if sampling and pipeline.get("weights_sha256"):
+        for seed in range(args.seed + 1, args.seed + args.sampling_seeds):
+            again = _generated(argparse.Namespace(**{**vars(args), "seed": seed}), dataset)[0]
+            draws.append(_measure(args, dataset, again, extractors)[0].ordered_records())
+        sampling["sampling_seeds"] = args.sampling_seeds
+    metrics = Metrics(
+        dataset=describe(dataset),
+        pipeline=pipeline,
+        sampling=sampling,
+        metrics=over_seeds(draws),
+        refused=evaluation.refusals(),
+    )
+    return metrics, dataset, generated, nearest
+
+
+def _measure(
+    args: argparse.Namespace, dataset: ImageDataset, generated: Split, extractors: Sequence[Extractor]
+) -> tuple[Evaluation, NearestImages]:
+    """All figures of one draw of the generated images."""
     evaluation = Evaluation(dataset, generated, args.num_real, args.seed)
     for extractor in extractors:
         evaluation.compare_features(extractor, args.dimensions)
     evaluation.judge_labels()
     evaluation.train_on_generated()
-    nearest = evaluation.look_for_copies()
-    metrics = Metrics(
-        dataset=describe(dataset),
-        pipeline=pipeline,
-        sampling=sampling,
-        metrics=evaluation.ordered_records(),
-        refused=evaluation.refusals(),
-    )
-    return metrics, dataset, generated, nearest
+    return evaluation, evaluation.look_for_copies()
 
 
 def _generated(args: argparse.Namespace, dataset: ImageDataset) -> tuple[Split, dict[str, Any], dict[str, Any]]:
@@ -131,13 +144,19 @@ def print_metrics(metrics: Metrics) -> None:
     if metrics.sampling:
         console.print(
             f"Sampled with {metrics.sampling['sampler']}, {metrics.sampling['num_inference_steps']} steps, guidance "
-            f"{metrics.sampling['guidance_scale']:g}, seed {metrics.sampling['seed']}.",
+            f"{metrics.sampling['guidance_scale']:g}, seed {metrics.sampling['seed']}"
+            f"{_seeds(metrics)}.",
             soft_wrap=True,
         )
     console.print(
         "Distances of different features or dimensions do not compare; compare each with its own floor.",
         soft_wrap=True,
     )
+
+
+def _seeds(metrics: Metrics) -> str:
+    count = metrics.sampling.get("sampling_seeds", 1)
+    return f" and {count - 1} more; figures are their means" if count > 1 else ""
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -161,6 +180,12 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument(
         "--num_images", type=int, default=NUM_IMAGES, help="images to sample from a pipeline (default 1000)"
     )
+    parser.add_argument(
+        "--sampling_seeds",
+        type=int,
+        default=1,
+        help="draw a pipeline's images anew with so many seeds, --seed and those after it: figures are means (default 1)",
+    )
     parser.add_argument("--num_real", type=int, help="at most so many training images as reference (default: all)")
     parser.add_argument("--output", type=Path, help="default: metrics.json in the pipeline folder, else here")
     add_sampling_arguments(parser)
@@ -168,6 +193,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     for name in ("num_images", "num_real"):
         if getattr(args, name) is not None and getattr(args, name) < 2:
             raise UserError(f"--{name} is {getattr(args, name)}; at least 2 are needed.")
+    if args.sampling_seeds < 1:
+        raise UserError(f"--sampling_seeds is {args.sampling_seeds}; at least 1 is needed.")
     check_sampling_arguments(args)
     if args.features is None:
         at_hand = args.inception_weights is not None or cached_weights().is_file()

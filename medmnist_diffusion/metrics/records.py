@@ -1,13 +1,17 @@
 """metrics.json: what was compared, and one record a figure. Validated when it is written and when it is read."""
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from pydantic import BaseModel, ConfigDict, ValidationError, field_validator
+from scipy.stats import t as student_t
 
 from medmnist_diffusion.errors import UserError
 from medmnist_diffusion.files import write_json
+from medmnist_diffusion.metrics.intervals import Estimate, Z, difference_interval, ratio_interval
 
 NAMES = {
     "frechet_distance": "Fréchet distance",
@@ -58,6 +62,7 @@ class MetricRecord(BaseModel):
     n_generated: int
     reference_split: str
     seed: int
+    sampling_seeds: int = 1  # independent draws of the generated images; of several, `value` is the mean
     note: str = ""
 
     @field_validator("name")
@@ -75,6 +80,42 @@ class MetricRecord(BaseModel):
         if self.name in ("label_accuracy", "classification_accuracy") or self.extractor == "pixels":
             return NAMES[self.name]
         return f"{NAMES[self.name]}, {self.extractor} ({self.dimension})"
+
+
+def over_seeds(draws: Sequence[Sequence[MetricRecord]]) -> list[MetricRecord]:
+    """One record for each figure that every draw of the generated images has: the mean, with Student's interval of the mean.
+
+    The interval holds the draw of the generated images and no assumption about how a figure varies; that of the ratio and of the
+    difference holds the floor's error too. Of several p-values, twice the median is one again (Rüschendorf 1982).
+    """
+    if len(draws) == 1:
+        return list(draws[0])
+    by_figure = [{(r.name, r.extractor, r.dimension, r.class_): r for r in draw} for draw in draws]
+    return [
+        _mean_record([draw[figure] for draw in by_figure])
+        for figure in by_figure[0]
+        if all(figure in draw for draw in by_figure)
+    ]
+
+
+def _mean_record(records: list[MetricRecord]) -> MetricRecord:
+    first, count = records[0], len(records)
+    values = np.array([record.value for record in records])
+    error = float(student_t.ppf(0.975, count - 1) * values.std(ddof=1) / np.sqrt(count)) / Z
+    bounded = first.name not in (*UNBIASED, "density", "frechet_distance", "intra_class_spread")
+    low = -np.inf if first.name in UNBIASED else 0.0
+    mean = Estimate(float(values.mean()), error, low, 1.0 if bounded else np.inf)
+    floor_error = None if first.floor_interval is None else float(np.ptp(first.floor_interval)) / (2 * Z)
+    floor = Estimate(first.floor, floor_error)
+    changes: dict[str, Any] = {"value": mean.value, "interval": mean.interval, "sampling_seeds": count}
+    if first.ratio is not None:
+        changes |= {"ratio": mean.value / floor.value, "ratio_interval": ratio_interval(mean, floor)}
+    if first.difference is not None:
+        changes |= {"difference": mean.value - floor.value, "difference_interval": difference_interval(mean, floor)}
+    p_values = [record.p_value for record in records if record.p_value is not None]
+    if p_values:
+        changes["p_value"] = min(1.0, 2 * float(np.median(p_values)))
+    return first.model_copy(update=changes)
 
 
 class Metrics(BaseModel):
