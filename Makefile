@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-slow lint sanity evaluation-cost clean
+.PHONY: help install demo test test-slow lint sanity evaluation-cost benchmark clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 18
@@ -18,7 +18,7 @@ $(INSTALLED): pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
 	touch $@
 
-demo: $(INSTALLED) ## audit, train, sample, evaluate and card on the phantom set, in under 5 minutes
+demo: $(INSTALLED) ## audit, train, sample, evaluate and card on the phantom set, in minutes
 	rm -rf runs/demo
 	$(BIN)/medmnist-diffusion demo --output runs/demo
 
@@ -41,6 +41,10 @@ sanity: $(INSTALLED) ## benchmark: which metric sees which fault (PneumoniaMNIST
 
 evaluation-cost: $(INSTALLED) ## benchmark: time and memory of an evaluation
 	$(BIN)/python benchmarks/evaluation_cost.py
+
+benchmark: $(INSTALLED) ## benchmark: time to the quality of two peers, about 75 minutes (PneumoniaMNIST from MEDMNIST_ROOT)
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev,bench]'
+	$(BIN)/python benchmarks/time_to_quality.py
 
 clean: ## remove what the targets made
 	rm -rf $(VENV) build dist runs *.egg-info .pytest_cache .mypy_cache .ruff_cache

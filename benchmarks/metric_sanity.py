@@ -289,9 +289,8 @@ def main(argv: Sequence[str]) -> None:
     write_json(args.output / f"metric_sanity_{args.dataset}.json", result)
     plot(result, args.output / f"metric_sanity_{args.dataset}.png")
     for row in expectations:
-        print(
-            f"{'met   ' if row['met'] else 'UNMET '} {row['fault']} {row['strength']:g}: {row['figure']} {row['standard_errors']:+g}"
-        )
+        met = "met  " if row["met"] else "UNMET"
+        print(f"{met} {row['fault']} {row['strength']:g}: {row['figure']} {row['standard_errors']:+g}")
     print(f"Written to {args.output}")
 
 

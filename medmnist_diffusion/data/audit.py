@@ -152,12 +152,14 @@ def main(argv: Sequence[str] | None = None) -> None:
     print_audit(report)
 
 
-def add_dataset_arguments(parser: argparse.ArgumentParser, positional: bool = False) -> None:
+def add_dataset_arguments(
+    parser: argparse.ArgumentParser, positional: bool = False, default: str | None = None
+) -> None:
     """The arguments that name a data set, the same in every command."""
     text = "a MedMNIST flag, an npz, an image folder, a Hub id, phantom or phantom-rgb"
     if positional:
         parser.add_argument("dataset", help=text)
     else:
-        parser.add_argument("--dataset", required=True, help=text)
+        parser.add_argument("--dataset", required=default is None, default=default, help=text)
     parser.add_argument("--root", help="where MedMNIST files lie (default: $MEDMNIST_ROOT, else ~/.medmnist)")
     parser.add_argument("--size", type=int, help="pixels a side (default 28)")
