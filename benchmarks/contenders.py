@@ -1,8 +1,8 @@
 """What benchmarks/time_to_quality.py compares: three ways to train on the same images for the same time.
 
-Each is a function `(images uint8 N×H×W×C, labels N, seconds, folder) → (sample, facts)`: `sample(n, seed)` gives uint8 images of the
-trained model. The two peers are unconditional, as their documentation sets them up; both get the faster of float32 and bfloat16
-autocast on their own network, as ours does.
+Each is a function `(images uint8 N×H×W×C, labels N, seconds, folder) → (sample, facts)`: `sample(n, seed)` gives uint8 images of
+the trained model. The two peers are unconditional, as their documentation sets them up; both get the faster of float32 and
+bfloat16 autocast on their own network, as ours does.
 """
 
 import json
@@ -119,8 +119,8 @@ def lucidrains(images: np.ndarray, labels: np.ndarray, seconds: float, folder: P
 def diffusers_example(
     images: np.ndarray, labels: np.ndarray, seconds: float, folder: Path
 ) -> tuple[Sample, dict[str, Any]]:
-    """A stand-in for diffusers' unconditional training example: its UNet, AdamW, cosine rate with 500 warm-up steps, batch 16, EMA,
-    epsilon, 1,000 linear steps; images padded to 32 pixels.
+    """A stand-in for diffusers' unconditional training example: its UNet, AdamW, cosine rate with 500 warm-up steps, batch 16,
+    EMA, epsilon, 1,000 linear steps; images padded to 32 pixels.
 
     Judged by 20 DPM-Solver++ steps of the same network, since its own 1,000 DDPM steps would take hours; the speed of these is
     measured on a few of them.

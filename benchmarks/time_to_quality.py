@@ -5,7 +5,8 @@
 
 Each peer trains once for --seconds. Ours trains anew for each of a few shorter budgets, since its learning rate decays to fit the
 budget: so its curve is one of finished trainings. Every contender has a process of its own, for its peak memory. All are judged by
-the same Fréchet distances of as many images to the training split, in classifier and in texture features, beside the memorized share.
+the same Fréchet distances of as many images to the training split, in classifier and in texture features, beside the memorized
+share.
 `time_ratio` is the shortest budget with which ours is at least as good as the peer in both spaces, ÷ the peer's time.
 The last line printed is one JSON object; the whole result goes to benchmarks/results.
 """
