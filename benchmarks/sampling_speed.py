@@ -1,0 +1,54 @@
+"""What a sampler's steps buy: images a second, and the distance to the training images in both spaces.
+
+    python benchmarks/sampling_speed.py runs/pneumonia/pipeline --dataset pneumoniamnist
+
+As many images of the same random streams by each sampler, so that differences are the samplers'.
+"""
+
+import argparse
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from time_to_quality import RESULTS, SPACES, judge
+
+from medmnist_diffusion.data import load_dataset
+from medmnist_diffusion.data.audit import add_dataset_arguments
+from medmnist_diffusion.diffusion.machine import start_processes
+from medmnist_diffusion.diffusion.sampling import generate, load_pipeline
+from medmnist_diffusion.errors import run_command
+from medmnist_diffusion.files import write_json
+
+SAMPLERS = (
+    ("dpmsolver++", 5), ("dpmsolver++", 10), ("dpmsolver++", 15), ("dpmsolver++", 20), ("dpmsolver++", 50),
+    ("dpmsolver++", 100), ("ddim", 20), ("ddim", 100), ("ddpm", 100), ("ddpm", 1000),
+)  # fmt: skip
+
+
+def main(argv: Sequence[str]) -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
+    parser.add_argument("pipeline", type=Path)
+    add_dataset_arguments(parser, default="pneumoniamnist")
+    parser.add_argument("--num_images", type=int, default=1000)
+    args = parser.parse_args(argv)
+    start_processes()
+    dataset = load_dataset(args.dataset, args.root, args.size)
+    labels = np.sort(np.random.default_rng(0).choice(dataset.train.labels, args.num_images))
+    rows = []
+    for sampler, steps in SAMPLERS:
+        pipe = load_pipeline(args.pipeline, sampler)
+        pipe.set_progress_bar_config(desc=f"{sampler}, {steps} steps")
+        began = time.monotonic()
+        images = generate(pipe, labels, steps)
+        speed = len(images) / (time.monotonic() - began)
+        rows.append({"sampler": sampler, "steps": steps, "images_per_second": speed, **judge(dataset, images)})
+        distances = ", ".join(f"{space} {rows[-1][space]['frechet_distance']:.3g}" for space in SPACES)
+        print(f"{sampler}, {steps} steps: {speed:.1f} images/s, Fréchet distance {distances}", flush=True)
+    command = f"python benchmarks/sampling_speed.py PIPELINE --dataset {args.dataset} --num_images {args.num_images}"
+    write_json(RESULTS / f"sampling_{dataset.name}.json", {"command": command, "samplers": rows})
+
+
+if __name__ == "__main__":
+    sys.exit(run_command(main))
