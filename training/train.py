@@ -254,6 +254,7 @@ def train(config: TrainingConfig) -> Path:
     spent = progress()
     if spent >= 1 and (run / "pipeline" / "model_index.json").is_file():
         accelerator.print(f"{run} is trained already ({step} steps). A larger budget trains on.")
+        accelerator.end_training()
         return run / "pipeline"
     unet.train()
     with tqdm(
@@ -312,7 +313,9 @@ def train(config: TrainingConfig) -> Path:
     ema.copy_to(ema_unet.parameters())
     save_state()
     if is_main:
-        val_loss = log.rows[-1]["val_loss"]
+        val_loss = held_out_loss(
+            ema_unet, scheduler, held_out["val_loss"], config.pixel_unshuffle, config.loss_type, config.huber_delta
+        )
         folder = save_pipeline("pipeline", "latest", val_loss)
         save_sample_grid(ema_unet, scheduler, dataset, config, run / "samples" / f"step_{step:08d}.png")
         print(

@@ -165,7 +165,7 @@ def _metric_values(metrics: Metrics, folder: Path) -> dict[str, Any]:
 
 
 def _against_floor(record: MetricRecord) -> str:
-    """`÷ 2.1 (1.3 … 3.4)`, or for unbiased figures `+ 0.1 (−0.1 … 0.3)`."""
+    """`÷: 2.1 (1.3 … 3.4)`, or for unbiased figures `−: 0.1 (-0.1 … 0.3)`, with the 95 % interval."""
     sign, value, interval = ("÷", record.ratio, record.ratio_interval)
     if record.difference is not None:
         sign, value, interval = ("−", record.difference, record.difference_interval)
