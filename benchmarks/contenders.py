@@ -139,7 +139,9 @@ def diffusers_example(
     )
     scheduler = DDPMScheduler(num_train_timesteps=1000, beta_schedule="linear")
     optimizer = torch.optim.AdamW(unet.parameters(), lr=1e-4, betas=(0.95, 0.999), weight_decay=1e-6, eps=1e-8)
-    rate = get_cosine_schedule_with_warmup(optimizer, 500, 100 * len(images) // 16)  # its 100 epochs
+    rate = get_cosine_schedule_with_warmup(
+        optimizer, 500, 100 * len(images) // 16
+    )  # its 100 epochs, whatever the time allows
     ema = EMAModel(unet.parameters(), decay=0.9999, use_ema_warmup=True, inv_gamma=1.0, power=3 / 4)
     pixels = F.pad(to_model_range(images), (pad // 2, pad - pad // 2) * 2, mode="replicate")
 
@@ -165,7 +167,9 @@ def diffusers_example(
     }
     ema.copy_to(unet.parameters())
     unet.eval()
-    solver = DPMSolverMultistepScheduler.from_config(scheduler.config, timestep_spacing="trailing")
+    solver = DPMSolverMultistepScheduler.from_config(
+        scheduler.config, timestep_spacing="trailing", use_lu_lambdas=True
+    )
 
     @torch.no_grad()
     def denoise(count: int, steps: int) -> torch.Tensor:
@@ -180,9 +184,10 @@ def diffusers_example(
         latents = torch.cat([denoise(min(SAMPLE_BATCH, n - at), 20) for at in range(0, n, SAMPLE_BATCH)])
         return to_uint8(latents[..., pad // 2 : pad // 2 + size, pad // 2 : pad // 2 + size])
 
-    began = time.monotonic()
     denoise(SAMPLE_BATCH, 1)
-    facts["own_sampling_images_per_second"] = SAMPLE_BATCH / (time.monotonic() - began) / 1000
+    began = time.monotonic()
+    denoise(SAMPLE_BATCH, 4)
+    facts["own_sampling_images_per_second"] = SAMPLE_BATCH * 4 / (time.monotonic() - began) / 1000
     return sample, facts
 
 

@@ -32,7 +32,7 @@ from contenders import CONTENDERS
 from medmnist_diffusion.data import ImageDataset, Split, load_dataset
 from medmnist_diffusion.data.audit import add_dataset_arguments
 from medmnist_diffusion.diffusion.machine import start_processes
-from medmnist_diffusion.errors import run_command
+from medmnist_diffusion.errors import UserError, run_command
 from medmnist_diffusion.files import atomic_file, write_json
 from medmnist_diffusion.metrics import memorization
 from medmnist_diffusion.metrics.extractors import extract, make_extractor
@@ -111,9 +111,9 @@ def run_contender(args: argparse.Namespace, name: str, seconds: float) -> dict[s
         for option in ("root", "size"):
             command += [f"--{option}", str(getattr(args, option))] if getattr(args, option) else []
         print(f"{name}: {seconds:.0f} s", flush=True)
-        subprocess.run(
-            [*command, "--output", str(output)], check=True, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
-        )
+        done = subprocess.run([*command, "--output", str(output)], capture_output=True, text=True)
+        if done.returncode:
+            raise UserError(f"{name} failed: {done.stderr[-500:]}")
         result = json.loads(output.read_text(encoding="utf-8"))
     distances = ", ".join(f"{space} {result[space]['frechet_distance']:.3g}" for space in SPACES)
     print(f"  {result['images_per_second']:.0f} images/s, Fréchet distance {distances}", flush=True)

@@ -126,8 +126,7 @@ def parse_config(argv: Sequence[str]) -> TrainingConfig:
     namespace = vars(parser.parse_args(argv))
     namespace.pop("config")
     config = TrainingConfig(**namespace)
-    _check(config)
-    return config
+    return _checked(config)
 
 
 def read_config_file(path: Path) -> dict[str, Any]:
@@ -172,7 +171,7 @@ def changed_settings(config: TrainingConfig, path: Path) -> list[str]:
     ]
 
 
-def _check(config: TrainingConfig) -> None:
+def _checked(config: TrainingConfig) -> TrainingConfig:
     def fail(name: str, need: str) -> None:
         raise UserError(f"--{name} is {getattr(config, name)!r}; {need}.")
 
@@ -180,7 +179,7 @@ def _check(config: TrainingConfig) -> None:
         if not getattr(config, name):
             raise UserError(f"--{name} is needed, on the command line or in the --config file.")
     try:  # types and choices; a YAML file can hold anything
-        _TYPES.validate_python(dataclasses.asdict(config))
+        config = _TYPES.validate_python(dataclasses.asdict(config))
     except ValidationError as error:
         problem = error.errors()[0]
         fail(str(problem["loc"][0]), problem["msg"].lower())
@@ -206,3 +205,4 @@ def _check(config: TrainingConfig) -> None:
         raise UserError("give only one of --max_train_steps, --num_train_epochs and --max_train_minutes.")
     if not any(budget is not None for budget in budgets):
         config.max_train_minutes = 20.0
+    return config

@@ -55,7 +55,9 @@ def evaluate(args: argparse.Namespace) -> tuple[Metrics, ImageDataset, Split, Ne
         )
     evaluation, nearest = _measure(args, dataset, generated, extractors)
     draws = [evaluation.ordered_records()]
-    if sampling and pipeline.get("weights_sha256"):
+    if args.sampling_seeds > 1 and not pipeline.get("weights_sha256"):
+        raise UserError(f"--sampling_seeds needs a pipeline; {args.generated} holds images that are drawn already.")
+    if pipeline.get("weights_sha256"):
         for seed in range(args.seed + 1, args.seed + args.sampling_seeds):
             again = _generated(argparse.Namespace(**{**vars(args), "seed": seed}), dataset)[0]
             draws.append(_measure(args, dataset, again, extractors)[0].ordered_records())

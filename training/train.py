@@ -47,7 +47,7 @@ from medmnist_diffusion.diffusion.objectives import log_snr, loss_per_image, min
 from medmnist_diffusion.diffusion.optimizers import build_optimizers
 from medmnist_diffusion.diffusion.unet import build_noise_scheduler, build_unet
 from medmnist_diffusion.errors import TrainingDivergedError, UserError, run_command
-from medmnist_diffusion.publish.pipeline_folder import save_pipeline_folder, save_sample_grid
+from medmnist_diffusion.publish.pipeline_folder import save_pipeline_folder, save_sample_grid, saved_step
 from medmnist_diffusion.publish.plots import plot_loss
 
 RAW_GRIDS_UNTIL = 1000  # while the average is young, the grid of the raw weights is drawn beside it
@@ -87,6 +87,8 @@ def train(config: TrainingConfig) -> Path:
     # 4. The machine: processes, threads, precision.
     state = start_processes()
     precision, speeds = _choose_precision(config, unet, state)
+    if config.optimizer == "muon" and precision == "fp16":
+        raise UserError("Muon's kernels are not scaled for fp16: launch with bf16, or give --optimizer adamw.")
     config = replace(config, mixed_precision=precision)
     AcceleratorState._reset_state()  # a process that trains twice may want another precision
     accelerator = Accelerator(
@@ -147,10 +149,10 @@ def train(config: TrainingConfig) -> Path:
     if checkpoint:
         progress_state = load_checkpoint(accelerator, checkpoint, ema, ema_unet)
         step, seconds_before = progress_state["step"], progress_state["seconds"]
-        if progress_state["images_a_step"] != images_a_step:
+        if progress_state.get("images_a_step", images_a_step) != images_a_step:
             raise UserError(
                 f"{run} was trained with {progress_state['images_a_step']} images a step over all processes, now it would be "
-                f"{images_a_step}: other batches, another run. Use as many processes as before, or change --train_batch_size."
+                f"{images_a_step}: other batches, another run. Use as many processes as before."
             )
         best_val_loss = progress_state["best_val_loss"] or math.inf
         log = LossLog.resumed(run / "loss.csv", step) if is_main else log
@@ -252,7 +254,7 @@ def train(config: TrainingConfig) -> Path:
                 save_pipeline("pipeline_best", "best held-out loss", best_val_loss)
 
     spent = progress()
-    if spent >= 1 and (run / "pipeline" / "model_index.json").is_file():
+    if spent >= 1 and saved_step(run / "pipeline") == step:
         accelerator.print(f"{run} is trained already ({step} steps). A larger budget trains on.")
         accelerator.end_training()
         return run / "pipeline"

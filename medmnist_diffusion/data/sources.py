@@ -299,7 +299,14 @@ def _image_patterns(folder: Path) -> list[str]:
     from datasets.packaged_modules.imagefolder.imagefolder import ImageFolder
 
     suffixes = set(ImageFolder.EXTENSIONS)
-    return sorted(glob.escape(str(file)) for file in folder.rglob("*") if file.suffix.lower() in suffixes)
+    return sorted(
+        glob.escape(str(file))
+        for file in folder.rglob("*")
+        if file.suffix.lower() in suffixes
+        and not any(
+            part.startswith(".") for part in file.relative_to(folder).parts
+        )  # .ipynb_checkpoints, macOS's ._0.png
+    )
 
 
 def _hub(name: str, size: int) -> ImageDataset:

@@ -69,6 +69,7 @@ def _step_seconds(unet: UNet2DModel, batch_size: int, dtype: torch.dtype | None,
     timesteps, labels = torch.zeros(batch_size, dtype=torch.long), torch.zeros(batch_size, dtype=torch.long)
     fastest, began = float("inf"), time.monotonic()
     warm = False
+    random_state = torch.get_rng_state()  # dropout in the trial must not change what is trained
     while time.monotonic() - began < seconds or fastest == float("inf"):
         start = time.monotonic()
         with torch.autocast("cpu", dtype, enabled=dtype is not None):
@@ -78,6 +79,7 @@ def _step_seconds(unet: UNet2DModel, batch_size: int, dtype: torch.dtype | None,
         if warm:
             fastest = min(fastest, time.monotonic() - start)
         warm = True
+    torch.set_rng_state(random_state)
     return fastest
 
 

@@ -134,12 +134,21 @@ class Evaluation:
             )
         except UserError as error:
             self.refused[f"Distances in spaces fitted to train: {error}"] = ["all"]
-        # Overall, nearness to train depends on the mix of classes: both sides have that of train.
+        # Overall, nearness to train depends on the mix of classes: both sides have that of train, over the classes that val has
+        # enough images of.
         shares = np.bincount(dataset.train.labels, minlength=dataset.num_classes) / len(dataset.train)
         available = np.bincount(self.held_out.labels, minlength=dataset.num_classes)
-        self.held_out_rows = _draw(
-            self.held_out.labels, _counts(_most(available, shares), shares), np.random.default_rng([seed, 3])
-        )
+        scarce = available < np.minimum(MIN_CLASS_IMAGES, shares * len(self.held_out) / 2)
+        for class_ in np.flatnonzero(scarce):
+            self._refuse("Labels and copies, overall, are those of the other classes: too few val images", int(class_))
+        shares = np.where(scarce, 0, shares)
+        if shares.any():
+            shares /= shares.sum()
+            counts = _counts(_most(available, shares), shares)
+        else:
+            counts = np.zeros(dataset.num_classes, int)
+        self.held_out_rows = _draw(self.held_out.labels, counts, np.random.default_rng([seed, 3]))
+        self.judged_rows = self.plan.generated[~scarce[generated.labels[self.plan.generated]]]
         for class_ in np.setdiff1d(np.arange(dataset.num_classes), generated.labels):
             self._refuse("All figures: no generated image of this class", int(class_))
 
@@ -255,15 +264,20 @@ class Evaluation:
     def judge_labels(self) -> None:
         """How often a classifier of real images sees in a generated image the class that was asked for; floor: in val images
         that it was not trained on. Overall, both sides are weighted as train is."""
+        if not len(self.held_out):
+            self._refuse("Label accuracy: all val images stand in train", None)
+            return
         model = real_data_classifier(self.dataset)
         right, right_real = (predict(model, side) == side.labels for side in (self.generated, self.held_out))
         for class_ in [None, *self.dataset.id2label]:
-            ours, fresh = self._side(right, self.plan.generated, class_), self._held_out_side(right_real, class_)
-            self._add_shares("label_accuracy", CLASSIFIER, class_, ours, fresh, self._held_out_source, len(ours))
+            ours, fresh = self._side(right, class_), self._held_out_side(right_real, class_)
+            self._add_shares(
+                "label_accuracy", CLASSIFIER, class_, ours, fresh, self._held_out_source(fresh), len(ours)
+            )
 
-    def _side(self, values: np.ndarray, rows: np.ndarray, class_: int | None) -> "Side":
-        """Values of the generated images: all of a class, or the given rows, which have the class shares of train."""
-        whole = Side(values, self.generated.labels)
+    def _side(self, values: np.ndarray, class_: int | None) -> "Side":
+        """Values of the generated images: all of a class, or of as many as give the class shares of train."""
+        whole, rows = Side(values, self.generated.labels), self.judged_rows
         return Side(values[rows], whole.labels[rows]) if class_ is None else whole.of(class_)
 
     def _held_out_side(self, values: np.ndarray, class_: int | None) -> "Side":
@@ -323,9 +337,9 @@ class Evaluation:
         )
         authentic, authentic_real = (memorization.authentic(side, within_train) for side in (to_train, fresh_to_train))
         for class_ in [None, *self.dataset.id2label]:
-            side = self._side(authentic, self.plan.generated, class_)
+            side, fresh_side = self._side(authentic, class_), self._held_out_side(authentic_real, class_)
             self._add_shares(
-                "authenticity", space, class_, side, self._held_out_side(authentic_real, class_), self._held_out_source,
+                "authenticity", space, class_, side, fresh_side, self._held_out_source(fresh_side),
                 len(side),
             )  # fmt: skip
             self._duplicates(space, class_, flat_ours)
@@ -353,8 +367,8 @@ class Evaluation:
     def _copies(self, space: "Space", ours: np.ndarray, held_out: np.ndarray, unit: str) -> None:
         """The share below the held-out threshold, overall and by each class's own, and the nearness to train."""
         for class_ in [None, *self.dataset.id2label]:
-            distances = self._side(ours, self.plan.generated, class_).features
-            fresh = self._held_out_side(held_out, class_).features
+            distances, fresh_side = self._side(ours, class_).features, self._held_out_side(held_out, class_)
+            fresh, source = fresh_side.features, self._held_out_source(fresh_side)
             if min(len(distances), len(fresh)) < MIN_CLASS_IMAGES:
                 self._refuse(
                     f"Memorized share, {space}: at least {MIN_CLASS_IMAGES} images on either side are needed", class_
@@ -364,20 +378,19 @@ class Evaluation:
             count = int((distances < threshold.value).sum())
             self._add(
                 "memorized_share", space, class_, count / len(distances), share_interval(count, len(distances)),
-                threshold.expected, f"{self._held_out_source}, by construction", len(self.dataset.train), len(distances),
+                threshold.expected, f"{source}, by construction", len(self.dataset.train), len(distances),
                 p_value=threshold.p_value(count, len(distances)),
                 note=f"threshold {threshold.value:.3g} {unit}; nearest generated {distances.min():.3g}",
             )  # fmt: skip
             value, p_value = memorization.nearness_to_train(distances, fresh)
             self._add(
-                "nearness_to_train", space, class_, value.value, value.interval, 0.5, self._held_out_source,
+                "nearness_to_train", space, class_, value.value, value.interval, 0.5, source,
                 len(self.dataset.train), len(distances), p_value=p_value,
             )  # fmt: skip
 
-    @property
-    def _held_out_source(self) -> str:
+    def _held_out_source(self, fresh: "Side") -> str:
         left_out = len(self.dataset.splits["val"]) - len(self.held_out)
-        return f"{len(self.held_out)} val images ({left_out} left out: they stand in train)"
+        return f"{len(fresh)} val images" + (f" ({left_out} left out: they stand in train)" if left_out else "")
 
     # Records
 

@@ -159,7 +159,7 @@ def pca(dataset: ImageDataset) -> Extractor:
         features = (pixels(images) - mean) @ components.T
         return {features.shape[1]: features.float().numpy()}
 
-    return Extractor("pca", f"pca-{dataset.train.content_hash[:16]}-v1", 512, embed)
+    return Extractor("pca", f"pca-{dataset.train.content_hash[:16]}-v2", 512, embed)
 
 
 def backbone(name: str) -> Extractor:

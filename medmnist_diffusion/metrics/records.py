@@ -86,7 +86,8 @@ def over_seeds(draws: Sequence[Sequence[MetricRecord]]) -> list[MetricRecord]:
     """One record for each figure that every draw of the generated images has: the mean, with Student's interval of the mean.
 
     The interval holds the draw of the generated images and no assumption about how a figure varies; that of the ratio and of the
-    difference holds the floor's error too. Of several p-values, twice the median is one again (Rüschendorf 1982).
+    difference holds the floor's error too. An interval is never narrower than one draw's ÷ √draws, as it would be where all agree
+    by chance. Of several p-values, twice the median is one again (Rüger 1978).
     """
     if len(draws) == 1:
         return list(draws[0])
@@ -102,12 +103,14 @@ def _mean_record(records: list[MetricRecord]) -> MetricRecord:
     first, count = records[0], len(records)
     values = np.array([record.value for record in records])
     error = float(student_t.ppf(0.975, count - 1) * values.std(ddof=1) / np.sqrt(count)) / Z
+    of_one = [_error(record.value, record.interval) or 0.0 for record in records]
+    error = max(error, float(np.mean(of_one) / np.sqrt(count)))
     bounded = first.name not in (*UNBIASED, "density", "frechet_distance", "intra_class_spread")
     low = -np.inf if first.name in UNBIASED else 0.0
     mean = Estimate(float(values.mean()), error, low, 1.0 if bounded else np.inf)
-    floor_error = None if first.floor_interval is None else float(np.ptp(first.floor_interval)) / (2 * Z)
-    floor = Estimate(first.floor, floor_error)
-    changes: dict[str, Any] = {"value": mean.value, "interval": mean.interval, "sampling_seeds": count}
+    floor = Estimate(first.floor, _error(first.floor, first.floor_interval))
+    note = f"{first.note}; note of the first of {count} draws" if first.note else ""
+    changes: dict[str, Any] = {"value": mean.value, "interval": mean.interval, "sampling_seeds": count, "note": note}
     if first.ratio is not None:
         changes |= {"ratio": mean.value / floor.value, "ratio_interval": ratio_interval(mean, floor)}
     if first.difference is not None:
@@ -116,6 +119,11 @@ def _mean_record(records: list[MetricRecord]) -> MetricRecord:
     if p_values:
         changes["p_value"] = min(1.0, 2 * float(np.median(p_values)))
     return first.model_copy(update=changes)
+
+
+def _error(value: float, interval: tuple[float, float] | None) -> float | None:
+    """The standard error behind an interval, from its longer side: the other may have been cut at the end of the range."""
+    return None if interval is None else max(interval[1] - value, value - interval[0]) / Z
 
 
 class Metrics(BaseModel):

@@ -198,7 +198,7 @@ def _memorization(metrics: Metrics) -> str:
         )
     else:
         sentences.append(
-            f"No sign of copying by these measures, overall or in a class ({len(shares)} tests, corrected after Holm); the pixel "
+            f"No sign of copying by these measures ({len(shares)} tests over spaces and classes, corrected after Holm); the pixel "
             "one counts mirrored and slightly shifted copies."
         )
     return " ".join(sentences)

@@ -1,5 +1,6 @@
 """The pipeline folder: what `save_pretrained` writes, and what a reader needs to know about it, as one whole."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +44,14 @@ def save_pipeline_folder(
         save_sample_grid(unet, scheduler, dataset, config, temporary / "samples.png")
         write_card(temporary)
     return folder
+
+
+def saved_step(folder: Path) -> int | None:
+    """The training step of the pipeline in a folder; None where there is none."""
+    try:
+        return json.loads((folder / SUMMARY).read_text(encoding="utf-8"))["step"]
+    except (OSError, ValueError, KeyError):
+        return None
 
 
 def save_sample_grid(
