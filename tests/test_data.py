@@ -138,10 +138,13 @@ def test_text_labels_mean_the_same_in_every_split(tmp_path):
 
 
 def test_only_top_level_folders_name_splits(tmp_path):
-    """Classes and files whose names hold `test`, `train` or brackets are classes and files."""
+    """Classes and files whose names hold `test`, `train` or brackets are classes and files; hidden ones are not."""
     folder = image_folder(tmp_path / "mine")
     (folder / "benign").rename(folder / "test_positive")
     (folder / "malignant").rename(folder / "training_artifact")
+    (folder / ".ipynb_checkpoints").mkdir()
+    (folder / ".ipynb_checkpoints" / "1.png").write_bytes((folder / "test_positive" / "1.png").read_bytes())
+    (folder / "test_positive" / "._2.png").write_bytes(b"macOS")
     (folder / "test_positive" / "0.png").rename(folder / "test_positive" / "stress_test_1[0].png")
     dataset = load_dataset(str(folder))
     assert dataset.id2label == {0: "test_positive", 1: "training_artifact"}

@@ -167,6 +167,20 @@ def test_a_missing_class_is_a_loss_not_an_error(small):
     assert {record.class_ for record in evaluation.records} == {None, 0, 1, 3}
 
 
+def test_a_class_that_val_hardly_has_does_not_silence_the_others(small):
+    """Overall figures of labels and copies are then those of the other classes, and say so."""
+    val = small.splits["val"]
+    rows = np.concatenate([np.flatnonzero(val.labels != 3), np.flatnonzero(val.labels == 3)[:1]])
+    few = replace(small, splits={**small.splits, "val": val.subset(rows)})
+    evaluation = Evaluation(few, fresh(200))
+    evaluation.judge_labels()
+    evaluation.look_for_copies()
+    overall = {record.name: record for record in evaluation.records if record.class_ is None}
+    assert {"label_accuracy", "memorized_share"} <= set(overall)
+    assert overall["memorized_share"].n_generated < len(evaluation.plan.generated)
+    assert any("too few val images (class: 3)" in line for line in evaluation.refusals())
+
+
 def test_a_fitted_space_without_enough_fresh_images_is_refused(small):
     """55 val images make fewer than 50 in the right shares: then no figure, rather than a floor made of training images."""
     few = replace(small, splits={**small.splits, "val": small.splits["val"].subset(np.arange(40))})
@@ -463,6 +477,11 @@ def test_draws_with_several_seeds_become_means_with_students_interval(evaluated)
     assert merged.interval == pytest.approx((max(expected[0], 0), expected[1]))
     assert merged.ratio == pytest.approx(merged.value / merged.floor)
     assert merged.sampling_seeds == 3
+    nothing = [
+        [record.model_copy(update={"value": 0.0, "interval": (0.0, 0.02)})] * 1 for record in [draws[0][-1]] * 5
+    ]
+    (share,) = over_seeds(nothing)
+    assert share.interval[1] > 0.005  # five times nothing is not certainty
     shares = [r for r in over_seeds(draws) if r.name == "memorized_share"]
     assert all(0 <= r.interval[0] <= r.interval[1] <= 1 and 0 <= r.p_value <= 1 for r in shares)
 
