@@ -9,7 +9,7 @@ import numpy as np
 
 from medmnist_diffusion.errors import UserError
 
-TRAIN_MINUTES = 2.0
+TRAIN_MINUTES = 1.0
 COLUMNS = 8
 
 

@@ -21,7 +21,7 @@ from medmnist_diffusion.data.dataset import Split
 from medmnist_diffusion.data.npz import write_npz
 from medmnist_diffusion.errors import UserError
 from medmnist_diffusion.files import file_hash
-from medmnist_diffusion.metrics import inception
+from medmnist_diffusion.metrics import classifier, inception
 from medmnist_diffusion.metrics.classifier import predict, real_data_classifier
 from medmnist_diffusion.metrics.evaluation import Evaluation, plan_comparison
 from medmnist_diffusion.metrics.extractors import extract, make_extractor, texture_features
@@ -164,7 +164,7 @@ def test_a_missing_class_is_a_loss_not_an_error(small):
     evaluation = Evaluation(small, without)
     evaluation.compare_features(make_extractor("texture", small))
     assert any("no generated image of this class (class: 2)" in line for line in evaluation.refusals())
-    assert {record.class_ for record in evaluation.records} == {None, 0, 1, 3}
+    assert {None, 0, 1} <= {record.class_ for record in evaluation.records} <= {None, 0, 1, 3}
 
 
 def test_a_class_that_val_hardly_has_does_not_silence_the_others(small):
@@ -486,7 +486,9 @@ def test_draws_with_several_seeds_become_means_with_students_interval(evaluated)
     assert all(0 <= r.interval[0] <= r.interval[1] <= 1 and 0 <= r.p_value <= 1 for r in shares)
 
 
-def test_a_pipeline_is_drawn_anew_for_every_sampling_seed(trained_run, small_npz, tmp_path):
+def test_a_pipeline_is_drawn_anew_for_every_sampling_seed(trained_run, small_npz, tmp_path, monkeypatch):
+    monkeypatch.setattr(classifier, "STEPS", 40)  # real ones, shorter, with a name of their own in the cache
+    monkeypatch.setattr(classifier, "RECIPE", "short")
     folder = tmp_path / "pipeline"
     shutil.copytree(trained_run / "pipeline", folder)
     arguments = [

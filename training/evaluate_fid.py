@@ -61,7 +61,8 @@ def evaluate(args: argparse.Namespace) -> tuple[Metrics, ImageDataset, Split, Ne
         for seed in range(args.seed + 1, args.seed + args.sampling_seeds):
             again = _generated(argparse.Namespace(**{**vars(args), "seed": seed}), dataset)[0]
             draws.append(_measure(args, dataset, again, extractors)[0].ordered_records())
-        sampling["sampling_seeds"] = args.sampling_seeds
+        if args.sampling_seeds > 1:
+            sampling["sampling_seeds"] = args.sampling_seeds
     metrics = Metrics(
         dataset=describe(dataset),
         pipeline=pipeline,
