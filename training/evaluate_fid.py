@@ -136,7 +136,8 @@ def print_metrics(metrics: Metrics) -> None:
     console = Console(highlight=False)
     console.print(table)
     sizes = {
-        f"{record.n_generated} generated and {record.n_real} {record.reference_split} images; floor: {record.floor_source}": record.name
+        f"{record.n_generated} generated and {record.n_real} {record.reference_split} images; floor: "
+        f"{record.floor_source}": record.name
         for record in metrics.metrics
         if record.class_ is None
     }
