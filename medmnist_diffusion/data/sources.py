@@ -302,11 +302,13 @@ def _image_patterns(folder: Path) -> list[str]:
     return sorted(
         glob.escape(str(file))
         for file in folder.rglob("*")
-        if file.suffix.lower() in suffixes
-        and not any(
-            part.startswith(".") for part in file.relative_to(folder).parts
-        )  # .ipynb_checkpoints, macOS's ._0.png
+        if file.suffix.lower() in suffixes and not _hidden(file.relative_to(folder))
     )
+
+
+def _hidden(path: Path) -> bool:
+    """Whether a part of it starts with a dot: .ipynb_checkpoints, macOS's ._0.png."""
+    return any(part.startswith(".") for part in path.parts)
 
 
 def _hub(name: str, size: int) -> ImageDataset:

@@ -53,9 +53,7 @@ class MetricRecord(BaseModel):
     floor_source: str  # which real images
     ratio: float | None = None  # value ÷ floor; 1 is as real images score
     ratio_interval: tuple[float, float] | None = None
-    difference: float | None = (
-        None  # value − floor, for figures that are unbiased and so lie about 0 where nothing differs
-    )
+    difference: float | None = None  # value − floor, of UNBIASED figures: about 0 where nothing differs
     difference_interval: tuple[float, float] | None = None
     p_value: float | None = None  # of the hypothesis that nothing is copied
     n_real: int
