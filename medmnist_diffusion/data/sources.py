@@ -241,19 +241,22 @@ def load_labelled_folder(path: Path, dataset: ImageDataset) -> Split:
         ids[number] = matches[0]
     table = next(iter(tables.values())).cast_column("image", _undecoded())
     size, channels = dataset.image_size, dataset.channels
-    grey = [_is_grey(row, str(path)) for row in table["image"]]
+    grey: list[bool] = []
+    sizes: dict[tuple[int, int], str] = {}  # each size with the first file that has it
+    for row in table["image"]:
+        with _open(row, str(path)) as image:
+            grey.append(image.mode in GREY_MODES)
+            sizes.setdefault(image.size, row["path"])
     if (channels == 1 and not all(grey)) or (channels == 3 and all(grey)):
         kinds = ("colour", "grey") if channels == 1 else ("grey", "colour")
         raise UserError(
             f"{path} holds {kinds[0]} images, {dataset.name} {kinds[1]} ones. Convert them, or choose the right set."
         )
-    for row in table["image"]:
-        with _open(row, str(path)) as image:
-            if image.size != (size, size):
-                raise UserError(
-                    f"{row['path']} in {path} has {image.width}×{image.height} pixels, {dataset.name} {size}×{size}. Resize "
-                    "the images, or give --size."
-                )
+    for (width, height), file in sizes.items():
+        if (width, height) != (size, size):
+            raise UserError(
+                f"{file} in {path} has {width}×{height} pixels, {dataset.name} {size}×{size}. Resize the images, or give --size."
+            )
     images = np.concatenate(list(_decoded(table, size, channels, str(path))))
     return Split("generated", images, np.array([ids[label] for label in table["label"]], np.int64))
 
