@@ -3,12 +3,16 @@
 import hashlib
 from collections.abc import Iterator
 from dataclasses import replace
+from itertools import chain
 
 import numpy as np
+from scipy.spatial import cKDTree
 
 from medmnist_diffusion.data.dataset import CHUNK, ImageDataset, Split
 
 POOLED = 7  # images are compared first as 7×7 means, a lower bound of their distance
+INDEXED = 8  # principal components of these that a k-d tree holds
+QUERIES = 256  # images looked up at once
 
 
 def image_hashes(split: Split) -> np.ndarray:
@@ -66,21 +70,31 @@ def nearest_distances(queries: np.ndarray, references: np.ndarray) -> tuple[np.n
 def near_pairs(split: Split, other: Split, threshold: float) -> Iterator[tuple[int, int]]:
     """Pairs (i, j) of not identical images of two splits at most `threshold` grey levels (RMS) apart.
 
-    Means over 7×7 cells are compared first: by Jensen's inequality their distance never exceeds the images'. Only the
-    pairs that pass are compared pixel by pixel, so that memory holds 49 numbers a channel and image, not all pixels.
+    Two lower bounds of the distance come first: means over 7×7 cells (by Jensen's inequality), and their leading principal
+    components (a projection), whose neighbours a k-d tree finds without comparing every pair. Only the pairs that pass are
+    compared pixel by pixel, so that memory holds 49 numbers a channel and image, and a million images take minutes.
     Within one split (the same object) each pair comes once, with i < j.
     """
     ours, theirs = _pooled(split), _pooled(other) if other is not split else None
     theirs = ours if theirs is None else theirs
-    norms, dim = np.einsum("ij,ij->i", theirs, theirs), ours.shape[1]
-    for start in range(0, len(ours), CHUNK):
-        block = ours[start : start + CHUNK]
-        squared = np.einsum("ij,ij->i", block, block)[:, None] + norms[None] - 2 * block @ theirs.T
-        rows, columns = np.nonzero(squared <= dim * (threshold + 0.5) ** 2)  # 0.5: float32's rounding
+    centre, cells = theirs.mean(0), ours.shape[1]
+    centred = theirs - centre
+    axes = np.linalg.eigh(centred.T @ centred).eigenvectors[:, -INDEXED:]  # ascending: the last ones vary most
+    tree = cKDTree(centred @ axes)
+    radius = np.sqrt(cells) * (threshold + 0.5)  # 0.5: float32's rounding
+    for start in range(0, len(ours), QUERIES):
+        block = ours[start : start + QUERIES]
+        neighbours = tree.query_ball_point((block - centre) @ axes, radius, workers=-1, return_sorted=False)
+        rows = np.repeat(np.arange(len(block)), [len(found) for found in neighbours]) + start
+        columns = np.fromiter(chain.from_iterable(neighbours), np.int64, len(rows))
         if other is split:
-            rows, columns = rows[columns > rows + start], columns[columns > rows + start]
+            rows, columns = rows[columns > rows], columns[columns > rows]
         for at in range(0, len(rows), CHUNK):
-            i, j = rows[at : at + CHUNK] + start, columns[at : at + CHUNK]
+            i, j = rows[at : at + CHUNK], columns[at : at + CHUNK]
+            close = ((ours[i] - theirs[j]) ** 2).sum(1) <= radius**2
+            i, j = i[close], j[close]
+            if len(i) == 0:
+                continue
             difference = _flat(split.images[i]) - _flat(other.images[j])
             distance = np.sqrt((difference**2).mean(1))
             for k in np.flatnonzero((distance > 0) & (distance <= threshold)):
