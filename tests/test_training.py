@@ -25,7 +25,7 @@ from medmnist_diffusion.diffusion.loss_log import LossLog, read_loss_csv
 from medmnist_diffusion.diffusion.objectives import log_snr, loss_per_image, min_snr_weights, prediction_target
 from medmnist_diffusion.diffusion.optimizers import build_optimizers
 from medmnist_diffusion.diffusion.sampling import generate, load_pipeline
-from medmnist_diffusion.diffusion.unet import build_noise_scheduler, build_unet
+from medmnist_diffusion.diffusion.unet import build_noise_scheduler, build_unet, unshuffle_factor
 from medmnist_diffusion.errors import TrainingDivergedError
 from medmnist_diffusion.files import file_hash
 
@@ -90,6 +90,16 @@ def test_min_snr_weights_agree_across_targets():
     for prediction_type, factor in (("sample", torch.ones(4)), ("epsilon", snr), ("v_prediction", snr + 1)):
         weights = min_snr_weights(build_noise_scheduler(prediction_type=prediction_type), timesteps, 5.0)
         torch.testing.assert_close(weights.double() * factor, on_clean, rtol=1e-3, atol=1e-6)
+
+
+@pytest.mark.parametrize("blocks", [1, 2, 3])
+def test_the_network_sees_14_pixels_or_more_and_halves_them(blocks):
+    sizes = range(14, 257)
+    for size in sizes:
+        factor = unshuffle_factor(size, blocks)
+        allowed = [f for f in (1, 2, 4, 8, 16) if size % (f * 2 ** (blocks - 1)) == 0 and size / f >= 14]
+        assert factor == max(allowed, default=1)
+    assert [unshuffle_factor(size, 2) for size in (28, 64, 128, 224)] == [2, 4, 8, 16]
 
 
 # Batches
@@ -230,6 +240,12 @@ def test_a_bare_no_in_yaml_is_a_precision(tmp_path):
     assert parse_config(arguments).mixed_precision == "no"
 
 
+def test_default_configuration_writes_out_the_defaults():
+    arguments = ["--dataset", "phantom", "--output_dir", "x"]
+    path = ROOT / "training" / "configs" / "default.yaml"
+    assert parse_config(["--config", str(path), *arguments]) == parse_config(arguments)
+
+
 def test_no_budget_means_twenty_minutes():
     assert parse_config(["--dataset", "phantom", "--output_dir", "x"]).max_train_minutes == 20
 
@@ -248,7 +264,7 @@ def test_no_budget_means_twenty_minutes():
         (["--mixed_precision", "fp16"], "use bf16, or --optimizer adamw"),
         (["--max_train_steps", "5", "--num_train_epochs", "2"], "only one of"),
         (["--config", "nowhere.yaml"], "nowhere.yaml cannot be read"),
-        (["--block_out_channels", "16", "32", "32", "--max_train_steps", "1"], "cannot be divided by 8"),
+        (["--block_out_channels", "16", "32", "32", "32", "--max_train_steps", "1"], "cannot be divided by 8"),
     ],
 )
 def test_bad_settings(arguments, message, cli_error, tmp_path):

@@ -35,7 +35,9 @@ class TrainingConfig:
         metadata={"help": "Channels of the UNet's blocks; each next works at half size."},
     )
     layers_per_block: int = _option(1, "Residual layers in each block.")
-    pixel_unshuffle: int = _option(2, "Height and width shrink by this factor, channels grow by its square.")
+    pixel_unshuffle: int | None = _option(
+        None, "Height and width shrink by this factor, channels grow by its square (default: to 14 … 27 pixels)."
+    )
     attention: bool = _option(False, "Self-attention at the lowest resolution.")
     dropout: float = _option(0.0, "Dropout inside the UNet.")
 
@@ -93,14 +95,24 @@ FREE_ON_RESUME = {
     "validation_steps", "sample_steps", "checkpointing_steps", "checkpoints_total_limit", "report_to",
 }  # fmt: skip
 
+# What a run chooses for itself where it is told nothing else; a resumed run keeps to its choice.
+CHOSEN = {"mixed_precision": "auto", "pixel_unshuffle": None}
+
 _POSITIVE = (
-    "layers_per_block", "pixel_unshuffle", "num_train_timesteps", "train_batch_size", "gradient_accumulation_steps",
+    "layers_per_block", "num_train_timesteps", "train_batch_size", "gradient_accumulation_steps",
     "learning_rate", "muon_learning_rate", "huber_delta", "max_grad_norm", "logging_steps", "validation_steps", "sample_steps",
     "checkpointing_steps", "checkpoints_total_limit",
 )  # fmt: skip
-_POSITIVE_OR_NONE = ("size", "snr_gamma", "max_train_steps", "num_train_epochs", "max_train_minutes")
+_POSITIVE_OR_NONE = (
+    "size",
+    "pixel_unshuffle",
+    "snr_gamma",
+    "max_train_steps",
+    "num_train_epochs",
+    "max_train_minutes",
+)
 _NOT_NEGATIVE = ("random_shift", "seed", "lr_warmup_steps", "adam_weight_decay")
-_BUDGETS = ("max_train_steps", "num_train_epochs", "max_train_minutes")
+BUDGETS = ("max_train_steps", "num_train_epochs", "max_train_minutes")
 _SHARES = ("label_dropout", "dropout", "ema_decay")
 
 
@@ -120,13 +132,13 @@ def parse_config(argv: Sequence[str]) -> TrainingConfig:
     path = parser.parse_known_args(argv)[0].config if any(arg.startswith("--config") for arg in argv) else None
     if path:
         values = read_config_file(path)
-        if any(arg.split("=")[0].removeprefix("--").replace("-", "_") in _BUDGETS for arg in argv):
-            values = {name: value for name, value in values.items() if name not in _BUDGETS}
+        if any(arg.split("=")[0].removeprefix("--").replace("-", "_") in BUDGETS for arg in argv):
+            values = {name: value for name, value in values.items() if name not in BUDGETS}
         parser.set_defaults(**values)
     namespace = vars(parser.parse_args(argv))
     namespace.pop("config")
     config = TrainingConfig(**namespace)
-    return _checked(config)
+    return checked_config(config)
 
 
 def read_config_file(path: Path) -> dict[str, Any]:
@@ -151,6 +163,11 @@ def read_config_file(path: Path) -> dict[str, Any]:
     return values
 
 
+def preset(name: str) -> dict[str, Any]:
+    """The settings of one of training/configs/, by its name."""
+    return read_config_file(Path(__file__).parent / "configs" / f"{name}.yaml")
+
+
 def write_config(config: TrainingConfig, path: Path) -> None:
     """Write the configuration as YAML that `--config` reads. `root` and `output_dir`, this machine's own, stay out."""
     values = dataclasses.asdict(config)
@@ -167,11 +184,13 @@ def changed_settings(config: TrainingConfig, path: Path) -> list[str]:
     return [
         f"{name}: {value} → {new[name]}"
         for name, value in saved.items()
-        if name not in FREE_ON_RESUME and new[name] != value and new[name] != "auto"
+        if name not in FREE_ON_RESUME and new[name] != value and not (name in CHOSEN and new[name] == CHOSEN[name])
     ]
 
 
-def _checked(config: TrainingConfig) -> TrainingConfig:
+def checked_config(config: TrainingConfig) -> TrainingConfig:
+    """The configuration with its types put right and a budget; a UserError names the setting that is out of range."""
+
     def fail(name: str, need: str) -> None:
         raise UserError(f"--{name} is {getattr(config, name)!r}; {need}.")
 
@@ -200,7 +219,7 @@ def _checked(config: TrainingConfig) -> TrainingConfig:
     if config.report_to != "none" and config.report_to not in {str(t) for t in get_available_trackers()}:
         known = ", ".join(str(t) for t in get_available_trackers())
         fail("report_to", f"installed trackers are {known or '(none)'}; install another by pip, or use none")
-    budgets = [getattr(config, name) for name in _BUDGETS]
+    budgets = [getattr(config, name) for name in BUDGETS]
     if sum(budget is not None for budget in budgets) > 1:
         raise UserError("give only one of --max_train_steps, --num_train_epochs and --max_train_minutes.")
     if not any(budget is not None for budget in budgets):

@@ -27,6 +27,7 @@ from accelerate.state import AcceleratorState
 from accelerate.utils import broadcast_object_list, set_seed
 from diffusers.training_utils import EMAModel
 from medmnist_diffusion.training.config import (
+    CHOSEN,
     TrainingConfig,
     changed_settings,
     parse_config,
@@ -35,17 +36,17 @@ from medmnist_diffusion.training.config import (
 )
 from tqdm import tqdm
 
-from medmnist_diffusion.data import load_dataset
+from medmnist_diffusion.data import ImageDataset, load_dataset
 from medmnist_diffusion.data.audit import audit, findings
 from medmnist_diffusion.data.duplicates import drop_leaks
 from medmnist_diffusion.diffusion.batches import TrainingBatches
 from medmnist_diffusion.diffusion.checkpoints import load_checkpoint, newest_checkpoint, save_checkpoint
-from medmnist_diffusion.diffusion.held_out import HeldOut, held_out_loss
-from medmnist_diffusion.diffusion.loss_log import LossLog, LossMeter, diverged
+from medmnist_diffusion.diffusion.held_out import HeldOut, held_out_losses
+from medmnist_diffusion.diffusion.loss_log import BUCKETS, LossLog, LossMeter, diverged
 from medmnist_diffusion.diffusion.machine import probe_precision, start_processes, training_gflop
 from medmnist_diffusion.diffusion.objectives import log_snr, loss_per_image, min_snr_weights, prediction_target
 from medmnist_diffusion.diffusion.optimizers import build_optimizers
-from medmnist_diffusion.diffusion.unet import build_noise_scheduler, build_unet
+from medmnist_diffusion.diffusion.unet import build_noise_scheduler, build_unet, unshuffle_factor
 from medmnist_diffusion.errors import TrainingDivergedError, UserError, run_command
 from medmnist_diffusion.publish.pipeline_folder import save_pipeline_folder, save_sample_grid, saved_step
 from medmnist_diffusion.publish.plots import plot_loss
@@ -53,8 +54,12 @@ from medmnist_diffusion.publish.plots import plot_loss
 RAW_GRIDS_UNTIL = 1000  # while the average is young, the grid of the raw weights is drawn beside it
 
 
-def train(config: TrainingConfig) -> Path:
+def train(config: TrainingConfig, dataset: ImageDataset | None = None) -> Path:
     """Train as configured; returns the pipeline folder with the latest EMA weights.
+
+    Args:
+        config: all settings.
+        dataset: train on this one instead of loading `config.dataset`.
 
     Raises:
         UserError: for anything that the user can mend, before training starts.
@@ -70,10 +75,11 @@ def train(config: TrainingConfig) -> Path:
                 f"{run} holds a run with other settings ({'; '.join(changes)}). Use the same settings to resume it, or "
                 "another --output_dir."
             )
-        config = replace(config, mixed_precision=read_config_file(saved_config)["mixed_precision"])
+        saved = read_config_file(saved_config)
+        config = replace(config, **{name: saved[name] for name in CHOSEN})
 
     # 2. The data: uint8 images and integer labels, and what an audit finds wrong with them.
-    as_given = load_dataset(config.dataset, config.root, config.size)  # what evaluation will compare with
+    as_given = dataset or load_dataset(config.dataset, config.root, config.size)  # what evaluation will compare with
     dataset, dropped = drop_leaks(as_given) if config.drop_leaks else (as_given, 0)
     if config.drop_leaks:
         print(f"{dropped} training images that also stand in val or test were removed.")
@@ -81,7 +87,10 @@ def train(config: TrainingConfig) -> Path:
 
     # 3. The network and the noise it learns to undo: both stock diffusers classes.
     set_seed(config.seed)
-    unet = build_unet(**_unet_arguments(config, dataset))
+    network = unet_arguments(config, dataset)
+    factor = network["pixel_unshuffle"]
+    config = replace(config, pixel_unshuffle=factor)
+    unet = build_unet(**network)
     scheduler = build_noise_scheduler(config.beta_schedule, config.prediction_type, config.num_train_timesteps)
 
     # 4. The machine: processes, threads, precision.
@@ -108,7 +117,7 @@ def train(config: TrainingConfig) -> Path:
     optimizers = build_optimizers(
         unet, config.optimizer, config.learning_rate, config.muon_learning_rate, config.adam_weight_decay
     )
-    ema_unet = build_unet(**_unet_arguments(config, dataset)).to(accelerator.device).eval()
+    ema_unet = build_unet(**network).to(accelerator.device).eval()
     ema_unet.load_state_dict(unet.state_dict())
     ema = EMAModel(
         ema_unet.parameters(),
@@ -139,8 +148,7 @@ def train(config: TrainingConfig) -> Path:
     )
     # The same questions to training and to held-out images, every time: where the answers part, memorizing begins.
     held_out = {
-        "train_loss_fixed": HeldOut.draw(dataset.train, config.num_train_timesteps, config.seed),
-        "val_loss": HeldOut.draw(dataset.splits["val"], config.num_train_timesteps, config.seed),
+        name: HeldOut.draw(dataset.splits[name], config.num_train_timesteps, config.seed) for name in ("train", "val")
     }
 
     # 6. Where a stopped run left off.
@@ -220,6 +228,20 @@ def train(config: TrainingConfig) -> Path:
         spent = elapsed() / (60 * config.max_train_minutes)
         return broadcast_object_list([spent])[0] if accelerator.num_processes > 1 else spent
 
+    def held_out_row() -> dict[str, float]:
+        """The average weights' losses on fixed images, noise and timesteps, and the squared error, on val also by noise level."""
+        arguments = (factor, config.loss_type, config.huber_delta)
+        on_train, train_squares = held_out_losses(ema_unet, scheduler, held_out["train"], *arguments)
+        on_val, squares = held_out_losses(ema_unet, scheduler, held_out["val"], *arguments)
+        by_bucket = {f"val_l2_bucket_{i}": float(part.mean()) for i, part in enumerate(squares.chunk(BUCKETS))}
+        return {
+            "train_loss_fixed": float(on_train.mean()),
+            "val_loss": float(on_val.mean()),
+            "train_l2": float(train_squares.mean()),
+            "val_l2": float(squares.mean()),
+            **by_bucket,
+        }
+
     def log_step(validate: bool) -> None:
         """A row of loss.csv; with `validate` also the held-out losses, the plot, and the best pipeline so far."""
         nonlocal last_step, last_time, best_val_loss
@@ -235,10 +257,7 @@ def train(config: TrainingConfig) -> Path:
         last_step, last_time = step, now
         ema.copy_to(ema_unet.parameters())
         if validate and is_main:
-            for name, problem in held_out.items():
-                row[name] = held_out_loss(
-                    ema_unet, scheduler, problem, config.pixel_unshuffle, config.loss_type, config.huber_delta
-                )
+            row |= held_out_row()
         log.append(row)
         accelerator.log({key: value for key, value in row.items() if key != "step"}, step=step)
         _show(bar, row, max_steps or round(step / max(spent, 1e-9)))
@@ -263,17 +282,17 @@ def train(config: TrainingConfig) -> Path:
         total=max_steps, initial=step, unit="step", disable=not is_main, desc="training", dynamic_ncols=True
     ) as bar:
         while spent < 1:
-            factor = _learning_rate_factor(config, step, spent)
+            rate = _learning_rate_factor(config, step, spent)
             groups = [group for optimizer in optimizers for group in optimizer.param_groups]
             for group, full_rate in zip(groups, full_rates, strict=True):
-                group["lr"] = full_rate * factor
+                group["lr"] = full_rate * rate
 
             for part in range(config.gradient_accumulation_steps):
                 with accelerator.accumulate(unet):
                     batch = batches[step * config.gradient_accumulation_steps + part]
-                    # Pixel-unshuffle moves 2×2 neighbours into channels; everything after it is plain diffusion.
-                    clean = F.pixel_unshuffle(batch.images, config.pixel_unshuffle)
-                    noise = F.pixel_unshuffle(batch.noise, config.pixel_unshuffle)
+                    # Pixel-unshuffle moves 2×2 neighbours (say) into channels; everything after it is plain diffusion.
+                    clean = F.pixel_unshuffle(batch.images, factor)
+                    noise = F.pixel_unshuffle(batch.noise, factor)
                     noisy = scheduler.add_noise(clean, noise, batch.timesteps)
                     with accelerator.autocast():
                         prediction = unet(noisy, batch.timesteps, class_labels=batch.labels).sample
@@ -315,9 +334,7 @@ def train(config: TrainingConfig) -> Path:
     ema.copy_to(ema_unet.parameters())
     save_state()
     if is_main:
-        val_loss = held_out_loss(
-            ema_unet, scheduler, held_out["val_loss"], config.pixel_unshuffle, config.loss_type, config.huber_delta
-        )
+        val_loss = held_out_row()["val_loss"]
         folder = save_pipeline("pipeline", "latest", val_loss)
         save_sample_grid(ema_unet, scheduler, dataset, config, run / "samples" / f"step_{step:08d}.png")
         print(
@@ -345,14 +362,16 @@ def _max_steps(config: TrainingConfig, images: int, batch_size: int) -> int | No
     return config.max_train_steps
 
 
-def _unet_arguments(config: TrainingConfig, dataset: Any) -> dict[str, Any]:
+def unet_arguments(config: TrainingConfig, dataset: ImageDataset) -> dict[str, Any]:
+    """What `build_unet` needs to know."""
+    factor = unshuffle_factor(dataset.image_size, len(config.block_out_channels))
     return {
         "image_size": dataset.image_size,
         "channels": dataset.channels,
         "num_classes": dataset.num_classes,
         "block_out_channels": config.block_out_channels,
         "layers_per_block": config.layers_per_block,
-        "pixel_unshuffle": config.pixel_unshuffle,
+        "pixel_unshuffle": config.pixel_unshuffle or factor,
         "attention": config.attention,
         "dropout": config.dropout,
     }

@@ -14,6 +14,7 @@ BUCKETS = 4  # quarters of the timestep range, from little noise to pure noise
 COLUMNS = [
     "step", "seconds", "loss", "learning_rate", "grad_norm", "images_per_second",
     *(f"loss_bucket_{bucket}" for bucket in range(BUCKETS)), "train_loss_fixed", "val_loss",
+    "train_l2", "val_l2", *(f"val_l2_bucket_{bucket}" for bucket in range(BUCKETS)),
 ]  # fmt: skip
 
 EXPLODED = 20.0  # times the lowest loss so far

@@ -6,6 +6,8 @@ from diffusers import DDPMScheduler, UNet2DModel
 
 from medmnist_diffusion.errors import UserError
 
+SMALLEST_GRID = 14  # pixels a side that the network sees, at least; from 28 on it is unshuffled further
+
 
 def build_unet(
     image_size: int,
@@ -46,6 +48,17 @@ def build_unet(
         dropout=dropout,
         num_class_embeds=num_classes + 1,
     )
+
+
+def unshuffle_factor(image_size: int, num_blocks: int) -> int:
+    """The largest power of two that leaves the network at least 14 pixels a side, which its blocks can still halve.
+
+    So the network costs about the same whatever the image size: 28 px images are unshuffled by 2, 64 by 4, 128 by 8, 224 by 16.
+    """
+    factor = 1
+    while image_size // (2 * factor) >= SMALLEST_GRID and image_size % (factor * 2**num_blocks) == 0:
+        factor *= 2
+    return factor
 
 
 def build_noise_scheduler(

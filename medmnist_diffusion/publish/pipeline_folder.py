@@ -18,11 +18,10 @@ from medmnist_diffusion.training.config import TrainingConfig, write_config
 GRID_COLUMNS, GRID_STEPS = 10, 20
 
 
-def build_pipeline(
-    unet: UNet2DModel, scheduler: DDPMScheduler, dataset: ImageDataset, pixel_unshuffle: int
-) -> ClassConditionalDDPMPipeline:
-    """The pipeline around a trained network; the null class is the id after the last."""
-    return ClassConditionalDDPMPipeline(unet, scheduler, dataset.id2label, pixel_unshuffle, dataset.num_classes)
+def build_pipeline(unet: UNet2DModel, scheduler: DDPMScheduler, dataset: ImageDataset) -> ClassConditionalDDPMPipeline:
+    """The pipeline around a network trained on the data set; the null class is the id after the last."""
+    factor = dataset.image_size // unet.config.sample_size
+    return ClassConditionalDDPMPipeline(unet, scheduler, dataset.id2label, factor, dataset.num_classes)
 
 
 def save_pipeline_folder(
@@ -36,7 +35,7 @@ def save_pipeline_folder(
 ) -> Path:
     """Write weights, configuration, summary, loss curve and card; the folder appears complete or not at all."""
     with atomic_folder(folder) as temporary:
-        build_pipeline(unet, scheduler, dataset, config.pixel_unshuffle).save_pretrained(temporary)
+        build_pipeline(unet, scheduler, dataset).save_pretrained(temporary)
         write_config(config, temporary / "training_config.yaml")
         write_json(temporary / SUMMARY, summary)
         if loss_rows:
@@ -60,7 +59,7 @@ def save_sample_grid(
     """A grid of samples, one row a class, from the same noise every time."""
     was_training = unet.training
     unet.eval()
-    pipe = build_pipeline(unet, scheduler, dataset, config.pixel_unshuffle)
+    pipe = build_pipeline(unet, scheduler, dataset)
     set_sampler(pipe)
     pipe.set_progress_bar_config(disable=True)
     labels = np.repeat(np.arange(dataset.num_classes), GRID_COLUMNS)
