@@ -22,6 +22,7 @@ COMMANDS = {
         "Fréchet distances with their real-vs-real floors",
     ),
     "card": ("medmnist_diffusion.publish.card", "write the model card into a pipeline folder"),
+    "study": ("medmnist_diffusion.studies.study", "loss: which loss, which recipe, tested over seeds"),
     "demo": (
         "medmnist_diffusion.demo",
         "audit, train, sample, evaluate and card on the phantom set, in minutes",
