@@ -5,7 +5,6 @@ the trained model. The two peers are unconditional, as their documentation sets 
 bfloat16 autocast on their own network, as ours does.
 """
 
-import json
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -17,8 +16,8 @@ import torch.nn.functional as F
 from diffusers import DDPMScheduler, DPMSolverMultistepScheduler, UNet2DModel
 from diffusers.optimization import get_cosine_schedule_with_warmup
 from diffusers.training_utils import EMAModel
-from medmnist_diffusion.training.config import parse_config, read_config_file
-from medmnist_diffusion.training.train import train
+from judging import train_quietly
+from medmnist_diffusion.training.config import read_config_file
 from torch.utils.flop_counter import FlopCounterMode
 
 from medmnist_diffusion.data.dataset import to_model_range, to_uint8
@@ -35,35 +34,10 @@ def ours(images: np.ndarray, labels: np.ndarray, seconds: float, folder: Path) -
     for split in ("val", "test"):  # held-out losses are not looked at here, and no pipeline is chosen by them
         arrays |= {f"{split}_images": arrays["train_images"][-64:], f"{split}_labels": arrays["train_labels"][-64:]}
     write_npz(folder / "data.npz", arrays)
-    never = "1000000000"
-    run = folder / "run"
-    options = [
-        "--validation_steps",
-        never,
-        "--sample_steps",
-        never,
-        "--checkpointing_steps",
-        never,
-        "--report_to",
-        "none",
-    ]
-    train(
-        parse_config(
-            [
-                "--dataset",
-                str(folder / "data.npz"),
-                "--output_dir",
-                str(run),
-                "--max_train_minutes",
-                str(seconds / 60),
-                *options,
-            ]
-        )
-    )
-    pipe = load_pipeline(run / "pipeline")
+    pipeline, summary = train_quietly(str(folder / "data.npz"), folder / "run", seconds / 60, [])
+    pipe = load_pipeline(pipeline)
     pipe.set_progress_bar_config(disable=True)
-    precision = read_config_file(run / "pipeline" / "training_config.yaml")["mixed_precision"]
-    summary = json.loads((run / "pipeline" / "training_summary.json").read_text(encoding="utf-8"))
+    precision = read_config_file(pipeline / "training_config.yaml")["mixed_precision"]
 
     def sample(n: int, seed: int) -> np.ndarray:
         return generate(pipe, np.sort(np.random.default_rng(seed).choice(labels, n)), seed=seed)

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-from time_to_quality import RESULTS, SPACES, judge
+from judging import RESULTS, judge, summary_line
 
 from medmnist_diffusion.data import load_dataset
 from medmnist_diffusion.data.audit import add_dataset_arguments
@@ -44,8 +44,7 @@ def main(argv: Sequence[str]) -> None:
         images = generate(pipe, labels, steps)
         speed = len(images) / (time.monotonic() - began)
         rows.append({"sampler": sampler, "steps": steps, "images_per_second": speed, **judge(dataset, images)})
-        distances = ", ".join(f"{space} {rows[-1][space]['frechet_distance']:.3g}" for space in SPACES)
-        print(f"{sampler}, {steps} steps: {speed:.1f} images/s, Fréchet distance {distances}", flush=True)
+        print(f"{sampler}, {steps} steps: {speed:.1f} images/s, {summary_line(rows[-1])}", flush=True)
     command = f"python benchmarks/sampling_speed.py PIPELINE --dataset {args.dataset} --num_images {args.num_images}"
     write_json(RESULTS / f"sampling_{dataset.name}.json", {"command": command, "samplers": rows})
 

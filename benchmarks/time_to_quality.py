@@ -7,7 +7,7 @@ Each peer trains once for --seconds. Ours trains anew for each of a few shorter 
 budget: so its curve is one of finished trainings. Every contender has a process of its own, for its peak memory. All are judged by
 the same Fréchet distances of as many images to the training split, in classifier and in texture features, beside the memorized
 share.
-`time_ratio` is the shortest budget with which ours is at least as good as the peer in both spaces, ÷ the peer's time.
+`time_ratio` is the time of our shortest call that is at least as good as the peer in both spaces, ÷ the peer's training time.
 The last line printed is one JSON object; the whole result goes to benchmarks/results.
 """
 
@@ -15,7 +15,6 @@ import argparse
 import json
 import os
 import platform
-import resource
 import subprocess
 import sys
 import tempfile
@@ -28,48 +27,19 @@ import matplotlib
 import numpy as np
 import torch
 from contenders import CONTENDERS
+from judging import RESULTS, SPACES, floor, judge, peak_memory_gib, summary_line
 
-from medmnist_diffusion.data import ImageDataset, Split, load_dataset
+from medmnist_diffusion.data import load_dataset
 from medmnist_diffusion.data.audit import add_dataset_arguments
 from medmnist_diffusion.diffusion.machine import start_processes
 from medmnist_diffusion.errors import UserError, run_command
 from medmnist_diffusion.files import atomic_file, write_json
-from medmnist_diffusion.metrics import memorization
-from medmnist_diffusion.metrics.extractors import extract, make_extractor
-from medmnist_diffusion.metrics.frechet import FeatureStatistics, frechet_estimate
-from medmnist_diffusion.metrics.kernel import kernel_distance
 
 matplotlib.use("Agg")
 from matplotlib import pyplot as plt
 
-RESULTS = Path(__file__).parent / "results"
-SPACES = ("classifier", "texture")
 JUDGED = 300  # images; the floor is the distance of as many val images
-OUR_SHARES = (1 / 60, 1 / 30, 1 / 20, 1 / 10, 1 / 4)  # of a peer's time
-
-
-def judge(dataset: ImageDataset, images: np.ndarray) -> dict[str, Any]:
-    """Fréchet and kernel distance to train in both spaces, with standard errors, and the share of copies."""
-    split = Split("judged", images, np.zeros(len(images), np.int64))
-    figures: dict[str, Any] = {}
-    for name in SPACES:
-        extractor = make_extractor(name, dataset)
-        ((_, real),) = extract(extractor, dataset.train, cache=True).items()
-        ((_, features),) = extract(extractor, split).items()
-        distance = frechet_estimate(FeatureStatistics.of(real), features)
-        figures[name] = {
-            "frechet_distance": distance.value,
-            "standard_error": distance.error,
-            "kernel_distance": kernel_distance(real, features).value,
-        }
-    held_out = memorization.clean_held_out(dataset)
-    threshold = memorization.Threshold.of(memorization.nearest_copies(held_out, dataset.train).distances)
-    near = memorization.nearest_copies(split, dataset.train).distances
-    return {
-        **figures,
-        "memorized_share": float((near < threshold.value).mean()),
-        "memorized_floor": threshold.expected,
-    }
+OUR_SHARES = (1 / 60, 1 / 40, 1 / 20, 1 / 10, 1 / 4)  # of a peer's time
 
 
 def contend(args: argparse.Namespace) -> None:
@@ -82,7 +52,7 @@ def contend(args: argparse.Namespace) -> None:
             np.asarray(dataset.train.images[:]), dataset.train.labels, args.seconds, Path(folder)
         )
         total = time.monotonic() - began
-        memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+        memory = peak_memory_gib()
         began = time.monotonic()
         images = sample(JUDGED, 0)
         sampling = JUDGED / (time.monotonic() - began)
@@ -115,8 +85,7 @@ def run_contender(args: argparse.Namespace, name: str, seconds: float) -> dict[s
         if done.returncode:
             raise UserError(f"{name} failed: {done.stderr[-500:]}")
         result = json.loads(output.read_text(encoding="utf-8"))
-    distances = ", ".join(f"{space} {result[space]['frechet_distance']:.3g}" for space in SPACES)
-    print(f"  {result['images_per_second']:.0f} images/s, Fréchet distance {distances}", flush=True)
+    print(f"  {result['images_per_second']:.0f} images/s, {summary_line(result)}", flush=True)
     return result
 
 
@@ -125,12 +94,15 @@ def as_good(mine: dict[str, Any], peer: dict[str, Any]) -> bool:
 
 
 def compare(curve: list[dict[str, Any]], peer: dict[str, Any]) -> dict[str, Any]:
-    """Ratios of ours to a peer; time_ratio is null where none of our budgets sufficed."""
+    """Ratios of ours to a peer; time_ratio is null where none of our budgets sufficed.
+
+    Our time is that of the whole call, from reading the data to the saved pipeline; a peer's is its training alone.
+    """
     reached = next((point for point in curve if as_good(point, peer)), None)
     chosen = reached or curve[-1]
     own = peer.get("own_sampling_images_per_second", peer["sampling_images_per_second"])
     return {
-        "time_ratio": None if reached is None else reached["seconds"] / peer["seconds"],
+        "time_ratio": None if reached is None else reached["seconds_with_start"] / peer["seconds"],
         "training_images_ratio": chosen["images_per_second"] / peer["images_per_second"],
         "sampling_ratio": chosen["sampling_images_per_second"] / own,
         "memory_ratio": chosen["peak_memory_gib"] / peer["peak_memory_gib"],
@@ -142,7 +114,7 @@ def plot(result: dict[str, Any], path: Path) -> None:
     for axis, space in zip(axes, SPACES, strict=True):
         points = result["ours"]
         axis.plot(
-            [p["seconds"] for p in points],
+            [p["seconds_with_start"] for p in points],
             [p[space]["frechet_distance"] for p in points],
             "o-",
             label="medmnist-diffusion",
@@ -173,9 +145,8 @@ def main(argv: Sequence[str]) -> None:
         contend(args)
         return
     dataset = load_dataset(args.dataset, args.root, args.size)
-    rng = np.random.default_rng(0)
-    held_out = memorization.clean_held_out(dataset)
-    floor = judge(dataset, held_out.images[np.sort(rng.permutation(len(held_out))[:JUDGED])])
+    real = floor(dataset, JUDGED)
+    start_processes()  # threads as the contenders have them
     peaks = {"no": matmul_gflops(torch.float32), "bf16": matmul_gflops(torch.bfloat16)}
     peers = {name: run_contender(args, name, args.seconds) for name in CONTENDERS if name != "ours"}
     curve = [run_contender(args, "ours", share * args.seconds) for share in OUR_SHARES]
@@ -190,7 +161,7 @@ def main(argv: Sequence[str]) -> None:
             "torch": torch.__version__,
             "matmul_gflops": {name: round(value) for name, value in peaks.items()},
         },
-        "floor": {space: floor[space]["frechet_distance"] for space in SPACES},
+        "floor": real,
         "ours": curve,
         "peers": peers,
         "achieved_gflops": gflops,

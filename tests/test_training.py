@@ -92,14 +92,20 @@ def test_min_snr_weights_agree_across_targets():
         torch.testing.assert_close(weights.double() * factor, on_clean, rtol=1e-3, atol=1e-6)
 
 
-@pytest.mark.parametrize("blocks", [1, 2, 3])
-def test_the_network_sees_14_pixels_or_more_and_halves_them(blocks):
-    sizes = range(14, 257)
-    for size in sizes:
-        factor = unshuffle_factor(size, blocks)
-        allowed = [f for f in (1, 2, 4, 8, 16) if size % (f * 2 ** (blocks - 1)) == 0 and size / f >= 14]
+@pytest.mark.parametrize("widths", [(64,), (32, 64), (16, 32, 64)])
+@pytest.mark.parametrize("channels", [1, 3])
+def test_unshuffling_leaves_14_pixels_that_can_be_halved_and_no_more_channels_than_the_last_layer_tells_apart(
+    widths, channels
+):
+    for size in range(14, 257):
+        factor = unshuffle_factor(size, channels, widths)
+        allowed = [
+            f
+            for f in (1, 2, 4, 8, 16)
+            if size % (f * 2 ** (len(widths) - 1)) == 0 and size / f >= 14 and channels * f**2 <= widths[0]
+        ]
         assert factor == max(allowed, default=1)
-    assert [unshuffle_factor(size, 2) for size in (28, 64, 128, 224)] == [2, 4, 8, 16]
+    assert [unshuffle_factor(size, 1, (32, 64)) for size in (28, 64, 128, 224)] == [2, 4, 4, 4]
 
 
 # Batches

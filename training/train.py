@@ -51,6 +51,7 @@ from medmnist_diffusion.errors import TrainingDivergedError, UserError, run_comm
 from medmnist_diffusion.publish.pipeline_folder import save_pipeline_folder, save_sample_grid, saved_step
 from medmnist_diffusion.publish.plots import plot_loss
 
+HELD_OUT_SEED = 0  # whatever the run's own seed, so that runs compare
 RAW_GRIDS_UNTIL = 1000  # while the average is young, the grid of the raw weights is drawn beside it
 
 
@@ -148,7 +149,8 @@ def train(config: TrainingConfig, dataset: ImageDataset | None = None) -> Path:
     )
     # The same questions to training and to held-out images, every time: where the answers part, memorizing begins.
     held_out = {
-        name: HeldOut.draw(dataset.splits[name], config.num_train_timesteps, config.seed) for name in ("train", "val")
+        name: HeldOut.draw(dataset.splits[name], config.num_train_timesteps, HELD_OUT_SEED)
+        for name in ("train", "val")
     }
 
     # 6. Where a stopped run left off.
@@ -193,7 +195,7 @@ def train(config: TrainingConfig, dataset: ImageDataset | None = None) -> Path:
             dataset,
             config,
             log.rows,
-            {**facts, "weights": weights, "step": step, "seconds": round(elapsed(), 1), "images_seen": step * images_a_step,
+            {**facts, "weights": weights, "step": step, "seconds": round(seconds, 1), "images_seen": step * images_a_step,
              "val_loss": val_loss},
         )  # fmt: skip
 
@@ -272,7 +274,7 @@ def train(config: TrainingConfig, dataset: ImageDataset | None = None) -> Path:
                 best_val_loss = row["val_loss"]
                 save_pipeline("pipeline_best", "best held-out loss", best_val_loss)
 
-    spent = progress()
+    seconds, spent = seconds_before, progress()
     if spent >= 1 and saved_step(run / "pipeline") == step:
         accelerator.print(f"{run} is trained already ({step} steps). A larger budget trains on.")
         accelerator.end_training()
@@ -310,7 +312,7 @@ def train(config: TrainingConfig, dataset: ImageDataset | None = None) -> Path:
             step += 1
             ema.step(raw_unet.parameters())
             bar.update()
-            spent = progress()
+            seconds, spent = elapsed(), progress()
 
             validate = spent >= 1 or step % config.validation_steps == 0
             draw_samples = step % config.sample_steps == 0
@@ -364,7 +366,7 @@ def _max_steps(config: TrainingConfig, images: int, batch_size: int) -> int | No
 
 def unet_arguments(config: TrainingConfig, dataset: ImageDataset) -> dict[str, Any]:
     """What `build_unet` needs to know."""
-    factor = unshuffle_factor(dataset.image_size, len(config.block_out_channels))
+    factor = unshuffle_factor(dataset.image_size, dataset.channels, config.block_out_channels)
     return {
         "image_size": dataset.image_size,
         "channels": dataset.channels,

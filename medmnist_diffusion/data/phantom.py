@@ -32,8 +32,9 @@ def make_phantom(
         labels = np.arange(count) % len(CLASSES)
         labels[len(CLASSES) * 2 :] = rng.choice(len(CLASSES), max(count - len(CLASSES) * 2, 0), p=SHARES)
         rng.shuffle(labels)
+        at_once = max(1, 256 * 28**2 // max(size, 28) ** 2)  # a few hundred MB whatever the size
         images = np.concatenate(
-            [_render(labels[start : start + 256], size, channels, rng) for start in range(0, count, 256)]
+            [_render(labels[start : start + at_once], size, channels, rng) for start in range(0, count, at_once)]
         )
         arrays[f"{split}_images"] = images
         arrays[f"{split}_labels"] = labels.astype(np.uint8)[:, None]

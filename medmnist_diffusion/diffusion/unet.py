@@ -50,13 +50,19 @@ def build_unet(
     )
 
 
-def unshuffle_factor(image_size: int, num_blocks: int) -> int:
-    """The largest power of two that leaves the network at least 14 pixels a side, which its blocks can still halve.
+def unshuffle_factor(image_size: int, channels: int, block_out_channels: Sequence[int]) -> int:
+    """The largest power of two that leaves the network at least 14 pixels a side, which its blocks can still halve, and no more
+    channels than its last layer can tell apart.
 
-    So the network costs about the same whatever the image size: 28 px images are unshuffled by 2, 64 by 4, 128 by 8, 224 by 16.
+    A UNet2DModel ends in a convolution from its first block's channels: more output channels than these would lie in a subspace,
+    and the rest of the noise would never be removed. With 32 channels grey images of 28 px are unshuffled by 2, larger ones by 4.
     """
     factor = 1
-    while image_size // (2 * factor) >= SMALLEST_GRID and image_size % (factor * 2**num_blocks) == 0:
+    while (
+        image_size // (2 * factor) >= SMALLEST_GRID
+        and image_size % (factor * 2 ** len(block_out_channels)) == 0
+        and channels * (2 * factor) ** 2 <= block_out_channels[0]
+    ):
         factor *= 2
     return factor
 

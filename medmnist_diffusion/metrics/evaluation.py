@@ -120,8 +120,16 @@ def _draw(labels: np.ndarray, counts: np.ndarray, rng: np.random.Generator) -> n
 class Evaluation:
     """One comparison, its records as they are measured, and what had to be refused."""
 
-    def __init__(self, dataset: ImageDataset, generated: Split, num_real: int | None = None, seed: int = 0) -> None:
+    def __init__(
+        self,
+        dataset: ImageDataset,
+        generated: Split,
+        num_real: int | None = None,
+        seed: int = 0,
+        per_class: bool = True,
+    ) -> None:
         self.dataset, self.generated, self.seed = dataset, generated, seed
+        self.classes: list[int | None] = [None, *(dataset.id2label if per_class else ())]  # None: all together
         self.records: list[MetricRecord] = []
         self.refused: dict[str, list[str]] = {}  # what and why → for which classes
         self.whole_train = num_real is None
@@ -176,7 +184,7 @@ class Evaluation:
             reference = Side(references[dimension], train.labels[plan.reference])
             fresh = Side(floors[dimension], plan.floor_split.labels[plan.floor])
             ours = Side(generated[dimension][plan.generated], self.generated.labels[plan.generated])
-            for class_ in [None, *self.dataset.id2label]:
+            for class_ in self.classes:
                 self._compare(
                     space, plan.floor_source, class_, reference.of(class_), fresh.of(class_), ours.of(class_)
                 )
@@ -269,7 +277,7 @@ class Evaluation:
             return
         model = real_data_classifier(self.dataset)
         right, right_real = (predict(model, side) == side.labels for side in (self.generated, self.held_out))
-        for class_ in [None, *self.dataset.id2label]:
+        for class_ in self.classes:
             ours, fresh = self._side(right, class_), self._held_out_side(right_real, class_)
             self._add_shares(
                 "label_accuracy", CLASSIFIER, class_, ours, fresh, self._held_out_source(fresh), len(ours)
@@ -299,7 +307,7 @@ class Evaluation:
             split = Split(name, split.images[rows], split.labels[rows])
             model = fitted_classifier(split, self.dataset.num_classes, self.seed)
             sides.append(Side(predict(model, test) == test.labels, test.labels))
-        for class_ in [None, *self.dataset.id2label]:
+        for class_ in self.classes:
             ours, fresh = (side.of(class_) for side in sides)
             self._add_shares(
                 "classification_accuracy", CLASSIFIER, class_, ours, fresh, f"trained on {plan.floor_source}",
@@ -336,7 +344,7 @@ class Evaluation:
             lambda: memorization.nearest_features(memorization.flat_pixels(held_out), flat_train),
         )
         authentic, authentic_real = (memorization.authentic(side, within_train) for side in (to_train, fresh_to_train))
-        for class_ in [None, *self.dataset.id2label]:
+        for class_ in self.classes:
             side, fresh_side = self._side(authentic, class_), self._held_out_side(authentic_real, class_)
             self._add_shares(
                 "authenticity", space, class_, side, fresh_side, self._held_out_source(fresh_side),
@@ -366,7 +374,7 @@ class Evaluation:
 
     def _copies(self, space: "Space", ours: np.ndarray, held_out: np.ndarray, unit: str) -> None:
         """The share below the held-out threshold, overall and by each class's own, and the nearness to train."""
-        for class_ in [None, *self.dataset.id2label]:
+        for class_ in self.classes:
             distances, fresh_side = self._side(ours, class_).features, self._held_out_side(held_out, class_)
             fresh, source = fresh_side.features, self._held_out_source(fresh_side)
             if min(len(distances), len(fresh)) < MIN_CLASS_IMAGES:

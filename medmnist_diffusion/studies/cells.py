@@ -9,27 +9,29 @@ import json
 import shutil
 import time
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from accelerate import PartialState
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from medmnist_diffusion.data import ImageDataset, Split
 from medmnist_diffusion.diffusion.loss_log import read_loss_csv
 from medmnist_diffusion.diffusion.sampling import DEFAULT_SAMPLER, DEFAULT_STEPS, generate, load_pipeline
-from medmnist_diffusion.errors import UserError
+from medmnist_diffusion.errors import TrainingDivergedError, UserError
 from medmnist_diffusion.files import write_json
 from medmnist_diffusion.metrics.evaluation import Evaluation
-from medmnist_diffusion.metrics.extractors import make_extractor
+from medmnist_diffusion.metrics.extractors import Extractor
 from medmnist_diffusion.metrics.records import MetricRecord
 from medmnist_diffusion.publish.pipeline_folder import saved_step
 from medmnist_diffusion.publish.plots import save_grid
-from medmnist_diffusion.training.config import TrainingConfig, checked_config
+from medmnist_diffusion.training.config import BUDGETS, FREE_ON_RESUME, TrainingConfig, checked_config
 
-GRID_A_CLASS = 5
-VALIDATIONS = 10  # held-out losses in a run
+MEASURES = 1  # change it with what `_measured` measures: cells of another version are made again
+GRID_IMAGES = 20
+VALIDATIONS = 10  # held-out losses in a run with a budget in steps
 NEVER = 10**9
 
 
@@ -46,155 +48,160 @@ class Arm(BaseModel):
     corrupted_share: float = 0.0  # of the training images; evaluation is always against the clean ones
 
 
-class Protocol(BaseModel):
-    """What is the same in all cells of a part of a study.
-
-    Attributes:
-        base: settings of TrainingConfig, the budget among them.
-        features: extractors by name.
-        num_images: generated images that are judged.
-    """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    base: dict[str, Any]
-    features: tuple[str, ...]
-    num_images: int
-
-
 class CellResult(BaseModel):
-    """A cell's file."""
+    """A cell's file. Of a training that diverged `failed` says so, and there are no figures."""
 
     model_config = ConfigDict(extra="forbid")
 
     arm: Arm
     seed: int
     fingerprint: str
-    steps: int
-    training_seconds: float
-    seconds: float  # with sampling and measuring
-    losses: list[dict[str, float]]  # the rows of loss.csv that hold held-out losses
-    records: list[MetricRecord]  # of all classes together
-
-    def value(self, figure: str) -> float | None:
-        """The value of a figure by its label, as in `MetricRecord.label`; None if it was not measured."""
-        return next((record.value for record in self.records if record.label == figure), None)
+    failed: str | None = None
+    steps: int = 0
+    training_seconds: float = 0.0
+    seconds: float = 0.0  # with sampling and measuring
+    losses: list[dict[str, float]] = []  # the rows of loss.csv that hold held-out losses
+    records: list[MetricRecord] = []  # of all classes together
+    refused: list[str] = []  # what could not be measured, and why
 
 
-def fingerprint(arm: Arm, seed: int, protocol: Protocol, dataset: ImageDataset) -> str:
-    """Of everything that a cell's figures depend on, but for the arm's name."""
-    return _digest(arm.model_dump(exclude={"name"}), seed, protocol.model_dump(), dataset.content_hash)
+@dataclass(frozen=True)
+class Bench:
+    """What the cells of a part of a study share: where they lie, the data, the budget, and how images are judged.
 
-
-def _digest(*content: Any) -> str:
-    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
-
-
-def finished_cell(folder: Path, arm: Arm, seed: int, protocol: Protocol, dataset: ImageDataset) -> CellResult | None:
-    """The cell's result if it is there, whatever name its arm had.
-
-    Raises:
-        UserError: for a damaged file.
+    Attributes:
+        base: settings of TrainingConfig, one budget among them.
+        extractors: feature spaces that compare with all training images.
+        slow_extractors: Inception's, whose reference is as large as the generated side.
+        num_images: generated images that are judged.
     """
-    path = folder / "cells" / f"{fingerprint(arm, seed, protocol, dataset)}.json"
-    if not path.is_file():
-        return None
-    try:
-        result = CellResult.model_validate_json(path.read_text(encoding="utf-8"))
-    except (OSError, ValidationError) as error:
-        reason = " ".join(str(error).split())[:200]
-        raise UserError(f"{path} is no valid cell ({reason}). Remove it: it will be made again.") from None
-    return result.model_copy(update={"arm": arm})
+
+    folder: Path
+    dataset: ImageDataset
+    base: dict[str, Any]
+    extractors: tuple[Extractor, ...]
+    slow_extractors: tuple[Extractor, ...]
+    num_images: int
+
+    def labels(self) -> np.ndarray:
+        """Of the images to generate: the training set's class shares, in order."""
+        k, train = self.dataset.num_classes, self.dataset.train
+        counts = np.ceil(np.bincount(train.labels, minlength=k) / len(train) * self.num_images).astype(int)
+        return np.repeat(np.arange(k), counts)
+
+    def config(self, arm: Arm, seed: int) -> TrainingConfig:
+        """A cell's training arguments. A budget in minutes is for training alone: nothing is validated in it."""
+        values = {**self.base, **arm.options}
+        steps = values.get("max_train_steps")
+        every = max(1, steps // VALIDATIONS) if steps else NEVER
+        rhythm = {
+            "validation_steps": every,
+            "logging_steps": min(20, every),
+            "sample_steps": NEVER,
+            "report_to": "none",
+        }
+        run = {"dataset": self.dataset.name, "output_dir": "run", "seed": seed}
+        return checked_config(TrainingConfig(**{**values, **rhythm, **run}))
+
+    def run_folder(self, arm: Arm, seed: int) -> Path:
+        """Where a cell's training lies: named by all that it depends on, which sampling is not."""
+        return self.folder / "runs" / _digest(self._training(arm, seed))
+
+    def fingerprint(self, arm: Arm, seed: int) -> str:
+        """Of all that a cell's figures depend on; not of the arm's name."""
+        sampling = [arm.sampler, arm.num_inference_steps, arm.guidance_scale, self.num_images]
+        spaces = [extractor.identity for extractor in (*self.extractors, *self.slow_extractors)]
+        held_out = [self.dataset.splits[name].content_hash for name in ("val", "test")]
+        return _digest([self._training(arm, seed), sampling, spaces, held_out, MEASURES])
+
+    def _training(self, arm: Arm, seed: int) -> list[Any]:
+        settings = asdict(self.config(arm, seed))
+        kept = {name: value for name, value in settings.items() if name not in FREE_ON_RESUME or name in BUDGETS}
+        return [kept, arm.corrupted_share, self.dataset.train.content_hash]
+
+    def finished(self, arm: Arm, seed: int) -> CellResult | None:
+        """The cell's result if it is there, whatever name its arm had when it was made.
+
+        Raises:
+            UserError: for a damaged file.
+        """
+        path = self.folder / "cells" / f"{self.fingerprint(arm, seed)}.json"
+        if not path.is_file():
+            return None
+        try:
+            result = CellResult.model_validate_json(path.read_text(encoding="utf-8"))
+        except (OSError, ValidationError) as error:
+            reason = " ".join(str(error).split())[:200]
+            raise UserError(f"{path} is no valid cell ({reason}). Remove it: it will be made again.") from None
+        return result.model_copy(update={"arm": arm})
 
 
-def run_cell(folder: Path, arm: Arm, seed: int, protocol: Protocol, dataset: ImageDataset) -> CellResult:
+def run_cell(bench: Bench, arm: Arm, seed: int) -> CellResult:
     """Train, sample and measure one cell, or read it where it is finished.
 
-    The run's pipeline and loss.csv stay under `folder/runs`; an arm that differs from another in its sampling alone uses that
-    one's training. What training prints goes to `folder/log.txt`.
+    The run's pipeline and loss.csv stay under `runs`; an arm that differs from another in its sampling alone uses that one's
+    training. What training prints goes to `log.txt`.
     """
-    if done := finished_cell(folder, arm, seed, protocol, dataset):
+    if done := bench.finished(arm, seed):
         return done
-    began = time.monotonic()
-    pipeline = _trained(folder, arm, seed, protocol, dataset)
-    summary = json.loads((pipeline / "training_summary.json").read_text(encoding="utf-8"))
-
-    pipe = load_pipeline(pipeline, arm.sampler)
-    pipe.set_progress_bar_config(desc=f"{arm.name}, seed {seed}: sampling", leave=False)
-    shares = np.bincount(dataset.train.labels, minlength=dataset.num_classes) / len(dataset.train)
-    labels = np.repeat(np.arange(dataset.num_classes), np.ceil(shares * protocol.num_images).astype(int))
-    images = generate(pipe, labels, arm.num_inference_steps, arm.guidance_scale, seed)
-    generated = Split("generated", images, labels)
-
-    key = fingerprint(arm, seed, protocol, dataset)
-    first = np.concatenate([np.flatnonzero(labels == label)[:GRID_A_CLASS] for label in dataset.id2label])
-    save_grid(images[first], folder / "grids" / f"{key}.png", len(first))
-    result = CellResult(
-        arm=arm,
-        seed=seed,
-        fingerprint=key,
-        steps=summary["step"],
-        training_seconds=summary["seconds"],
-        seconds=0.0,
-        losses=[row for row in read_loss_csv(pipeline.parent / "loss.csv") if "val_l2" in row],
-        records=_measured(dataset, generated, protocol.features),
-    )
+    began, key = time.monotonic(), bench.fingerprint(arm, seed)
+    result = CellResult(arm=arm, seed=seed, fingerprint=key)
+    try:
+        pipeline = _trained(bench, arm, seed)
+    except TrainingDivergedError as error:
+        result.failed = str(error)
+    else:
+        summary = json.loads((pipeline / "training_summary.json").read_text(encoding="utf-8"))
+        generated = Split("generated", generate_cell(pipeline, bench.labels(), arm, seed), bench.labels())
+        first = np.unique(np.linspace(0, len(generated) - 1, GRID_IMAGES).astype(int))
+        save_grid(generated.images[first], bench.folder / "grids" / f"{key}.png", len(first))
+        result.steps, result.training_seconds = summary["step"], summary["seconds"]
+        result.losses = [row for row in read_loss_csv(pipeline.parent / "loss.csv") if "val_l2" in row]
+        result.records, result.refused = _measured(bench, generated)
     result.seconds = round(time.monotonic() - began, 1)
-    write_json(folder / "cells" / f"{key}.json", result.model_dump())
+    write_json(bench.folder / "cells" / f"{key}.json", result.model_dump())
     return result
 
 
-def _trained(folder: Path, arm: Arm, seed: int, protocol: Protocol, dataset: ImageDataset) -> Path:
+def generate_cell(pipeline: Path, labels: np.ndarray, arm: Arm, seed: int) -> np.ndarray:
+    """uint8 N×H×W×C images of the labels, sampled as the arm does."""
+    pipe = load_pipeline(pipeline, arm.sampler)
+    pipe.to(PartialState().device)
+    pipe.set_progress_bar_config(desc=f"{arm.name}, seed {seed}: sampling", leave=False)
+    return generate(pipe, labels, arm.num_inference_steps, arm.guidance_scale, seed)
+
+
+def _trained(bench: Bench, arm: Arm, seed: int) -> Path:
     """The arm's pipeline, trained now or by an arm that trains alike."""
     from medmnist_diffusion.training.train import train
 
-    run = run_folder(folder, arm, seed, protocol, dataset)
-    if saved_step(run / "pipeline") is not None:  # written last
-        return run / "pipeline"
-    if arm.corrupted_share:
-        train_split = corrupted(dataset.train, arm.corrupted_share, dataset.num_classes, seed)
-        dataset = replace(dataset, splits={**dataset.splits, "train": train_split})
-    config = cell_config(arm, seed, protocol, dataset, run)
-    run.mkdir(parents=True, exist_ok=True)
-    with (folder / "log.txt").open("a", encoding="utf-8") as log, contextlib.redirect_stdout(log):
-        pipeline = train(config, dataset)
+    run, dataset = bench.run_folder(arm, seed), bench.dataset
+    if saved_step(run / "pipeline") is None:  # written last
+        if arm.corrupted_share:
+            spoiled = corrupted(dataset.train, arm.corrupted_share, dataset.num_classes, seed)
+            dataset = replace(dataset, splits={**dataset.splits, "train": spoiled})
+        run.mkdir(parents=True, exist_ok=True)
+        with (bench.folder / "log.txt").open("a", encoding="utf-8") as log, contextlib.redirect_stdout(log):
+            train(replace(bench.config(arm, seed), output_dir=str(run)), dataset)
     for name in ("checkpoints", "pipeline_best", "samples"):
         shutil.rmtree(run / name, ignore_errors=True)
-    return pipeline
+    return run / "pipeline"
 
 
-def run_folder(folder: Path, arm: Arm, seed: int, protocol: Protocol, dataset: ImageDataset) -> Path:
-    """Where a cell's training lies: named by all that it depends on, which sampling is not."""
-    key = _digest(protocol.base, arm.options, arm.corrupted_share, seed, dataset.content_hash)
-    return folder / "runs" / key
-
-
-def cell_config(arm: Arm, seed: int, protocol: Protocol, dataset: ImageDataset, run: Path) -> TrainingConfig:
-    """The training arguments of a cell."""
-    values = {**protocol.base, **arm.options}
-    steps = values.get("max_train_steps")
-    every = max(1, steps // VALIDATIONS) if steps else 100
-    paths = {"dataset": dataset.name, "output_dir": str(run), "seed": seed, "report_to": "none"}
-    rhythm = {"validation_steps": every, "logging_steps": min(20, every), "sample_steps": NEVER}
-    return checked_config(TrainingConfig(**{**values, **paths, **rhythm}))
-
-
-def _measured(dataset: ImageDataset, generated: Split, features: Sequence[str]) -> list[MetricRecord]:
-    """Distances in every space with their floors, labels, copies. Inception's real side is as large as the generated one: it is
-    slow without a GPU."""
-    slow = [name for name in features if name in ("inception", "random")]
-    whole = Evaluation(dataset, generated)
-    for name in features:
-        if name not in slow:
-            whole.compare_features(make_extractor(name, dataset))
+def _measured(bench: Bench, generated: Split) -> tuple[list[MetricRecord], list[str]]:
+    """Distances in every space with their floors, labels, copies; and what was refused."""
+    whole = Evaluation(bench.dataset, generated, per_class=False)
+    for extractor in bench.extractors:
+        whole.compare_features(extractor)
     whole.judge_labels()
     whole.look_for_copies()
     evaluations = [whole]
-    if slow:
-        evaluations.append(Evaluation(dataset, generated, num_real=len(generated)))
-        for name in slow:
-            evaluations[-1].compare_features(make_extractor(name, dataset))
-    return [record for evaluation in evaluations for record in evaluation.ordered_records() if record.class_ is None]
+    if bench.slow_extractors:
+        evaluations.append(Evaluation(bench.dataset, generated, num_real=len(generated), per_class=False))
+        for extractor in bench.slow_extractors:
+            evaluations[-1].compare_features(extractor)
+    records = [record for evaluation in evaluations for record in evaluation.ordered_records()]
+    return records, [line for evaluation in evaluations for line in evaluation.refusals()]
 
 
 def corrupted(split: Split, share: float, num_classes: int, seed: int) -> Split:
@@ -206,3 +213,7 @@ def corrupted(split: Split, share: float, num_classes: int, seed: int) -> Split:
     images[inverted] = 255 - images[inverted]
     labels[mislabelled] = (labels[mislabelled] + rng.integers(1, num_classes, len(mislabelled))) % num_classes
     return Split(split.name, images, labels)
+
+
+def _digest(content: Sequence[Any]) -> str:
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]

@@ -1,7 +1,8 @@
-"""Arms against each other over seeds: means, paired tests with Holm's correction, and a sentence that says no more."""
+"""Arms against each other over seeds: planned contrasts, tested with the variance of all arms together, and a sentence that says
+no more than they do."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import combinations
 
 import numpy as np
@@ -10,12 +11,12 @@ from scipy.stats import t as student_t
 from medmnist_diffusion.metrics.intervals import holm
 
 ALPHA = 0.05
-Values = Mapping[str, Mapping[int, float]]  # arm → seed → a figure, the lower the better
+Values = Mapping[str, Mapping[int, float]]  # arm → seed → a figure above 0, the lower the better
 
 
 @dataclass(frozen=True)
-class Pair:
-    """Two arms in one figure: how many times the first is the second, its 95 % interval, and Holm's p-value."""
+class Contrast:
+    """Two arms in one figure: how many times the first is the second, its 95 % interval, and p-values of a ratio of 1."""
 
     figure: str
     first: str
@@ -23,66 +24,79 @@ class Pair:
     seeds: int
     ratio: float
     interval: tuple[float, float] | None
-    p_value: float  # of a ratio of 1, corrected for the number of pairs compared
     raw_p_value: float
+    p_value: float  # corrected for the contrasts of this figure (Holm 1979)
 
 
-def compare_arms(by_figure: Mapping[str, Values], reference: str | None = None) -> list[Pair]:
-    """All pairs of arms in all figures, or each arm against `reference`.
+def all_pairs(arms: Sequence[str]) -> list[tuple[str, str]]:
+    return list(combinations(arms, 2))
 
-    Paired over seeds on the logarithm (Student's t): the same seed means the same first weights, batches and noise. Figures that
-    are not positive are left out. p-values are corrected for all pairs together (Holm 1979).
+
+def contrasts(figure: str, values: Values, pairs: Sequence[tuple[str, str]]) -> list[Contrast]:
+    """The given pairs of arms in one figure.
+
+    The logarithm is modelled as arm + seed + chance: the same seed in every arm, and one variance of chance for all arms, from the
+    seeds that every arm has. So with a arms and s seeds Student's t has (a − 1)(s − 1) degrees of freedom, not the s − 1 of a pair
+    alone, which three seeds could never satisfy. Two arms alone give the paired t-test.
     """
-    pairs = []
-    for figure, values in by_figure.items():
-        arms = list(values)
-        chosen = combinations(arms, 2) if reference is None else ((arm, reference) for arm in arms if arm != reference)
-        pairs += [_compare(figure, first, second, values) for first, second in chosen]
-    pairs = [pair for pair in pairs if pair.seeds]
-    corrected = holm([pair.raw_p_value for pair in pairs]) if pairs else []
-    return [Pair(**{**vars(pair), "p_value": p}) for pair, p in zip(pairs, corrected, strict=True)]
+    arms = [arm for arm in values if values[arm]]
+    seeds = sorted(set.intersection(*(set(values[arm]) for arm in arms))) if arms else []
+    pairs = [pair for pair in pairs if set(pair) <= set(arms)]
+    n, freedom = len(seeds), (len(arms) - 1) * (len(seeds) - 1)
+    if not n or not pairs:
+        return []
+    logs = np.log([[values[arm][seed] for seed in seeds] for arm in arms])
+    residuals = logs - logs.mean(0) - logs.mean(1, keepdims=True) + logs.mean()
+    error = float(np.sqrt(2 / n * (residuals**2).sum() / freedom)) if freedom else float("inf")
+    found = []
+    for first, second in pairs:
+        difference = float(logs[arms.index(first)].mean() - logs[arms.index(second)].mean())
+        interval = None
+        if not freedom:
+            p = 1.0
+        elif error < 1e-12:  # every seed the same difference, to rounding: either none, or no chance in it
+            p = float(abs(difference) < 1e-9)
+            interval = (float(np.exp(difference)),) * 2
+        else:
+            p = float(2 * student_t.sf(abs(difference) / error, freedom))
+            reach = float(student_t.ppf(1 - ALPHA / 2, freedom)) * error
+            interval = (float(np.exp(difference - reach)), float(np.exp(difference + reach)))
+        found.append(Contrast(figure, first, second, n, float(np.exp(difference)), interval, p, p))
+    corrected = holm([contrast.raw_p_value for contrast in found])
+    return [replace(contrast, p_value=p) for contrast, p in zip(found, corrected, strict=True)]
 
 
-def _compare(figure: str, first: str, second: str, values: Values) -> Pair:
-    common = [seed for seed in values[first] if seed in values[second]]
-    both = [(values[first][seed], values[second][seed]) for seed in common]
-    logs = np.array([np.log(a / b) for a, b in both if a > 0 and b > 0])
-    n = len(logs)
-    mean = float(logs.mean()) if n else 0.0
-    if n < 2:
-        return Pair(figure, first, second, n, float(np.exp(mean)), None, 1.0, 1.0)
-    error = float(logs.std(ddof=1) / np.sqrt(n))
-    if error == 0:  # to the last digit the same difference every time: none, or no chance in it
-        p, reach = float(mean == 0), 0.0
-    else:
-        p, reach = float(2 * student_t.sf(abs(mean) / error, n - 1)), float(student_t.ppf(0.975, n - 1)) * error
-    interval = (float(np.exp(mean - reach)), float(np.exp(mean + reach)))
-    return Pair(figure, first, second, n, float(np.exp(mean)), interval, p, p)
-
-
-def verdict(figure: str, values: Values, pairs: Sequence[Pair]) -> str:
-    """Who is best in a figure, or that the data cannot tell; from the corrected p-values."""
-    means = {arm: float(np.mean(list(of_arm.values()))) for arm, of_arm in values.items() if of_arm}
-    if len(means) < 2:
-        return f"{figure}: fewer than two arms were measured."
-    best = min(means, key=lambda arm: means[arm])
-    worse: list[str] = []
-    alike: list[str] = []
-    for arm in means:
-        if arm == best:
-            continue
-        pair = next((p for p in pairs if p.figure == figure and {p.first, p.second} == {best, arm}), None)
-        differs = pair is not None and pair.p_value < ALPHA and (pair.ratio < 1) == (pair.first == best)
-        (worse if differs else alike).append(arm)
+def verdict(figure: str, arms: Sequence[str], found: Sequence[Contrast]) -> str:
+    """Of all pairs: who is best, or that the data cannot tell."""
+    mean_log = dict.fromkeys(arms, 0.0)
+    for contrast in found:
+        mean_log[contrast.first] += np.log(contrast.ratio)
+        mean_log[contrast.second] -= np.log(contrast.ratio)
+    best = min(mean_log, key=lambda arm: mean_log[arm])
+    worse = [arm for arm in arms if any(_beats(contrast, best, arm) for contrast in found)]
+    alike = [arm for arm in arms if arm not in (best, *worse)]
     if not worse:
-        return f"{figure}: the data cannot tell {_listed(list(means))} apart."
+        return f"{figure}: the data cannot tell {listed(arms)} apart."
     if not alike:
         return f"{figure}: {best} is best."
     verb = "is" if len(worse) == 1 else "are"
-    return f"{figure}: {_listed([best, *alike])} cannot be told apart; {_listed(worse)} {verb} worse than {best}."
+    return f"{figure}: {listed([best, *alike])} cannot be told apart; {listed(worse)} {verb} worse than {best}."
 
 
-def _listed(names: Sequence[str]) -> str:
+def changes(figure: str, found: Sequence[Contrast]) -> str:
+    """Of changes (first) against what they change (second): which help, which harm."""
+    better = [f"{c.first} (× {c.ratio:.2g})" for c in found if c.p_value < ALPHA and c.ratio < 1]
+    worse = [f"{c.first} (× {c.ratio:.2g})" for c in found if c.p_value < ALPHA and c.ratio > 1]
+    said = [f"{word}: {', '.join(arms)}" for word, arms in (("better", better), ("worse", worse)) if arms]
+    return f"{figure}: {'; '.join(said) or 'no change can be told from none'}."
+
+
+def _beats(contrast: Contrast, best: str, other: str) -> bool:
+    lower = contrast.first if contrast.ratio < 1 else contrast.second
+    return {contrast.first, contrast.second} == {best, other} and lower == best and contrast.p_value < ALPHA
+
+
+def listed(names: Sequence[str]) -> str:
     return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
 
 

@@ -1,7 +1,6 @@
 """The loss study's tables, tests, sentences and plots, all from its cells: results.json, report.md and PNGs."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +15,17 @@ from medmnist_diffusion.data.audit import describe
 from medmnist_diffusion.diffusion.loss_log import BUCKETS
 from medmnist_diffusion.files import atomic_file, write_json, write_text
 from medmnist_diffusion.metrics.records import MetricRecord
-from medmnist_diffusion.studies.cells import CellResult, Protocol
-from medmnist_diffusion.studies.comparison import ALPHA, Pair, compare_arms, mean_and_spread, verdict
+from medmnist_diffusion.studies.cells import CellResult
+from medmnist_diffusion.studies.comparison import (
+    ALPHA,
+    Contrast,
+    all_pairs,
+    changes,
+    contrasts,
+    listed,
+    mean_and_spread,
+    verdict,
+)
 
 matplotlib.use("Agg")
 from matplotlib import pyplot as plt
@@ -28,102 +36,141 @@ TITLES = {
     "parameters": "One change at a time around the default",
     "robustness": "Losses on spoiled training images",
 }
+PRIMARY = "Both offline spaces, distance ÷ floor"
+MARGIN = 1.1  # a proposed setting may be worse by so much in a space at most
+Table = dict[str, dict[str, dict[int, float]]]  # figure → arm → seed → value
 
 
 class PartResult(BaseModel):
-    """A part's finished cells."""
+    """A part's finished cells; `pairs` are the arms that are compared (None: all)."""
 
     name: str
-    protocol: Protocol
-    reference: str | None
+    base: dict[str, Any]
+    num_images: int
     arms: list[str]
+    pairs: list[tuple[str, str]] | None
     cells: list[CellResult]
 
     def of(self, arm: str) -> list[CellResult]:
         return [cell for cell in self.cells if cell.arm.name == arm]
 
-
-@dataclass(frozen=True)
-class Figures:
-    """A part's figures by label → arm → seed: distances, with their tests and verdicts, and others, which are only shown."""
-
-    distances: dict[str, dict[str, dict[int, float]]]
-    others: dict[str, dict[str, dict[int, float]]]
-    floors: dict[str, float]
-    pairs: list[Pair]
-    verdicts: list[str]
-
-
-def figures_of(part: PartResult) -> Figures:
-    distances: dict[str, dict[str, dict[int, float]]] = {}
-    others: dict[str, dict[str, dict[int, float]]] = {}
-    floors: dict[str, float] = {}
-    for arm in part.arms:
-        for cell in part.of(arm):
+    def table(self, value: Callable[[MetricRecord], float | None]) -> Table:
+        """`value(record)` of every record for which it is not None, by the record's label."""
+        table: Table = {}
+        for cell in self.cells:
             for record in cell.records:
-                kind = distances if _is_distance(record) else others if _is_shown(record) else None
-                if kind is not None:
-                    kind.setdefault(record.label, {}).setdefault(arm, {})[cell.seed] = record.value
-                    floors[record.label] = record.floor
-    tested = {label: {arm: by_arm.get(arm, {}) for arm in part.arms} for label, by_arm in distances.items()}
-    pairs = compare_arms(tested, part.reference)
-    if part.reference is None:
-        verdicts = [verdict(label, values, pairs) for label, values in tested.items()]
-    else:
-        verdicts = [_against_reference(label, part.reference, pairs) for label in tested]
-    return Figures(distances, others, floors, pairs, verdicts)
+                if (number := value(record)) is not None:
+                    table.setdefault(record.label, {}).setdefault(cell.arm.name, {})[cell.seed] = number
+        return table
 
 
-def _is_distance(record: MetricRecord) -> bool:
+def is_distance(record: MetricRecord) -> bool:
     return record.name == "frechet_distance"
 
 
-def _is_shown(record: MetricRecord) -> bool:
+def is_other(record: MetricRecord) -> bool:
     if record.name == "kernel_distance":
         return record.extractor == "texture" or record.dimension == 2048
     return record.name == "label_accuracy" or (record.name == "memorized_share" and record.extractor == "pixels")
 
 
-def _against_reference(label: str, reference: str, pairs: Sequence[Pair]) -> str:
-    mine = [pair for pair in pairs if pair.figure == label]
-    better = [pair.first for pair in mine if pair.p_value < ALPHA and pair.ratio < 1]
-    worse = [pair.first for pair in mine if pair.p_value < ALPHA and pair.ratio > 1]
-    said = [
-        f"{', '.join(arms)} {word} than {reference}" for arms, word in ((better, "better"), (worse, "worse")) if arms
-    ]
-    return f"{label}: {'; '.join(said) or f'no change can be told from {reference}'}."
+def geometric_ratio(cell: CellResult) -> float | None:
+    """The geometric mean of distance ÷ floor in the classifier's and the texture space: the figure that is named in advance."""
+    ratios = [r.ratio for r in cell.records if is_distance(r) and r.extractor in ("classifier", "texture")]
+    known = [ratio for ratio in ratios if ratio]
+    return float(np.exp(np.mean(np.log(known)))) if known else None
+
+
+def ratios_of(part: PartResult) -> Table:
+    """Distance ÷ floor, the primary figure first."""
+    primary: dict[str, dict[int, float]] = {}
+    for cell in part.cells:
+        if (ratio := geometric_ratio(cell)) is not None:
+            primary.setdefault(cell.arm.name, {})[cell.seed] = ratio
+    single = part.table(lambda record: record.ratio if is_distance(record) else None)
+    return {**({PRIMARY: primary} if primary else {}), **single}
+
+
+def tested(part: PartResult) -> dict[str, list[Contrast]]:
+    """The planned contrasts of each figure. Of spoiled images: whether a loss suffers more than another, spoiled ÷ clean."""
+    if part.name == "robustness":
+        return {
+            figure: contrasts(figure, values, all_pairs(list(values)))
+            for figure, values in spoiled_ratios(part).items()
+        }
+    pairs = all_pairs(part.arms) if part.pairs is None else part.pairs
+    return {figure: contrasts(figure, values, pairs) for figure, values in ratios_of(part).items()}
+
+
+def spoiled_ratios(part: PartResult) -> Table:
+    """For each figure and spoiled share: loss → seed → the figure ÷ that of the clean training with the same seed."""
+    table: Table = {}
+    for figure, by_arm in ratios_of(part).items():
+        for arm, values in by_arm.items():
+            loss, _, share = arm.rpartition(", ")
+            if share.endswith(" spoiled") and loss in by_arm:
+                clean = by_arm[loss]
+                of_loss = {seed: value / clean[seed] for seed, value in values.items() if seed in clean}
+                table.setdefault(f"{figure}, {share} ÷ clean", {})[loss] = of_loss
+    return table
+
+
+def verdicts(part: PartResult) -> list[str]:
+    """A sentence a figure, from the corrected p-values and nothing else."""
+    lines = []
+    for figure, found in tested(part).items():
+        arms = list(dict.fromkeys(arm for contrast in found for arm in (contrast.first, contrast.second)))
+        if not found:
+            lines.append(f"{figure}: not enough seeds that all arms have.")
+        elif part.pairs is None:
+            lines.append(verdict(figure, arms, found))
+        else:
+            lines.append(changes(figure, found))
+    failed = [f"{cell.arm.name} (seed {cell.seed})" for cell in part.cells if cell.failed]
+    return [*lines, *([f"Diverged: {listed(failed)}."] if failed else [])]
+
+
+def proposed_settings(part: PartResult) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Settings of training, and of sampling, that are better than the default in the primary figure and in no space worse by more
+    than `MARGIN` (the interval's end); of several values of one setting the best."""
+    found = tested(part)
+    best: dict[str, tuple[float, CellResult]] = {}
+    for contrast in found.get(PRIMARY, []):
+        everywhere = [c for of_figure in found.values() for c in of_figure if c.first == contrast.first]
+        safe = all(c.interval is not None and c.interval[1] < MARGIN for c in everywhere)
+        if contrast.ratio < 1 and contrast.p_value < ALPHA and safe:
+            setting = contrast.first.split(":")[0]
+            if setting not in best or contrast.ratio < best[setting][0]:
+                best[setting] = contrast.ratio, part.of(contrast.first)[0]
+    arms = [cell.arm for _, cell in best.values()]
+    training = {name: value for arm in arms for name, value in arm.options.items()}
+    sampling = {
+        name: value
+        for arm in arms
+        for name, value in arm.model_dump(
+            include={"num_inference_steps", "guidance_scale"}, exclude_defaults=True
+        ).items()
+    }
+    return training, sampling
 
 
 def write_report(
     folder: Path, dataset: ImageDataset, parts: Sequence[PartResult], dropped: Sequence[str], command: str
 ) -> None:
     """results.json with every cell, report.md, and the plots."""
-    figures = {part.name: figures_of(part) for part in parts}
     result: dict[str, Any] = {"command": command, "dataset": describe(dataset), "dropped": list(dropped), "parts": {}}
-    for part in parts:
-        of_part = figures[part.name]
-        result["parts"][part.name] = {
-            **part.model_dump(),
-            "floors": of_part.floors,
-            "pairs": [vars(pair) for pair in of_part.pairs],
-            "verdicts": of_part.verdicts,
-        }
-    write_json(folder / "results.json", result)
     sections = [_head(dataset, command, dropped)]
     for part in parts:
-        plot_ratios(part, figures[part.name], folder / f"{part.name}.png")
-        grids = plot_grids(part, folder)
-        sections.append(_section(part, figures[part.name], grids))
+        found = tested(part)
+        result["parts"][part.name] = {
+            **part.model_dump(),
+            "contrasts": [vars(contrast) for of_figure in found.values() for contrast in of_figure],
+            "verdicts": verdicts(part),
+        }
+        sections.append(_section(part, found, folder))
         if part.name == "parameters":
-            settings = proposed_settings(part, figures[part.name])
-            text = yaml.safe_dump(settings) if settings else "# nothing tried is better than the default\n"
-            write_text(folder / "proposed.yaml", text)
-            sections.append(
-                "Settings better than the default in some space and worse in none: [proposed.yaml](proposed.yaml).\n"
-            )
-        if part.name == "losses":
-            plot_curves(part, folder / "curves.png")
-            sections.append("![Held-out error of all runs](curves.png)\n")
+            sections.append(_proposal(part, folder))
+    write_json(folder / "results.json", result)
     write_text(folder / "report.md", "\n".join(sections))
 
 
@@ -135,69 +182,86 @@ def _head(dataset: ImageDataset, command: str, dropped: Sequence[str]) -> str:
     return (
         f"# Loss study on {dataset.name}\n\nMade by `{command}`. Research only, not for diagnosis.\n\n{synthetic}"
         "Each cell is mean ± standard deviation over seeds. A distance has a meaning beside its floor, the distance of as many "
-        "real images; distances of different columns do not compare, distance ÷ floor does. Verdicts rest on paired Student's "
-        f"t-tests of the logarithm over seeds, with Holm's correction over all pairs and columns of a part.\n\n{missing}"
+        "real images; distances of different columns do not compare. Distance ÷ floor compares better, but where a space has "
+        "nearly as many dimensions as there are images, both are mostly the bias of few images, and the ratio is pressed to 1."
+        f"\n\nThe figure named in advance is the first, {PRIMARY.lower()} (classifier and texture, geometric mean); others stand "
+        "beside it. Tests: the logarithm as arm + seed + chance, Student's t of the planned contrasts, Holm's correction "
+        f"within a figure. With fewer than three seeds take none of it for settled.\n\n{missing}"
     )
 
 
-def _section(part: PartResult, figures: Figures, grids: str) -> str:
-    protocol = part.protocol
-    budget = protocol.base.get("max_train_steps")
-    spent = f"{budget} optimizer steps" if budget else f"{protocol.base['max_train_minutes']:g} minutes"
-    seconds = [np.mean([cell.training_seconds for cell in part.of(arm)]) for arm in part.arms]
-    took = f"{min(seconds):.0f} … {max(seconds):.0f} s an arm"
+def _section(part: PartResult, found: dict[str, list[Contrast]], folder: Path) -> str:
+    steps = part.base.get("max_train_steps")
+    spent = f"{steps} optimizer steps" if steps else f"{part.base['max_train_minutes']:g} minutes"
+    trained: Table = {
+        "steps": {arm: {c.seed: float(c.steps) for c in part.of(arm)} for arm in part.arms},
+        "seconds": {arm: {c.seed: c.training_seconds for c in part.of(arm)} for arm in part.arms},
+    }
+    distances = part.table(lambda record: record.value if is_distance(record) else None)
+    others = part.table(lambda record: record.value if is_other(record) else None)
+    floors = {r.label: r.floor for cell in part.cells for r in cell.records}
+    judged = {r.label: r.n_generated for cell in part.cells for r in cell.records if is_distance(r)}
+    sizes = ", ".join(f"{n} in {label}" for label, n in judged.items()) or "none"
+    refused = sorted({line for cell in part.cells for line in cell.refused})
     lines = [
         f"## {TITLES[part.name]}\n",
-        f"Every cell trains for {spent} ({took}); {protocol.num_images} images are judged.\n",
-        *(f"- {line}" for line in figures.verdicts),
+        f"Every cell trains for {spent}. Images judged: {sizes}.\n",
+        *(f"- {line}" for line in verdicts(part)),
+        *(f"- not measured: {line}" for line in refused),
         "\nDistances:\n",
-        _table(part.arms, figures.distances, figures.floors),
-        "\nDistance ÷ floor (these columns compare):\n",
-        _table(part.arms, _over_floor(figures), dict.fromkeys(figures.distances, 1.0)),
-        "\nOther figures:\n",
-        _table(part.arms, figures.others, figures.floors),
-        f"\n![Distance ÷ floor]({part.name}.png)\n",
-        f"![The same noise in every arm]({grids})\n",
+        _table(part.arms, distances, floors),
+        "\nDistance ÷ floor:\n",
+        _table(part.arms, ratios_of(part), {}),
+        "\nOther figures, and what the training took:\n",
+        _table(part.arms, {**others, **trained}, floors),
     ]
+    if primary := next(iter(found.values()), None):
+        lines += [f"\nContrasts, {primary[0].figure.lower()}:\n", _contrast_table(primary)]
+    if ratios_of(part):
+        plot_ratios(part, folder / f"{part.name}.png")
+        lines.append(f"\n![Distance ÷ floor]({part.name}.png)\n")
+    if any(cell.losses for cell in part.cells):
+        plot_curves(part, folder / f"{part.name}_curves.png")
+        lines.append(f"![Held-out squared error of all runs]({part.name}_curves.png)\n")
+    plot_grids(part, folder)
+    lines.append(f"![Images of the same labels from the same seed, one row an arm]({part.name}_grids.png)\n")
     return "\n".join(lines)
 
 
-def _over_floor(figures: Figures) -> dict[str, dict[str, dict[int, float]]]:
-    return {
-        label: {
-            arm: {seed: value / figures.floors[label] for seed, value in values.items()}
-            for arm, values in by_arm.items()
-        }
-        for label, by_arm in figures.distances.items()
-    }
+def _proposal(part: PartResult, folder: Path) -> str:
+    settings, sampling = proposed_settings(part)
+    if not settings and not sampling:
+        (folder / "proposed.yaml").unlink(missing_ok=True)
+        return "Nothing that was tried is better than the default by these tests: no other settings are proposed.\n"
+    note = f"# Sample with: {yaml.safe_dump(sampling).strip()}\n" if sampling else ""
+    write_text(folder / "proposed.yaml", note + (yaml.safe_dump(settings) if settings else "{}\n"))
+    return (
+        "Better than the default by these tests, each alone: [proposed.yaml](proposed.yaml), for `train.py --config`. All of them "
+        "together are the arm *proposed*: chosen and tested on the same seeds, so its gain is somewhat flattered.\n"
+    )
 
 
-def _table(arms: Sequence[str], columns: dict[str, dict[str, dict[int, float]]], floors: dict[str, float]) -> str:
+def _table(arms: Sequence[str], columns: Table, floors: dict[str, float]) -> str:
     """Markdown: a row an arm, the real images' row last."""
     rows = [["", *columns], ["---"] * (len(columns) + 1)]
     for arm in arms:
         rows.append([arm, *(mean_and_spread(list(by_arm.get(arm, {}).values())) for by_arm in columns.values())])
-    rows.append(["*real images*", *(f"{floors[label]:.3g}" for label in columns)])
+    if floors:
+        rows.append(["*real images*", *(f"{floors[label]:.3g}" if label in floors else "" for label in columns)])
     return "\n".join(f"| {' | '.join(row)} |" for row in rows)
 
 
-def proposed_settings(part: PartResult, figures: Figures) -> dict[str, Any]:
-    """The training settings of the arms that are better than the reference in some space and worse in none, after Holm's
-    correction; of several changes of one setting (`setting: value` in the arm's name) the best."""
-    best: dict[str, tuple[float, dict[str, Any]]] = {}
-    for arm in part.arms:
-        mine = [pair for pair in figures.pairs if pair.first == arm and pair.p_value < ALPHA]
-        if not mine or any(pair.ratio > 1 for pair in mine):
-            continue
-        group, score = arm.split(":")[0], min(pair.ratio for pair in mine)
-        if group not in best or score < best[group][0]:
-            best[group] = score, part.of(arm)[0].arm.options
-    return {name: value for _, options in best.values() for name, value in options.items()}
+def _contrast_table(found: Sequence[Contrast]) -> str:
+    rows = [["", "÷", "ratio", "95 % interval", "p (Holm)"], ["---"] * 5]
+    for c in found:
+        interval = "–" if c.interval is None else f"{c.interval[0]:.2f} … {c.interval[1]:.2f}"
+        rows.append([c.first, c.second, f"{c.ratio:.2f}", interval, f"{c.p_value:.2g}"])
+    return "\n".join(f"| {' | '.join(row)} |" for row in rows)
 
 
-def plot_ratios(part: PartResult, figures: Figures, path: Path) -> None:
-    """Distance ÷ floor of every arm, one panel a column; a dot a seed."""
-    ratios = _over_floor(figures)
+def plot_ratios(part: PartResult, path: Path) -> None:
+    """Distance ÷ floor of every arm, one panel a figure; a dot a seed, a bar their mean."""
+    ratios = ratios_of(part)
     figure, axes = plt.subplots(
         1, len(ratios), figsize=(2.2 + 2.4 * len(ratios), 1 + 0.28 * len(part.arms)), sharey=True, squeeze=False,
         constrained_layout=True,
@@ -209,7 +273,7 @@ def plot_ratios(part: PartResult, figures: Figures, path: Path) -> None:
             if values:
                 axis.plot(np.mean(values), at, "|", ms=14, color="k")
         axis.axvline(1, color="0.5", ls="--")
-        axis.set_title(label.replace("Fréchet distance, ", ""), fontsize=9)
+        axis.set_title(label.replace("Fréchet distance, ", "").replace(", distance ÷ floor", ""), fontsize=9)
         axis.set(xscale="log", xlabel="÷ floor")
         axis.grid(alpha=0.3)
     axes[0][0].set_yticks(range(len(part.arms)), part.arms, fontsize=8)
@@ -224,11 +288,10 @@ def plot_curves(part: PartResult, path: Path) -> None:
     figure, axes = plt.subplots(2, 3, figsize=(12, 6.5), constrained_layout=True)
     for axis, name in zip(axes.flat, panels, strict=True):
         for at, arm in enumerate(part.arms):
-            for cell in part.of(arm):
-                rows = cell.losses
-                values = [row["val_l2"] / row["train_l2"] if "÷" in name else row[name] for row in rows]
-                label = arm if cell.seed == part.of(arm)[0].seed else None
-                axis.plot([row["step"] for row in rows], values, color=f"C{at}", lw=1, label=label)
+            for which, cell in enumerate(part.of(arm)):
+                values = [row["val_l2"] / row["train_l2"] if "÷" in name else row[name] for row in cell.losses]
+                steps = [row["step"] for row in cell.losses]
+                axis.plot(steps, values, color=f"C{at % 10}", lw=1, label=None if which else arm)
         title = name.replace("val_l2_bucket_", "timesteps, quarter ").replace("val_l2", "held-out squared error")
         axis.set_title(title.replace("train_l2", "that on training images"), fontsize=9)
         axis.set(xlabel="step", yscale="linear" if "÷" in name else "log")
@@ -237,19 +300,20 @@ def plot_curves(part: PartResult, path: Path) -> None:
     _save(figure, path)
 
 
-def plot_grids(part: PartResult, folder: Path) -> str:
-    """The arms' images under each other, of the first seed: the same noise and label in every column. Returns the file's name."""
-    name = f"{part.name}_grids.png"
+def plot_grids(part: PartResult, folder: Path) -> None:
+    """The arms' images under each other, of the first seed: the same labels in every column."""
     seed = part.cells[0].seed
-    cells = [cell for arm in part.arms for cell in part.of(arm) if cell.seed == seed]
-    figure, axes = plt.subplots(len(cells), 1, figsize=(8, 0.95 * len(cells)), squeeze=False, constrained_layout=True)
-    for axis, cell in zip(axes[:, 0], cells, strict=True):
-        with Image.open(folder / "grids" / f"{cell.fingerprint}.png") as picture:
-            axis.imshow(np.asarray(picture), cmap="gray", vmin=0, vmax=255, interpolation="nearest")
+    cells = [cell for arm in part.arms for cell in part.of(arm) if cell.seed == seed and not cell.failed]
+    size = (11, 0.6 * len(cells) + 0.4)
+    figure, axes = plt.subplots(max(1, len(cells)), 1, figsize=size, squeeze=False, constrained_layout=True)
+    for axis, cell in zip(axes[:, 0], cells, strict=False):
+        path = folder / "grids" / f"{cell.fingerprint}.png"
+        if path.is_file():
+            with Image.open(path) as picture:
+                axis.imshow(np.asarray(picture), cmap="gray", vmin=0, vmax=255, interpolation="nearest")
         axis.set_ylabel(cell.arm.name, rotation=0, ha="right", va="center", fontsize=8)
         axis.set(xticks=[], yticks=[])
-    _save(figure, folder / name)
-    return name
+    _save(figure, folder / f"{part.name}_grids.png")
 
 
 def _save(figure: Any, path: Path) -> None:

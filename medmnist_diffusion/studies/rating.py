@@ -7,7 +7,8 @@ order and of one class mix; every answer is saved as it is given.
 import base64
 import io
 import json
-from http.server import BaseHTTPRequestHandler, HTTPServer
+from collections.abc import Callable
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from medmnist_diffusion.data import ImageDataset
 from medmnist_diffusion.errors import UserError
 from medmnist_diffusion.files import write_json
 from medmnist_diffusion.metrics.intervals import share_interval
+from medmnist_diffusion.metrics.memorization import clean_held_out
 
 IMAGES = 60
 PAGE = """<!doctype html><meta charset="utf-8"><title>Real or generated?</title>
@@ -36,23 +38,36 @@ onkeydown = async event => {{
 class Rating:
     """The images in their hidden order, and the answers so far (in `path`, as they are given)."""
 
-    def __init__(self, real: np.ndarray, generated: np.ndarray, path: Path, seed: int = 0) -> None:
+    def __init__(self, real: np.ndarray, generated: np.ndarray, path: Path) -> None:
         """Args:
-        real, generated: uint8 N×H×W×C, as many of either.
+            real, generated: uint8 N×H×W×C, as many of either.
+            path: of the answers; where it exists, the rating goes on in its order.
+
+        Raises:
+            UserError: if `path` is no rating of so many images.
         """
-        order = np.random.default_rng(seed).permutation(len(real) + len(generated))
-        self.images = np.concatenate([real, generated])[order]
-        self.is_real = (order < len(real)).tolist()
         self.path, self.finished = path, False  # finished: the result was shown
-        self.answers: list[bool] = json.loads(path.read_text())["said_real"] if path.is_file() else []
+        self.answers: list[bool] = []
+        self.order: list[int] = np.random.default_rng().permutation(len(real) + len(generated)).tolist()
+        if path.is_file():
+            try:
+                saved = json.loads(path.read_text(encoding="utf-8"))
+                self.answers, self.order = saved["said_real"], saved["order"]
+                if sorted(self.order) != list(range(len(real) + len(generated))) or len(self.answers) > len(
+                    self.order
+                ):
+                    raise ValueError("other images")
+            except (OSError, ValueError, KeyError, TypeError) as error:
+                raise UserError(f"{path} is no rating of these images ({error}). Remove it to start anew.") from None
+        self.images = np.concatenate([real, generated])[self.order]
+        self.is_real = [at < len(real) for at in self.order]
 
     def answer(self, index: int, said_real: bool) -> None:
         """Only the image that is shown can be answered: a key pressed twice counts once."""
         if index == len(self.answers) < len(self.images):
             self.answers.append(said_real)
-            write_json(
-                self.path, {"said_real": self.answers, "is_real": self.is_real[: len(self.answers)], **self.result()}
-            )
+            known = self.is_real[: len(self.answers)]
+            write_json(self.path, {"order": self.order, "said_real": self.answers, "is_real": known, **self.result()})
 
     def result(self) -> dict[str, Any]:
         """Rated images, the share told right, and its 95 % interval (0.5 is guessing)."""
@@ -77,7 +92,7 @@ class Rating:
         return PAGE.format(title="Real or generated?", body=body, index=index)
 
 
-def make_server(rating: Rating, port: int = 0) -> HTTPServer:
+def make_server(rating: Rating, port: int = 0) -> ThreadingHTTPServer:
     """Serves the page on 127.0.0.1; port 0 is any free one."""
 
     class Handler(BaseHTTPRequestHandler):
@@ -105,24 +120,25 @@ def make_server(rating: Rating, port: int = 0) -> HTTPServer:
         def log_message(self, format: str, *args: Any) -> None:
             """Quiet."""
 
-    return HTTPServer(("127.0.0.1", port), Handler)
+    return ThreadingHTTPServer(("127.0.0.1", port), Handler)
 
 
-def rate(pipeline: Path, dataset: ImageDataset, output: Path) -> None:
-    """Rate a pipeline's images beside held-out ones until all are done or Ctrl-C; answers given before are kept.
+def rate(dataset: ImageDataset, generate: Callable[[np.ndarray], np.ndarray], output: Path) -> None:
+    """Rate generated images beside held-out ones until all are done or Ctrl-C; answers given before are kept.
+
+    Args:
+        generate: makes images of the given labels.
 
     Raises:
-        UserError: if there is no pipeline, or it was trained on other classes.
+        UserError: if there are no held-out images.
     """
-    from medmnist_diffusion.diffusion.sampling import generate, load_pipeline
-    from medmnist_diffusion.metrics.memorization import clean_held_out
-
-    pipe = load_pipeline(pipeline)
-    if pipe.id2label != dataset.id2label:
-        raise UserError(f"{pipeline} makes the classes {pipe.id2label}, {dataset.name} has {dataset.id2label}.")
     held_out = clean_held_out(dataset)
+    if not len(held_out):
+        raise UserError(
+            f"{dataset.name} has no held-out image that does not stand in train, too: nothing to rate beside."
+        )
     rows = np.random.default_rng(0).permutation(len(held_out))[: IMAGES // 2]
-    rating = Rating(held_out.images[rows], generate(pipe, held_out.labels[rows]), output)
+    rating = Rating(held_out.images[rows], generate(held_out.labels[rows]), output)
     server = make_server(rating)
     print(f"Open http://127.0.0.1:{server.server_port}/ in a browser; press r or g for each image. Ctrl-C ends it.")
     try:

@@ -1,0 +1,142 @@
+"""Can four steps do what twenty do? A student is distilled from a trained pipeline and judged beside it.
+
+    python benchmarks/few_step_student.py runs/pneumonia/pipeline --minutes 10
+
+The student is the teacher's network, trained on so that one DDIM step goes where several of the teacher's DPM-Solver++ steps
+go, for the few noise levels at which it will be used (the last round of progressive distillation, Salimans & Ho 2022, arXiv
+2202.00512, in one go, on the teacher's own paths). It stays a stock UNet2DModel with a stock DDIMScheduler in the same pipeline
+class. It would become a part of the package if it kept the Fréchet distances within 10 % of the teacher's.
+"""
+
+import argparse
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from diffusers import DDIMScheduler, DPMSolverMultistepScheduler
+from judging import RESULTS, judge, summary_line
+from tqdm import tqdm
+
+from medmnist_diffusion.data import load_dataset
+from medmnist_diffusion.data.audit import add_dataset_arguments
+from medmnist_diffusion.diffusion.machine import start_processes
+from medmnist_diffusion.diffusion.optimizers import build_optimizers
+from medmnist_diffusion.diffusion.sampling import generate, load_pipeline, set_sampler, step_list
+from medmnist_diffusion.errors import run_command
+from medmnist_diffusion.files import write_json
+
+STUDENT_STEPS, TEACHER_STEPS = 4, 20
+BATCH, LEARNING_RATE, MUON_LEARNING_RATE = 64, 1e-3, 0.005
+JUDGED = 1000
+
+
+@torch.no_grad()
+def teacher_paths(pipe: Any, labels: np.ndarray, times: list[int], seed: int) -> list[torch.Tensor]:
+    """The states of the teacher's paths at `times`, and at their end: each N×C×H×W."""
+    solver = DPMSolverMultistepScheduler.from_config(
+        pipe.scheduler.config, use_lu_lambdas=False
+    )  # takes a list of timesteps
+    grid = sorted({*step_list(solver.alphas_cumprod, TEACHER_STEPS), *times}, reverse=True)
+    states: list[list[torch.Tensor]] = [[] for _ in range(len(times) + 1)]
+    config, generator = pipe.unet.config, torch.Generator().manual_seed(seed)
+    for start in tqdm(range(0, len(labels), 128), desc="teacher's paths", unit="batch"):
+        batch = torch.from_numpy(labels[start : start + 128])
+        x = torch.randn(len(batch), config.in_channels, config.sample_size, config.sample_size, generator=generator)
+        solver.set_timesteps(timesteps=grid)
+        for time_now in solver.timesteps:
+            if int(time_now) in times:
+                states[times.index(int(time_now))].append(x)
+            prediction = pipe.unet(x, time_now, class_labels=batch).sample
+            x = solver.step(prediction, time_now, x).prev_sample
+        states[-1].append(x)
+    return [torch.cat(state) for state in states]
+
+
+def v_targets(states: list[torch.Tensor], times: list[int], alphas_cumprod: torch.Tensor) -> list[torch.Tensor]:
+    """The v with which one DDIM step leads from each state to the next."""
+    alphas = [float(alphas_cumprod[t].sqrt()) for t in times] + [1.0]
+    sigmas = [float((1 - alphas_cumprod[t]).sqrt()) for t in times] + [0.0]
+    targets = []
+    for k in range(len(times)):
+        ratio = sigmas[k + 1] / sigmas[k]
+        clean = (states[k + 1] - ratio * states[k]) / (alphas[k + 1] - alphas[k] * ratio)
+        targets.append((alphas[k] * states[k] - clean) / sigmas[k])
+    return targets
+
+
+def distil(unet: Any, states: list[torch.Tensor], targets: list[torch.Tensor], labels: np.ndarray, times: list[int],
+           minutes: float) -> int:  # fmt: skip
+    """Train `unet` in place; returns the number of steps."""
+    optimizers = build_optimizers(unet, "muon", LEARNING_RATE, MUON_LEARNING_RATE, 0.0)
+    full_rates = [group["lr"] for optimizer in optimizers for group in optimizer.param_groups]
+    rng, began, steps = np.random.default_rng(0), time.monotonic(), 0
+    all_labels, levels = torch.from_numpy(labels), torch.tensor(times)
+    unet.train()
+    while (spent := (time.monotonic() - began) / (60 * minutes)) < 1:
+        groups = [group for optimizer in optimizers for group in optimizer.param_groups]
+        for group, full in zip(groups, full_rates, strict=True):
+            group["lr"] = full * (0.5 + 0.5 * np.cos(np.pi * spent)) * min(1.0, (steps + 1) / 100)
+        rows, which = rng.integers(len(labels), size=BATCH), np.arange(BATCH) % len(times)
+        inputs = torch.stack([states[k][row] for k, row in zip(which, rows, strict=True)])
+        wanted = torch.stack([targets[k][row] for k, row in zip(which, rows, strict=True)])
+        with torch.autocast("cpu", torch.bfloat16):
+            prediction = unet(inputs, levels[which], class_labels=all_labels[rows]).sample
+        F.mse_loss(prediction.float(), wanted).backward()
+        torch.nn.utils.clip_grad_norm_(unet.parameters(), 1.0)
+        for optimizer in optimizers:
+            optimizer.step()
+            optimizer.zero_grad()
+        steps += 1
+    unet.eval()
+    return steps
+
+
+def main(argv: Sequence[str]) -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
+    parser.add_argument("pipeline", type=Path)
+    add_dataset_arguments(parser, default="pneumoniamnist")
+    parser.add_argument("--minutes", type=float, default=10, help="of the student's training (default 10)")
+    parser.add_argument("--num_paths", type=int, default=20_000)
+    args = parser.parse_args(argv)
+    start_processes()
+    dataset = load_dataset(args.dataset, args.root, args.size)
+    labels = np.sort(np.random.default_rng(0).choice(dataset.train.labels, JUDGED))
+    pipe = load_pipeline(args.pipeline)
+    pipe.set_progress_bar_config(disable=True)
+    rows: list[dict[str, Any]] = []
+
+    def add(name: str, steps: int) -> None:
+        began = time.monotonic()
+        images = generate(pipe, labels, steps)
+        speed = len(images) / (time.monotonic() - began)
+        rows.append({"sampler": name, "steps": steps, "images_per_second": speed, **judge(dataset, images)})
+        print(f"{name}, {steps} steps: {speed:.1f} images/s, {summary_line(rows[-1])}", flush=True)
+
+    add("teacher, DPM-Solver++", 20)
+    path_labels = np.random.default_rng(1).choice(dataset.train.labels, args.num_paths)
+    times = [round(1000 * (1 - k / STUDENT_STEPS)) - 1 for k in range(STUDENT_STEPS)]  # as DDIMScheduler, trailing
+    states = teacher_paths(pipe, path_labels, times, seed=1)
+    set_sampler(pipe, "ddim")
+    add("teacher, DDIM", STUDENT_STEPS)
+    targets = v_targets(states, times, pipe.scheduler.alphas_cumprod)
+    pipe.scheduler = DDIMScheduler.from_config(pipe.scheduler.config, clip_sample=False)  # as the targets are
+    steps = distil(pipe.unet, states, targets, path_labels, times, args.minutes)
+    add("student, DDIM", STUDENT_STEPS)
+    command = f"python benchmarks/few_step_student.py PIPELINE --dataset {args.dataset} --minutes {args.minutes:g}"
+    result = {
+        "command": command,
+        "paths": args.num_paths,
+        "optimizer_steps": steps,
+        "judged_images": JUDGED,
+        "rows": rows,
+    }
+    write_json(RESULTS / f"few_step_student_{dataset.name}.json", result)
+
+
+if __name__ == "__main__":
+    sys.exit(run_command(main))

@@ -1,0 +1,91 @@
+"""What the benchmarks share: a training without pauses, and one judgement of its images."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from medmnist_diffusion.training.config import parse_config
+from medmnist_diffusion.training.train import train
+
+from medmnist_diffusion.data import ImageDataset, Split
+from medmnist_diffusion.metrics import memorization
+from medmnist_diffusion.metrics.classifier import predict, real_data_classifier
+from medmnist_diffusion.metrics.extractors import extract, make_extractor
+from medmnist_diffusion.metrics.frechet import FeatureStatistics, frechet_estimate
+from medmnist_diffusion.metrics.kernel import kernel_distance
+
+RESULTS = Path(__file__).parent / "results"
+SPACES = ("classifier", "texture")
+NEVER = "1000000000"
+
+
+def train_quietly(dataset: str, folder: Path, minutes: float, options: Sequence[str]) -> tuple[Path, dict[str, Any]]:
+    """A training that does nothing beside training; returns the pipeline folder and its summary."""
+    arguments = [
+        "--dataset",
+        dataset,
+        "--output_dir",
+        str(folder),
+        "--max_train_minutes",
+        str(minutes),
+        "--report_to",
+        "none",
+    ]
+    for pause in ("--validation_steps", "--sample_steps", "--checkpointing_steps"):
+        arguments += [pause, NEVER]
+    pipeline = train(parse_config([*arguments, *options]))
+    return pipeline, json.loads((pipeline / "training_summary.json").read_text(encoding="utf-8"))
+
+
+def judge(dataset: ImageDataset, images: np.ndarray, labels: np.ndarray | None = None) -> dict[str, Any]:
+    """Fréchet and kernel distance to train in both spaces, with standard errors, the share of copies, and, where labels were
+    asked for, how often a classifier of real images sees them."""
+    split = Split("judged", images, np.zeros(len(images), np.int64) if labels is None else labels)
+    figures: dict[str, Any] = {}
+    for name in SPACES:
+        extractor = make_extractor(name, dataset)
+        ((_, real),) = extract(extractor, dataset.train, cache=True).items()
+        ((_, features),) = extract(extractor, split).items()
+        distance = frechet_estimate(FeatureStatistics.of(real), features)
+        figures[name] = {
+            "frechet_distance": distance.value,
+            "standard_error": distance.error,
+            "kernel_distance": kernel_distance(real, features).value,
+        }
+    key = f"{dataset.train.content_hash[:24]}-{dataset.splits['val'].content_hash[:24]}-benchmark-copies"
+    fresh = memorization.cached_nearest(
+        key, lambda: memorization.nearest_copies(memorization.clean_held_out(dataset), dataset.train)
+    )
+    threshold = memorization.Threshold.of(fresh.distances)
+    near = memorization.nearest_copies(split, dataset.train).distances
+    figures |= {"memorized_share": float((near < threshold.value).mean()), "memorized_floor": threshold.expected}
+    if labels is not None:
+        figures["label_accuracy"] = float((predict(real_data_classifier(dataset), split) == labels).mean())
+    return figures
+
+
+def floor(dataset: ImageDataset, count: int) -> dict[str, float]:
+    """The Fréchet distance of up to `count` real images that do not stand in train, in each space."""
+    held_out = memorization.clean_held_out(dataset)
+    rows = np.sort(np.random.default_rng(0).permutation(len(held_out))[:count])
+    judged = judge(dataset, held_out.images[rows])
+    return {space: judged[space]["frechet_distance"] for space in SPACES}
+
+
+def peak_memory_gib(process: int | str = "self") -> float:
+    """The highest memory of a process since it started its program; getrusage's figure holds its parent's, too (Linux)."""
+    status = Path(f"/proc/{process}/status").read_text()
+    return int(status.split("VmHWM:")[1].split()[0]) / 2**20
+
+
+def dataset_options(args: Any) -> list[str]:
+    """--root and --size, as they were given."""
+    return [
+        word for name in ("root", "size") if getattr(args, name) for word in (f"--{name}", str(getattr(args, name)))
+    ]
+
+
+def summary_line(judged: dict[str, Any]) -> str:
+    return "Fréchet distance " + ", ".join(f"{space} {judged[space]['frechet_distance']:.3g}" for space in SPACES)

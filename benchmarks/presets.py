@@ -1,0 +1,82 @@
+"""What a preset gives: trained once on a data set for its own budget, and judged beside as many real images.
+
+    python benchmarks/presets.py fast --dataset pneumoniamnist
+    python benchmarks/presets.py fast --dataset phantom-rgb
+    python benchmarks/presets.py fast --dataset phantom --size 64
+
+As many images as there are held-out ones, at most 1,000, by the default sampler; results gather in results/presets.json, one for
+each preset and data set.
+"""
+
+import argparse
+import json
+import os
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import yaml
+from judging import RESULTS, dataset_options, floor, judge, peak_memory_gib, summary_line, train_quietly
+from medmnist_diffusion.training.config import preset
+
+from medmnist_diffusion.data import load_dataset
+from medmnist_diffusion.data.audit import add_dataset_arguments
+from medmnist_diffusion.diffusion.machine import start_processes
+from medmnist_diffusion.diffusion.sampling import generate, load_pipeline
+from medmnist_diffusion.errors import run_command
+from medmnist_diffusion.files import write_json
+from medmnist_diffusion.metrics import memorization
+
+PRESETS = ("fast", "default")
+MOST = 1000
+
+
+def main(argv: Sequence[str]) -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
+    parser.add_argument("preset", choices=PRESETS)
+    add_dataset_arguments(parser)
+    parser.add_argument("--output", type=Path, default=RESULTS / "presets.json")
+    args = parser.parse_args(argv)
+    start_processes()
+    dataset = load_dataset(args.dataset, args.root, args.size)
+    minutes = preset(args.preset)["max_train_minutes"]
+    with tempfile.TemporaryDirectory() as folder:
+        config = Path(folder) / "preset.yaml"
+        config.write_text(yaml.safe_dump(preset(args.preset)))
+        began = time.monotonic()
+        options = ["--config", str(config), *dataset_options(args)]
+        pipeline, summary = train_quietly(args.dataset, Path(folder) / "run", minutes, options)
+        wall, memory = time.monotonic() - began, peak_memory_gib()
+        pipe = load_pipeline(pipeline)
+        count = min(MOST, len(memorization.clean_held_out(dataset)))
+        labels = np.sort(np.random.default_rng(0).choice(dataset.train.labels, count))
+        began = time.monotonic()
+        images = generate(pipe, labels)
+        sampling = count / (time.monotonic() - began)
+    judged, real = judge(dataset, images, labels), floor(dataset, count)
+    name = f"{args.preset}, {dataset.name}, {dataset.image_size} px"
+    results = json.loads(args.output.read_text(encoding="utf-8")) if args.output.is_file() else {}
+    size = f" --size {args.size}" if args.size else ""
+    results[name] = {
+        "command": f"python benchmarks/presets.py {args.preset} --dataset {args.dataset}{size}",
+        "cores": len(os.sched_getaffinity(0)),
+        "minutes": minutes,
+        "minutes_with_start_and_saving": round(wall / 60, 2),
+        "steps": summary["step"],
+        "training_images_per_second": round(summary["images_seen"] / summary["seconds"], 1),
+        "sampling_images_per_second": round(sampling, 1),
+        "parameters": summary["parameters"],
+        "peak_memory_gib": round(memory, 2),
+        "judged_images": count,
+        **judged,
+        "floor": real,
+    }
+    write_json(args.output, results)
+    print(f"{name}: {summary_line(judged)} (real: {', '.join(f'{value:.3g}' for value in real.values())})")
+
+
+if __name__ == "__main__":
+    sys.exit(run_command(main))
