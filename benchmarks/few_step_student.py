@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
-from diffusers import DDIMScheduler, DPMSolverMultistepScheduler
+from diffusers import DDIMScheduler
 from judging import RESULTS, judge, summary_line
 from tqdm import tqdm
 
@@ -26,7 +26,7 @@ from medmnist_diffusion.data import load_dataset
 from medmnist_diffusion.data.audit import add_dataset_arguments
 from medmnist_diffusion.diffusion.machine import start_processes
 from medmnist_diffusion.diffusion.optimizers import build_optimizers
-from medmnist_diffusion.diffusion.sampling import generate, load_pipeline, set_sampler, step_list
+from medmnist_diffusion.diffusion.sampling import generate, load_pipeline, set_sampler
 from medmnist_diffusion.errors import run_command
 from medmnist_diffusion.files import write_json
 
@@ -38,10 +38,8 @@ JUDGED = 1000
 @torch.no_grad()
 def teacher_paths(pipe: Any, labels: np.ndarray, times: list[int], seed: int) -> list[torch.Tensor]:
     """The states of the teacher's paths at `times`, and at their end: each N×C×H×W."""
-    solver = DPMSolverMultistepScheduler.from_config(
-        pipe.scheduler.config, use_lu_lambdas=False
-    )  # takes a list of timesteps
-    grid = sorted({*step_list(solver.alphas_cumprod, TEACHER_STEPS), *times}, reverse=True)
+    solver = pipe.scheduler
+    grid = sorted({*pipe.fast_timesteps(TEACHER_STEPS), *times}, reverse=True)
     states: list[list[torch.Tensor]] = [[] for _ in range(len(times) + 1)]
     config, generator = pipe.unet.config, torch.Generator().manual_seed(seed)
     for start in tqdm(range(0, len(labels), 128), desc="teacher's paths", unit="batch"):

@@ -21,9 +21,11 @@ import torch.nn.functional as F
 from diffusers import DiffusionPipeline, ImagePipelineOutput, UNet2DModel
 from diffusers.utils.torch_utils import randn_tensor
 
-# 20 steps suffice a fast solver (DPM-Solver++, DDIM); the ancestral DDPM sampler needs more, up to its 1,000.
+# 20 steps suffice a fast solver (DPM-Solver++, DDIM), 10 with `fast_timesteps`; the ancestral DDPM sampler needs more, up to its
+# 1,000.
 DEFAULT_STEPS = 20
 DEFAULT_STEPS_ANCESTRAL = 100
+FAST_START, RHO = 20.0, 7.0  # of `fast_timesteps`; before σ/α = 20 an image is not yet decided
 
 
 class ClassConditionalDDPMPipeline(DiffusionPipeline):
@@ -85,6 +87,7 @@ class ClassConditionalDDPMPipeline(DiffusionPipeline):
         num_images_per_label: int = 1,
         guidance_scale: float = 1.0,
         num_inference_steps: int | None = None,
+        timesteps: Sequence[int] | None = None,
         generator: torch.Generator | Sequence[torch.Generator] | None = None,
         eta: float = 0.0,
         batch_size: int = 128,
@@ -100,6 +103,8 @@ class ClassConditionalDDPMPipeline(DiffusionPipeline):
             num_images_per_label: images for each entry; those of one entry follow each other.
             guidance_scale: 1 is no guidance; above 1 sharpens the class at the expense of variety.
             num_inference_steps: default 20, or 100 with the ancestral `DDPMScheduler`.
+            timesteps: noise levels to visit, descending, instead of `num_inference_steps` of the scheduler's own choice; see
+                `fast_timesteps`. Not every scheduler takes them.
             generator: one for all images, or a list with one for each image. Every image has a random stream of its
                 own, so its pixels do not depend on `batch_size` or on its neighbours (to within one grey level, since
                 matrix products round differently in batches of different sizes). With a single generator the stream of
@@ -119,8 +124,8 @@ class ClassConditionalDDPMPipeline(DiffusionPipeline):
 
         Example:
             >>> pipe = DiffusionPipeline.from_pretrained("runs/demo/pipeline", trust_remote_code=True)
-            >>> pipe.scheduler = DPMSolverMultistepScheduler.from_config(pipe.scheduler.config, use_lu_lambdas=True)
-            >>> image = pipe(class_labels=0, generator=torch.Generator().manual_seed(0)).images[0]
+            >>> pipe.scheduler = DPMSolverMultistepScheduler.from_config(pipe.scheduler.config)
+            >>> image = pipe(class_labels=0, timesteps=pipe.fast_timesteps(10)).images[0]
         """
         if output_type not in ("pil", "np", "pt"):
             raise ValueError(f"output_type must be 'pil', 'np' or 'pt', not {output_type!r}.")
@@ -137,14 +142,17 @@ class ClassConditionalDDPMPipeline(DiffusionPipeline):
         batches = range(0, len(labels), batch_size)
 
         images = []
-        with self.progress_bar(total=len(batches) * num_inference_steps) as progress:
+        steps = num_inference_steps if timesteps is None else len(timesteps)
+        with self.progress_bar(total=len(batches) * steps) as progress:
             for start in batches:
                 images.append(
                     self._denoise(
                         labels[start : start + batch_size].to(self._execution_device),
                         generators[start : start + batch_size],
                         guidance_scale,
-                        num_inference_steps,
+                        {"num_inference_steps": num_inference_steps}
+                        if timesteps is None
+                        else {"timesteps": list(timesteps)},
                         eta,
                         progress,
                         callback_on_step_end,
@@ -165,7 +173,7 @@ class ClassConditionalDDPMPipeline(DiffusionPipeline):
         labels: torch.Tensor,
         generators: list[torch.Generator],
         guidance_scale: float,
-        num_inference_steps: int,
+        schedule: dict[str, Any],
         eta: float,
         progress: Any,
         callback: Callable[[Any, int, int, dict], dict] | None,
@@ -181,7 +189,7 @@ class ClassConditionalDDPMPipeline(DiffusionPipeline):
         guided = guidance_scale != 1.0
         model_labels = torch.cat([labels, torch.full_like(labels, self.config.null_label)]) if guided else labels
 
-        self.scheduler.set_timesteps(num_inference_steps, device=self._execution_device)
+        self.scheduler.set_timesteps(**schedule, device=self._execution_device)
         if hasattr(self.scheduler, "set_begin_index"):  # else it is looked up by a timestep that can stand there twice
             self.scheduler.set_begin_index(0)
         latents = latents * self.scheduler.init_noise_sigma
@@ -205,6 +213,25 @@ class ClassConditionalDDPMPipeline(DiffusionPipeline):
 
         images = F.pixel_shuffle(latents, self.config.pixel_unshuffle)
         return (images / 2 + 0.5).clamp(0, 1).float().cpu()
+
+    def fast_timesteps(self, num_inference_steps: int) -> list[int]:
+        """Noise levels for DPM-Solver++ in few steps, descending: pure noise, then those of Karras et al. 2022 (arXiv 2206.00364,
+        equation 5, ρ = 7) from σ/α = `FAST_START` to the least noise.
+
+        A scheduler that spreads its steps over the whole cosine schedule (`use_lu_lambdas`) spends a third of them where next to
+        nothing of an image is left.
+        """
+        if not 1 <= num_inference_steps <= len(self.scheduler.alphas_cumprod):
+            raise ValueError(f"num_inference_steps must be in 1 … {len(self.scheduler.alphas_cumprod)}.")
+        noise = (1 / self.scheduler.alphas_cumprod.double() - 1).sqrt()  # σ/α, rising with the timestep
+        start, end = min(FAST_START, float(noise[-1])), float(noise[0])
+        ramp = torch.linspace(0, 1, max(1, num_inference_steps - 1)).double()
+        wanted = (start ** (1 / RHO) + ramp * (end ** (1 / RHO) - start ** (1 / RHO))) ** RHO
+        levels = [len(noise) - 1, *torch.searchsorted(noise, wanted).tolist()][:num_inference_steps]
+        # Where the schedule is coarser than the steps, each level once: the later ones move down, the last ones up.
+        for i in range(1, len(levels)):
+            levels[i] = min(levels[i], levels[i - 1] - 1)
+        return [max(level, len(levels) - 1 - i) for i, level in enumerate(levels)]
 
     def _label_tensor(self, class_labels: int | str | Sequence[int | str] | torch.Tensor) -> torch.Tensor:
         if isinstance(class_labels, torch.Tensor):

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -133,6 +134,58 @@ def test_callback_sees_every_step_and_may_change_latents(pipe):
 def test_wrong_arguments_are_refused(pipe, options, message):
     with pytest.raises(ValueError, match=message):
         pipe(**options)
+
+
+@pytest.mark.parametrize("schedule", ["squaredcos_cap_v2", "linear"])
+def test_fast_timesteps_are_those_of_karras(pipe, schedule):
+    pipe.scheduler = build_noise_scheduler(schedule)
+    alpha_bar = pipe.scheduler.alphas_cumprod.double()
+    noise = (1 / alpha_bar - 1).sqrt()
+    for steps in (*range(1, 61), 500, 1000):
+        levels = pipe.fast_timesteps(steps)
+        assert len(levels) == steps
+        assert levels[0] == 999
+        assert levels[-1] >= 0
+        assert all(later < earlier for earlier, later in pairwise(levels))
+    ramp = np.linspace(0, 1, 9)
+    expected = (20 ** (1 / 7) + ramp * (float(noise[0]) ** (1 / 7) - 20 ** (1 / 7))) ** 7
+    nearest = np.abs(noise.numpy()[:, None] - expected).argmin(0)
+    assert np.abs(np.array(pipe.fast_timesteps(10)[1:]) - nearest).max() <= 1
+    with pytest.raises(ValueError, match=r"1 … 1000"):
+        pipe.fast_timesteps(0)
+
+
+def test_fast_timesteps_converge_to_a_known_solution(pipe):
+    """Images that are normal with deviation 0.5: the best prediction, and where sampling must end, have closed forms."""
+    deviation, start = 0.5, torch.linspace(-3, 3, 13)
+
+    def error(steps: int) -> float:
+        scheduler = DPMSolverMultistepScheduler.from_config(build_noise_scheduler().config)
+        scheduler.set_timesteps(timesteps=pipe.fast_timesteps(steps))
+        x = start.clone()
+        for timestep in scheduler.timesteps:
+            alpha = float(scheduler.alphas_cumprod[int(timestep)] ** 0.5)
+            sigma = (1 - alpha**2) ** 0.5
+            clean = alpha * deviation**2 * x / (alpha**2 * deviation**2 + sigma**2)
+            x = scheduler.step((alpha * x - clean) / sigma, timestep, x).prev_sample
+        return float((x - deviation * start).abs().max())
+
+    errors = [error(steps) for steps in (10, 20, 50)]
+    assert errors[0] > errors[1] > errors[2]
+    assert errors[2] < 0.01
+
+
+def test_timesteps_are_visited_as_given(pipe):
+    seen = []
+    grey_levels = pipe(
+        class_labels=0,
+        timesteps=[999, 500, 20],
+        generator=seeded(1),
+        output_type="np",
+        callback_on_step_end=lambda _, step, timestep, tensors: seen.append(timestep) or {},
+    ).images
+    assert seen == [999, 500, 20]
+    assert np.isfinite(grey_levels).all()
 
 
 def test_a_unet_that_would_ignore_labels_is_refused():

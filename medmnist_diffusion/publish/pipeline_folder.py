@@ -15,7 +15,7 @@ from medmnist_diffusion.publish.card import SUMMARY, write_card
 from medmnist_diffusion.publish.plots import plot_loss, save_grid
 from medmnist_diffusion.training.config import TrainingConfig, write_config
 
-GRID_COLUMNS, GRID_STEPS = 10, 20
+GRID_COLUMNS = 10
 
 
 def build_pipeline(unet: UNet2DModel, scheduler: DDPMScheduler, dataset: ImageDataset) -> ClassConditionalDDPMPipeline:
@@ -63,5 +63,5 @@ def save_sample_grid(
     set_sampler(pipe)
     pipe.set_progress_bar_config(disable=True)
     labels = np.repeat(np.arange(dataset.num_classes), GRID_COLUMNS)
-    save_grid(generate(pipe, labels, GRID_STEPS, seed=config.seed), path, GRID_COLUMNS)
+    save_grid(generate(pipe, labels, seed=config.seed), path, GRID_COLUMNS)
     unet.train(was_training)

@@ -57,7 +57,7 @@ SOURCE_STEPS: dict[str, Any] = {"sampler": "ddpm", "num_inference_steps": 200}
 # its effect is the one at this place in the order. None: the default's own setting.
 WATERFALL: tuple[tuple[str, dict[str, Any]], ...] = (
     ("+ no flips", {"random_flip": False}),
-    ("+ 20 DPM-Solver++ steps", {}),  # sampling alone
+    ("+ 10 DPM-Solver++ steps", {}),  # sampling alone
     ("+ v-prediction", {"prediction_type": "v_prediction"}),
     ("+ T = 1000", {"num_train_timesteps": 1000}),
     ("+ cosine schedule", {"beta_schedule": "squaredcos_cap_v2"}),
@@ -92,8 +92,8 @@ PARAMETERS: dict[str, dict[str, Any]] = {
     "width: 48, 64": {"block_out_channels": [48, 64]},
 }
 SAMPLING: dict[str, dict[str, Any]] = {  # these share the default's training
-    "sampling steps: 10": {"num_inference_steps": 10},
-    "sampling steps: 50": {"num_inference_steps": 50},
+    "sampling steps: 6": {"num_inference_steps": 6},
+    "sampling steps: 20": {"num_inference_steps": 20},
     "guidance: 1.5": {"guidance_scale": 1.5},
 }
 
