@@ -122,11 +122,13 @@ def plot(result: dict[str, Any], path: Path) -> None:
         for (name, peer), marker in zip(result["peers"].items(), "sD", strict=False):
             axis.plot(peer["seconds"], peer[space]["frechet_distance"], marker, ms=8, label=name)
         axis.axhline(result["floor"][space], color="0.5", ls="--", label="real images (val)")
-        axis.set(xscale="log", yscale="log", xlabel="training time, s", title=f"Fréchet distance, {space}")
+        axis.set(
+            xscale="log", yscale="log", xlabel="time, s (ours: of the whole call)", title=f"Fréchet distance, {space}"
+        )
         axis.grid(alpha=0.3, which="both")
     axes[0].legend(fontsize=8)
     figure.suptitle(
-        f"{result['dataset']}, {result['machine']['cores']} cores: distance to the training images by time",
+        f"{result['dataset']}, {result['machine']['cores']} core(s): distance to the training images by time",
         fontsize=10,
     )
     with atomic_file(path) as temporary:

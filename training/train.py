@@ -155,6 +155,9 @@ def train(config: TrainingConfig, dataset: ImageDataset | None = None) -> Path:
 
     # 6. Where a stopped run left off.
     step, seconds_before, best_val_loss = 0, 0.0, math.inf
+    best: tuple[int, float, dict[str, torch.Tensor]] | None = (
+        None  # step, seconds, weights; written with the next checkpoint
+    )
     log = LossLog(run / "loss.csv" if is_main else None)
     if checkpoint:
         progress_state = load_checkpoint(accelerator, checkpoint, ema, ema_unet)
@@ -187,7 +190,8 @@ def train(config: TrainingConfig, dataset: ImageDataset | None = None) -> Path:
         values = {key: value for key, value in asdict(config).items() if isinstance(value, (int, float, str, bool))}
         accelerator.init_trackers("logs", config=values)
 
-    def save_pipeline(name: str, weights: str, val_loss: float | None) -> Path:
+    def save_pipeline(name: str, weights: str, val_loss: float, at_step: int, at_seconds: float) -> Path:
+        """A pipeline folder with the weights that `ema_unet` holds."""
         return save_pipeline_folder(
             run / name,
             ema_unet,
@@ -195,9 +199,19 @@ def train(config: TrainingConfig, dataset: ImageDataset | None = None) -> Path:
             dataset,
             config,
             log.rows,
-            {**facts, "weights": weights, "step": step, "seconds": round(seconds, 1), "images_seen": step * images_a_step,
-             "val_loss": val_loss},
+            {**facts, "weights": weights, "step": at_step, "seconds": round(at_seconds, 1),
+             "images_seen": at_step * images_a_step, "val_loss": val_loss},
         )  # fmt: skip
+
+    def save_best() -> None:
+        """The weights with the lowest held-out loss, if they are new since the last call."""
+        nonlocal best
+        if best is not None:
+            at_step, at_seconds, weights = best
+            ema_unet.load_state_dict(weights)
+            save_pipeline("pipeline_best", "best held-out loss", best_val_loss, at_step, at_seconds)
+            ema.copy_to(ema_unet.parameters())
+            best = None
 
     def save_state() -> None:
         if not all(bool(torch.isfinite(parameter).all()) for parameter in raw_unet.parameters()):
@@ -210,6 +224,7 @@ def train(config: TrainingConfig, dataset: ImageDataset | None = None) -> Path:
         }
         if is_main:
             log.write()
+            save_best()
         save_checkpoint(accelerator, run / "checkpoints", step, values, ema_unet, config.checkpoints_total_limit)
 
     # 7. The loop. A step is a pure function of the weights and of (seed, step).
@@ -246,7 +261,7 @@ def train(config: TrainingConfig, dataset: ImageDataset | None = None) -> Path:
 
     def log_step(validate: bool) -> None:
         """A row of loss.csv; with `validate` also the held-out losses, the plot, and the best pipeline so far."""
-        nonlocal last_step, last_time, best_val_loss
+        nonlocal last_step, last_time, best, best_val_loss
         now = time.monotonic()
         row = {
             "step": float(step),
@@ -272,7 +287,7 @@ def train(config: TrainingConfig, dataset: ImageDataset | None = None) -> Path:
                 bar.write(f"warning: {warning}")
             if row["val_loss"] < best_val_loss:
                 best_val_loss = row["val_loss"]
-                save_pipeline("pipeline_best", "best held-out loss", best_val_loss)
+                best = step, seconds, {name: value.clone() for name, value in ema_unet.state_dict().items()}
 
     seconds, spent = seconds_before, progress()
     if spent >= 1 and saved_step(run / "pipeline") == step:
@@ -337,7 +352,7 @@ def train(config: TrainingConfig, dataset: ImageDataset | None = None) -> Path:
     save_state()
     if is_main:
         val_loss = held_out_row()["val_loss"]
-        folder = save_pipeline("pipeline", "latest", val_loss)
+        folder = save_pipeline("pipeline", "latest", val_loss, step, seconds)
         save_sample_grid(ema_unet, scheduler, dataset, config, run / "samples" / f"step_{step:08d}.png")
         print(
             f"\nTrained {step} steps ({step * images_a_step} images) in {elapsed():.0f} s; held-out loss {val_loss:.4f}"

@@ -31,7 +31,7 @@ from medmnist_diffusion.training.config import BUDGETS, FREE_ON_RESUME, Training
 
 MEASURES = 1  # change it with what `_measured` measures: cells of another version are made again
 GRID_IMAGES = 20
-VALIDATIONS = 10  # held-out losses in a run with a budget in steps
+VALIDATIONS, LEAST_STEPS = 10, 50  # held-out losses in a run with a budget in steps; not more often than that
 NEVER = 10**9
 
 
@@ -93,7 +93,7 @@ class Bench:
         """A cell's training arguments. A budget in minutes is for training alone: nothing is validated in it."""
         values = {**self.base, **arm.options}
         steps = values.get("max_train_steps")
-        every = max(1, steps // VALIDATIONS) if steps else NEVER
+        every = max(LEAST_STEPS, steps // VALIDATIONS) if steps else NEVER
         rhythm = {
             "validation_steps": every,
             "logging_steps": min(20, every),
