@@ -243,20 +243,20 @@ def plan_seeds(parts: Sequence[Part], seeds: int, budget: float | None) -> tuple
 
 def run_part(part: Part, seeds: int, deadline: float) -> tuple[PartResult, list[str]]:
     """The part's cells, seed by seed, then its follow-ups; no cell starts after the deadline (of time.monotonic)."""
-    cells, late = [], []
-    for seed in range(seeds):
-        for arm in part.arms:
-            if time.monotonic() > deadline and not part.bench.finished(arm, seed):
-                late.append(f"{part.name}: {arm.name}, seed {seed} (the time was over)")
-                continue
-            cells.append(run_cell(part.bench, arm, seed))
+    cells: list[CellResult] = []
+    late: list[str] = []
+
+    def run_all(arms: Sequence[Arm]) -> None:
+        for seed in range(seeds):
+            for arm in arms:
+                if time.monotonic() > deadline and not part.bench.finished(arm, seed):
+                    late.append(f"{part.name}: {arm.name}, seed {seed} (the time was over)")
+                else:
+                    cells.append(run_cell(part.bench, arm, seed))
+
+    run_all(part.arms)
     more = follow_ups(part, cells)
-    for seed in range(seeds):
-        for arm in more:
-            if time.monotonic() > deadline and not part.bench.finished(arm, seed):
-                late.append(f"{part.name}: {arm.name}, seed {seed} (the time was over)")
-                continue
-            cells.append(run_cell(part.bench, arm, seed))
+    run_all(more)
     extra = tuple((arm.name, DEFAULT) for arm in more) if part.pairs is not None else ()
     whole = replace(part, arms=(*part.arms, *more), pairs=None if part.pairs is None else (*part.pairs, *extra))
     return _result(whole, cells), late

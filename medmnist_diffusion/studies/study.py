@@ -1,5 +1,6 @@
 """`medmnist-diffusion study NAME`: finds the study, as cli.py finds a command."""
 
+import argparse
 import importlib
 import sys
 from collections.abc import Sequence
@@ -12,11 +13,13 @@ STUDIES = {"loss": "medmnist_diffusion.studies.loss"}
 def main(argv: Sequence[str] | None = None) -> None:
     argv = sys.argv[1:] if argv is None else argv
     names = ", ".join(STUDIES)
-    if not argv or argv[0] in ("-h", "--help"):
-        print(
-            f"usage: medmnist-diffusion study NAME DATASET …\n\nStudies: {names}. `study NAME --help` lists the arguments."
-        )
-    elif argv[0] not in STUDIES:
-        raise UserError(f"{argv[0]!r} is no study. Choose from: {names}.")
-    else:
-        importlib.import_module(STUDIES[argv[0]]).main(argv[1:])
+    parser = argparse.ArgumentParser(
+        prog="medmnist-diffusion study",
+        description="Many trainings, one answer.",
+        epilog="study NAME --help lists its arguments.",
+    )
+    parser.add_argument("name", help=f"one of: {names}; then the data set and the study's own arguments")
+    name = parser.parse_args(argv[:1]).name
+    if name not in STUDIES:
+        raise UserError(f"{name!r} is no study. Choose from: {names}.")
+    importlib.import_module(STUDIES[name]).main(argv[1:])
