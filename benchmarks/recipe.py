@@ -78,9 +78,8 @@ def run_apart(args: argparse.Namespace, arm: str, seed: int, core: int) -> dict[
             sys.executable, __file__, "--run", arm, "--seed", str(seed), "--output", str(output),
             "--dataset", args.dataset, "--seconds", str(args.seconds), *dataset_options(args),
         ]  # fmt: skip
-        if hasattr(
-            os, "sched_setaffinity"
-        ):  # before Python starts: threads that libraries make on import obey it, too
+        # Pinned before Python starts: threads that libraries make on import obey it, too.
+        if hasattr(os, "sched_setaffinity"):
             command = ["taskset", "-c", str(core), *command]
         done = subprocess.run(command, capture_output=True, text=True)
         if done.returncode:

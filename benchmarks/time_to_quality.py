@@ -27,7 +27,7 @@ import matplotlib
 import numpy as np
 import torch
 from contenders import CONTENDERS
-from judging import RESULTS, SPACES, floor, judge, peak_memory_gib, summary_line
+from judging import RESULTS, SPACES, dataset_options, floor, judge, peak_memory_gib, summary_line
 
 from medmnist_diffusion.data import load_dataset
 from medmnist_diffusion.data.audit import add_dataset_arguments
@@ -78,8 +78,7 @@ def run_contender(args: argparse.Namespace, name: str, seconds: float) -> dict[s
     with tempfile.TemporaryDirectory() as folder:
         output = Path(folder) / "result.json"
         command = [sys.executable, __file__, "--contender", name, "--seconds", str(seconds), "--dataset", args.dataset]
-        for option in ("root", "size"):
-            command += [f"--{option}", str(getattr(args, option))] if getattr(args, option) else []
+        command += dataset_options(args)
         print(f"{name}: {seconds:.0f} s", flush=True)
         done = subprocess.run([*command, "--output", str(output)], capture_output=True, text=True)
         if done.returncode:

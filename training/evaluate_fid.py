@@ -25,8 +25,8 @@ from medmnist_diffusion.diffusion.machine import start_processes
 from medmnist_diffusion.errors import UserError, run_command
 from medmnist_diffusion.files import file_hash
 from medmnist_diffusion.metrics.evaluation import Evaluation
-from medmnist_diffusion.metrics.extractors import EXTRACTORS, Extractor, make_extractor
-from medmnist_diffusion.metrics.inception import INCEPTION_DIMENSIONS, cached_weights
+from medmnist_diffusion.metrics.extractors import EXTRACTORS, OFFLINE_PAIR, Extractor, make_extractor
+from medmnist_diffusion.metrics.inception import INCEPTION_DIMENSIONS, weights_at_hand
 from medmnist_diffusion.metrics.memorization import NearestImages
 from medmnist_diffusion.metrics.records import Metrics, over_seeds
 from medmnist_diffusion.publish.card import OPEN_LICENSES
@@ -39,7 +39,6 @@ from medmnist_diffusion.sample import (
 )
 
 NUM_IMAGES, PAIRS = 1000, 10
-OFFLINE_PAIR = ("classifier", "texture")
 
 
 def evaluate(args: argparse.Namespace) -> tuple[Metrics, ImageDataset, Split, NearestImages]:
@@ -99,12 +98,11 @@ def _generated(args: argparse.Namespace, dataset: ImageDataset) -> tuple[Split, 
                 "that it was trained on."
             )
         pipe.to(PartialState().device)
-        counts = np.ceil(np.bincount(dataset.train.labels) / len(dataset.train) * args.num_images).astype(int)
-        rows = [(label, index) for label, count in enumerate(counts) for index in range(count)]
+        labels = dataset.labels_in_shares(args.num_images)
+        rows = [(label, index) for label, count in enumerate(np.bincount(labels)) for index in range(count)]
         options = (args.num_inference_steps, args.guidance_scale, args.seed, args.batch_size)
         pipe.set_progress_bar_config(desc="sampling", disable=not PartialState().is_main_process)
         images = in_shares(len(rows), lambda mine: generate_rows(pipe, [rows[i] for i in mine], *options))
-        labels = np.repeat(np.arange(dataset.num_classes), counts)
         weights = file_hash(path / "unet" / "diffusion_pytorch_model.safetensors")
         return Split("generated", images, labels), {"weights_sha256": weights}, sampling_record(args)
     if path.suffix == ".npz":
@@ -201,8 +199,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         raise UserError(f"--sampling_seeds is {args.sampling_seeds}; at least 1 is needed.")
     check_sampling_arguments(args)
     if args.features is None:
-        at_hand = args.inception_weights is not None or cached_weights().is_file()
-        args.features = [*OFFLINE_PAIR, *(["inception"] if at_hand else [])]
+        args.features = [*OFFLINE_PAIR, *(["inception"] if weights_at_hand(args.inception_weights) else [])]
     state = start_processes()
     metrics, dataset, generated, nearest = evaluate(args)
     if not state.is_main_process:

@@ -92,6 +92,11 @@ class ImageDataset:
         parts = [f"{name}:{split.content_hash}" for name, split in sorted(self.splits.items())]
         return hashlib.sha256("\n".join(parts).encode()).hexdigest()
 
+    def labels_in_shares(self, count: int) -> np.ndarray:
+        """At least `count` class ids in the training set's shares, rounded up a class, in order: what to generate."""
+        shares = np.bincount(self.train.labels, minlength=self.num_classes) / len(self.train)
+        return np.repeat(np.arange(self.num_classes), np.ceil(shares * count).astype(int))
+
 
 def to_model_range(images: np.ndarray) -> torch.Tensor:
     """uint8 N×H×W×C → float32 N×C×H×W in −1 … 1."""

@@ -24,6 +24,7 @@ from medmnist_diffusion.files import cache_dir, cached_arrays
 from medmnist_diffusion.metrics.classifier import FEATURES, RECIPE, real_data_classifier
 
 EXTRACTORS = ("inception", "random", "classifier", "texture", "pca")
+OFFLINE_PAIR = ("classifier", "texture")  # a semantic and a texture space that need no download
 PCA_COMPONENTS, PCA_SIZE = 64, 28
 
 Embed = Callable[[np.ndarray], dict[int, np.ndarray]]

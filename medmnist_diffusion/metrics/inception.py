@@ -104,6 +104,11 @@ def cached_weights() -> Path:
     return Path(torch.hub.get_dir()) / "checkpoints" / URL_INCEPTION_V3.rsplit("/", 1)[1]
 
 
+def weights_at_hand(given: Path | None) -> bool:
+    """Whether the official weights need no download: a file was given, or torch's cache has them."""
+    return given is not None or cached_weights().is_file()
+
+
 def _official_weights() -> Path:
     from torch_fidelity.feature_extractor_inceptionv3 import URL_INCEPTION_V3
 

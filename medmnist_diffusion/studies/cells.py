@@ -83,12 +83,6 @@ class Bench:
     slow_extractors: tuple[Extractor, ...]
     num_images: int
 
-    def labels(self) -> np.ndarray:
-        """Of the images to generate: the training set's class shares, in order."""
-        k, train = self.dataset.num_classes, self.dataset.train
-        counts = np.ceil(np.bincount(train.labels, minlength=k) / len(train) * self.num_images).astype(int)
-        return np.repeat(np.arange(k), counts)
-
     def config(self, arm: Arm, seed: int) -> TrainingConfig:
         """A cell's training arguments. A budget in minutes is for training alone: nothing is validated in it."""
         values = {**self.base, **arm.options}
@@ -152,7 +146,8 @@ def run_cell(bench: Bench, arm: Arm, seed: int) -> CellResult:
         result.failed = str(error)
     else:
         summary = json.loads((pipeline / "training_summary.json").read_text(encoding="utf-8"))
-        generated = Split("generated", generate_cell(pipeline, bench.labels(), arm, seed), bench.labels())
+        labels = bench.dataset.labels_in_shares(bench.num_images)
+        generated = Split("generated", generate_cell(pipeline, labels, arm, seed), labels)
         first = np.unique(np.linspace(0, len(generated) - 1, GRID_IMAGES).astype(int))
         save_grid(generated.images[first], bench.folder / "grids" / f"{key}.png", len(first))
         result.steps, result.training_seconds = summary["step"], summary["seconds"]

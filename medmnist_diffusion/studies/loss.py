@@ -26,15 +26,14 @@ from medmnist_diffusion.diffusion.unet import build_unet
 from medmnist_diffusion.errors import UserError
 from medmnist_diffusion.files import write_json
 from medmnist_diffusion.metrics.evaluation import plan_comparison
-from medmnist_diffusion.metrics.extractors import Extractor, make_extractor
-from medmnist_diffusion.metrics.inception import cached_weights
+from medmnist_diffusion.metrics.extractors import OFFLINE_PAIR, Extractor, make_extractor
+from medmnist_diffusion.metrics.inception import weights_at_hand
 from medmnist_diffusion.metrics.memorization import clean_held_out
 from medmnist_diffusion.studies.cells import Arm, Bench, CellResult, generate_cell, run_cell
 from medmnist_diffusion.studies.loss_report import PartResult, geometric_ratio, proposed_settings, write_report
 from medmnist_diffusion.training.config import TrainingConfig, preset
 
 PARTS = ("losses", "waterfall", "parameters", "robustness")
-OFFLINE_PAIR = ("classifier", "texture")
 LOSSES: dict[str, dict[str, Any]] = {
     "L1": {"loss_type": "l1"},
     "L2": {"loss_type": "l2"},
@@ -276,7 +275,7 @@ def _result(part: Part, cells: Sequence[CellResult]) -> PartResult:
 
 def check_early(bench: Bench) -> None:
     """What would otherwise be found after the first training: a set that is too small to judge."""
-    labels = bench.labels()
+    labels = bench.dataset.labels_in_shares(bench.num_images)
     empty = np.empty((len(labels), 0), np.uint8)
     plan_comparison(bench.dataset, clean_held_out(bench.dataset), Split("planned", empty, labels), None, 0)
 
@@ -316,8 +315,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             raise UserError(f"--{name} is {getattr(args, name):g}; more than 0 is needed.")
     budget = _seconds(args.budget)
     if args.features is None:
-        at_hand = args.inception_weights is not None or cached_weights().is_file()
-        args.features = ["inception" if at_hand else "random"]
+        args.features = ["inception" if weights_at_hand(args.inception_weights) else "random"]
     start_processes()
     if PartialState().num_processes > 1:
         raise UserError("the study runs in one process: start it without a launcher.")

@@ -14,6 +14,7 @@ from medmnist_diffusion.data import ImageDataset
 from medmnist_diffusion.data.audit import describe
 from medmnist_diffusion.diffusion.loss_log import BUCKETS
 from medmnist_diffusion.files import atomic_file, write_json, write_text
+from medmnist_diffusion.metrics.extractors import OFFLINE_PAIR
 from medmnist_diffusion.metrics.records import MetricRecord
 from medmnist_diffusion.studies.cells import CellResult
 from medmnist_diffusion.studies.comparison import (
@@ -76,7 +77,7 @@ def is_other(record: MetricRecord) -> bool:
 
 def geometric_ratio(cell: CellResult) -> float | None:
     """The geometric mean of distance ÷ floor in the classifier's and the texture space: the figure that is named in advance."""
-    ratios = [r.ratio for r in cell.records if is_distance(r) and r.extractor in ("classifier", "texture")]
+    ratios = [r.ratio for r in cell.records if is_distance(r) and r.extractor in OFFLINE_PAIR]
     known = [ratio for ratio in ratios if ratio]
     return float(np.exp(np.mean(np.log(known)))) if known else None
 
