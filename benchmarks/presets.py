@@ -3,6 +3,7 @@
     python benchmarks/presets.py fast --dataset pneumoniamnist
     python benchmarks/presets.py fast --dataset phantom-rgb
     python benchmarks/presets.py fast --dataset phantom --size 64
+    python benchmarks/presets.py best --run runs/best    # judges a run of the preset that is there already
 
 As many images as there are held-out ones, at most 1,000, by the default sampler; results gather in results/presets.json, one for
 each preset and data set.
@@ -30,7 +31,7 @@ from medmnist_diffusion.errors import run_command
 from medmnist_diffusion.files import write_json
 from medmnist_diffusion.metrics import memorization
 
-PRESETS = ("fast", "default")
+PRESETS = ("fast", "default", "best")
 MOST = 1000
 
 
@@ -38,18 +39,25 @@ def main(argv: Sequence[str]) -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
     parser.add_argument("preset", choices=PRESETS)
     add_dataset_arguments(parser)
+    parser.add_argument("--run", type=Path, help="a finished run of this preset, instead of a training")
     parser.add_argument("--output", type=Path, default=RESULTS / "presets.json")
     args = parser.parse_args(argv)
     start_processes()
     dataset = load_dataset(args.dataset, args.root, args.size)
-    minutes = preset(args.preset)["max_train_minutes"]
+    measured = {}
     with tempfile.TemporaryDirectory() as folder:
-        config = Path(folder) / "preset.yaml"
-        config.write_text(yaml.safe_dump(preset(args.preset)))
-        began = time.monotonic()
-        options = ["--config", str(config), *dataset_options(args)]
-        pipeline, summary = train_quietly(args.dataset, Path(folder) / "run", minutes, options)
-        wall, memory = time.monotonic() - began, peak_memory_gib()
+        pipeline = (args.run or Path(folder) / "run") / "pipeline"
+        if args.run is None:
+            config = Path(folder) / "preset.yaml"
+            config.write_text(yaml.safe_dump(preset(args.preset)))
+            began = time.monotonic()
+            options = ["--config", str(config), *dataset_options(args)]
+            train_quietly(args.dataset, pipeline.parent, preset(args.preset)["max_train_minutes"], options)
+            measured = {
+                "minutes_with_start_and_saving": round((time.monotonic() - began) / 60, 2),
+                "peak_memory_gib": round(peak_memory_gib(), 2),
+            }
+        summary = json.loads((pipeline / "training_summary.json").read_text(encoding="utf-8"))
         pipe = load_pipeline(pipeline)
         count = min(MOST, len(memorization.clean_held_out(dataset)))
         labels = np.sort(np.random.default_rng(0).choice(dataset.train.labels, count))
@@ -63,13 +71,12 @@ def main(argv: Sequence[str]) -> None:
     results[name] = {
         "command": f"python benchmarks/presets.py {args.preset} --dataset {args.dataset}{size}",
         "cores": len(os.sched_getaffinity(0)),
-        "minutes": minutes,
-        "minutes_with_start_and_saving": round(wall / 60, 2),
+        "minutes": round(summary["seconds"] / 60, 1),
+        **measured,
         "steps": summary["step"],
         "training_images_per_second": round(summary["images_seen"] / summary["seconds"], 1),
         "sampling_images_per_second": round(sampling, 1),
         "parameters": summary["parameters"],
-        "peak_memory_gib": round(memory, 2),
         "judged_images": count,
         **judged,
         "floor": real,

@@ -16,10 +16,12 @@ from numbers import Integral
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from diffusers import DiffusionPipeline, ImagePipelineOutput, UNet2DModel
 from diffusers.utils.torch_utils import randn_tensor
+from PIL import Image
 
 # 20 steps suffice a fast solver (DPM-Solver++, DDIM), 10 with `fast_timesteps`; the ancestral DDPM sampler needs more, up to its
 # 1,000.
@@ -85,6 +87,8 @@ class ClassConditionalDDPMPipeline(DiffusionPipeline):
         self,
         class_labels: int | str | Sequence[int | str] | torch.Tensor,
         num_images_per_label: int = 1,
+        image: torch.Tensor | np.ndarray | Sequence[Image.Image] | None = None,
+        strength: float = 0.6,
         guidance_scale: float = 1.0,
         num_inference_steps: int | None = None,
         timesteps: Sequence[int] | None = None,
@@ -101,6 +105,10 @@ class ClassConditionalDDPMPipeline(DiffusionPipeline):
         Args:
             class_labels: ids or names (or both), one or many.
             num_images_per_label: images for each entry; those of one entry follow each other.
+            image: one image for each entry to start from, instead of pure noise: PIL images, an array N×H×W×C or a tensor
+                N×C×H×W in 0 … 1. The result is a variant of it (SDEdit, Meng et al. 2022, arXiv 2108.01073).
+            strength: with `image`, the share of the steps that is taken, in 0 … 1: how much noise the image gets, and so how
+                far the variants go.
             guidance_scale: 1 is no guidance; above 1 sharpens the class at the expense of variety.
             num_inference_steps: default 20, or 100 with the ancestral `DDPMScheduler`.
             timesteps: noise levels to visit, descending, instead of `num_inference_steps` of the scheduler's own choice; see
@@ -120,7 +128,8 @@ class ClassConditionalDDPMPipeline(DiffusionPipeline):
             The images: PIL images in mode L or RGB, an array, or a tensor.
 
         Raises:
-            ValueError: for unknown labels, a generator list of the wrong length, or guidance without a null class.
+            ValueError: for unknown labels, a generator list of the wrong length, guidance without a null class, or images that
+                do not fit the labels or the model.
 
         Example:
             >>> pipe = DiffusionPipeline.from_pretrained("runs/demo/pipeline", trust_remote_code=True)
@@ -139,16 +148,22 @@ class ClassConditionalDDPMPipeline(DiffusionPipeline):
 
         labels = self._label_tensor(class_labels).repeat_interleave(num_images_per_label)
         generators = self._one_generator_an_image(generator, len(labels))
+        starts = None if image is None else self._starting_latents(image, len(labels), num_images_per_label)
         batches = range(0, len(labels), batch_size)
 
         images = []
         steps = num_inference_steps if timesteps is None else len(timesteps)
-        with self.progress_bar(total=len(batches) * steps) as progress:
+        skipped = 0 if starts is None else steps - min(steps, int(steps * strength))
+        if not 0 <= skipped < steps:
+            raise ValueError(f"strength {strength:g} leaves none of {steps} steps; it must be in {1 / steps:g} … 1.")
+        with self.progress_bar(total=len(batches) * (steps - skipped)) as progress:
             for start in batches:
                 images.append(
                     self._denoise(
                         labels[start : start + batch_size].to(self._execution_device),
                         generators[start : start + batch_size],
+                        None if starts is None else starts[start : start + batch_size],
+                        skipped,
                         guidance_scale,
                         {"num_inference_steps": num_inference_steps}
                         if timesteps is None
@@ -172,6 +187,8 @@ class ClassConditionalDDPMPipeline(DiffusionPipeline):
         self,
         labels: torch.Tensor,
         generators: list[torch.Generator],
+        starts: torch.Tensor | None,
+        skipped: int,
         guidance_scale: float,
         schedule: dict[str, Any],
         eta: float,
@@ -179,7 +196,8 @@ class ClassConditionalDDPMPipeline(DiffusionPipeline):
         callback: Callable[[Any, int, int, dict], dict] | None,
         callback_tensor_inputs: Sequence[str],
     ) -> torch.Tensor:
-        """One batch from noise to images: float N×C×H×W in 0 … 1, on the CPU."""
+        """One batch from noise, or from noisy `starts` after the `skipped` first steps, to images: float N×C×H×W in 0 … 1, on the
+        CPU."""
         config = self.unet.config
         size = config.sample_size if isinstance(config.sample_size, (tuple, list)) else (config.sample_size,) * 2
         shape = (len(labels), config.in_channels, *size)
@@ -191,13 +209,17 @@ class ClassConditionalDDPMPipeline(DiffusionPipeline):
 
         self.scheduler.set_timesteps(**schedule, device=self._execution_device)
         if hasattr(self.scheduler, "set_begin_index"):  # else it is looked up by a timestep that can stand there twice
-            self.scheduler.set_begin_index(0)
-        latents = latents * self.scheduler.init_noise_sigma
+            self.scheduler.set_begin_index(skipped)
+        timesteps = self.scheduler.timesteps[skipped:]
+        if starts is None:
+            latents = latents * self.scheduler.init_noise_sigma
+        else:
+            latents = self.scheduler.add_noise(starts.to(latents), latents, timesteps[:1].expand(len(latents)))
         parameters = inspect.signature(self.scheduler.step).parameters
         step_options: dict[str, Any] = {"generator": generators, "eta": eta}
         step_options = {name: value for name, value in step_options.items() if name in parameters}
 
-        for step, timestep in enumerate(self.scheduler.timesteps):
+        for step, timestep in enumerate(timesteps):
             model_input = torch.cat([latents, latents]) if guided else latents
             model_input = self.scheduler.scale_model_input(model_input, timestep)
             prediction = self.unet(model_input, timestep, class_labels=model_labels).sample
@@ -244,6 +266,23 @@ class ClassConditionalDDPMPipeline(DiffusionPipeline):
         if unknown:
             raise ValueError(f"{unknown[0]} is no class of this pipeline; it knows {self.id2label}.")
         return torch.tensor(ids)
+
+    def _starting_latents(self, image: Any, count: int, repeats: int) -> torch.Tensor:
+        """Images as the UNet sees them: float N×C×H×W in −1 … 1, unshuffled, each repeated."""
+        if not isinstance(image, torch.Tensor):
+            if not isinstance(image, np.ndarray):
+                image = np.stack([np.asarray(one, np.float32) / 255 for one in image])
+            image = torch.from_numpy(np.ascontiguousarray(image if image.ndim == 4 else image[..., None])).permute(
+                0, 3, 1, 2
+            )
+        config, factor = self.unet.config, self.config.pixel_unshuffle
+        size = config.sample_size if isinstance(config.sample_size, (tuple, list)) else (config.sample_size,) * 2
+        shape = (count // repeats, config.in_channels // factor**2, size[0] * factor, size[1] * factor)
+        if tuple(image.shape) != shape:
+            raise ValueError(
+                f"image has the shape {tuple(image.shape)} (N×C×H×W); the labels and the model need {shape}."
+            )
+        return F.pixel_unshuffle(image.float() * 2 - 1, factor).repeat_interleave(repeats, 0)
 
     def _one_generator_an_image(
         self, generator: torch.Generator | Sequence[torch.Generator] | None, count: int

@@ -59,14 +59,19 @@ def generate(
     guidance_scale: float = 1.0,
     seed: int = 0,
     batch_size: int = 128,
+    image: np.ndarray | None = None,
+    strength: float = 1.0,
 ) -> np.ndarray:
-    """uint8 N×H×W×C images of the given labels; the i-th occurrence of a label is always the same image."""
+    """uint8 N×H×W×C images of the given labels; the i-th occurrence of a label is always the same image.
+
+    With `image` (uint8 N×H×W×C, one a label) variants of these, as far from them as `strength` says.
+    """
     occurrence: dict[int, int] = {}
     rows = []
     for label in map(int, labels):
         occurrence[label] = occurrence.get(label, -1) + 1
         rows.append((label, occurrence[label]))
-    return generate_rows(pipe, rows, num_inference_steps, guidance_scale, seed, batch_size)
+    return generate_rows(pipe, rows, num_inference_steps, guidance_scale, seed, batch_size, image, strength)
 
 
 def generate_rows(
@@ -76,6 +81,8 @@ def generate_rows(
     guidance_scale: float = 1.0,
     seed: int = 0,
     batch_size: int = 128,
+    image: np.ndarray | None = None,
+    strength: float = 1.0,
 ) -> np.ndarray:
     """uint8 N×H×W×C images for (label, index) pairs; each has a random stream of its own.
 
@@ -91,6 +98,8 @@ def generate_rows(
     output: Any = pipe(
         class_labels=[label for label, _ in rows],
         generator=[image_generator(seed, label, index) for label, index in rows],
+        image=None if image is None else image.astype(np.float32) / 255,
+        strength=strength,
         guidance_scale=guidance_scale,
         batch_size=batch_size,
         output_type="np",

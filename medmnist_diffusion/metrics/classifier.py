@@ -14,7 +14,7 @@ from medmnist_diffusion.files import atomic_file, cache_dir
 
 FEATURES = 64
 STEPS, BATCH, LEARNING_RATE, SHIFT = 600, 128, 3e-3, 2
-RECIPE = f"cnn2-{STEPS}x{BATCH}-{LEARNING_RATE}-shift{SHIFT}"  # part of the cache's key: change it with the recipe
+RECIPE = f"cnn3-{STEPS}x{BATCH}-{LEARNING_RATE}-shift{SHIFT}"  # part of the cache's key: change it with the recipe
 
 
 class SmallCNN(nn.Module):
@@ -71,6 +71,7 @@ def fitted_classifier(split: Split, num_classes: int, seed: int = 0) -> SmallCNN
 def _fit(model: SmallCNN, split: Split, seed: int) -> None:
     """AdamW with a one-cycle learning rate, random shifts; deterministic."""
     rng = np.random.default_rng(seed)
+    model.to(memory_format=torch.channels_last)  # a third faster on CPUs
     optimizer = torch.optim.AdamW(model.parameters(), lr=LEARNING_RATE, weight_decay=0.01, fused=True)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, LEARNING_RATE, total_steps=STEPS)
     model.train()
@@ -79,7 +80,7 @@ def _fit(model: SmallCNN, split: Split, seed: int) -> None:
         dy, dx = rng.integers(0, 2 * SHIFT + 1, 2)
         images = F.pad(to_model_range(split.images[rows]), (SHIFT,) * 4, mode="replicate")
         size = images.shape[-1] - 2 * SHIFT
-        logits = model(images[..., dy : dy + size, dx : dx + size])
+        logits = model(images[..., dy : dy + size, dx : dx + size].contiguous(memory_format=torch.channels_last))
         loss = F.cross_entropy(logits, torch.from_numpy(split.labels[rows]))
         optimizer.zero_grad()
         loss.backward()

@@ -6,6 +6,7 @@ import matplotlib
 import numpy as np
 from PIL import Image
 
+from medmnist_diffusion.data.dataset import Split
 from medmnist_diffusion.diffusion.loss_log import BUCKETS
 from medmnist_diffusion.files import atomic_file
 from medmnist_diffusion.metrics.records import UNBIASED, Metrics
@@ -96,6 +97,31 @@ def real_beside_generated(
         for spine in axis.spines.values():
             spine.set_visible(False)
     figure.suptitle(title)
+    with atomic_file(path) as temporary:
+        figure.savefig(temporary, dpi=90)
+    plt.close(figure)
+
+
+def save_sides(sides: dict[str, Split], id2label: dict[int, str], path: Path, columns: int = 8) -> None:
+    """The first images of each class, a panel a side, one row a class."""
+    names = [id2label[label] for label in sorted(id2label)]
+    figure, axes = plt.subplots(
+        1,
+        len(sides),
+        figsize=(2.8 * len(sides), 2.8 / columns * len(names) + 0.8),
+        squeeze=False,
+        constrained_layout=True,
+    )
+    for at, (axis, (title, split)) in enumerate(zip(axes[0], sides.items(), strict=True)):
+        rows = np.concatenate(
+            [np.resize(np.flatnonzero(split.labels == label), columns) for label in sorted(id2label)]
+        )
+        grid = image_grid(split.images[rows], columns)
+        axis.imshow(grid.squeeze(-1) if grid.shape[-1] == 1 else grid, cmap="gray", vmin=0, vmax=255)
+        step = split.images.shape[1] + 1
+        axis.set_title(title, fontsize=9)
+        axis.set_xticks([])
+        axis.set_yticks([step * row + step / 2 for row in range(len(names))], [] if at else names, fontsize=8)
     with atomic_file(path) as temporary:
         figure.savefig(temporary, dpi=90)
     plt.close(figure)

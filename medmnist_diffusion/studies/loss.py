@@ -6,8 +6,6 @@ time, and `robustness` (the losses on training images of which some are spoiled)
 """
 
 import argparse
-import json
-import re
 import sys
 import time
 from collections.abc import Iterator, Sequence
@@ -24,14 +22,14 @@ from medmnist_diffusion.data.audit import add_dataset_arguments
 from medmnist_diffusion.diffusion.machine import probe_precision, start_processes
 from medmnist_diffusion.diffusion.unet import build_unet
 from medmnist_diffusion.errors import UserError
-from medmnist_diffusion.files import write_json
 from medmnist_diffusion.metrics.evaluation import plan_comparison
 from medmnist_diffusion.metrics.extractors import OFFLINE_PAIR, Extractor, make_extractor
 from medmnist_diffusion.metrics.inception import weights_at_hand
 from medmnist_diffusion.metrics.memorization import clean_held_out
+from medmnist_diffusion.studies.budget import chosen_precision, seconds_of
 from medmnist_diffusion.studies.cells import Arm, Bench, CellResult, generate_cell, run_cell
 from medmnist_diffusion.studies.loss_report import PartResult, geometric_ratio, proposed_settings, write_report
-from medmnist_diffusion.training.config import TrainingConfig, preset
+from medmnist_diffusion.training.config import preset
 
 PARTS = ("losses", "waterfall", "parameters", "robustness")
 LOSSES: dict[str, dict[str, Any]] = {
@@ -136,19 +134,6 @@ def plan_parts(args: argparse.Namespace, folder: Path, dataset: ImageDataset) ->
         Part("parameters", timed, around, tuple((arm.name, DEFAULT) for arm in around if arm.name != DEFAULT)),
         Part("robustness", few, spoiled),
     ]
-
-
-def chosen_precision(folder: Path, dataset: ImageDataset) -> str:
-    """One precision for all cells of a study, by a trial on the default's network; kept in the study's folder."""
-    path = folder / "precision.json"
-    if path.is_file():
-        return json.loads(path.read_text(encoding="utf-8"))["mixed_precision"]
-    from medmnist_diffusion.training.train import unet_arguments
-
-    config = TrainingConfig()
-    precision, speeds = probe_precision(build_unet(**unet_arguments(config, dataset)), config.train_batch_size)
-    write_json(path, {"mixed_precision": precision, "images_per_second": speeds})
-    return precision
 
 
 def waterfall(source: dict[str, Any]) -> Iterator[Arm]:
@@ -313,7 +298,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     for name in ("seeds", "max_train_steps", "max_train_minutes", "num_images"):
         if getattr(args, name) <= 0:
             raise UserError(f"--{name} is {getattr(args, name):g}; more than 0 is needed.")
-    budget = _seconds(args.budget)
+    budget = seconds_of(args.budget)
     if args.features is None:
         args.features = ["inception" if weights_at_hand(args.inception_weights) else "random"]
     start_processes()
@@ -360,12 +345,3 @@ def _rate(folder: Path, part: Part, seeds: int) -> None:
         lambda labels: generate_cell(pipeline, labels, best, seed),
         folder / f"ratings_{of_cell}.json",
     )
-
-
-def _seconds(text: str | None) -> float | None:
-    if text is None:
-        return None
-    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([smh])", text.strip())
-    if not match:
-        raise UserError(f"--budget is {text!r}; a number with s, m or h is needed: 90m, 2h.")
-    return float(match[1]) * {"s": 1, "m": 60, "h": 3600}[match[2]]

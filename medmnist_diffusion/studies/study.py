@@ -7,7 +7,10 @@ from collections.abc import Sequence
 
 from medmnist_diffusion.errors import UserError
 
-STUDIES = {"loss": "medmnist_diffusion.studies.loss"}
+STUDIES = {
+    "loss": "medmnist_diffusion.studies.loss",
+    "augmentation": "medmnist_diffusion.studies.augmentation",
+}
 
 
 def main(argv: Sequence[str] | None = None) -> None:

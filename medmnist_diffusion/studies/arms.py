@@ -1,0 +1,66 @@
+"""What the augmentation study compares: how a classifier's batches are made up, and where the images beside the real ones come
+from."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+PoolName = Literal["plain", "guided", "variants", "leaky", "real"]
+
+
+@dataclass(frozen=True)
+class Arm:
+    """One way of training a classifier.
+
+    Attributes:
+        classical: all images are shifted, rotated and changed in brightness.
+        share: of each batch, filled from the pool, each class equally often.
+        pool: `plain` samples, `guided` ones (classifier-free guidance), `variants` of real images (noised and denoised), `leaky`
+            ones (of a generator that saw the whole training set), or `real` duplicates.
+        selection: which images of the pool are used, a name of `SELECTIONS`; all where it is None.
+        until: the pool is used in this first part of the training.
+    """
+
+    name: str
+    classical: bool = True
+    share: float = 0.0
+    pool: PoolName = "plain"
+    selection: str | None = None
+    until: float = 1.0
+
+    @property
+    def generated(self) -> bool:
+        """Whether generated images are in it."""
+        return self.share > 0 and self.pool != "real"
+
+    @property
+    def leaky(self) -> bool:
+        return self.pool == "leaky"
+
+    @property
+    def candidate(self) -> bool:
+        """Whether it may be recommended: generated images beside augmented real ones, without a leak."""
+        return self.generated and self.classical and self.share < 1 and not self.leaky
+
+
+CLASSICAL = Arm("classical")
+OVERSAMPLED = Arm("oversampled", share=0.25, pool="real")  # as many other images a batch, but no new ones
+PRIMARY = Arm("synthetic-25", share=0.25)
+CONTROLS = (CLASSICAL, OVERSAMPLED)
+LEAKY = Arm("leaky-25", share=0.25, pool="leaky")
+ARMS = (
+    *CONTROLS,
+    PRIMARY,
+    Arm("real", classical=False),
+    Arm("synthetic-25-unaugmented", classical=False, share=0.25),
+    Arm("synthetic-only", share=1.0),
+    Arm("synthetic-10", share=0.1),
+    Arm("synthetic-50", share=0.5),
+    Arm("synthetic-25-early", share=0.25, until=0.5),
+    Arm("confident-25", share=0.25, selection="confident"),
+    Arm("in-distribution-25", share=0.25, selection="in-distribution"),
+    Arm("not-memorized-25", share=0.25, selection="not-memorized"),
+    Arm("diverse-25", share=0.25, selection="diverse"),
+    Arm("guided-25", share=0.25, pool="guided"),
+    Arm("variants-25", share=0.25, pool="variants"),
+)
+BY_NAME = {arm.name: arm for arm in (*ARMS, LEAKY)}

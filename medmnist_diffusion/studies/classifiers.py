@@ -1,0 +1,194 @@
+"""Classifiers that are trained on real and generated images side by side, alike in everything but the images.
+
+Every training takes the same number of steps and sees the same random numbers: the real images of a step, their augmentation and
+the first weights are those of every other arm with the same seed. The weights with the lowest validation loss are kept.
+"""
+
+import copy
+import time
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from huggingface_hub import PyTorchModelHubMixin
+from torch import nn
+from torchvision.models import resnet18
+from torchvision.transforms import v2
+
+from medmnist_diffusion.data.dataset import Split, to_model_range
+from medmnist_diffusion.diffusion.batches import derived_seed
+from medmnist_diffusion.metrics.classifier import SmallCNN
+
+CHECKS = 10  # validations in a training
+AUGMENTED_AT_ONCE = 16  # images that share one draw of the augmentation's parameters
+PAD = 4
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How every classifier of a study is trained; of the learning rates validation chooses."""
+
+    network: str = "small-cnn"
+    steps: int = 300
+    batch_size: int = 128
+    learning_rates: tuple[float, ...] = (1e-3, 3e-3)
+    weight_decay: float = 0.01
+    precision: str = "no"
+
+
+@dataclass(frozen=True)
+class Mixture:
+    """What a classifier is trained on.
+
+    Attributes:
+        real: the real images.
+        extra: images that fill `share` of every batch, each class equally often; None for none.
+        until: they do so in this first part of the training, real images alone after it.
+        classical: whether all images are augmented.
+    """
+
+    real: Split
+    extra: Split | None = None
+    share: float = 0.0
+    until: float = 1.0
+    classical: bool = True
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """A trained classifier and how validation chose it."""
+
+    model: "ImageClassifier"
+    learning_rate: float
+    step: int
+    val_loss: float
+
+
+class ImageClassifier(
+    nn.Module, PyTorchModelHubMixin, library_name="medmnist-diffusion", tags=["medical", "image-classification"]
+):
+    """Images float −1 … 1 N×C×H×W → logits N×K; `save_pretrained` and `from_pretrained` as on the Hub.
+
+    `small-cnn` has 0.1 M parameters; `resnet18` is MedMNIST's baseline for 28 pixels: torchvision's with a 3×3 stem and no pooling
+    after it (Yang et al. 2023).
+    """
+
+    def __init__(self, network: str, channels: int, num_classes: int) -> None:
+        super().__init__()
+        self.network: nn.Module = NETWORKS[network](channels, num_classes)
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        return self.network(images)
+
+    def features(self, images: torch.Tensor) -> torch.Tensor:
+        """What the last layer sees, N×D."""
+        if isinstance(self.network, SmallCNN):
+            return self.network.features(images)
+        return nn.Sequential(*list(self.network.children())[:-1])(images).flatten(1)
+
+
+def _resnet18(channels: int, num_classes: int) -> nn.Module:
+    network = resnet18(num_classes=num_classes)
+    network.conv1 = nn.Conv2d(channels, 64, 3, padding=1, bias=False)
+    network.maxpool = nn.Identity()
+    return network
+
+
+NETWORKS: dict[str, Any] = {"small-cnn": SmallCNN, "resnet18": _resnet18}
+
+
+def fit(recipe: Recipe, mixture: Mixture, val: Split, num_classes: int, seed: int) -> Fitted:
+    """The best of the recipe's learning rates by validation loss."""
+    tried = [_fit(recipe, rate, mixture, val, num_classes, seed) for rate in recipe.learning_rates]
+    return min(tried, key=lambda fitted: fitted.val_loss)
+
+
+def _fit(recipe: Recipe, learning_rate: float, mixture: Mixture, val: Split, num_classes: int, seed: int) -> Fitted:
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        model = ImageClassifier(recipe.network, mixture.real.images.shape[3], num_classes)
+        model.to(memory_format=torch.channels_last)
+        optimizer = torch.optim.AdamW(model.parameters(), learning_rate, weight_decay=recipe.weight_decay, fused=True)
+        schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, learning_rate, total_steps=recipe.steps)
+        augment = classical_augmentation(mixture.real.images.shape[1])
+        batches = MixedBatches(mixture, recipe.batch_size, num_classes, seed)
+        check_every = max(1, recipe.steps // CHECKS)
+        best, best_step, best_loss = model.state_dict(), 0, float("inf")
+        for step in range(recipe.steps):
+            model.train()
+            images, labels = batches.draw(extra=step < mixture.until * recipe.steps)
+            if mixture.classical:
+                torch.manual_seed(derived_seed(seed, step))  # the same parameters in every arm
+                images = torch.cat([augment(part) for part in images.split(AUGMENTED_AT_ONCE)])
+            with torch.autocast("cpu", torch.bfloat16, enabled=recipe.precision == "bf16"):
+                logits = model((images.float() / 127.5 - 1).to(memory_format=torch.channels_last))
+            loss = F.cross_entropy(logits.float(), labels)
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            schedule.step()
+            if (step + 1) % check_every == 0 or step + 1 == recipe.steps:
+                val_loss = float(F.cross_entropy(predicted_logits(model, val), torch.from_numpy(val.labels)))
+                if val_loss < best_loss:
+                    best, best_step, best_loss = copy.deepcopy(model.state_dict()), step + 1, val_loss
+    model.load_state_dict(best)
+    return Fitted(model.eval(), learning_rate, best_step, best_loss)
+
+
+class MixedBatches:
+    """Batches of real images, and of extra ones in their last places. The real ones do not depend on the extra ones."""
+
+    def __init__(self, mixture: Mixture, batch_size: int, num_classes: int, seed: int) -> None:
+        self.mixture, self.batch_size = mixture, batch_size
+        self.real_rng, self.extra_rng = (np.random.default_rng([seed, stream]) for stream in range(2))
+        extra = mixture.extra
+        members = [np.flatnonzero(extra.labels == label) for label in range(num_classes)] if extra is not None else []
+        self.members = [rows for rows in members if len(rows)]
+
+    def draw(self, extra: bool = True) -> tuple[torch.Tensor, torch.Tensor]:
+        """uint8 images N×C×H×W and labels N."""
+        mixture = self.mixture
+        rows = self.real_rng.integers(len(mixture.real), size=self.batch_size)
+        count = round(mixture.share * self.batch_size) if extra and mixture.extra is not None else 0
+        images, labels = mixture.real.images[rows], mixture.real.labels[rows]
+        if count and mixture.extra is not None:
+            classes = self.extra_rng.integers(len(self.members), size=count)
+            taken = np.array([self.extra_rng.choice(self.members[label]) for label in classes])
+            images = np.concatenate([images[:-count], mixture.extra.images[taken]])
+            labels = np.concatenate([labels[:-count], mixture.extra.labels[taken]])
+        return torch.from_numpy(images).permute(0, 3, 1, 2), torch.from_numpy(labels)
+
+
+def classical_augmentation(size: int) -> v2.Compose:
+    """Shifts by up to 8 %, rotations by up to 10°, brightness and contrast by up to 20 %; no flips, as sides matter.
+
+    uint8 N×C×H×W → the same; all images of a call get the same parameters. What moves in at the edges repeats them.
+    """
+    return v2.Compose(
+        [
+            v2.Pad(PAD, padding_mode="edge"),
+            v2.RandomAffine(10, translate=(0.08, 0.08), interpolation=v2.InterpolationMode.BILINEAR),
+            v2.CenterCrop(size),
+            v2.ColorJitter(brightness=0.2, contrast=0.2),
+        ]
+    )
+
+
+def timed_step(recipe: Recipe, mixture: Mixture, num_classes: int) -> float:
+    """Seconds of a training step here, by a trial."""
+    trial, seconds = replace(recipe, steps=3), []
+    for _ in range(2):
+        began = time.monotonic()
+        _fit(trial, recipe.learning_rates[0], mixture, mixture.real.subset(np.arange(1)), num_classes, 0)
+        seconds.append((time.monotonic() - began) / trial.steps)
+    return min(seconds)
+
+
+@torch.no_grad()
+def predicted_logits(model: nn.Module, split: Split) -> torch.Tensor:
+    """Logits float32 N×K."""
+    model.eval()
+    chunks = [to_model_range(chunk).to(memory_format=torch.channels_last) for chunk in split.chunks(256)]
+    return torch.cat([model(chunk).float() for chunk in chunks])

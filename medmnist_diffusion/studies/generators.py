@@ -1,0 +1,128 @@
+"""Where the study's generated images come from: a pipeline trained on a regime's images, and what it was asked for."""
+
+import contextlib
+import hashlib
+import json
+import shutil
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+from accelerate import PartialState
+from filelock import FileLock
+
+from medmnist_diffusion.data import ImageDataset, Split
+from medmnist_diffusion.diffusion.sampling import generate, load_pipeline
+from medmnist_diffusion.files import cached_arrays
+from medmnist_diffusion.publish.pipeline_folder import saved_step
+from medmnist_diffusion.studies.regimes import Regime, RegimeData, draw_regime
+from medmnist_diffusion.training.config import FREE_ON_RESUME, TrainingConfig, checked_config
+
+GUIDANCE, STRENGTH = 2.0, 0.6
+VALIDATIONS, LEAST_STEPS = 20, 20
+NEVER = 10**9
+FRACTION = {"plain": 1.0, "leaky": 1.0, "guided": 0.5, "variants": 0.5}  # of the images asked for, a pool
+
+
+@dataclass(frozen=True)
+class Pool:
+    """Generated images with their labels, and the hash of the real images that their generator was trained on."""
+
+    split: Split
+    index_hash: str
+
+
+class Source(Protocol):
+    """Anything that makes a regime's pools; tests put known truths in its place."""
+
+    @property
+    def identity(self) -> str:
+        """Of all that its images depend on, beside the regime."""
+        ...
+
+    def draw(self, pool: str, regime: RegimeData) -> Pool:
+        """The named pool of one draw of a regime; the same arguments give the same images."""
+        ...
+
+
+@dataclass(frozen=True)
+class DiffusionSource:
+    """Pipelines trained on a regime's images alone, and sampled. Of each training the weights with the lowest loss on the regime's
+    validation images are used: small sets are memorized soon.
+
+    Attributes:
+        folder: keeps generators and pools.
+        whole: the whole data set; only the `leaky` pool comes from a generator of all of it.
+        options: settings of TrainingConfig, with a budget.
+        num_images: of the plain pool.
+    """
+
+    folder: Path
+    whole: ImageDataset
+    options: dict[str, Any]
+    num_images: int
+
+    @property
+    def identity(self) -> str:
+        return json.dumps([self.options, self.num_images, GUIDANCE, STRENGTH], sort_keys=True)
+
+    def draw(self, pool: str, regime: RegimeData) -> Pool:
+        teacher = draw_regime(self.whole, Regime(1.0), regime.seed) if pool == "leaky" else regime
+        labels = balanced_labels(round(self.num_images * FRACTION[pool]), regime.dataset.num_classes)
+        path = self.folder / "pools" / f"{self._key(teacher)}-{pool}-{len(labels)}.npz"
+        arrays = cached_arrays(path, lambda: {"images": self._images(pool, teacher, labels)})
+        return Pool(Split(pool, arrays["images"], labels), teacher.index_hash)
+
+    def _images(self, pool: str, teacher: RegimeData, labels: np.ndarray) -> np.ndarray:
+        pipe, seed = load_pipeline(self._trained(teacher)), teacher.seed
+        pipe.to(PartialState().device)
+        pipe.set_progress_bar_config(desc=f"{pool} images", leave=False)
+        if pool == "guided":
+            return generate(pipe, labels, guidance_scale=GUIDANCE, seed=seed)
+        if pool == "variants":
+            train, rng = teacher.dataset.train, np.random.default_rng([seed, 11])
+            rows = np.array([rng.choice(np.flatnonzero(train.labels == label)) for label in labels])
+            return generate(pipe, labels, seed=seed, image=train.images[rows], strength=STRENGTH)
+        return generate(pipe, labels, seed=seed)
+
+    def _trained(self, teacher: RegimeData) -> Path:
+        """The generator's pipeline with the best weights, trained now or before, here or in another process.
+
+        Raises:
+            RuntimeError: if the pipeline was trained on anything but the teacher's images.
+        """
+        from medmnist_diffusion.training.train import train
+
+        run = self.folder / "generators" / self._key(teacher)
+        run.mkdir(parents=True, exist_ok=True)
+        with FileLock(run / "lock"):
+            if saved_step(run / "pipeline") is None:  # written last
+                with (run / "log.txt").open("a", encoding="utf-8") as log, contextlib.redirect_stdout(log):
+                    train(self._config(teacher, run), teacher.dataset)
+            for name in ("checkpoints", "samples"):
+                shutil.rmtree(run / name, ignore_errors=True)
+        best = run / "pipeline_best"
+        summary = json.loads((best / "training_summary.json").read_text(encoding="utf-8"))
+        if summary["dataset"]["content_hash"] != teacher.dataset.content_hash:
+            raise RuntimeError(f"{best} was trained on other images than its regime's: a leak.")
+        return best
+
+    def _config(self, teacher: RegimeData, run: Path | str) -> TrainingConfig:
+        steps = self.options.get("max_train_steps")
+        every = max(LEAST_STEPS, steps // VALIDATIONS) if steps else NEVER
+        rhythm = {"validation_steps": every, "logging_steps": every, "sample_steps": NEVER, "report_to": "none"}
+        run_of = {"dataset": teacher.dataset.name, "output_dir": str(run), "seed": teacher.seed}
+        return checked_config(TrainingConfig(**{**run_of, **self.options, **rhythm}))
+
+    def _key(self, teacher: RegimeData) -> str:
+        """Of all that a generator depends on: not the size of the pools."""
+        settings = asdict(self._config(teacher, "run"))
+        kept = {name: value for name, value in settings.items() if name not in FREE_ON_RESUME} | self.options
+        content = [kept, teacher.dataset.train.content_hash, teacher.dataset.splits["val"].content_hash]
+        return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def balanced_labels(count: int, num_classes: int) -> np.ndarray:
+    """At least `count` class ids, each equally often, in order."""
+    return np.repeat(np.arange(num_classes), -(-count // num_classes))

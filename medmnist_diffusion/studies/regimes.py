@@ -1,0 +1,71 @@
+"""How much real data there is: subsets of the training and the validation images, drawn by class, with proof of what was drawn.
+
+Everything that a regime's arms use, the generator and every threshold included, may look at these subsets and at nothing else
+of the training and validation images. The test images are the whole set's own.
+"""
+
+import hashlib
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from medmnist_diffusion.data import ImageDataset
+
+LEAST = 5  # images a class in train and in val, however small the share
+
+
+@dataclass(frozen=True)
+class Regime:
+    """A share of every class, and a further share of the rarest one."""
+
+    share: float
+    rare_share: float = 1.0
+
+    @property
+    def name(self) -> str:
+        rare = "" if self.rare_share == 1 else f", rarest class cut to {self.rare_share:.3g}"
+        return f"{100 * self.share:.3g} %{rare}"
+
+    @property
+    def slug(self) -> str:
+        """For file names."""
+        return f"{self.share:g}-rare{self.rare_share:g}" if self.rare_share != 1 else f"{self.share:g}"
+
+
+@dataclass(frozen=True)
+class RegimeData:
+    """One draw of a regime: the data set that its arms see, and the rows that it was made of."""
+
+    regime: Regime
+    seed: int
+    dataset: ImageDataset
+    train_rows: np.ndarray
+    val_rows: np.ndarray
+
+    @property
+    def index_hash(self) -> str:
+        return index_hash(self.dataset, self.train_rows, self.val_rows)
+
+
+def draw_regime(dataset: ImageDataset, regime: Regime, seed: int) -> RegimeData:
+    """The draw of a regime by seed. Draws of one seed are nested: a larger share holds the images of a smaller one."""
+    rare = int(np.argmin(np.bincount(dataset.train.labels, minlength=dataset.num_classes)))
+    rows = {}
+    for stream, name in enumerate(("train", "val")):
+        labels, chosen = dataset.splits[name].labels, []
+        for label in range(dataset.num_classes):
+            members = np.random.default_rng([seed, stream, label]).permutation(np.flatnonzero(labels == label))
+            share = regime.share * (regime.rare_share if label == rare else 1)
+            chosen.append(members[: max(LEAST, round(share * len(members)))])
+        rows[name] = np.sort(np.concatenate(chosen))
+    splits = {name: dataset.splits[name].subset(kept) for name, kept in rows.items()}
+    drawn = replace(dataset, splits={**dataset.splits, **splits})
+    return RegimeData(regime, seed, drawn, rows["train"], rows["val"])
+
+
+def index_hash(dataset: ImageDataset, train_rows: np.ndarray, val_rows: np.ndarray) -> str:
+    """Of which images of the data set's training and validation splits were drawn."""
+    digest = hashlib.sha256(f"{len(train_rows)} {len(val_rows)} {dataset.name}".encode())
+    for rows in (train_rows, val_rows):
+        digest.update(np.ascontiguousarray(rows, dtype="<i8").data)
+    return digest.hexdigest()[:24]

@@ -1,0 +1,84 @@
+"""What a classifier's test scores say: MedMNIST's AUC and ACC, balance, recall, calibration; the AUC over resampled test sets."""
+
+from typing import Any
+
+import numpy as np
+import torch
+from medmnist.evaluator import getACC, getAUC
+from scipy.special import expit, log_expit
+from sklearn.metrics import balanced_accuracy_score, recall_score
+from torchmetrics.functional.classification import multiclass_calibration_error
+
+FIGURES = ("auc", "acc", "balanced_accuracy", "ece")
+ECE_BINS = 15
+BLOCK = 50  # resamplings at once: bounded memory for large test sets
+
+
+def scores_of(logits: torch.Tensor) -> np.ndarray:
+    """float16 N×K log-odds of each class (of the second alone where there are two): all that the figures need, in little space."""
+    log_probabilities = torch.log_softmax(logits.double(), 1)
+    odds = log_probabilities - torch.log1p(-log_probabilities.exp().clamp(max=1 - 1e-12))
+    odds = odds[:, 1:] if odds.shape[1] == 2 else odds
+    return odds.clamp(-60_000, 60_000).half().numpy()
+
+
+def probabilities(scores: np.ndarray) -> np.ndarray:
+    """float64 N×K, rows that sum to 1."""
+    odds = scores.astype(np.float64)
+    if odds.shape[1] == 1:
+        return np.concatenate([expit(-odds), expit(odds)], 1)
+    values = np.exp(log_expit(odds))
+    return values / values.sum(1, keepdims=True)
+
+
+def figures_of(scores: np.ndarray, labels: np.ndarray) -> dict[str, Any]:
+    """`auc` and `acc` as MedMNIST's evaluator computes them, `balanced_accuracy`, `recall` a class, and the expected calibration
+    error `ece` over 15 bins (Guo et al. 2017, arXiv 1706.04599)."""
+    values = probabilities(scores)
+    classes = values.shape[1]
+    task = "binary-class" if classes == 2 else "multi-class"
+    predicted = values.argmax(1)
+    return {
+        "auc": float(getAUC(labels[:, None], values, task)),
+        "acc": float(getACC(labels[:, None], values, task)),
+        "balanced_accuracy": float(balanced_accuracy_score(labels, predicted)),
+        "recall": recall_score(labels, predicted, labels=range(classes), average=None, zero_division=0).tolist(),
+        "ece": float(
+            multiclass_calibration_error(torch.from_numpy(values), torch.from_numpy(labels), classes, n_bins=ECE_BINS)
+        ),
+    }
+
+
+def resampled_auc(scores: np.ndarray, labels: np.ndarray, times: int, seed: int = 0) -> np.ndarray:
+    """The AUC over `times` test sets drawn with replacement within each class (bootstrap), the same ones for every classifier.
+
+    Of several classes the mean of one against the rest, as in MedMNIST's evaluator.
+    """
+    rng, members = np.random.default_rng(seed), [np.flatnonzero(labels == label) for label in np.unique(labels)]
+    columns = [(scores[:, 0], labels == 1)] if scores.shape[1] == 1 else [
+        (scores[:, label], labels == label) for label in range(scores.shape[1])
+    ]  # fmt: skip
+    orders = [(*_tied(score), positive) for score, positive in columns]
+    values = []
+    for start in range(0, times, BLOCK):
+        weights = np.zeros((min(BLOCK, times - start), len(labels)))
+        for row in weights:
+            for rows in members:
+                row[rows] = np.bincount(rng.integers(len(rows), size=len(rows)), minlength=len(rows))
+        values.append(np.mean([_weighted_auc(weights, *order) for order in orders], 0))
+    return np.concatenate(values)
+
+
+def _tied(score: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The order of rising scores, and where each group of equal ones starts in it."""
+    order = np.argsort(score, kind="stable")
+    rising = score[order]
+    return order, np.flatnonzero(np.r_[True, rising[1:] != rising[:-1]])
+
+
+def _weighted_auc(weights: np.ndarray, order: np.ndarray, starts: np.ndarray, positive: np.ndarray) -> np.ndarray:
+    """The chance that a positive scores above a negative, ties counting half, for each row of weights B×N."""
+    of_positive = np.add.reduceat((weights * positive)[:, order], starts, 1)
+    of_negative = np.add.reduceat((weights * ~positive)[:, order], starts, 1)
+    below = of_negative.cumsum(1) - of_negative / 2
+    return (of_positive * below).sum(1) / (of_positive.sum(1) * of_negative.sum(1))

@@ -1,0 +1,90 @@
+"""Which generated images to use: four ways of choosing, each from nothing but the regime's own real images.
+
+Each takes the pool and returns the rows that it keeps; where it would keep fewer than a tenth of a class, the best tenth by its
+own measure stays.
+"""
+
+from collections.abc import Callable
+
+import numpy as np
+import torch
+
+from medmnist_diffusion.data import ImageDataset, Split
+from medmnist_diffusion.data.dataset import to_model_range
+from medmnist_diffusion.metrics.memorization import QUANTILE, Threshold, nearest_copies, nearest_features
+from medmnist_diffusion.studies.classifiers import ImageClassifier, predicted_logits
+
+KEPT_SHARE = 0.5  # of the pool, by the two selections that rank
+LEAST_SHARE = 0.1
+IN_DISTRIBUTION = 0.95  # quantile of the real images' own distances
+
+Selection = Callable[[Split, ImageDataset, ImageClassifier], np.ndarray]
+
+
+def confident(pool: Split, regime: ImageDataset, model: ImageClassifier) -> np.ndarray:
+    """The half of each class in which a classifier of the real images is surest of the label that was asked for."""
+    chance = torch.softmax(predicted_logits(model, pool), 1).numpy()[np.arange(len(pool)), pool.labels]
+    return _best(pool.labels, -chance, KEPT_SHARE)
+
+
+def in_distribution(pool: Split, regime: ImageDataset, model: ImageClassifier) -> np.ndarray:
+    """Images no farther from their class's nearest real image, in the real-data classifier's features, than 95 % of real images
+    are from their own nearest neighbour."""
+    ours, real = _features(model, pool), _features(model, regime.train)
+    excess = np.zeros(len(pool))
+    for label in np.unique(pool.labels):
+        rows, members = pool.labels == label, real[regime.train.labels == label]
+        limit = np.quantile(nearest_features(members, members, exclude_self=True).distances, IN_DISTRIBUTION)
+        excess[rows] = nearest_features(ours[rows], members).distances - limit
+    return _below(pool.labels, excess)
+
+
+def not_memorized(pool: Split, regime: ImageDataset, model: ImageClassifier) -> np.ndarray:
+    """Images no nearer to a training image, mirrored and shifted ones included, than all but 1 % of the regime's validation images
+    are."""
+    threshold = Threshold.of(nearest_copies(regime.splits["val"], regime.train).distances, QUANTILE)
+    return _below(pool.labels, threshold.value - nearest_copies(pool, regime.train).distances)
+
+
+def diverse(pool: Split, regime: ImageDataset, model: ImageClassifier) -> np.ndarray:
+    """Half of each class, each next one the farthest from the real images and from those already chosen, in the classifier's
+    features (the greedy coreset of Sener & Savarese 2018, arXiv 1708.00489)."""
+    ours, real = _features(model, pool), _features(model, regime.train)
+    chosen = []
+    for label in np.unique(pool.labels):
+        rows = np.flatnonzero(pool.labels == label)
+        features = ours[rows]
+        distance = nearest_features(features, real[regime.train.labels == label]).distances
+        for _ in range(max(1, round(KEPT_SHARE * len(rows)))):
+            farthest = int(distance.argmax())
+            chosen.append(rows[farthest])
+            distance = np.minimum(distance, np.linalg.norm(features - features[farthest], axis=1))
+            distance[farthest] = -1
+    return np.sort(np.array(chosen))
+
+
+SELECTIONS: dict[str, Selection] = {
+    "confident": confident,
+    "in-distribution": in_distribution,
+    "not-memorized": not_memorized,
+    "diverse": diverse,
+}
+
+
+def _features(model: ImageClassifier, split: Split) -> np.ndarray:
+    with torch.no_grad():
+        return np.concatenate([model.features(to_model_range(chunk)).numpy() for chunk in split.chunks(256)])
+
+
+def _best(labels: np.ndarray, cost: np.ndarray, share: float) -> np.ndarray:
+    """The rows of least cost, a share of every class."""
+    kept = []
+    for label in np.unique(labels):
+        rows = np.flatnonzero(labels == label)
+        kept.append(rows[np.argsort(cost[rows], kind="stable")[: max(1, round(share * len(rows)))]])
+    return np.sort(np.concatenate(kept))
+
+
+def _below(labels: np.ndarray, excess: np.ndarray) -> np.ndarray:
+    """The rows with an excess of at most 0, and at least the best tenth of every class."""
+    return np.union1d(np.flatnonzero(excess <= 0), _best(labels, excess, LEAST_SHARE))

@@ -1,0 +1,465 @@
+"""The augmentation study: its statistics against other libraries and known truths, its honesty, its interruptions, its report."""
+
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from medmnist.evaluator import getACC, getAUC
+from sklearn.metrics import roc_auc_score
+
+from medmnist_diffusion import cli
+from medmnist_diffusion.data import ImageDataset, Split, load_dataset, phantom
+from medmnist_diffusion.studies.arms import ARMS, BY_NAME, CLASSICAL, CONTROLS, OVERSAMPLED, PRIMARY, Arm
+from medmnist_diffusion.studies.augmentation import planned_effect
+from medmnist_diffusion.studies.augmentation_report import judge_regime
+from medmnist_diffusion.studies.classifiers import (
+    ImageClassifier,
+    MixedBatches,
+    Mixture,
+    Recipe,
+    classical_augmentation,
+    fit,
+    predicted_logits,
+)
+from medmnist_diffusion.studies.effects import Results, effect, judge
+from medmnist_diffusion.studies.generators import DiffusionSource, Pool, balanced_labels
+from medmnist_diffusion.studies.regimes import LEAST, Regime, RegimeData, draw_regime
+from medmnist_diffusion.studies.scores import figures_of, probabilities, resampled_auc, scores_of
+from medmnist_diffusion.studies.selection import SELECTIONS
+from medmnist_diffusion.studies.units import Study, run_unit
+
+QUICK = Recipe(steps=60, batch_size=64, learning_rates=(3e-3,))
+
+
+@pytest.fixture(scope="module")
+def small(small_npz: Path) -> ImageDataset:
+    return load_dataset(str(small_npz))
+
+
+# Regimes
+
+
+def test_draws_are_stratified_nested_and_shrink_validation_too(small: ImageDataset) -> None:
+    few, many = draw_regime(small, Regime(0.1), 3), draw_regime(small, Regime(0.5), 3)
+    counts = np.bincount(small.train.labels)
+    assert np.bincount(few.dataset.train.labels).tolist() == np.maximum(LEAST, np.round(counts * 0.1)).tolist()
+    assert len(few.dataset.splits["val"]) < len(many.dataset.splits["val"]) < len(small.splits["val"])
+    assert set(few.train_rows) < set(many.train_rows)
+    assert few.dataset.splits["test"] is small.splits["test"]
+    assert draw_regime(small, Regime(0.1), 4).index_hash != few.index_hash
+    assert draw_regime(small, Regime(0.1), 3).index_hash == few.index_hash
+    assert (small.train.images[few.train_rows] == few.dataset.train.images).all()
+
+
+def test_all_images_are_the_whole_set_and_imbalance_cuts_the_rarest_class(small: ImageDataset) -> None:
+    assert draw_regime(small, Regime(1.0), 0).dataset.train.content_hash == small.train.content_hash
+    cut = draw_regime(small, Regime(1.0, 0.1), 0)
+    before, after = (np.bincount(dataset.train.labels) for dataset in (small, cut.dataset))
+    rarest = int(before.argmin())
+    assert after[rarest] == max(LEAST, round(0.1 * before[rarest]))
+    assert (np.delete(after, rarest) == np.delete(before, rarest)).all()
+
+
+# Figures
+
+
+@pytest.mark.parametrize("classes", [2, 4])
+def test_figures_are_medmnists(classes: int) -> None:
+    rng = np.random.default_rng(classes)
+    labels = rng.integers(classes, size=300)
+    logits = torch.from_numpy(rng.normal(size=(300, classes)) + 1.5 * np.eye(classes)[labels])
+    truth = torch.softmax(logits, 1).numpy()
+    scores = scores_of(logits)
+    np.testing.assert_allclose(probabilities(scores), truth, atol=2e-3)
+    task = "binary-class" if classes == 2 else "multi-class"
+    found = figures_of(scores, labels)
+    assert found["auc"] == pytest.approx(getAUC(labels[:, None], truth, task), abs=1e-3)
+    assert found["acc"] == pytest.approx(getACC(labels[:, None], truth, task), abs=4e-3)
+    assert np.mean(found["recall"]) == pytest.approx(found["balanced_accuracy"])
+
+
+def test_figures_survive_a_classifier_that_is_quite_sure() -> None:
+    logits = torch.tensor([[300.0, -300.0], [-300.0, 300.0], [5.0, -5.0]])
+    assert figures_of(scores_of(logits), np.array([0, 1, 0]))["auc"] == 1.0
+    many = torch.eye(3) * 500
+    assert figures_of(scores_of(many), np.arange(3))["acc"] == 1.0
+
+
+def test_resampled_auc_is_sklearns_on_the_same_images() -> None:
+    rng = np.random.default_rng(0)
+    labels = rng.integers(2, size=200)
+    scores = np.round(rng.normal(size=(200, 1)) + labels[:, None], 1).astype(np.float16)  # with ties
+    values = resampled_auc(scores, labels, 120)
+    assert values.mean() == pytest.approx(roc_auc_score(labels, scores[:, 0]), abs=0.01)
+    again = np.random.default_rng(0)  # the documented draw: within each class, with replacement
+    members = [np.flatnonzero(labels == label) for label in (0, 1)]
+    for value in values[:20]:
+        rows = np.concatenate([rows[again.integers(len(rows), size=len(rows))] for rows in members])
+        assert value == pytest.approx(roc_auc_score(labels[rows], scores[rows, 0]))
+
+
+def test_resampled_auc_of_several_classes_has_the_spread_of_new_test_sets() -> None:
+    rng = np.random.default_rng(1)
+
+    def draw() -> tuple[np.ndarray, np.ndarray]:
+        labels = np.repeat(np.arange(3), 60)
+        return scores_of(torch.from_numpy(rng.normal(size=(180, 3)) + np.eye(3)[labels])), labels
+
+    fresh = [figures_of(*draw())["auc"] for _ in range(200)]
+    spreads = [resampled_auc(*draw(), 200).std(ddof=1) for _ in range(10)]
+    assert np.mean(spreads) == pytest.approx(np.std(fresh, ddof=1), rel=0.2)
+
+
+# Effects and verdicts
+
+
+def simulated(rng: np.random.Generator, arms: dict[str, float], draws: int = 8) -> Results:
+    """AUCs with a spread of draws that the arms share, one of their own, and a test set that all share."""
+    shared, test = rng.normal(0, 0.02, draws), {arm: rng.normal(0, 0.004) for arm in arms}
+    values, resampled = {}, {}
+    for arm, gain in arms.items():
+        values[arm] = {d: 0.9 + gain + shared[d] + test[arm] + rng.normal(0, 0.01) for d in range(draws)}
+        noise = rng.normal(0, 0.004, 200)
+        resampled[arm] = {d: values[arm][d] + noise for d in range(draws)}
+    return Results(values, resampled)
+
+
+CANDIDATES = [arm.name for arm in ARMS if arm.candidate]
+NAMES = [arm.name for arm in ARMS]
+
+
+def verdict_of(results: Results) -> str:
+    return judge(results, CANDIDATES, PRIMARY.name, [arm.name for arm in CONTROLS]).verdict
+
+
+def test_equal_arms_are_no_evidence_in_at_least_95_percent() -> None:
+    rng = np.random.default_rng(0)
+    verdicts = [verdict_of(simulated(rng, dict.fromkeys(NAMES, 0.0))) for _ in range(400)]
+    assert verdicts.count("no evidence") >= 0.95 * 400
+
+
+def test_planted_effects_are_found() -> None:
+    rng = np.random.default_rng(1)
+    helping = dict.fromkeys(NAMES, 0.0) | {"diverse-25": 0.06}
+    found = [judge(simulated(rng, helping), CANDIDATES, PRIMARY.name, [c.name for c in CONTROLS]) for _ in range(40)]
+    assert sum(one.verdict == "helps" and one.recommended == "diverse-25" for one in found) >= 38
+    harming = dict.fromkeys(NAMES, 0.0) | dict.fromkeys(CANDIDATES, -0.06)
+    assert [verdict_of(simulated(rng, harming)) for _ in range(40)].count("harms") >= 38
+
+
+def test_beating_one_control_alone_is_not_enough() -> None:
+    rng = np.random.default_rng(2)
+    arms = dict.fromkeys(NAMES, 0.0) | {arm: 0.06 for arm in [*CANDIDATES, OVERSAMPLED.name]}
+    assert [verdict_of(simulated(rng, arms)) for _ in range(100)].count("helps") <= 5
+
+
+def test_interval_covers_the_truth_for_new_draws_and_new_test_images() -> None:
+    rng = np.random.default_rng(3)
+    covered = []
+    for _ in range(300):
+        one = effect(simulated(rng, {"a": 0.02, "b": 0.0}), "a", "b")
+        assert one is not None
+        covered.append(one.interval[0] < 0.02 < one.interval[1])
+    assert np.mean(covered) >= 0.93
+
+
+def test_planned_effect_falls_with_seeds_and_test_images() -> None:
+    few = np.repeat([0, 1], 50)
+    assert planned_effect(few, 8) < planned_effect(few, 3)
+    assert planned_effect(np.repeat([0, 1], 5000), 8) < planned_effect(few, 8)
+
+
+# Classifiers
+
+
+def test_real_images_of_a_batch_do_not_depend_on_the_extra_ones(small: ImageDataset) -> None:
+    extra = Split("extra", np.zeros((40, 28, 28, 1), np.uint8), np.arange(40) % 4)
+    alone = MixedBatches(Mixture(small.train), 32, 4, 5)
+    mixed = MixedBatches(Mixture(small.train, extra, 0.25), 32, 4, 5)
+    for _ in range(3):
+        (images, labels), (with_extra, their_labels) = alone.draw(), mixed.draw()
+        assert torch.equal(images[:24], with_extra[:24])
+        assert torch.equal(labels[:24], their_labels[:24])
+        assert (with_extra[24:] == 0).all()
+    assert (mixed.draw(extra=False)[0] != 0).flatten(1).any(1).all()
+
+
+def test_classical_augmentation_moves_little_and_never_mirrors() -> None:
+    image = torch.zeros(1, 1, 28, 28, dtype=torch.uint8)
+    image[..., 10:18, 4:10] = 200  # on the left
+    augment = classical_augmentation(28)
+    torch.manual_seed(0)
+    for _ in range(50):
+        moved = augment(image)
+        assert moved.shape == image.shape
+        columns = moved.float().sum((0, 1, 2))
+        assert abs(float((columns * torch.arange(28)).sum() / columns.sum()) - 6.5) < 4
+
+
+def test_the_same_seed_gives_the_same_classifier(small: ImageDataset) -> None:
+    mixture = Mixture(small.train, small.splits["val"], 0.25)
+    first, second = (fit(replace(QUICK, steps=6), mixture, small.splits["val"], 4, 1) for _ in range(2))
+    test = small.splits["test"]
+    assert torch.equal(predicted_logits(first.model, test), predicted_logits(second.model, test))
+
+
+def test_classifiers_are_saved_and_loaded(small: ImageDataset, tmp_path: Path) -> None:
+    for network in ("small-cnn", "resnet18"):
+        model = ImageClassifier(network, 1, 4).eval()
+        model.save_pretrained(tmp_path / network)
+        again = ImageClassifier.from_pretrained(tmp_path / network).eval()
+        few = small.train.subset(np.arange(3))
+        assert torch.equal(predicted_logits(model, few), predicted_logits(again, few))
+        assert (tmp_path / network / "README.md").is_file()
+        assert model.features(torch.zeros(2, 1, 28, 28)).shape == (2, 64 if network == "small-cnn" else 512)
+
+
+# Selection
+
+
+def test_selections_find_what_was_planted(small: ImageDataset) -> None:
+    model = fit(QUICK, Mixture(small.train), small.splits["val"], 4, 0).model
+    real, rng = small.splits["test"], np.random.default_rng(0)
+    noise = Split("noise", rng.integers(0, 256, (20, 28, 28, 1), np.uint8), np.arange(20) % 4)
+    copies = small.train.subset(np.concatenate([np.flatnonzero(small.train.labels == k)[:5] for k in range(4)]))
+    wrong = Split("wrong", real.images[:20], (real.labels[:20] + 1) % 4)
+    parts = [real, noise, copies, wrong]
+    pool = Split("pool", np.concatenate([p.images for p in parts]), np.concatenate([p.labels for p in parts]))
+    starts = np.cumsum([0, *map(len, parts)])
+    of = {name: np.arange(*starts[i : i + 2]) for i, name in enumerate(("real", "noise", "copies", "wrong"))}
+    kept = {name: set(choose(pool, small, model)) for name, choose in SELECTIONS.items()}
+
+    def share(name: str, what: str) -> float:
+        return len(kept[name] & set(of[what])) / len(of[what])
+
+    assert share("confident", "wrong") < 0.2 < share("confident", "real")
+    assert share("in-distribution", "noise") < 0.3 < 0.7 < share("in-distribution", "real")
+    assert share("not-memorized", "copies") < 0.2 < 0.7 < share("not-memorized", "real")
+    assert share("diverse", "copies") < share("diverse", "real")
+    for rows in kept.values():
+        assert set(pool.labels[sorted(rows)]) == {0, 1, 2, 3}
+
+
+# Honesty, and planted truths. Sources stand in the generator's place; everything else is the real thing.
+
+
+@dataclass(frozen=True)
+class Oracle:
+    """Fresh images of the true distribution, or with shuffled labels; as honest as a generator could be."""
+
+    shuffled: bool = False
+
+    @property
+    def identity(self) -> str:
+        return f"oracle, shuffled {self.shuffled}"
+
+    def draw(self, pool: str, regime: RegimeData) -> Pool:
+        arrays = phantom.make_phantom(seed=1000 + regime.seed, counts={"train": 1000})
+        labels = arrays["train_labels"][:, 0].astype(np.int64)
+        if self.shuffled:
+            labels = np.random.default_rng(regime.seed).permutation(labels)
+        return Pool(Split(pool, arrays["train_images"][..., None], labels), regime.index_hash)
+
+
+def planted(tmp_path: Path, source: Oracle, arms: tuple[Arm, ...], seeds: int = 6) -> str:
+    arrays = phantom.make_phantom(seed=7, counts={"train": 300, "val": 120, "test": 400})
+    splits = {
+        name: Split(name, arrays[f"{name}_images"][..., None], arrays[f"{name}_labels"][:, 0].astype(np.int64))
+        for name in ("train", "val", "test")
+    }
+    dataset = ImageDataset("planted", splits, dict(phantom.CLASSES), synthetic=True)
+    study, regime = Study(tmp_path, dataset, source, QUICK, arms), Regime(0.1)
+    units = [run_unit(study, regime, seed) for seed in range(seeds)]
+    return judge_regime(study, regime, units).judgement.verdict
+
+
+def test_an_oracle_helps_and_shuffled_labels_harm(tmp_path: Path) -> None:
+    half = (*CONTROLS, PRIMARY, BY_NAME["synthetic-50"])
+    assert planted(tmp_path / "oracle", Oracle(), half) == "helps"
+    assert planted(tmp_path / "shuffled", Oracle(shuffled=True), half) == "harms"
+
+
+def test_a_generator_of_other_images_is_refused(small: ImageDataset, tmp_path: Path) -> None:
+    class Leaking(Oracle):
+        def draw(self, pool: str, regime: RegimeData) -> Pool:
+            return replace(super().draw(pool, regime), index_hash=draw_regime(small, Regime(1.0), 0).index_hash)
+
+    study = Study(tmp_path, small, Leaking(), QUICK, (PRIMARY,))
+    with pytest.raises(RuntimeError, match="other real images"):
+        run_unit(study, Regime(0.1), 0)
+
+
+def test_a_pipeline_trained_on_other_images_is_refused(small: ImageDataset, trained_run: Path, tmp_path: Path) -> None:
+    source = DiffusionSource(tmp_path, small, {"max_train_steps": 20, "mixed_precision": "no"}, 16)
+    regime = draw_regime(small, Regime(0.1), 0)
+    shutil.copytree(trained_run, tmp_path / "generators" / source._key(regime))  # of all images of the set
+    with pytest.raises(RuntimeError, match="a leak"):
+        source.draw("plain", regime)
+
+
+def test_generators_train_on_the_regime_alone(small: ImageDataset, tmp_path: Path) -> None:
+    options = {"max_train_steps": 20, "mixed_precision": "no", "block_out_channels": [16, 32], "train_batch_size": 16}
+    source, regime = DiffusionSource(tmp_path, small, options, 8), draw_regime(small, Regime(0.1), 0)
+    pools = {name: source.draw(name, regime) for name in ("plain", "variants", "leaky")}
+    assert pools["plain"].index_hash == pools["variants"].index_hash == regime.index_hash
+    assert pools["leaky"].index_hash == draw_regime(small, Regime(1.0), 0).index_hash
+    assert pools["plain"].split.labels.tolist() == balanced_labels(8, 4).tolist()
+    summaries = [
+        json.loads(path.read_text()) for path in tmp_path.glob("generators/*/pipeline_best/training_summary.json")
+    ]
+    assert sorted(summary["training_images"] for summary in summaries) == [len(regime.dataset.train), len(small.train)]
+
+
+# The command
+
+
+SMALL = [
+    "--shares", "0.2", "1", "--imbalance", "0", "--seeds", "2", "--max_train_steps", "20", "--classifier_steps", "10",
+    "--num_images", "64", "--arms", "synthetic-only", "diverse-25", "variants-25", "--processes", "1", "--leaky",
+]  # fmt: skip
+
+
+def study_command(data: Path, folder: Path) -> list[str]:
+    return ["study", "augmentation", str(data), "--output", str(folder), *SMALL]
+
+
+def figures(folder: Path) -> list[dict[str, object]]:
+    cells = json.loads((folder / "results.json").read_text(encoding="utf-8"))["cells"]
+    return [{name: value for name, value in cell.items() if name != "seconds"} for cell in cells]
+
+
+@pytest.fixture(scope="module")
+def finished(small_npz: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("study") / "whole"
+    assert cli.main(study_command(small_npz, folder)) == 0
+    return folder
+
+
+def test_results_name_every_cell_and_every_verdict(finished: Path, small: ImageDataset) -> None:
+    results = json.loads((finished / "results.json").read_text(encoding="utf-8"))
+    assert len(results["cells"]) == 2 * 2 * 7
+    for cell in results["cells"]:
+        assert 0 <= cell["auc"] <= 1
+        honest = cell["generator_index_hash"] in (None, cell["real_index_hash"])
+        whole = cell["n_real"] == len(small.train)
+        assert honest == (not cell["leaky"] or whole)
+        assert (cell["generator_index_hash"] is None) == (cell["arm"] in (CLASSICAL.name, OVERSAMPLED.name))
+    assert {regime["verdict"] for regime in results["regimes"]} <= {"helps", "harms", "no evidence"}
+    assert all(not regime["leaky"] and regime["recommended"] in BY_NAME for regime in results["regimes"])
+    assert {pool["pool"] for pool in results["pools"]} == {"plain", "variants", "leaky"}
+    text = (finished / "report.md").read_text(encoding="utf-8")
+    assert "a leak: not comparable" in text
+    assert "Synthetic phantoms" not in text  # an npz does not say so
+    for picture in re.findall(r"\]\((\w[^)]*\.png)\)", text):
+        assert (finished / picture).is_file()
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
+def test_interrupted_it_ends_with_the_same_results(
+    number: signal.Signals, finished: Path, small_npz: Path, tmp_path: Path
+) -> None:
+    folder = tmp_path / "interrupted"
+    command = [sys.executable, "-m", "medmnist_diffusion.cli", *study_command(small_npz, folder)]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    waited = time.monotonic()
+    while not list(folder.glob("units/*.json")):
+        assert process.poll() is None, process.stderr.read() if process.stderr else ""
+        assert time.monotonic() - waited < 300
+        time.sleep(0.2)
+    process.send_signal(number)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode != 0
+    if number == signal.SIGTERM:
+        assert "The same command goes on" in errors
+        assert "Traceback" not in errors
+    deadline = time.monotonic() + 20
+    while workers_of(folder) and time.monotonic() < deadline:
+        time.sleep(0.2)
+    assert not workers_of(folder)
+    assert not (folder / "results.json").exists()
+    assert cli.main(study_command(small_npz, folder)) == 0
+    assert figures(folder) == figures(finished)
+
+
+def workers_of(folder: Path) -> list[str]:
+    """Processes that have this study's log open."""
+    found = []
+    for entry in Path("/proc").glob("[0-9]*/fd/*"):
+        try:
+            if os.readlink(entry) == str(folder / "log.txt"):
+                found.append(str(entry))
+        except OSError:
+            continue
+    return found
+
+
+def test_a_finished_study_is_not_trained_again(
+    finished: Path, small_npz: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = {path: path.stat().st_mtime_ns for path in finished.glob("units/*")}
+    assert cli.main(study_command(small_npz, finished)) == 0
+    assert {path: path.stat().st_mtime_ns for path in finished.glob("units/*")} == before
+    assert "0 classifier trainings" in capsys.readouterr().out
+
+
+def test_a_budget_drops_what_does_not_fit_and_says_so(
+    small_npz: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = ["study", "augmentation", str(small_npz), "--output", str(tmp_path / "s"), "--budget", "1s"]
+    assert cli.main(arguments) == 0
+    out = capsys.readouterr().out
+    assert "5 of 8 seeds" in out
+    assert "all of 100 %" in out
+
+
+def test_mistakes_are_named(small_npz: Path, cli_error: Callable[..., str], tmp_path: Path) -> None:
+    start = ("study", "augmentation", str(small_npz), "--output", str(tmp_path))
+    assert "--shares has 2" in cli_error(*start, "--shares", "2")
+    assert "at least 2" in cli_error(*start, "--seeds", "1")
+    assert "--budget" in cli_error(*start, "--budget", "soon")
+    assert "--imbalance" in cli_error(*start, "--imbalance", "1.5")
+
+
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="needs chromium (Debian: apt install chromium)")
+def test_the_report_stands_alone_in_a_browser(finished: Path, tmp_path: Path) -> None:
+    page = tmp_path / "report.html"
+    # A copy far from its pictures, with a probe that tells what a phone would see.
+    probe = (
+        "<script>window.onerror=e=>document.title='ERROR '+e;window.onload=()=>{const i=[...document.images];"
+        "document.title=JSON.stringify({images:i.length,broken:i.filter(x=>!x.naturalWidth).length,"
+        "wide:document.documentElement.scrollWidth-window.innerWidth})}</script></body>"
+    )
+    page.write_text((finished / "report.html").read_text(encoding="utf-8").replace("</body>", probe), encoding="utf-8")
+    assert "http" not in re.sub(
+        r"https://doi\S+", "", " ".join(re.findall(r'(?:src|href)="([^"]{0,80})', page.read_text()))
+    )
+    result = subprocess.run(
+        [
+            str(CHROMIUM), "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
+            "--disable-background-networking", "--disable-component-update", "--disable-sync", "--enable-logging=stderr",
+            f"--user-data-dir={tmp_path / 'profile'}", "--window-size=500,900", "--virtual-time-budget=5000", "--dump-dom",
+            page.as_uri(),
+        ],
+        capture_output=True, text=True, timeout=120,
+    )  # fmt: skip
+    title = re.search(r"<title>(.*?)</title>", result.stdout)
+    assert title is not None, result.stderr[-500:]
+    seen = json.loads(title[1])
+    assert seen["images"] >= 5
+    assert seen["broken"] == 0
+    assert seen["wide"] <= 0
+    assert "CONSOLE" not in result.stderr
