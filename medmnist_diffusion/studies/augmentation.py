@@ -31,7 +31,7 @@ from medmnist_diffusion.studies.classifiers import NETWORKS, Mixture, Recipe, ti
 from medmnist_diffusion.studies.effects import smallest_detectable
 from medmnist_diffusion.studies.generators import FRACTION, STRENGTH, DiffusionSource
 from medmnist_diffusion.studies.regimes import LEAST, Regime
-from medmnist_diffusion.studies.units import Study, UnitResult, run_unit
+from medmnist_diffusion.studies.units import Study, UnitResult, measure_unit, run_unit
 from medmnist_diffusion.studies.workers import available_cores, run_in_processes
 from medmnist_diffusion.training.config import TrainingConfig
 
@@ -161,7 +161,9 @@ def _study_here(dataset: str, root: str | None, size: int | None, arguments: tup
 
 
 def _unit_here(key: tuple[Any, ...], regime: Regime, seed: int, deadline: float) -> UnitResult:
-    return run_unit(_study_here(*key), regime, seed, deadline)
+    study = _study_here(*key)
+    trained = run_unit(study, regime, seed, deadline)
+    return measure_unit(study, regime, seed, deadline) or trained
 
 
 def run_units(
@@ -226,7 +228,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     regimes, seeds, dropped = plan(study, Clock(study, source), chosen_regimes(args), args.seeds, processes, budget)
     units = [(regime, seed) for seed in range(seeds) for regime in regimes]
     key = (args.dataset, args.root, args.size, tuple((name, _hashable(value)) for name, value in vars(args).items()))
-    to_do = [unit for unit in units if study.missing(*unit) or not _measured(study, *unit)]
+    to_do = [unit for unit in units if not study.finished(*unit)]
     if to_do:
         run_units(key, to_do, processes, float("inf") if budget is None else began + budget, folder / LOG)
     results = [unit for regime, seed in units if (unit := study.read(regime, seed)) is not None]
@@ -239,12 +241,6 @@ def main(argv: Sequence[str] | None = None) -> None:
     for verdict in verdicts:
         print(verdict)
     print(f"Written to {folder}: report.html, report.md, results.json and plots.")
-
-
-def _measured(study: Study, regime: Regime, seed: int) -> bool:
-    """Whether the metrics of a unit's pools are there."""
-    unit = study.read(regime, seed)
-    return unit is not None and {arm.pool for arm in study.arms if arm.generated} <= set(unit.pools)
 
 
 def _hashable(value: Any) -> Any:

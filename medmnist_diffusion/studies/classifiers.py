@@ -7,6 +7,7 @@ the first weights are those of every other arm with the same seed. The weights w
 import copy
 import time
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -96,7 +97,7 @@ def _resnet18(channels: int, num_classes: int) -> nn.Module:
     return network
 
 
-NETWORKS: dict[str, Any] = {"small-cnn": SmallCNN, "resnet18": _resnet18}
+NETWORKS: dict[str, Any] = {"small-cnn": partial(SmallCNN, strided=True), "resnet18": _resnet18}
 
 
 def fit(recipe: Recipe, mixture: Mixture, val: Split, num_classes: int, seed: int) -> Fitted:
@@ -134,6 +135,7 @@ def _fit(recipe: Recipe, learning_rate: float, mixture: Mixture, val: Split, num
                 if val_loss < best_loss:
                     best, best_step, best_loss = copy.deepcopy(model.state_dict()), step + 1, val_loss
     model.load_state_dict(best)
+    model.to(memory_format=torch.contiguous_format)  # as it is saved
     return Fitted(model.eval(), learning_rate, best_step, best_loss)
 
 

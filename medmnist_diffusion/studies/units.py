@@ -114,6 +114,16 @@ class Study:
         done = self.read(regime, seed)
         return [arm for arm in self.arms if done is None or done.cell(arm.name) is None]
 
+    @property
+    def pools(self) -> list[str]:
+        """The pools of generated images that the arms use."""
+        return list(dict.fromkeys(arm.pool for arm in self.arms if arm.generated))
+
+    def finished(self, regime: Regime, seed: int) -> bool:
+        """Whether all arms of a unit are trained, and its pools measured."""
+        unit = self.read(regime, seed)
+        return unit is not None and not self.missing(regime, seed) and set(self.pools) <= set(unit.pools)
+
     def scores(self, regime: Regime, seed: int) -> dict[str, np.ndarray]:
         """The test scores of a unit's finished arms (see `scores_of`)."""
         path = self.path(regime, seed).with_suffix(".npz")
@@ -144,15 +154,25 @@ def run_unit(study: Study, regime: Regime, seed: int, deadline: float = float("i
         scores[arm.name] = scores_of(predicted_logits(fitted.model, study.dataset.splits["test"]))
         result.cells.append(_cell(study, data, arm, mixture, pool, fitted, scores[arm.name], time.time() - began))
         _save(study, data, result, scores)
+    return result
+
+
+def measure_unit(study: Study, regime: Regime, seed: int, deadline: float = float("inf")) -> UnitResult | None:
+    """Measure the pools of a trained unit, and draw the first draw's picture; None where no arm is trained."""
+    data, result = draw_regime(study.dataset, regime, seed), study.read(regime, seed)
+    if result is None:
+        return None
     pools: dict[str, Pool] = {}
-    for name in dict.fromkeys(arm.pool for arm in study.arms if arm.generated):
+    for name in study.pools:
+        if time.time() > deadline:
+            return result
         pools[name] = study.source.draw(name, data)
         if name not in result.pools:
-            if time.time() > deadline:
-                return result
             result.pools[name] = pool_metrics(study.dataset, data, pools[name].split)
-            _save(study, data, result, scores)
-    _save_picture(study, data, pools)
+            _save(study, data, result, study.scores(regime, seed))
+    if seed == 0 and pools:
+        sides = {"real": data.dataset.train, **{name: pool.split for name, pool in pools.items()}}
+        save_sides(sides, study.dataset.id2label, picture_path(study, regime))
     return result
 
 
@@ -268,11 +288,3 @@ def pool_metrics(whole: ImageDataset, data: RegimeData, pool: Split) -> dict[str
 
 def picture_path(study: Study, regime: Regime) -> Path:
     return study.folder / f"images_{regime.slug}.png"
-
-
-def _save_picture(study: Study, data: RegimeData, pools: dict[str, Pool]) -> None:
-    """Real images above generated ones of each pool, a row a class; of the first draw only."""
-    if data.seed or not pools:
-        return
-    sides = {"real": data.dataset.train, **{name: pool.split for name, pool in pools.items()}}
-    save_sides(sides, data.dataset.id2label, picture_path(study, data.regime))
