@@ -1,4 +1,4 @@
-"""Can four steps do what twenty do? A student is distilled from a trained pipeline and judged beside it.
+"""Can four steps do what ten do? A student is distilled from a trained pipeline and judged beside it.
 
     python benchmarks/few_step_student.py runs/pneumonia/pipeline --minutes 10
 
@@ -26,7 +26,13 @@ from medmnist_diffusion.data import load_dataset
 from medmnist_diffusion.data.audit import add_dataset_arguments
 from medmnist_diffusion.diffusion.machine import start_processes
 from medmnist_diffusion.diffusion.optimizers import build_optimizers
-from medmnist_diffusion.diffusion.sampling import generate, load_pipeline, set_sampler
+from medmnist_diffusion.diffusion.sampling import (
+    DEFAULT_SAMPLER,
+    DEFAULT_STEPS,
+    generate,
+    load_pipeline,
+    set_sampler,
+)
 from medmnist_diffusion.errors import run_command
 from medmnist_diffusion.files import write_json
 
@@ -115,7 +121,7 @@ def main(argv: Sequence[str]) -> None:
         rows.append({"sampler": name, "steps": steps, "images_per_second": speed, **judge(dataset, images)})
         print(f"{name}, {steps} steps: {speed:.1f} images/s, {summary_line(rows[-1])}", flush=True)
 
-    add("teacher, DPM-Solver++", 20)
+    add("teacher, DPM-Solver++", DEFAULT_STEPS[DEFAULT_SAMPLER])
     path_labels = np.random.default_rng(1).choice(dataset.train.labels, args.num_paths)
     times = [round(1000 * (1 - k / STUDENT_STEPS)) - 1 for k in range(STUDENT_STEPS)]  # as DDIMScheduler, trailing
     states = teacher_paths(pipe, path_labels, times, seed=1)

@@ -21,8 +21,12 @@ COMMANDS = {
         "medmnist_diffusion.training.evaluate_fid",
         "Fréchet distances with their real-vs-real floors",
     ),
+    "augment": ("medmnist_diffusion.augment", "a training set with generated images beside the real ones"),
     "card": ("medmnist_diffusion.publish.card", "write the model card into a pipeline folder"),
-    "study": ("medmnist_diffusion.studies.study", "loss: which loss, which recipe, tested over seeds"),
+    "study": (
+        "medmnist_diffusion.studies.study",
+        "loss: which recipe? augmentation: do generated images help? Tested over seeds",
+    ),
     "demo": (
         "medmnist_diffusion.demo",
         "audit, train, sample, evaluate and card on the phantom set, in minutes",

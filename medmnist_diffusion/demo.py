@@ -2,6 +2,7 @@
 
 import argparse
 import sys
+import time
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -35,9 +36,12 @@ def demo(output: Path, minutes: float) -> None:
         ("evaluate", evaluate_fid.main, [str(pipeline), "--dataset", "phantom"]),
         ("card", card.main, [str(pipeline)]),
     ]  # fmt: skip
+    seconds = {}
     for name, main_of_step, arguments in steps:
         print(f"\n$ medmnist-diffusion {name} {' '.join(arguments)}", flush=True)
+        began = time.monotonic()
         main_of_step(arguments)
+        seconds[name] = time.monotonic() - began
 
     dataset, generated = load_dataset("phantom"), read_npz(samples, ("train",))["train"]
     real_rows = [np.flatnonzero(dataset.splits["val"].labels == label)[:COLUMNS] for label in dataset.id2label]
@@ -52,7 +56,8 @@ def demo(output: Path, minutes: float) -> None:
         "Synthetic chest phantom (no patient): held-out images beside generated ones",
     )
     metrics = Metrics.read(pipeline / "metrics.json")
-    print("\nDone, on the synthetic phantom set (computed shapes, no patients).")
+    took = ", ".join(f"{name} {value:.0f} s" for name, value in seconds.items())
+    print(f"\nDone, on the synthetic phantom set (computed shapes, no patients): {took}.")
     for record in metrics.metrics:
         if record.class_ is None:
             print(f"  {record.label}: {record.value:.3g} (real images: {record.floor:.3g})")

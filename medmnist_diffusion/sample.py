@@ -140,6 +140,17 @@ def _write_folder(
             writer.writerows(lines)
 
 
+def image_table(images: np.ndarray, labels: Sequence[int], id2label: dict[int, str], **columns: Sequence[Any]) -> Any:
+    """A `datasets.Dataset` with an Image column, a ClassLabel column, and others."""
+    import datasets
+    from PIL import Image
+
+    pictures = [Image.fromarray(image.squeeze(-1) if image.shape[-1] == 1 else image) for image in images]
+    names = [id2label[label] for label in sorted(id2label)]
+    table = datasets.Dataset.from_dict({"image": pictures, "label": list(labels), **columns})
+    return table.cast_column("image", datasets.Image()).cast_column("label", datasets.ClassLabel(names=names))
+
+
 def _write_npz(
     output: Path,
     rows: list[tuple[int, int]],
@@ -168,17 +179,7 @@ def _write_parquet(
     record: dict[str, Any],
 ) -> None:
     """A folder that `datasets.load_dataset` reads: an Image column, a ClassLabel column, and how they were drawn."""
-    import datasets
-    from PIL import Image
-
-    pictures = [Image.fromarray(image.squeeze(-1) if image.shape[-1] == 1 else image) for image in images]
-    features = datasets.Features(
-        {
-            "image": datasets.Image(),
-            "label": datasets.ClassLabel(names=[id2label[i] for i in sorted(id2label)]),
-        }
-    )
-    table = datasets.Dataset.from_dict({"image": pictures, "label": [label for label, _ in rows]}, features=features)
+    table = image_table(images, [label for label, _ in rows], id2label)
     with atomic_folder(output) as temporary:
         (temporary / "data").mkdir()
         table.to_parquet(str(temporary / "data" / "train-00000-of-00001.parquet"))

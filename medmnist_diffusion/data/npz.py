@@ -19,6 +19,7 @@ from medmnist_diffusion.files import atomic_file, file_hash
 # What zipfile raises on a damaged archive, or one that it cannot read (encrypted, say).
 DAMAGED = (zipfile.BadZipFile, zlib.error, EOFError, OSError, RuntimeError)
 SPLITS = ("train", "val", "test")
+SYNTHETIC = "train_synthetic"  # of a set that `augment` wrote: which training images are generated
 REMEDY = "Write it with numpy.savez_compressed in MedMNIST's layout (see the README)."
 
 
@@ -38,7 +39,7 @@ def read_npz(path: Path, splits: tuple[str, ...] = SPLITS, in_memory_bytes: int 
             f"{path}: not a readable npz file, or cut short ({error}). Download or write it again."
         ) from None
 
-    wanted = {f"{split}_{kind}" for split in SPLITS for kind in ("images", "labels")}
+    wanted = {f"{split}_{kind}" for split in SPLITS for kind in ("images", "labels")} | {SYNTHETIC}
     required = {f"{split}_{kind}" for split in splits for kind in ("images", "labels")}
     if missing := sorted(required - headers.keys()):
         raise UserError(f"{path}: array {missing[0]!r} is missing. {REMEDY}")

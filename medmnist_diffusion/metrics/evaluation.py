@@ -10,7 +10,13 @@ import numpy as np
 from medmnist_diffusion.data.dataset import ImageDataset, Split
 from medmnist_diffusion.errors import UserError
 from medmnist_diffusion.metrics import memorization
-from medmnist_diffusion.metrics.classifier import FEATURES, fitted_classifier, predict, real_data_classifier
+from medmnist_diffusion.metrics.classifier import (
+    FEATURES,
+    FEWER_STEPS,
+    fitted_classifier,
+    predict,
+    real_data_classifier,
+)
 from medmnist_diffusion.metrics.extractors import Extractor, extract
 from medmnist_diffusion.metrics.frechet import FeatureStatistics, extrapolated_estimate, frechet_estimate
 from medmnist_diffusion.metrics.intervals import (
@@ -305,7 +311,7 @@ class Evaluation:
             ("as many real images", plan.floor_split, plan.floor),
         ):
             split = Split(name, split.images[rows], split.labels[rows])
-            model = fitted_classifier(split, self.dataset.num_classes, self.seed)
+            model = fitted_classifier(split, self.dataset.num_classes, self.seed, FEWER_STEPS)
             sides.append(Side(predict(model, test) == test.labels, test.labels))
         for class_ in self.classes:
             ours, fresh = (side.of(class_) for side in sides)

@@ -7,7 +7,6 @@ the first weights are those of every other arm with the same seed. The weights w
 import copy
 import time
 from dataclasses import dataclass, replace
-from functools import partial
 from typing import Any
 
 import numpy as np
@@ -97,7 +96,7 @@ def _resnet18(channels: int, num_classes: int) -> nn.Module:
     return network
 
 
-NETWORKS: dict[str, Any] = {"small-cnn": partial(SmallCNN, strided=True), "resnet18": _resnet18}
+NETWORKS: dict[str, Any] = {"small-cnn": SmallCNN, "resnet18": _resnet18}
 
 
 def fit(recipe: Recipe, mixture: Mixture, val: Split, num_classes: int, seed: int) -> Fitted:

@@ -1,0 +1,145 @@
+"""`medmnist-diffusion augment`: a data set with generated images beside the real training images, marked as what they are."""
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from medmnist_diffusion.data import ImageDataset, Split, load_dataset
+from medmnist_diffusion.data.audit import add_dataset_arguments
+from medmnist_diffusion.errors import UserError
+from medmnist_diffusion.files import atomic_folder, write_json
+from medmnist_diffusion.sample import (
+    add_sampling_arguments,
+    check_sampling_arguments,
+    image_table,
+    pipeline_record,
+    sampling_record,
+)
+
+SHARE = 0.25  # what the augmentation study calls synthetic-25
+HUB_SPLITS = {"train": "train", "val": "validation", "test": "test"}
+
+
+def augmented_split(train: Split, generated: Split) -> tuple[Split, np.ndarray]:
+    """The real images, then the generated ones, and a mask of the latter."""
+    images = np.concatenate([train.images[:], generated.images])
+    labels = np.concatenate([train.labels, generated.labels])
+    return Split("train", images, labels), np.arange(len(labels)) >= len(train)
+
+
+def generate_beside(dataset: ImageDataset, args: argparse.Namespace) -> Split:
+    """As many generated images as give the share that was asked for, each class equally often; with `strength` variants of real
+    ones."""
+    from medmnist_diffusion.diffusion.machine import start_processes
+    from medmnist_diffusion.diffusion.sampling import generate, load_pipeline
+
+    state = start_processes()
+    pipe = load_pipeline(args.pipeline, args.sampler)
+    pipe.to(state.device)
+    pipe.set_progress_bar_config(desc="sampling")
+    each = -(-round(len(dataset.train) * args.share / (1 - args.share)) // dataset.num_classes)
+    labels = np.repeat(np.arange(dataset.num_classes), each)
+    options: dict[str, Any] = {}
+    if args.strength is not None:
+        rng = np.random.default_rng(args.seed)
+        rows = np.array([rng.choice(np.flatnonzero(dataset.train.labels == label)) for label in labels])
+        options = {"image": dataset.train.images[rows], "strength": args.strength}
+    images = generate(
+        pipe, labels, args.num_inference_steps, args.guidance_scale, args.seed, args.batch_size, **options
+    )
+    return Split("generated", images, labels)
+
+
+def check_origin(folder: Path, dataset: ImageDataset) -> None:
+    """Raises:
+    UserError: unless the pipeline was trained on this very data set. A generator that saw other images, perhaps those that
+        the classifier is to be tested on, makes every gain worthless.
+    """
+    try:
+        summary = json.loads((folder / "training_summary.json").read_text(encoding="utf-8"))
+        trained_on = summary["dataset"]
+    except (OSError, ValueError, KeyError):
+        raise UserError(
+            f"{folder} does not say what it was trained on (training_summary.json). Give a folder that training wrote."
+        ) from None
+    if trained_on.get("content_hash") != dataset.content_hash:
+        raise UserError(
+            f"{folder} was trained on {trained_on.get('name')}, with other images than {dataset.name} holds. Give the data set "
+            "that it was trained on: a generator that saw more than the classifier may see is a leak."
+        )
+
+
+def write_npz_set(output: Path, dataset: ImageDataset, train: Split, synthetic: np.ndarray) -> None:
+    """MedMNIST's six arrays, and `train_synthetic` N×1: 1 for a generated image."""
+    from medmnist_diffusion.data.npz import SYNTHETIC, write_npz
+
+    arrays = {SYNTHETIC: synthetic.astype(np.uint8)[:, None]}
+    for name, split in {**dataset.splits, "train": train}.items():
+        images = split.images[:]
+        arrays[f"{name}_images"] = images.squeeze(-1) if images.shape[-1] == 1 else images
+        arrays[f"{name}_labels"] = split.labels.astype(np.uint8)[:, None]
+    write_npz(output, arrays)
+
+
+def write_datasets_folder(output: Path, dataset: ImageDataset, train: Split, synthetic: np.ndarray) -> None:
+    """A folder that `datasets.load_dataset` reads: image, label, and the column `synthetic`, in every split."""
+    with atomic_folder(output) as temporary:
+        (temporary / "data").mkdir()
+        for name, split in {**dataset.splits, "train": train}.items():
+            mask = synthetic if name == "train" else np.zeros(len(split), bool)
+            table = image_table(split.images[:], split.labels.tolist(), dataset.id2label, synthetic=mask.tolist())
+            table.to_parquet(str(temporary / "data" / f"{HUB_SPLITS[name]}-00000-of-00001.parquet"))
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(prog="medmnist-diffusion augment", description=__doc__.split(": ", 1)[1])
+    parser.add_argument("pipeline", type=Path, help="a pipeline folder, trained on this data set")
+    add_dataset_arguments(parser)
+    parser.add_argument("--output", type=Path, required=True, help="a new .npz file, or a new folder for `datasets`")
+    parser.add_argument(
+        "--share", type=float, default=SHARE, help=f"of the training images that is generated (default {SHARE:g})"
+    )
+    parser.add_argument(
+        "--strength", type=float, help="variants of real images instead, by so much of the noise, in 0 … 1 (0.6, say)"
+    )
+    add_sampling_arguments(parser)
+    args = parser.parse_args(sys.argv[1:] if argv is None else argv)
+    check_sampling_arguments(args)
+    if not 0 < args.share < 1:
+        raise UserError(f"--share is {args.share:g}; a share between 0 and 1 is needed.")
+    if args.strength is not None and not 1 / args.num_inference_steps <= args.strength <= 1:
+        raise UserError(
+            f"--strength is {args.strength:g}; with {args.num_inference_steps} steps {1 / args.num_inference_steps:g} … 1 is "
+            "possible."
+        )
+    record = args.output.with_suffix(".json") if args.output.suffix == ".npz" else args.output / "augmentation.json"
+    for path in (args.output, record):
+        if path.exists():
+            raise UserError(f"{path} exists already. Choose another --output, or remove it.")
+    dataset = load_dataset(args.dataset, args.root, args.size)
+    check_origin(args.pipeline, dataset)
+    generated = generate_beside(dataset, args)
+    train, synthetic = augmented_split(dataset.train, generated)
+    write = write_npz_set if args.output.suffix == ".npz" else write_datasets_folder
+    write(args.output, dataset, train, synthetic)
+    made = {
+        "dataset": dataset.name,
+        "id2label": {str(label): name for label, name in dataset.id2label.items()},
+        "real_images": len(dataset.train),
+        "generated_images": len(generated),
+        "strength": args.strength,
+        **pipeline_record(args.pipeline),
+        **sampling_record(args),
+    }
+    write_json(record, made)
+    print(
+        f"{len(dataset.train)} real and {len(generated)} generated training images written to {args.output}; the column "
+        "that marks the generated ones is "
+        + ("train_synthetic." if args.output.suffix == ".npz" else "synthetic.")
+        + " Whether they help: medmnist-diffusion study augmentation."
+    )

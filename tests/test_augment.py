@@ -1,0 +1,73 @@
+"""`augment`: real and generated training images in one set, marked, and never from the generator of another set."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from medmnist_diffusion import cli
+from medmnist_diffusion.data import load_dataset
+from medmnist_diffusion.diffusion.sampling import generate, load_pipeline
+
+STEPS = ["--num_inference_steps", "4"]
+
+
+@pytest.fixture(scope="module")
+def command(trained_run: Path, small_npz: Path) -> list[str]:
+    return ["augment", str(trained_run / "pipeline"), "--dataset", str(small_npz), *STEPS]
+
+
+def test_npz_holds_the_real_images_and_marks_the_others(command: list[str], small_npz: Path, tmp_path: Path) -> None:
+    out = tmp_path / "more.npz"
+    assert cli.main([*command, "--output", str(out), "--share", "0.25"]) == 0
+    real, again = load_dataset(str(small_npz)), load_dataset(str(out))
+    with np.load(out, allow_pickle=False) as arrays:
+        marked = arrays["train_synthetic"][:, 0].astype(bool)
+    assert marked.mean() == pytest.approx(0.25, abs=0.01)
+    assert (again.train.images[:][~marked] == real.train.images[:]).all()
+    assert len(set(np.bincount(again.train.labels[marked]))) == 1  # each class equally often
+    assert again.splits["test"].content_hash == real.splits["test"].content_hash
+    record = json.loads(out.with_suffix(".json").read_text())
+    assert record["generated_images"] == marked.sum()
+    assert record["trained_on"] == "small"
+
+
+def test_folder_is_read_by_datasets_with_its_column(command: list[str], small_npz: Path, tmp_path: Path) -> None:
+    import datasets
+
+    out = tmp_path / "more"
+    assert cli.main([*command, "--output", str(out), "--share", "0.1", "--strength", "0.5"]) == 0
+    table = datasets.load_dataset(str(out), cache_dir=str(tmp_path / "cache"))
+    assert sum(table["train"]["synthetic"]) == len(table["train"]) - 240
+    assert not any(table["test"]["synthetic"])
+    assert load_dataset(str(out)).num_classes == 4
+
+
+def test_another_sets_generator_is_refused(command: list[str], tmp_path: Path, cli_error: Callable[..., str]) -> None:
+    other = [*command[:2], "--dataset", "phantom", "--output", str(tmp_path / "x.npz"), *STEPS]
+    assert "is a leak" in cli_error(*other)
+    assert "--share is 1" in cli_error(*command, "--output", str(tmp_path / "x.npz"), "--share", "1")
+    assert "--strength is 0.1" in cli_error(*command, "--output", str(tmp_path / "x.npz"), "--strength", "0.1")
+    assert not (tmp_path / "x.npz").exists()
+
+
+def test_variants_keep_what_little_noise_leaves(trained_run: Path, small_npz: Path) -> None:
+    dataset, pipe = load_dataset(str(small_npz)), load_pipeline(trained_run / "pipeline")
+    pipe.set_progress_bar_config(disable=True)
+    images, labels = dataset.train.images[:16], dataset.train.labels[:16]
+
+    def distance(strength: float) -> float:
+        made = generate(pipe, labels, 10, image=images, strength=strength)
+        return float(np.abs(made.astype(float) - images).mean())
+
+    near, middle, far = distance(0.1), distance(0.4), distance(1.0)
+    assert near < middle < far
+    assert near < 6
+    again = generate(pipe, labels, 10, image=images, strength=0.4)
+    assert (again == generate(pipe, labels, 10, image=images, strength=0.4, batch_size=5)).mean() > 0.95
+    with pytest.raises(ValueError, match="strength"):
+        generate(pipe, labels, 10, image=images, strength=0.01)
+    with pytest.raises(ValueError, match="shape"):
+        generate(pipe, labels, 10, image=images[:3], strength=0.5)
