@@ -14,7 +14,6 @@ from medmnist_diffusion.files import atomic_file, cache_dir
 
 FEATURES = 64
 STEPS, BATCH, LEARNING_RATE, SHIFT = 600, 128, 3e-3, 2
-FEWER_STEPS = 300  # of a classifier that is only asked for its accuracy
 RECIPE = f"cnn4-{STEPS}x{BATCH}-{LEARNING_RATE}-shift{SHIFT}"  # part of the cache's key: change it with the recipe
 
 
@@ -49,11 +48,12 @@ def real_data_classifier(dataset: ImageDataset, seed: int = 0) -> SmallCNN:
     return fitted_classifier(dataset.train, dataset.num_classes, seed)
 
 
-def fitted_classifier(split: Split, num_classes: int, seed: int = 0, steps: int = STEPS) -> SmallCNN:
-    """A classifier trained on a split, from the cache or now (under a minute on two cores).
+def fitted_classifier(split: Split, num_classes: int, seed: int = 0, shorter: bool = False) -> SmallCNN:
+    """A classifier trained on a split, from the cache or now (under a minute on two cores; `shorter`: half of the steps).
 
     The same images, labels and seed on the same machine give the same weights. It is cached by the split's content.
     """
+    steps = STEPS // 2 if shorter else STEPS
     path = cache_dir() / "classifiers" / f"{split.content_hash[:32]}-{RECIPE}-{steps}-seed{seed}.safetensors"
     with PartialState().main_process_first(), torch.random.fork_rng():
         torch.manual_seed(seed)
