@@ -12,7 +12,6 @@ from medmnist_diffusion.errors import UserError
 from medmnist_diffusion.metrics import memorization
 from medmnist_diffusion.metrics.classifier import (
     FEATURES,
-    FEWER_STEPS,
     fitted_classifier,
     predict,
     real_data_classifier,
@@ -311,7 +310,7 @@ class Evaluation:
             ("as many real images", plan.floor_split, plan.floor),
         ):
             split = Split(name, split.images[rows], split.labels[rows])
-            model = fitted_classifier(split, self.dataset.num_classes, self.seed, FEWER_STEPS)
+            model = fitted_classifier(split, self.dataset.num_classes, self.seed, shorter=True)
             sides.append(Side(predict(model, test) == test.labels, test.labels))
         for class_ in self.classes:
             ours, fresh = (side.of(class_) for side in sides)
