@@ -11,6 +11,7 @@ import numpy as np
 
 from medmnist_diffusion.data import ImageDataset, Split, load_dataset
 from medmnist_diffusion.data.audit import add_dataset_arguments
+from medmnist_diffusion.diffusion.machine import start_processes
 from medmnist_diffusion.errors import UserError
 from medmnist_diffusion.files import atomic_folder, write_json
 from medmnist_diffusion.sample import (
@@ -35,20 +36,17 @@ def augmented_split(train: Split, generated: Split) -> tuple[Split, np.ndarray]:
 def generate_beside(dataset: ImageDataset, args: argparse.Namespace) -> Split:
     """As many generated images as give the share that was asked for, each class equally often; with `strength` variants of real
     ones."""
-    from medmnist_diffusion.diffusion.machine import start_processes
     from medmnist_diffusion.diffusion.sampling import generate, load_pipeline
+    from medmnist_diffusion.studies.generators import balanced_labels, images_of
 
-    state = start_processes()
     pipe = load_pipeline(args.pipeline, args.sampler)
-    pipe.to(state.device)
+    pipe.to(start_processes().device)
     pipe.set_progress_bar_config(desc="sampling")
-    each = -(-round(len(dataset.train) * args.share / (1 - args.share)) // dataset.num_classes)
-    labels = np.repeat(np.arange(dataset.num_classes), each)
+    wanted = max(1, round(len(dataset.train) * args.share / (1 - args.share)))
+    labels = balanced_labels(wanted, dataset.num_classes)
     options: dict[str, Any] = {}
     if args.strength is not None:
-        rng = np.random.default_rng(args.seed)
-        rows = np.array([rng.choice(np.flatnonzero(dataset.train.labels == label)) for label in labels])
-        options = {"image": dataset.train.images[rows], "strength": args.strength}
+        options = {"image": images_of(dataset.train, labels, args.seed), "strength": args.strength}
     images = generate(
         pipe, labels, args.num_inference_steps, args.guidance_scale, args.seed, args.batch_size, **options
     )
@@ -112,7 +110,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     check_sampling_arguments(args)
     if not 0 < args.share < 1:
         raise UserError(f"--share is {args.share:g}; a share between 0 and 1 is needed.")
-    if args.strength is not None and not 1 / args.num_inference_steps <= args.strength <= 1:
+    if args.strength is not None and not (0 < args.strength <= 1 and round(args.strength * args.num_inference_steps)):
         raise UserError(
             f"--strength is {args.strength:g}; with {args.num_inference_steps} steps {1 / args.num_inference_steps:g} … 1 is "
             "possible."
@@ -121,6 +119,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     for path in (args.output, record):
         if path.exists():
             raise UserError(f"{path} exists already. Choose another --output, or remove it.")
+    if start_processes().num_processes > 1:
+        raise UserError("augment runs in one process: start it without a launcher.")
     dataset = load_dataset(args.dataset, args.root, args.size)
     check_origin(args.pipeline, dataset)
     generated = generate_beside(dataset, args)

@@ -153,7 +153,7 @@ class ClassConditionalDDPMPipeline(DiffusionPipeline):
 
         images = []
         steps = num_inference_steps if timesteps is None else len(timesteps)
-        skipped = 0 if starts is None else steps - min(steps, int(steps * strength))
+        skipped = 0 if starts is None else steps - round(steps * strength)
         if not 0 <= skipped < steps:
             raise ValueError(f"strength {strength:g} leaves none of {steps} steps; it must be in {1 / steps:g} … 1.")
         with self.progress_bar(total=len(batches) * (steps - skipped)) as progress:
@@ -209,8 +209,8 @@ class ClassConditionalDDPMPipeline(DiffusionPipeline):
 
         self.scheduler.set_timesteps(**schedule, device=self._execution_device)
         if hasattr(self.scheduler, "set_begin_index"):  # else it is looked up by a timestep that can stand there twice
-            self.scheduler.set_begin_index(skipped)
-        timesteps = self.scheduler.timesteps[skipped:]
+            self.scheduler.set_begin_index(skipped * self.scheduler.order)
+        timesteps = self.scheduler.timesteps[skipped * self.scheduler.order :]
         if starts is None:
             latents = latents * self.scheduler.init_noise_sigma
         else:

@@ -142,6 +142,12 @@ def _image_chunks(path: Path, name: str, shape: tuple[int, ...]) -> Iterator[np.
             yield np.frombuffer(data, np.uint8).reshape(rows, *shape[1:])
 
 
+def generated_images(path: Path) -> int:
+    """How many training images an npz marks as generated (`train_synthetic`, written by `augment`)."""
+    with np.load(path, allow_pickle=False) as arrays:
+        return int(np.count_nonzero(arrays[SYNTHETIC])) if SYNTHETIC in arrays.files else 0
+
+
 def write_npz(path: Path, arrays: dict[str, np.ndarray]) -> None:
     """Write the six arrays atomically, images of one channel as N×H×W, as MedMNIST does."""
     with atomic_file(path) as temporary:

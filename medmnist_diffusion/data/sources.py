@@ -16,7 +16,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from medmnist_diffusion.data import phantom
 from medmnist_diffusion.data.arrow import store_images
 from medmnist_diffusion.data.dataset import CHUNK, ImageDataset, Split
-from medmnist_diffusion.data.npz import SPLITS, read_npz
+from medmnist_diffusion.data.npz import SPLITS, SYNTHETIC, generated_images, read_npz
 from medmnist_diffusion.errors import UserError
 from medmnist_diffusion.files import cache_dir
 
@@ -214,7 +214,10 @@ def _npz(path: Path, size: int | None) -> ImageDataset:
             f"{path}: train has label {highest} and only {len(train)} images. Number the classes 0 … K − 1 without gaps."
         )
     classes = range(highest + 1)
-    return ImageDataset(path.stem, splits, {label: str(label) for label in classes})
+    notes = []
+    if generated := generated_images(path):
+        notes = [f"{generated} of the training images are generated ({SYNTHETIC}), not real."]
+    return ImageDataset(path.stem, splits, {label: str(label) for label in classes}, notes=notes)
 
 
 def load_labelled_folder(path: Path, dataset: ImageDataset) -> Split:

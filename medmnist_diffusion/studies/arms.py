@@ -37,19 +37,26 @@ class Arm:
         return self.pool == "leaky"
 
     @property
+    def twin(self) -> str | None:
+        """The control that fills the same places of a batch with real images again: all but the new images."""
+        return f"oversampled-{100 * self.share:.0f}" if 0 < self.share < 1 else None
+
+    @property
     def candidate(self) -> bool:
-        """Whether it may be recommended: generated images beside augmented real ones, without a leak."""
-        return self.generated and self.classical and self.share < 1 and not self.leaky
+        """Whether it may be recommended: generated images beside augmented real ones, without a leak, all the way."""
+        return self.generated and self.classical and self.share < 1 and not self.leaky and self.until == 1
 
 
 CLASSICAL = Arm("classical")
-OVERSAMPLED = Arm("oversampled", share=0.25, pool="real")  # as many other images a batch, but no new ones
+OVERSAMPLED = Arm("oversampled-25", share=0.25, pool="real")
 PRIMARY = Arm("synthetic-25", share=0.25)
-CONTROLS = (CLASSICAL, OVERSAMPLED)
 LEAKY = Arm("leaky-25", share=0.25, pool="leaky")
 ARMS = (
-    *CONTROLS,
+    CLASSICAL,
+    OVERSAMPLED,
     PRIMARY,
+    Arm("oversampled-10", share=0.1, pool="real"),
+    Arm("oversampled-50", share=0.5, pool="real"),
     Arm("real", classical=False),
     Arm("synthetic-25-unaugmented", classical=False, share=0.25),
     Arm("synthetic-only", share=1.0),
@@ -64,3 +71,10 @@ ARMS = (
     Arm("variants-25", share=0.25, pool="variants"),
 )
 BY_NAME = {arm.name: arm for arm in (*ARMS, LEAKY)}
+
+
+def with_controls(names: list[str]) -> tuple[Arm, ...]:
+    """The named arms with what they are compared with, in the order of `ARMS`."""
+    wanted = {CLASSICAL.name, OVERSAMPLED.name, PRIMARY.name, *names}
+    wanted |= {twin for name in wanted if BY_NAME[name].candidate and (twin := BY_NAME[name].twin)}
+    return tuple(arm for arm in BY_NAME.values() if arm.name in wanted)

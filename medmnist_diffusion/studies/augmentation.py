@@ -6,6 +6,7 @@ them, so that they are compared in pairs.
 """
 
 import argparse
+import shlex
 import sys
 import time
 from collections.abc import Sequence
@@ -16,6 +17,7 @@ from typing import Any
 import numpy as np
 import torch
 from accelerate import PartialState
+from filelock import FileLock, Timeout
 from tqdm import tqdm
 
 from medmnist_diffusion.data import ImageDataset, load_dataset
@@ -24,7 +26,7 @@ from medmnist_diffusion.diffusion.machine import probe_precision, start_processe
 from medmnist_diffusion.diffusion.sampling import DEFAULT_SAMPLER, DEFAULT_STEPS
 from medmnist_diffusion.diffusion.unet import build_unet
 from medmnist_diffusion.errors import UserError
-from medmnist_diffusion.studies.arms import ARMS, BY_NAME, CONTROLS, LEAKY, PRIMARY, Arm
+from medmnist_diffusion.studies.arms import ARMS, BY_NAME, CLASSICAL, LEAKY, PRIMARY, Arm, with_controls
 from medmnist_diffusion.studies.augmentation_report import write_report
 from medmnist_diffusion.studies.budget import chosen_precision, seconds_of
 from medmnist_diffusion.studies.classifiers import NETWORKS, Mixture, Recipe, timed_step
@@ -52,9 +54,9 @@ def make_study(args: argparse.Namespace, folder: Path, dataset: ImageDataset) ->
 
 
 def chosen_arms(args: argparse.Namespace) -> tuple[Arm, ...]:
-    """The controls, the primary arm, and those that were asked for."""
-    asked = [BY_NAME[name] for name in args.arms] if args.arms else list(ARMS)
-    return tuple(dict.fromkeys([*CONTROLS, PRIMARY, *asked, *([LEAKY] if args.leaky else [])]))
+    """The primary arm, those that were asked for, and their controls."""
+    asked = list(args.arms or [arm.name for arm in ARMS])
+    return with_controls([*asked, *([LEAKY.name] if args.leaky else [])])
 
 
 def chosen_regimes(args: argparse.Namespace) -> list[Regime]:
@@ -75,6 +77,7 @@ class Clock:
             unet = build_unet(**unet_arguments(config, study.dataset))
             _, speeds = probe_precision(unet, config.train_batch_size, study.recipe.precision)
             self.images_per_second = max(speeds.values(), default=10_000.0)
+            self.leaky_done: set[int] = set()
             self.generator_seconds = (
                 1.3 * (config.max_train_steps or 0) * config.train_batch_size / self.images_per_second
             )
@@ -100,6 +103,9 @@ class Clock:
             / (3 * self.images_per_second)
         )
         generator = self.generator_seconds if pools else 0.0
+        if "leaky" in pools and seed not in self.leaky_done:
+            self.leaky_done.add(seed)  # one for all regimes
+            generator += self.generator_seconds
         return generator + sampling + len(missing) * self.classifier_seconds + METRICS_SECONDS * len(pools)
 
 
@@ -124,7 +130,7 @@ def plan(
         dropped += [f"all of {regime.name}" for regime in regimes[kept:]]
     left = cost[:kept, :count]
     test = study.dataset.splits["test"].labels
-    to_go = int((left > 0).sum())
+    to_go, candidates = int((left > 0).sum()), sum(arm.candidate for arm in study.arms)
     trainings = to_go * len(study.arms) * len(study.recipe.learning_rates)
     print(
         f"{kept} regimes × {count} seeds × {len(study.arms)} arms: at most {trainings} classifier trainings and {to_go} "
@@ -133,15 +139,15 @@ def plan(
     for line in dropped:
         print(f"Left out for the budget: {line}.")
     print(
-        f"Smallest effect that {count} seeds and {len(test)} test images find in four cases of five: about "
-        f"{planned_effect(test, count):.3f} AUC (if the AUC is near {ASSUMED_AUC:g}, two arms' scores correlate by "
-        f"{ASSUMED_CORRELATION:g}, and their difference varies by {ASSUMED_SPREAD:g} from draw to draw; the report says what it "
-        "was)."
+        f"Smallest effect that {count} seeds and {len(test)} test images find in four cases of five, for one of {candidates} "
+        f"candidate arms: about {planned_effect(test, count, candidates):.3f} AUC (if the AUC is near {ASSUMED_AUC:g}, two arms' "
+        f"scores correlate by {ASSUMED_CORRELATION:g}, and their difference varies by {ASSUMED_SPREAD:g} from draw to draw; the "
+        "report says what it was)."
     )
     return list(regimes[:kept]), count, dropped
 
 
-def planned_effect(test_labels: np.ndarray, seeds: int) -> float:
+def planned_effect(test_labels: np.ndarray, seeds: int, comparisons: int = 1) -> float:
     """The smallest detectable difference in AUC under the plan's assumptions, the test set's part after Hanley & McNeil (1982)."""
     counts = np.bincount(test_labels)
     positive, negative = int(counts.max()), int(counts[counts > 0].min())
@@ -149,7 +155,7 @@ def planned_effect(test_labels: np.ndarray, seeds: int) -> float:
     q1, q2 = a / (2 - a), 2 * a**2 / (1 + a)
     variance = (a * (1 - a) + (positive - 1) * (q1 - a**2) + (negative - 1) * (q2 - a**2)) / (positive * negative)
     error = np.sqrt(2 * (1 - ASSUMED_CORRELATION) * variance + ASSUMED_SPREAD**2 / seeds)
-    return smallest_detectable(float(error), max(2, seeds))
+    return smallest_detectable(float(error), max(1, seeds - 1), comparisons)
 
 
 @cache
@@ -173,7 +179,7 @@ def run_units(
     log.parent.mkdir(parents=True, exist_ok=True)
     with tqdm(total=len(units), unit="unit", desc="study", dynamic_ncols=True) as bar:
         for result in run_in_processes(_unit_here, [(key, *unit, deadline) for unit in units], processes, log, bar):
-            primary, control = result.cell(PRIMARY.name), result.cell(CONTROLS[0].name)
+            primary, control = result.cell(PRIMARY.name), result.cell(CLASSICAL.name)
             if primary and control:
                 bar.write(
                     f"{result.regime.name}, seed {result.seed}: AUC {control.auc:.3f} {control.arm}, "
@@ -222,6 +228,23 @@ def main(argv: Sequence[str] | None = None) -> None:
     dataset = load_dataset(args.dataset, args.root, args.size)
     _check_data(dataset)
     folder = args.output or Path("runs") / f"augmentation-{dataset.name}"
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        with FileLock(folder / "lock", timeout=0):
+            _run(args, argv, folder, dataset, budget, began)
+    except Timeout:
+        raise UserError(f"another study is at work in {folder}. Wait for it, or choose another --output.") from None
+
+
+def _run(
+    args: argparse.Namespace,
+    argv: Sequence[str],
+    folder: Path,
+    dataset: ImageDataset,
+    budget: float | None,
+    began: float,
+) -> None:
+    """Plan, train what is missing, and report."""
     args.folder, args.precision = str(folder.resolve()), chosen_precision(folder, dataset)
     study, source = make_study(args, folder, dataset)
     processes = args.processes or (1 if torch.accelerator.is_available() else len(available_cores()))
@@ -234,13 +257,14 @@ def main(argv: Sequence[str] | None = None) -> None:
     results = [unit for regime, seed in units if (unit := study.read(regime, seed)) is not None]
     late = sum(len(study.missing(*unit)) for unit in units)
     if late:
-        dropped.append(f"{late} classifiers (the time was over)")
-    verdicts = write_report(
-        study, regimes, results, dropped, "medmnist-diffusion study augmentation " + " ".join(argv)
-    )
+        dropped.append(f"{late} classifiers, and with them their draws (the time was over)")
+    dropped += [f"{unit.regime.name}, seed {unit.seed}: {unit.failed}" for unit in results if unit.failed]
+    command = "medmnist-diffusion study augmentation " + shlex.join(argv)
+    verdicts = write_report(study, regimes, results, dropped, command)
     for verdict in verdicts:
         print(verdict)
-    print(f"Written to {folder}: report.html, report.md, results.json and plots.")
+    done = f"Written to {folder}: report.html, report.md, results.json and plots."
+    print(done if verdicts else "No draw is complete yet; the same command goes on.")
 
 
 def _hashable(value: Any) -> Any:

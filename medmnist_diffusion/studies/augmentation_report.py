@@ -5,6 +5,8 @@ import mimetypes
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
+from html import escape
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +18,7 @@ from scipy.stats import spearmanr
 from medmnist_diffusion.data.audit import audit, describe, findings
 from medmnist_diffusion.files import atomic_file, write_json, write_text
 from medmnist_diffusion.publish.card import OPEN_LICENSES
-from medmnist_diffusion.studies.arms import BY_NAME, CLASSICAL, CONTROLS, LEAKY, OVERSAMPLED, PRIMARY
+from medmnist_diffusion.studies.arms import BY_NAME, CLASSICAL, LEAKY, OVERSAMPLED, PRIMARY
 from medmnist_diffusion.studies.comparison import mean_and_spread
 from medmnist_diffusion.studies.effects import Effect, Judgement, Results, effect, effects, judge
 from medmnist_diffusion.studies.regimes import Regime
@@ -27,6 +29,7 @@ matplotlib.use("Agg")
 from matplotlib import pyplot as plt
 
 RESAMPLINGS = 500
+ENOUGH = 8  # draws, for a verdict
 SHARE_CURVE = (CLASSICAL.name, "synthetic-10", PRIMARY.name, "synthetic-50")
 HIGHER = {"auc": "AUC", "acc": "ACC", "balanced_accuracy": "balanced accuracy"}
 NAMES = {**HIGHER, "ece": "ECE"}
@@ -67,6 +70,13 @@ class RegimeResult:
             return self.auc
         return Results(_values(self.units, lambda cell: getattr(cell, name)), {})
 
+    def effects(self, figure: str = "auc") -> dict[str, list[Effect]]:
+        """Of every honest arm against each of the two controls that every table shows."""
+        honest = [arm for arm in self.arms if not BY_NAME[arm].leaky]
+        return {
+            control: effects(self.figure(figure), honest, control) for control in (CLASSICAL.name, OVERSAMPLED.name)
+        }
+
     def means(self, arm: str, name: str = "auc") -> list[float]:
         return list(self.figure(name).values.get(arm, {}).values())
 
@@ -86,51 +96,60 @@ def judge_regime(study: Study, regime: Regime, units: list[UnitResult]) -> Regim
         for arm, scores in study.scores(regime, unit.seed).items():
             resampled.setdefault(arm, {})[unit.seed] = resampled_auc(scores, labels, RESAMPLINGS)
     auc = Results(_values(units, lambda cell: cell.auc), resampled)
-    candidates = [arm for arm in auc.values if BY_NAME[arm].candidate]
-    return RegimeResult(regime, units, auc, judge(auc, candidates, PRIMARY.name, [arm.name for arm in CONTROLS]))
+    controls = {arm: [CLASSICAL.name, BY_NAME[arm].twin or ""] for arm in auc.values if BY_NAME[arm].candidate}
+    return RegimeResult(regime, units, auc, judge(auc, controls, PRIMARY.name))
 
 
 def sentence(result: RegimeResult) -> str:
-    """The verdict in words and numbers."""
+    """The verdict in words and numbers; of an arm that was chosen among others its interval says so."""
     judgement, n = result.judgement, np.mean([unit.n_real for unit in result.units])
     head = f"{result.regime.name} ({n:.0f} real images): {judgement.verdict}"
     if judgement.effect is None:
         return f"{head}; fewer than two draws have all arms."
     one = judgement.effect
-    return (
+    chosen = f", corrected for {judgement.comparisons} candidates" if judgement.verdict == "helps" else ""
+    text = (
         f"{head}; {one.arm} − {one.control}: AUC {one.difference:+.4f} (95 % interval {one.interval[0]:+.4f} … "
-        f"{one.interval[1]:+.4f}, p = {judgement.p_value:.2g}, {one.draws} draws). Recommended: {judgement.recommended}."
+        f"{one.interval[1]:+.4f}, p = {judgement.p_value:.2g}{chosen}; {one.draws} draws). Recommended: {judgement.recommended}."
     )
+    of_primary = effect(result.auc, PRIMARY.name, one.control)
+    if one.arm != PRIMARY.name and of_primary:
+        text += f" {PRIMARY.name}, named in advance: {of_primary.difference:+.4f} ± {of_primary.error:.4f}."
+    return text + (f" Fewer than {ENOUGH} draws: read it as a first look." if one.draws < ENOUGH else "")
 
 
 def baseline_line(study: Study, results: Sequence[RegimeResult]) -> str:
     """Whether the classifier without generated images is as good as MedMNIST's published one."""
-    published = PUBLISHED.get(study.dataset.name)
+    dataset = study.dataset
+    published = PUBLISHED.get(dataset.name) if dataset.source == "medmnist" and dataset.image_size == 28 else None
     whole = next((result for result in results if result.regime == Regime(1.0)), None)
     if published is None:
-        return "MedMNIST published no ResNet-18 for this data set to compare the baseline with."
+        return "MedMNIST published no ResNet-18 for this data and image size to compare the baseline with."
     if whole is None:
         return "No regime has all real images, so the baseline cannot be compared with MedMNIST's published ResNet-18."
-    best = max((CLASSICAL.name, "real"), key=lambda arm: np.mean(whole.means(arm) or [0.0]))
-    auc, acc = (float(np.mean(whole.means(best, name))) for name in ("auc", "acc"))
+    auc, acc = (float(np.mean(whole.means(CLASSICAL.name, name))) for name in ("auc", "acc"))
     reached = auc >= published[0] and acc >= published[1]
     return (
         f"{'' if reached else '**A weak baseline.** '}On all real images, without generated ones, {study.recipe.network} has AUC "
-        f"{auc:.3f} and ACC {acc:.3f} ({best}); MedMNIST's published ResNet-18 (28) has {published[0]:.3f} and {published[1]:.3f}."
+        f"{auc:.3f} and ACC {acc:.3f} ({CLASSICAL.name}); MedMNIST's published ResNet-18 (28) has {published[0]:.3f} and "
+        f"{published[1]:.3f}."
     )
 
 
 def write_report(
     study: Study, regimes: Sequence[Regime], units: Sequence[UnitResult], dropped: Sequence[str], command: str
 ) -> list[str]:
-    """results.json, report.md, report.html and the plots; returns the verdicts as sentences."""
+    """results.json, report.md, report.html and the plots, from the draws that have all arms; returns the verdicts as sentences."""
     results = []
     for regime in regimes:
-        of_regime = [unit for unit in units if unit.regime == regime and unit.cells]
+        of_regime = [
+            unit for unit in units if unit.regime == regime and unit.cells and not study.missing(regime, unit.seed)
+        ]
+        of_regime = [unit for unit in of_regime if not unit.failed]
         if of_regime:
             results.append(judge_regime(study, regime, of_regime))
     if not results:
-        return ["Nothing was trained."]
+        return []
     write_json(study.folder / "results.json", _json(study, results, dropped, command))
     text = "\n\n".join(_sections(study, results, dropped, command)) + "\n"
     write_text(study.folder / "report.md", text)
@@ -153,12 +172,9 @@ def _json(study: Study, results: Sequence[RegimeResult], dropped: Sequence[str],
                 "arm": one.arm if one else None,
                 "control": one.control if one else None,
                 "draws": one.draws if one else 0,
-                "smallest_detectable": one.detectable if one else None,
-                "leaky": False,
+                "smallest_detectable": one.detectable(result.judgement.comparisons) if one else None,
                 "n_real": [unit.n_real for unit in result.units],
-                "effects": [
-                    asdict(each) for control in CONTROLS for each in effects(result.auc, result.arms, control.name)
-                ],
+                "effects": [asdict(each) for found in result.effects().values() for each in found],
             }
         )
     return {
@@ -167,6 +183,7 @@ def _json(study: Study, results: Sequence[RegimeResult], dropped: Sequence[str],
         "classifier": asdict(study.recipe),
         "source": study.source.identity,
         "dropped": list(dropped),
+        "versions": {name: version(name) for name in ("medmnist-diffusion", "torch", "diffusers", "numpy")},
         "regimes": regimes,
         "cells": [cell.model_dump() for result in results for unit in result.units for cell in unit.cells],
         "pools": [
@@ -196,8 +213,8 @@ def _sections(study: Study, results: Sequence[RegimeResult], dropped: Sequence[s
         f"{_worth(results)}\n\n![AUC by the share of generated images](share_curve.png)",
         "## The data",
         "\n".join(f"- {line}" for line in findings(audit(dataset))) or "The audit found nothing wrong.",
-        "The generator: the default recipe of training/train.py with its own settings "
-        + f"`{study.source.identity}`.",
+        "The generators follow the default recipe of training/train.py (cards: `generators/*/pipeline_best/README.md`), but for "
+        f"`{study.source.identity}`; of each the weights with the lowest loss on the regime's validation images are used.",
     ]
     for result in results:
         sections += _of_regime(study, result)
@@ -209,46 +226,55 @@ def _sections(study: Study, results: Sequence[RegimeResult], dropped: Sequence[s
 
 
 HOW_TO_READ = (
-    "Every draw (seed) takes another subset of the real images, trains a generator **on that subset alone**, and classifiers "
-    "that share the subset, the generator, the first weights and the order of the real images. Test images were looked at once. "
-    "All classifiers take the same number of steps, choose among the same learning rates and stop by validation loss, on a "
-    "validation set as small as the regime. Figures are MedMNIST's own AUC and ACC.\n\n"
-    f"*{CLASSICAL.name}*: real images, shifted, rotated and changed in brightness. *{OVERSAMPLED.name}*: the same, with a quarter "
-    f"of each batch from the real images again, each class equally often: what *{PRIMARY.name}* does, without new images. An arm "
-    "helps if it beats **both**. The interval holds the draw of subset, generator and classifier, and of the test images. The AUC "
-    f"was named in advance as the figure of the verdict, and *{PRIMARY.name}* as the arm that must not harm."
+    "Every draw (seed) takes another subset of the real images, trains a generator **on that subset alone**, and "
+    "classifiers that share the subset, the generator, the first weights and the order of the real images. Test images "
+    "choose nothing, but for which arm is named where several help. All classifiers take the same number of steps, choose "
+    "among the same learning rates and stop by validation loss, on a validation set as small as the regime. Sixteen images "
+    "of a batch share an augmentation. Figures are MedMNIST's own AUC and ACC.\n\n"
+    f"*{CLASSICAL.name}*: real images, shifted, rotated and changed in brightness. *{OVERSAMPLED.name}*: the same, with a "
+    f"quarter of each batch from the real images again, each class equally often: what *{PRIMARY.name}* does, without new "
+    f"images. An arm helps if it beats *{CLASSICAL.name}* **and** the oversampled arm of its own share, after Holm's "
+    "correction for all candidate arms. The interval holds the draw of subset, generator and classifier, and of the test "
+    f"images. The AUC was named in advance as the figure of the verdict, and *{PRIMARY.name}* as the arm that must not harm. "
+    "Adding draws after a verdict was seen makes another study, whose p-values are too small."
 )
 LIMITS = (
     "- One data set, one test set, one family of generators and classifiers, at the image size that is given above.\n"
     "- Each regime's verdict is tested by itself at 5 %: of twenty regimes without any effect, one may seem to have one.\n"
+    "- The generator's default recipe was found on all of PneumoniaMNIST's training images: for that set, its choice has "
+    "seen more than a regime's images.\n"
+    "- With all real images every draw has the same ones, and the spread is that of generator and classifier alone; large "
+    "shares overlap.\n"
     "- All arms choose among two learning rates; longer tuning could move any of them.\n"
-    "- The metrics of the generated images are against the whole training set, which no arm of a small regime saw: they explain, "
-    "and choose nothing."
+    "- The metrics of the generated images are against the whole training set, which no arm of a small regime saw: they "
+    "explain, and choose nothing."
 )
 
 
 def _of_regime(study: Study, result: RegimeResult) -> list[str]:
-    rows = [["arm", *NAMES.values()], ["---"] * (len(NAMES) + 1)]
+    rows = [["arm", *NAMES.values(), "distinct generated images"], ["---"] * (len(NAMES) + 2)]
     for arm in result.arms:
         note = " (a leak: not comparable)" if BY_NAME[arm].leaky else ""
-        rows.append([arm + note, *(mean_and_spread(result.means(arm, name)) for name in FIGURES)])
+        distinct = np.mean([cell.n_synthetic for unit in result.units if (cell := unit.cell(arm))])
+        rows.append([arm + note, *(mean_and_spread(result.means(arm, name)) for name in FIGURES), f"{distinct:.0f}"])
     tests = [["arm", "−", *HIGHER.values(), "95 % interval, AUC", "p, AUC (Holm)"], ["---"] * (len(HIGHER) + 4)]
-    for control in CONTROLS:
-        others = [arm for arm in result.arms if not BY_NAME[arm].leaky]
-        by_figure = {
-            name: {one.arm: one for one in effects(result.figure(name), others, control.name)} for name in HIGHER
-        }
-        for arm, one in by_figure["auc"].items():
-            tests.append(
-                [arm, control.name, *(_difference(by_figure[name].get(arm)) for name in HIGHER),
-                 f"{one.interval[0]:+.4f} … {one.interval[1]:+.4f}", f"{one.corrected_p_value:.2g}"]
-            )  # fmt: skip
+    by_figure = {
+        name: {(one.arm, one.control): one for found in result.effects(name).values() for one in found}
+        for name in HIGHER
+    }
+    for key, one in by_figure["auc"].items():
+        tests.append(
+            [*key, *(_difference(by_figure[name].get(key)) for name in HIGHER),
+             f"{one.interval[0]:+.4f} … {one.interval[1]:+.4f}", f"{one.corrected_p_value:.2g}"]
+        )  # fmt: skip
     counts = result.units[0].n_real_per_class
-    per_class = ", ".join(f"{count} {study.dataset.id2label[label]}" for label, count in enumerate(counts))
-    judged = result.judgement.effect
-    found = (
-        f" This regime would have shown an effect of {judged.detectable:.4f} in four cases of five." if judged else ""
-    )
+    per_class = ", ".join(f"{count} × {study.dataset.id2label[label]}" for label, count in enumerate(counts))
+    judgement, found = result.judgement, ""
+    if judgement.effect:
+        found = (
+            f" A candidate arm's effect of about {judgement.effect.detectable(judgement.comparisons):.4f} over the harder "
+            "control would have been found in four cases of five."
+        )
     pictures = []
     path = picture_path(study, result.regime)
     if path.is_file() and (study.dataset.synthetic or study.dataset.license in OPEN_LICENSES):
@@ -259,7 +285,7 @@ def _of_regime(study: Study, result: RegimeResult) -> list[str]:
         f"{per_class}; {result.units[0].n_val} validation images; {len(result.units)} draws.{found}",
         *pictures,
         _markdown(rows),
-        "Differences, AUC ± standard error of the draws and the test set:",
+        "Differences ± standard error (AUC: of the draws and the test set; the others: of the draws alone):",
         _markdown(tests),
         recalls,
     ]
@@ -279,7 +305,7 @@ def _difference(one: Effect | None) -> str:
 
 
 def _markdown(rows: list[list[str]]) -> str:
-    return "\n".join(f"| {' | '.join(row)} |" for row in rows)
+    return "\n".join(f"| {' | '.join(cell.replace('|', '/') for cell in row)} |" for row in rows)
 
 
 def _worth(results: Sequence[RegimeResult]) -> str:
@@ -304,6 +330,8 @@ def _worth(results: Sequence[RegimeResult]) -> str:
         else:
             worth = f"about {np.exp(np.interp(reached, auc, counts)):.0f} real images"
         lines.append(f"- {n:.0f} real images with generated ones ({PRIMARY.name}) do what {worth} do without.")
+    if not lines:
+        return ""
     return "On the learning curve of real images (no interval; between its points, by the logarithm):\n\n" + "\n".join(
         lines
     )
@@ -342,18 +370,20 @@ def _usefulness(results: Sequence[RegimeResult], folder: Path) -> str:
                         values.append(measured.get(name, np.nan))
     if len(gains) < 4:
         return "Too few generators for a correlation."
-    rows, gain = [["metric", "rank correlation with the gain", "p", "generators"], ["---"] * 4], np.array(gains)
+    rows, gain = [["metric", "rank correlation with the gain", "pools"], ["---"] * 3], np.array(gains)
     for name, of_pools in metrics.items():
         figures = np.array(of_pools)
         known = np.isfinite(figures)
-        if known.sum() >= 4 and np.ptp(figures[known]) > 0:
+        if known.sum() >= 4 and np.ptp(figures[known]) > 0 and np.ptp(gain[known]) > 0:
             found = spearmanr(figures[known], gain[known])
-            rows.append([name, f"{found.statistic:+.2f}", f"{found.pvalue:.2g}", str(int(known.sum()))])
+            rows.append([name, f"{found.statistic:+.2f}", str(int(known.sum()))])
     plot_usefulness(metrics, gain, folder / "usefulness.png")
     return (
         "Gain: AUC of the 25 % arm that uses a pool − *classical*, of the same draw. Distances, precision and the like are figure "
-        "÷ floor. Draws of different regimes stand together, so that a correlation may be that of the number of real images; "
-        "p-values are uncorrected.\n\n" + _markdown(rows) + "\n\n![Metrics and gain](usefulness.png)"
+        "÷ floor. Draws of different regimes stand together, so that a correlation may be that of the number of real images, and "
+        "the pools of one draw share a control: no p-value is given.\n\n"
+        + _markdown(rows)
+        + "\n\n![Metrics and gain](usefulness.png)"
     )
 
 
@@ -370,7 +400,7 @@ def as_html(text: str, folder: Path, title: str) -> str:
     return (
         f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
         f'<meta name="viewport" content="width=device-width, initial-scale=1"><link rel="icon" href="data:,">'
-        f"<title>{title}</title><style>{STYLE}</style></head>\n<body>\n{body}</body></html>\n"
+        f"<title>{escape(title)}</title><style>{STYLE}</style></head>\n<body>\n{body}</body></html>\n"
     )
 
 
@@ -420,20 +450,13 @@ def plot_effects(results: Sequence[RegimeResult], path: Path) -> None:
         constrained_layout=True,
     )  # fmt: skip
     for axis, result in zip(axes[0], results, strict=True):
-        for which, control in enumerate(CONTROLS):
-            for at, arm in enumerate(arms):
-                one = effect(result.auc, arm, control.name) if arm != control.name else None
-                if one:
-                    y = at + 0.2 * (2 * which - 1)
+        for which, (control, found) in enumerate(result.effects().items()):
+            for one in found:
+                y = arms.index(one.arm) + 0.2 * (2 * which - 1) if one.arm in arms else None
+                if y is not None:
                     axis.plot(one.interval, [y, y], color=f"C{which}")
-                    axis.plot(
-                        one.difference,
-                        y,
-                        "o",
-                        ms=4,
-                        color=f"C{which}",
-                        label=f"− {control.name}" if at == len(arms) - 1 else None,
-                    )
+                    axis.plot(one.difference, y, "o", ms=4, color=f"C{which}")
+            axis.plot([], [], "o-", color=f"C{which}", label=f"− {control}")
         axis.axvline(0, color="0.5", lw=1)
         axis.set_title(result.regime.name, fontsize=8)
         axis.set(xlabel="difference in AUC")

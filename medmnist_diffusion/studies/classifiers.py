@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
+from accelerate import PartialState
 from huggingface_hub import PyTorchModelHubMixin
 from torch import nn
 from torchvision.models import resnet18
@@ -22,8 +23,9 @@ from medmnist_diffusion.diffusion.batches import derived_seed
 from medmnist_diffusion.metrics.classifier import SmallCNN
 
 CHECKS = 10  # validations in a training
+WORST_LOSS = 1e9  # of a training whose validation loss is never finite
 AUGMENTED_AT_ONCE = 16  # images that share one draw of the augmentation's parameters
-PAD = 4
+SHIFT = 0.08  # of the image's width
 
 
 @dataclass(frozen=True)
@@ -109,22 +111,23 @@ def _fit(recipe: Recipe, learning_rate: float, mixture: Mixture, val: Split, num
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         model = ImageClassifier(recipe.network, mixture.real.images.shape[3], num_classes)
-        model.to(memory_format=torch.channels_last)
+        device = PartialState().device
+        model.to(device).to(memory_format=torch.channels_last)
         optimizer = torch.optim.AdamW(model.parameters(), learning_rate, weight_decay=recipe.weight_decay, fused=True)
         schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, learning_rate, total_steps=recipe.steps)
         augment = classical_augmentation(mixture.real.images.shape[1])
         batches = MixedBatches(mixture, recipe.batch_size, num_classes, seed)
         check_every = max(1, recipe.steps // CHECKS)
-        best, best_step, best_loss = model.state_dict(), 0, float("inf")
+        best, best_step, best_loss = model.state_dict(), 0, WORST_LOSS
         for step in range(recipe.steps):
             model.train()
             images, labels = batches.draw(extra=step < mixture.until * recipe.steps)
             if mixture.classical:
                 torch.manual_seed(derived_seed(seed, step))  # the same parameters in every arm
                 images = torch.cat([augment(part) for part in images.split(AUGMENTED_AT_ONCE)])
-            with torch.autocast("cpu", torch.bfloat16, enabled=recipe.precision == "bf16"):
-                logits = model((images.float() / 127.5 - 1).to(memory_format=torch.channels_last))
-            loss = F.cross_entropy(logits.float(), labels)
+            with torch.autocast(device.type, torch.bfloat16, enabled=recipe.precision == "bf16"):
+                logits = model((images.to(device).float() / 127.5 - 1).to(memory_format=torch.channels_last))
+            loss = F.cross_entropy(logits.float(), labels.to(device))
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
@@ -134,7 +137,7 @@ def _fit(recipe: Recipe, learning_rate: float, mixture: Mixture, val: Split, num
                 if val_loss < best_loss:
                     best, best_step, best_loss = copy.deepcopy(model.state_dict()), step + 1, val_loss
     model.load_state_dict(best)
-    model.to(memory_format=torch.contiguous_format)  # as it is saved
+    model.cpu().to(memory_format=torch.contiguous_format)  # as it is saved
     return Fitted(model.eval(), learning_rate, best_step, best_loss)
 
 
@@ -143,7 +146,7 @@ class MixedBatches:
 
     def __init__(self, mixture: Mixture, batch_size: int, num_classes: int, seed: int) -> None:
         self.mixture, self.batch_size = mixture, batch_size
-        self.real_rng, self.extra_rng = (np.random.default_rng([seed, stream]) for stream in range(2))
+        self.real_rng, self.extra_rng = (np.random.default_rng([seed, stream]) for stream in (21, 22))
         extra = mixture.extra
         members = [np.flatnonzero(extra.labels == label) for label in range(num_classes)] if extra is not None else []
         self.members = [rows for rows in members if len(rows)]
@@ -163,14 +166,16 @@ class MixedBatches:
 
 
 def classical_augmentation(size: int) -> v2.Compose:
-    """Shifts by up to 8 %, rotations by up to 10°, brightness and contrast by up to 20 %; no flips, as sides matter.
+    """Shifts by up to 8 % of the width, rotations by up to 10°, brightness and contrast by up to 20 %; no flips, as sides matter.
 
     uint8 N×C×H×W → the same; all images of a call get the same parameters. What moves in at the edges repeats them.
     """
+    pad = -(-size // 4)  # no rotated corner reaches beyond it
+    shift = SHIFT * size / (size + 2 * pad)  # RandomAffine counts in widths of what it gets
     return v2.Compose(
         [
-            v2.Pad(PAD, padding_mode="edge"),
-            v2.RandomAffine(10, translate=(0.08, 0.08), interpolation=v2.InterpolationMode.BILINEAR),
+            v2.Pad(pad, padding_mode="edge"),
+            v2.RandomAffine(10, translate=(shift, shift), interpolation=v2.InterpolationMode.BILINEAR),
             v2.CenterCrop(size),
             v2.ColorJitter(brightness=0.2, contrast=0.2),
         ]
@@ -189,7 +194,8 @@ def timed_step(recipe: Recipe, mixture: Mixture, num_classes: int) -> float:
 
 @torch.no_grad()
 def predicted_logits(model: nn.Module, split: Split) -> torch.Tensor:
-    """Logits float32 N×K."""
+    """Logits float32 N×K, on the CPU."""
+    device = next(model.parameters()).device
     model.eval()
-    chunks = [to_model_range(chunk).to(memory_format=torch.channels_last) for chunk in split.chunks(256)]
-    return torch.cat([model(chunk).float() for chunk in chunks])
+    chunks = (to_model_range(chunk).to(device, memory_format=torch.channels_last) for chunk in split.chunks(256))
+    return torch.cat([model(chunk).float().cpu() for chunk in chunks])

@@ -19,7 +19,8 @@ class Results:
 
     Attributes:
         values: arm → draw → the figure, the higher the better.
-        resampled: arm → draw → the figure over resampled test sets, the same ones in every arm; empty where it was not resampled.
+        resampled: arm → draw → the figure over resampled test sets, the same ones in every arm; empty for a figure that was not
+            resampled, whose errors are then those of the draws alone.
     """
 
     values: Mapping[str, Mapping[int, float]]
@@ -28,52 +29,60 @@ class Results:
 
 @dataclass(frozen=True)
 class Effect:
-    """How much higher `arm` is than `control`: mean over paired draws, standard error, 95 % interval, p-value."""
+    """How much higher `arm` is than `control`: mean over paired draws, standard error with its degrees of freedom, 95 % interval,
+    two-sided p-value."""
 
     arm: str
     control: str
     draws: int
     difference: float
     error: float
+    freedom: float
     interval: tuple[float, float]
-    p_value: float  # two-sided, uncorrected
+    p_value: float  # uncorrected
     corrected_p_value: float  # after Holm, for the arms that are compared with this control
 
-    @property
-    def detectable(self) -> float:
-        """The smallest difference that a study like this one would find in four cases of five."""
-        return smallest_detectable(self.error, self.draws)
+    def reach(self, comparisons: int = 1) -> float:
+        """Half of the 95 % interval's width; wider by Bonferroni's correction where it is one of several comparisons."""
+        return float(student_t.ppf(1 - ALPHA / 2 / comparisons, self.freedom)) * self.error
+
+    def detectable(self, comparisons: int = 1) -> float:
+        """The smallest difference that a study like this one finds in about four cases of five."""
+        return smallest_detectable(self.error, self.freedom, comparisons)
 
 
-def smallest_detectable(error: float, draws: int) -> float:
-    """The true difference that a two-sided test at 5 % finds with a power of 80 %, given a difference's standard error."""
-    freedom = max(1, draws - 1)
-    return float((student_t.ppf(1 - ALPHA / 2, freedom) + student_t.ppf(POWER, freedom)) * error)
+def smallest_detectable(error: float, freedom: float, comparisons: int = 1) -> float:
+    """The true difference that a two-sided test at 5 %, corrected for the number of comparisons, finds with a power of 80 %, given
+    a difference's standard error."""
+    return float((student_t.ppf(1 - ALPHA / 2 / comparisons, freedom) + student_t.ppf(POWER, freedom)) * error)
 
 
 def effect(results: Results, arm: str, control: str) -> Effect | None:
     """One arm against one control; None with fewer than two draws that both have.
 
-    A draw is an own subset, generator and initialization, so that the spread over draws holds all of these. The error of the one
-    test set that all draws share is added to it, from resampling its images. Student's t with draws − 1 degrees of freedom.
+    A draw is an own subset, generator and initialization, so that the spread over draws holds all of these, and what single test
+    images do to single draws. What the test set does to all draws alike is not in that spread: it is added, as the covariance of
+    two draws over resampled test sets. Student's t, with Satterthwaite's degrees of freedom (the covariance is taken as known).
     """
     ours, theirs = results.values.get(arm, {}), results.values.get(control, {})
     draws = sorted(set(ours) & set(theirs))
-    if len(draws) < 2:
+    n = len(draws)
+    if n < 2:
         return None
     differences = np.array([ours[draw] - theirs[draw] for draw in draws])
-    of_draws = differences.var(ddof=1) / len(draws)
-    again_ours, again_theirs = results.resampled.get(arm, {}), results.resampled.get(control, {})
+    of_draws = float(differences.var(ddof=1)) / n
     of_test = 0.0
-    if all(draw in again_ours and draw in again_theirs for draw in draws):
-        of_test = float(np.mean([again_ours[draw] - again_theirs[draw] for draw in draws], 0).var(ddof=1))
+    if results.resampled:
+        again = np.array([results.resampled[arm][draw] - results.resampled[control][draw] for draw in draws])
+        of_test = max(0.0, (n**2 * again.mean(0).var(ddof=1) - again.var(1, ddof=1).sum()) / (n * (n - 1)))
     error, difference = float(np.sqrt(of_draws + of_test)), float(differences.mean())
-    if error < 1e-12:  # the same in every draw and every test set: no chance in it
-        p = float(abs(difference) < 1e-12)
-        return Effect(arm, control, len(draws), difference, 0.0, (difference, difference), p, p)
-    reach = float(student_t.ppf(1 - ALPHA / 2, len(draws) - 1)) * error
-    p = float(2 * student_t.sf(abs(difference) / error, len(draws) - 1))
-    return Effect(arm, control, len(draws), difference, error, (difference - reach, difference + reach), p, p)
+    if error < 1e-12:  # the same in every draw and every test set: a sign test is all that can be said
+        p = 1.0 if abs(difference) < 1e-12 else 2.0 ** (1 - n)
+        return Effect(arm, control, n, difference, 0.0, n - 1, (difference, difference), p, p)
+    freedom = (n - 1) * (1 + of_test / of_draws) ** 2 if of_draws > 1e-18 else 1e6
+    p = float(2 * student_t.sf(abs(difference) / error, freedom))
+    one = Effect(arm, control, n, difference, error, freedom, (0.0, 0.0), p, p)
+    return replace(one, interval=(difference - one.reach(), difference + one.reach()))
 
 
 def effects(results: Results, arms: Sequence[str], control: str) -> list[Effect]:
@@ -85,39 +94,52 @@ def effects(results: Results, arms: Sequence[str], control: str) -> list[Effect]
 
 @dataclass(frozen=True)
 class Judgement:
-    """The verdict on one regime, and the effect that it stands on."""
+    """The verdict on one regime.
+
+    Attributes:
+        effect: of the arm that helps, else of the primary arm, against the control that is harder to beat. Its interval is as wide
+            as choosing it among `comparisons` candidates asks for; that of the primary arm, named in advance, is a plain one.
+        p_value: two-sided; of an arm that helps the largest over its controls, after Holm.
+        recommended: an arm, one of the controls where generated images do not help.
+    """
 
     verdict: Verdict
     effect: Effect | None
     p_value: float
     recommended: str
+    comparisons: int
 
 
-def judge(results: Results, candidates: Sequence[str], primary: str, controls: Sequence[str]) -> Judgement:
+def judge(results: Results, controls: Mapping[str, Sequence[str]], primary: str) -> Judgement:
     """Do generated images help?
 
-    They help if some candidate arm is better than every control, after Holm's correction for the number of candidates. They
-    harm if none does and the primary arm, named in advance, is worse than every control. An arm that must beat all controls has
-    the largest of its p-values (Berger 1982: no correction for their number is needed).
+    They help if some candidate arm is better than each of its controls, after Holm's correction for the number of candidates.
+    They harm if none does and the primary arm, named in advance, is worse than each of its controls. An arm that must beat all
+    controls has the largest of its p-values (Berger 1982: no correction for their number is needed).
+
+    Args:
+        controls: of every candidate arm, the primary one among them.
     """
-    harder: dict[str, Effect] = {}  # a candidate's effect against the control that is harder to beat
-    p_values: dict[str, float] = {}
-    for arm in candidates:
-        against = [one for control in controls if (one := effect(results, arm, control)) is not None]
-        if len(against) == len(controls):
-            harder[arm] = min(against, key=lambda one: one.difference)
-            p_values[arm] = max(one.p_value if one.difference > 0 else 1.0 for one in against)
-    corrected = dict(zip(p_values, holm(list(p_values.values())), strict=True))
-    helping = [arm for arm, p in corrected.items() if p < ALPHA]
+    against = {
+        arm: [one for control in of_arm if (one := effect(results, arm, control)) is not None]
+        for arm, of_arm in controls.items()
+    }
+    against = {arm: found for arm, found in against.items() if len(found) == len(controls[arm])}
+    better = {arm: max(one.p_value if one.difference > 0 else 1.0 for one in found) for arm, found in against.items()}
+    corrected = dict(zip(better, holm(list(better.values())), strict=True))
+    m = max(1, len(corrected))
+    helping = {arm: min(against[arm], key=lambda one: one.difference) for arm, p in corrected.items() if p < ALPHA}
     if helping:
-        best = max(helping, key=lambda arm: harder[arm].difference)
-        return Judgement("helps", harder[best], corrected[best], best)
-    against = [one for control in controls if (one := effect(results, primary, control)) is not None]
-    if not against:
-        return Judgement("no evidence", None, 1.0, controls[0])
-    p = max(one.p_value if one.difference < 0 else 1.0 for one in against)
-    if p < ALPHA:
-        return Judgement("harms", max(against, key=lambda one: one.difference), p, controls[0])
-    return Judgement(
-        "no evidence", min(against, key=lambda one: one.difference), max(p, corrected.get(primary, 1.0)), controls[0]
-    )
+        best = max(helping, key=lambda arm: helping[arm].difference)
+        one = helping[best]
+        wide = (one.difference - one.reach(m), one.difference + one.reach(m))
+        return Judgement("helps", replace(one, interval=wide), corrected[best], best, m)
+    of_primary = against.get(primary, [])
+    fallback = max(controls[primary], key=lambda arm: np.mean(list(results.values.get(arm, {}).values()) or [-1.0]))
+    if not of_primary:
+        return Judgement("no evidence", None, 1.0, fallback, m)
+    harder = min(of_primary, key=lambda one: one.difference)
+    worse = max(of_primary, key=lambda one: one.difference)
+    if worse.difference < 0 and max(one.p_value for one in of_primary) < ALPHA:
+        return Judgement("harms", worse, max(one.p_value for one in of_primary), fallback, m)
+    return Judgement("no evidence", harder, harder.p_value, fallback, m)

@@ -13,16 +13,19 @@ from accelerate import PartialState
 from filelock import FileLock
 
 from medmnist_diffusion.data import ImageDataset, Split
-from medmnist_diffusion.diffusion.sampling import generate, load_pipeline
-from medmnist_diffusion.files import cached_arrays
+from medmnist_diffusion.diffusion.sampling import DEFAULT_SAMPLER, DEFAULT_STEPS, generate, load_pipeline
+from medmnist_diffusion.files import cached_arrays, write_text
 from medmnist_diffusion.publish.pipeline_folder import saved_step
 from medmnist_diffusion.studies.regimes import Regime, RegimeData, draw_regime
 from medmnist_diffusion.training.config import FREE_ON_RESUME, TrainingConfig, checked_config
 
 GUIDANCE, STRENGTH = 2.0, 0.6
+STEPS = DEFAULT_STEPS[DEFAULT_SAMPLER]
+INDEX_HASH = "index_hash.txt"  # in a generator's folder: of the real images that it is trained on
 VALIDATIONS, LEAST_STEPS = 20, 20
 NEVER = 10**9
-FRACTION = {"plain": 1.0, "leaky": 1.0, "guided": 0.5, "variants": 0.5}  # of the images asked for, a pool
+# Of the images asked for, a pool. Selections take half of `plain`, so that every arm has as many.
+FRACTION = {"plain": 1.0, "leaky": 0.5, "guided": 0.5, "variants": 0.5}
 
 
 @dataclass(frozen=True)
@@ -65,25 +68,32 @@ class DiffusionSource:
 
     @property
     def identity(self) -> str:
-        return json.dumps([self.options, self.num_images, GUIDANCE, STRENGTH], sort_keys=True)
+        settings = {**self.options, "num_images": self.num_images, "guidance_scale": GUIDANCE, "strength": STRENGTH}
+        return json.dumps({**settings, "sampler": DEFAULT_SAMPLER, "steps": STEPS}, sort_keys=True)
 
     def draw(self, pool: str, regime: RegimeData) -> Pool:
         teacher = draw_regime(self.whole, Regime(1.0), regime.seed) if pool == "leaky" else regime
         labels = balanced_labels(round(self.num_images * FRACTION[pool]), regime.dataset.num_classes)
-        path = self.folder / "pools" / f"{self._key(teacher)}-{pool}-{len(labels)}.npz"
-        arrays = cached_arrays(path, lambda: {"images": self._images(pool, teacher, labels)})
-        return Pool(Split(pool, arrays["images"], labels), teacher.index_hash)
+        settings = hashlib.sha256(self.identity.encode()).hexdigest()[:8]
+        path = self.folder / "pools" / f"{self._key(teacher)}-{settings}-{pool}.npz"
+        arrays = cached_arrays(path, lambda: self._sampled(pool, teacher, labels))
+        return Pool(Split(pool, arrays["images"], labels), str(arrays["index_hash"]))
 
-    def _images(self, pool: str, teacher: RegimeData, labels: np.ndarray) -> np.ndarray:
-        pipe, seed = load_pipeline(self._trained(teacher)), teacher.seed
+    def _sampled(self, pool: str, teacher: RegimeData, labels: np.ndarray) -> dict[str, np.ndarray]:
+        """The images, and the index hash that the generator's own folder names."""
+        folder = self._trained(teacher)
+        index_hash = (folder.parent / INDEX_HASH).read_text(encoding="utf-8")
+        return {"images": self._images(folder, pool, teacher, labels), "index_hash": np.array(index_hash)}
+
+    def _images(self, folder: Path, pool: str, teacher: RegimeData, labels: np.ndarray) -> np.ndarray:
+        pipe, seed = load_pipeline(folder), teacher.seed
         pipe.to(PartialState().device)
         pipe.set_progress_bar_config(desc=f"{pool} images", leave=False)
         if pool == "guided":
             return generate(pipe, labels, guidance_scale=GUIDANCE, seed=seed)
         if pool == "variants":
-            train, rng = teacher.dataset.train, np.random.default_rng([seed, 11])
-            rows = np.array([rng.choice(np.flatnonzero(train.labels == label)) for label in labels])
-            return generate(pipe, labels, seed=seed, image=train.images[rows], strength=STRENGTH)
+            image = images_of(teacher.dataset.train, labels, seed)
+            return generate(pipe, labels, seed=seed, image=image, strength=STRENGTH)
         return generate(pipe, labels, seed=seed)
 
     def _trained(self, teacher: RegimeData) -> Path:
@@ -98,6 +108,7 @@ class DiffusionSource:
         run.mkdir(parents=True, exist_ok=True)
         with FileLock(run / "lock"):
             if saved_step(run / "pipeline") is None:  # written last
+                write_text(run / INDEX_HASH, teacher.index_hash)
                 with (run / "log.txt").open("a", encoding="utf-8") as log, contextlib.redirect_stdout(log):
                     train(self._config(teacher, run), teacher.dataset)
             for name in ("checkpoints", "samples"):
@@ -119,8 +130,14 @@ class DiffusionSource:
         """Of all that a generator depends on: not the size of the pools."""
         settings = asdict(self._config(teacher, "run"))
         kept = {name: value for name, value in settings.items() if name not in FREE_ON_RESUME} | self.options
-        content = [kept, teacher.dataset.train.content_hash, teacher.dataset.splits["val"].content_hash]
+        content = [kept, VALIDATIONS, teacher.dataset.train.content_hash, teacher.dataset.splits["val"].content_hash]
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def images_of(train: Split, labels: np.ndarray, seed: int) -> np.ndarray:
+    """A random training image of each label: what variants start from."""
+    rng = np.random.default_rng([seed, 11])
+    return train.images[np.array([rng.choice(np.flatnonzero(train.labels == label)) for label in labels])]
 
 
 def balanced_labels(count: int, num_classes: int) -> np.ndarray:

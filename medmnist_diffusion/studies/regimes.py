@@ -54,11 +54,14 @@ def draw_regime(dataset: ImageDataset, regime: Regime, seed: int) -> RegimeData:
     for stream, name in enumerate(("train", "val")):
         labels, chosen = dataset.splits[name].labels, []
         for label in range(dataset.num_classes):
-            members = np.random.default_rng([seed, stream, label]).permutation(np.flatnonzero(labels == label))
+            members = np.random.default_rng([seed, stream, label, 1]).permutation(np.flatnonzero(labels == label))
             share = regime.share * (regime.rare_share if label == rare else 1)
             chosen.append(members[: max(LEAST, round(share * len(members)))])
         rows[name] = np.sort(np.concatenate(chosen))
-    splits = {name: dataset.splits[name].subset(kept) for name, kept in rows.items()}
+    splits = {
+        name: dataset.splits[name] if len(kept) == len(dataset.splits[name]) else dataset.splits[name].subset(kept)
+        for name, kept in rows.items()
+    }
     drawn = replace(dataset, splits={**dataset.splits, **splits})
     return RegimeData(regime, seed, drawn, rows["train"], rows["val"])
 

@@ -1,7 +1,7 @@
 """Which generated images to use: four ways of choosing, each from nothing but the regime's own real images.
 
-Each takes the pool and returns the rows that it keeps; where it would keep fewer than a tenth of a class, the best tenth by its
-own measure stays.
+Each takes the pool and returns the rows that it keeps, at most half of each class, so that arms do not differ by how many images
+they have; where a threshold would keep fewer than a tenth of a class, the best tenth by its own measure stays.
 """
 
 from collections.abc import Callable
@@ -11,12 +11,18 @@ import torch
 
 from medmnist_diffusion.data import ImageDataset, Split
 from medmnist_diffusion.data.dataset import to_model_range
-from medmnist_diffusion.metrics.memorization import QUANTILE, Threshold, nearest_copies, nearest_features
+from medmnist_diffusion.metrics.memorization import (
+    QUANTILE,
+    Threshold,
+    clean_held_out,
+    nearest_copies,
+    nearest_features,
+)
 from medmnist_diffusion.studies.classifiers import ImageClassifier, predicted_logits
 
-KEPT_SHARE = 0.5  # of the pool, by the two selections that rank
+KEPT_SHARE = 0.5  # of the pool
 LEAST_SHARE = 0.1
-IN_DISTRIBUTION = 0.95  # quantile of the real images' own distances
+IN_DISTRIBUTION = 0.95  # quantile of fresh real images' distances
 
 Selection = Callable[[Split, ImageDataset, ImageClassifier], np.ndarray]
 
@@ -28,21 +34,25 @@ def confident(pool: Split, regime: ImageDataset, model: ImageClassifier) -> np.n
 
 
 def in_distribution(pool: Split, regime: ImageDataset, model: ImageClassifier) -> np.ndarray:
-    """Images no farther from their class's nearest real image, in the real-data classifier's features, than 95 % of real images
-    are from their own nearest neighbour."""
-    ours, real = _features(model, pool), _features(model, regime.train)
+    """Images no farther from their class's nearest training image, in the real-data classifier's features, than 95 % of the
+    regime's validation images are."""
+    val = regime.splits["val"]
+    ours, real, fresh = (_features(model, split) for split in (pool, regime.train, val))
     excess = np.zeros(len(pool))
     for label in np.unique(pool.labels):
         rows, members = pool.labels == label, real[regime.train.labels == label]
-        limit = np.quantile(nearest_features(members, members, exclude_self=True).distances, IN_DISTRIBUTION)
+        limit = np.quantile(nearest_features(fresh[val.labels == label], members).distances, IN_DISTRIBUTION)
         excess[rows] = nearest_features(ours[rows], members).distances - limit
     return _below(pool.labels, excess)
 
 
 def not_memorized(pool: Split, regime: ImageDataset, model: ImageClassifier) -> np.ndarray:
     """Images no nearer to a training image, mirrored and shifted ones included, than all but 1 % of the regime's validation images
-    are."""
-    threshold = Threshold.of(nearest_copies(regime.splits["val"], regime.train).distances, QUANTILE)
+    are (of fewer than a hundred of these: than the nearest one is)."""
+    held_out = clean_held_out(regime)
+    if not len(held_out):
+        return unselected(pool.labels)
+    threshold = Threshold.of(nearest_copies(held_out, regime.train).distances, QUANTILE)
     return _below(pool.labels, threshold.value - nearest_copies(pool, regime.train).distances)
 
 
@@ -61,6 +71,11 @@ def diverse(pool: Split, regime: ImageDataset, model: ImageClassifier) -> np.nda
             distance = np.minimum(distance, np.linalg.norm(features - features[farthest], axis=1))
             distance[farthest] = -1
     return np.sort(np.array(chosen))
+
+
+def unselected(labels: np.ndarray) -> np.ndarray:
+    """The first half of each class: as many as a selection keeps."""
+    return _best(labels, np.zeros(len(labels)), KEPT_SHARE)
 
 
 SELECTIONS: dict[str, Selection] = {
@@ -86,5 +101,12 @@ def _best(labels: np.ndarray, cost: np.ndarray, share: float) -> np.ndarray:
 
 
 def _below(labels: np.ndarray, excess: np.ndarray) -> np.ndarray:
-    """The rows with an excess of at most 0, and at least the best tenth of every class."""
-    return np.union1d(np.flatnonzero(excess <= 0), _best(labels, excess, LEAST_SHARE))
+    """The first rows with an excess of at most 0, half of each class at most, and at least the best tenth."""
+    kept = []
+    for label in np.unique(labels):
+        rows = np.flatnonzero(labels == label)
+        passing, least = rows[excess[rows] <= 0], max(1, round(LEAST_SHARE * len(rows)))
+        if len(passing) < least:
+            passing = rows[np.argsort(excess[rows], kind="stable")[:least]]
+        kept.append(passing[: max(1, round(KEPT_SHARE * len(rows)))])
+    return np.sort(np.concatenate(kept))

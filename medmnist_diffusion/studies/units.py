@@ -8,25 +8,26 @@ import json
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from medmnist_diffusion.data import ImageDataset, Split
-from medmnist_diffusion.errors import UserError
+from medmnist_diffusion.errors import TrainingDivergedError, UserError
 from medmnist_diffusion.files import atomic_file, write_json
 from medmnist_diffusion.metrics import memorization
 from medmnist_diffusion.metrics.evaluation import Evaluation
 from medmnist_diffusion.metrics.extractors import OFFLINE_PAIR, make_extractor
 from medmnist_diffusion.publish.plots import save_sides
-from medmnist_diffusion.studies.arms import CLASSICAL, Arm
+from medmnist_diffusion.studies.arms import BY_NAME, CLASSICAL, Arm
 from medmnist_diffusion.studies.classifiers import Fitted, ImageClassifier, Mixture, Recipe, fit, predicted_logits
 from medmnist_diffusion.studies.generators import Pool, Source
 from medmnist_diffusion.studies.regimes import Regime, RegimeData, draw_regime
 from medmnist_diffusion.studies.scores import figures_of, scores_of
-from medmnist_diffusion.studies.selection import SELECTIONS
+from medmnist_diffusion.studies.selection import SELECTIONS, unselected
 
-VERSION = 1  # change it with what a unit's figures mean: units of another version are made again
+VERSION = 2  # change it with what a unit's figures mean: units of another version are made again
 JUDGED = 500  # generated images whose metrics stand beside the gain
 METRICS = ("frechet_distance", "precision", "recall", "density", "coverage")
 
@@ -38,6 +39,7 @@ class Cell(BaseModel):
 
     regime: str
     arm: str
+    settings: dict[str, Any]  # the arm's
     seed: int
     classifier: str
     leaky: bool
@@ -71,6 +73,7 @@ class UnitResult(BaseModel):
     n_val: int
     cells: list[Cell] = []
     pools: dict[str, dict[str, float]] = {}
+    failed: str | None = None  # why its generator could not be trained; the draw is left out then
 
     @property
     def regime(self) -> Regime:
@@ -95,6 +98,10 @@ class Study:
         content = [self.dataset.content_hash, asdict(regime), seed, self.source.identity, asdict(self.recipe), VERSION]
         return hashlib.sha256(json.dumps(content).encode()).hexdigest()[:16]
 
+    def arms_of(self, regime: Regime) -> list[Arm]:
+        """With all real images there is nothing that a leaky generator could see beyond them."""
+        return [arm for arm in self.arms if not (arm.leaky and regime == Regime(1.0))]
+
     def path(self, regime: Regime, seed: int) -> Path:
         return self.folder / "units" / f"{self.fingerprint(regime, seed)}.json"
 
@@ -110,19 +117,25 @@ class Study:
             raise UserError(f"{path} is no valid unit ({reason}). Remove it: it will be made again.") from None
 
     def missing(self, regime: Regime, seed: int) -> list[Arm]:
-        """The arms that a unit still lacks."""
-        done = self.read(regime, seed)
-        return [arm for arm in self.arms if done is None or done.cell(arm.name) is None]
+        """The arms that a unit still lacks: without a result, or with one of other settings, or without its scores."""
+        unit, scores, arms = self.read(regime, seed), self.scores(regime, seed), self.arms_of(regime)
+        if unit is None:
+            return arms
+        if unit.failed:
+            return []
+        done = {cell.arm for cell in unit.cells if cell.settings == asdict(BY_NAME[cell.arm]) and cell.arm in scores}
+        return [arm for arm in arms if arm.name not in done]
 
-    @property
-    def pools(self) -> list[str]:
+    def pools_of(self, regime: Regime) -> list[str]:
         """The pools of generated images that the arms use."""
-        return list(dict.fromkeys(arm.pool for arm in self.arms if arm.generated))
+        return list(dict.fromkeys(arm.pool for arm in self.arms_of(regime) if arm.generated))
 
     def finished(self, regime: Regime, seed: int) -> bool:
-        """Whether all arms of a unit are trained, and its pools measured."""
+        """Whether all arms of a unit are trained, and its pools measured; or it failed for good."""
         unit = self.read(regime, seed)
-        return unit is not None and not self.missing(regime, seed) and set(self.pools) <= set(unit.pools)
+        if unit is None or self.missing(regime, seed):
+            return False
+        return unit.failed is not None or set(self.pools_of(regime)) <= set(unit.pools)
 
     def scores(self, regime: Regime, seed: int) -> dict[str, np.ndarray]:
         """The test scores of a unit's finished arms (see `scores_of`)."""
@@ -145,13 +158,19 @@ def run_unit(study: Study, regime: Regime, seed: int, deadline: float = float("i
     for arm in study.missing(regime, seed):
         if time.time() > deadline:
             return result
-        pool = study.source.draw(arm.pool, data) if arm.generated else None
+        try:
+            pool = study.source.draw(arm.pool, data) if arm.generated else None
+        except TrainingDivergedError as error:
+            result.failed = f"{arm.pool}: {error}"
+            _save(study, data, result, scores)
+            return result
         if pool and not arm.leaky and pool.index_hash != data.index_hash:
             raise RuntimeError(f"{arm.name}: the generator saw other real images than the classifier.")
         began = time.time()
         mixture = _mixture(study, data, arm, pool)
         fitted = _classical(study, data) if arm == CLASSICAL else _fit(study, data, mixture)
         scores[arm.name] = scores_of(predicted_logits(fitted.model, study.dataset.splits["test"]))
+        result.cells = [cell for cell in result.cells if cell.arm != arm.name]
         result.cells.append(_cell(study, data, arm, mixture, pool, fitted, scores[arm.name], time.time() - began))
         _save(study, data, result, scores)
     return result
@@ -160,10 +179,10 @@ def run_unit(study: Study, regime: Regime, seed: int, deadline: float = float("i
 def measure_unit(study: Study, regime: Regime, seed: int, deadline: float = float("inf")) -> UnitResult | None:
     """Measure the pools of a trained unit, and draw the first draw's picture; None where no arm is trained."""
     data, result = draw_regime(study.dataset, regime, seed), study.read(regime, seed)
-    if result is None:
-        return None
+    if result is None or result.failed:
+        return result
     pools: dict[str, Pool] = {}
-    for name in study.pools:
+    for name in study.pools_of(regime):
         if time.time() > deadline:
             return result
         pools[name] = study.source.draw(name, data)
@@ -194,6 +213,8 @@ def _mixture(study: Study, data: RegimeData, arm: Arm, pool: Pool | None) -> Mix
     extra = data.dataset.train if arm.share and arm.pool == "real" else pool.split if pool else None
     if extra and arm.selection:
         extra = extra.subset(SELECTIONS[arm.selection](extra, data.dataset, _selector(study, data)))
+    elif extra and arm.generated and arm.pool == "plain":
+        extra = extra.subset(unselected(extra.labels))
     return Mixture(data.dataset.train, extra, arm.share, arm.until, arm.classical)
 
 
@@ -232,12 +253,13 @@ def _cell(
     return Cell(
         regime=data.regime.name,
         arm=arm.name,
+        settings=asdict(arm),
         seed=data.seed,
         classifier=study.recipe.network,
         leaky=arm.leaky,
         real_index_hash=data.index_hash,
         generator_index_hash=pool.index_hash if pool else None,
-        n_real=len(mixture.real),
+        n_real=len(mixture.real) if arm.share < 1 else 0,
         n_val=len(data.dataset.splits["val"]),
         n_synthetic=len(mixture.extra) if pool and mixture.extra else 0,
         learning_rate=fitted.learning_rate,

@@ -9,6 +9,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
@@ -36,9 +37,9 @@ def run_in_processes(
     Stopped by Ctrl-C or SIGTERM, or by the death of this process, the workers stop too.
     """
     context = get_context("spawn")
-    cores = context.Queue()
-    for core in available_cores()[:processes]:
-        cores.put(core)
+    cores, available = context.Queue(), available_cores()
+    for at in range(processes):
+        cores.put(available[at % len(available)])
     before = signal.signal(signal.SIGTERM, _stop)
     executor = ProcessPoolExecutor(
         min(processes, len(arguments)), mp_context=context, initializer=_start, initargs=(cores, os.getpid(), log)
@@ -48,6 +49,11 @@ def run_in_processes(
         for future in as_completed(futures):
             bar.update()
             yield future.result()
+    except BrokenProcessPool:
+        raise UserError(
+            f"a process of the study died (out of memory?); its last words are in {log}. The same command goes on; with fewer "
+            "--processes it needs less memory."
+        ) from None
     except BaseException:
         for process in (executor._processes or {}).values():
             process.terminate()
@@ -64,13 +70,13 @@ def _stop(number: int, frame: Any) -> None:
 
 def _start(cores: Any, parent: int, log: Path) -> None:
     """One core and one thread; an end with the parent's; a log for all that would be printed."""
+    threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
     core = cores.get()
     if hasattr(os, "sched_setaffinity") and not torch.accelerator.is_available():
         os.sched_setaffinity(0, {core})
     torch.set_num_threads(1)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides
-    threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
     stream = log.open("a", encoding="utf-8", buffering=1)
     sys.stdout = sys.stderr = stream
 
