@@ -75,9 +75,15 @@ def floor(dataset: ImageDataset, count: int) -> dict[str, float]:
 
 
 def peak_memory_gib(process: int | str = "self") -> float:
-    """The highest memory of a process since it started its program; getrusage's figure holds its parent's, too (Linux)."""
-    status = Path(f"/proc/{process}/status").read_text()
-    return int(status.split("VmHWM:")[1].split()[0]) / 2**20
+    """The highest memory of a process since it started its program; getrusage's figure holds its parent's, too (Linux).
+
+    0 of one that has ended.
+    """
+    try:
+        status = Path(f"/proc/{process}/status").read_text()
+    except OSError:
+        return 0.0
+    return int(status.split("VmHWM:")[1].split()[0]) / 2**20 if "VmHWM:" in status else 0.0
 
 
 def dataset_options(args: Any) -> list[str]:
