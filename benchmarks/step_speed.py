@@ -21,7 +21,7 @@ from judging import RESULTS
 from medmnist_diffusion.training.config import TrainingConfig
 from time_to_quality import matmul_gflops
 
-from medmnist_diffusion.diffusion.machine import start_processes, training_gflop
+from medmnist_diffusion.diffusion.machine import start_processes, training_cost
 from medmnist_diffusion.diffusion.unet import build_unet, unshuffle_factor
 from medmnist_diffusion.errors import run_command
 from medmnist_diffusion.files import write_json
@@ -37,7 +37,7 @@ def measure(
     torch.manual_seed(0)
     config = TrainingConfig()
     unet = build_unet(28, 1, 2, widths, config.layers_per_block, unshuffle_factor(28, 1, widths))
-    gflop = training_gflop(unet)
+    gflop, _ = training_cost(unet)
     memory_format = torch.channels_last if channels_last else torch.contiguous_format
     unet.to(memory_format=memory_format)
     network: Any = torch.compile(unet) if compiled else unet

@@ -23,6 +23,8 @@ COMMANDS = {
     ),
     "augment": ("medmnist_diffusion.augment", "a training set with generated images beside the real ones"),
     "card": ("medmnist_diffusion.publish.card", "write the model card into a pipeline folder"),
+    "publish": ("medmnist_diffusion.publish.publish", "check a pipeline folder and upload it to the Hugging Face Hub"),
+    "publish-dataset": ("medmnist_diffusion.publish.dataset", "the same for generated images, as parquet with a card"),
     "study": (
         "medmnist_diffusion.studies.study",
         "loss: which recipe? augmentation: do generated images help? Tested over seeds",
@@ -55,7 +57,7 @@ def _dispatch(argv: Sequence[str]) -> None:
 
 
 def _usage() -> str:
-    lines = "\n".join(f"  {name:10} {text}" for name, (_, text) in COMMANDS.items())
+    lines = "\n".join(f"  {name:15} {text}" for name, (_, text) in COMMANDS.items())
     return (
         "usage: medmnist-diffusion COMMAND …\n\n"
         "Train, evaluate and publish class-conditional diffusion models of small labelled medical image sets.\n"

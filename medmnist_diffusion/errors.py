@@ -3,6 +3,9 @@
 import sys
 from collections.abc import Callable, Sequence
 
+DEBUG = "--debug"
+UNEXPECTED, INTERRUPTED = 1, 130  # exit codes; 130 is what shells use for Ctrl-C
+
 
 class UserError(Exception):
     """Says what is wrong, where, and what to do about it. Exit code 2, as argparse uses for bad arguments."""
@@ -16,11 +19,43 @@ class TrainingDivergedError(UserError):
     exit_code = 3
 
 
+class StoppedError(UserError):
+    """SIGTERM or Ctrl-C: all is saved, and the same command goes on. Exit code 4."""
+
+    exit_code = 4
+
+
 def run_command(main: Callable[[Sequence[str]], None], argv: Sequence[str] | None = None) -> int:
-    """Run a command's main; return its exit code, with a user's mistake as one line on stderr."""
+    """Run a command's main; return its exit code, with what went wrong as one line on stderr.
+
+    `--debug` among the arguments, of any command, shows the traceback instead.
+    """
+    argv = list(sys.argv[1:] if argv is None else argv)
+    debug = DEBUG in argv
     try:
-        main(sys.argv[1:] if argv is None else argv)
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return error.exit_code
+        main([argument for argument in argv if argument != DEBUG])
+    except (Exception, KeyboardInterrupt) as error:
+        if debug:
+            raise
+        message, code = _explained(error)
+        print(f"error: {message}", file=sys.stderr)
+        return code
     return 0
+
+
+def _explained(error: BaseException) -> tuple[str, int]:
+    """One line about an error, and the exit code."""
+    if isinstance(error, UserError):
+        return str(error), error.exit_code
+    if isinstance(error, KeyboardInterrupt):
+        return "stopped. What was begun and not finished is not there.", INTERRUPTED
+    if isinstance(error, MemoryError):
+        return "the memory does not suffice. Use fewer or smaller images, or a smaller batch.", UserError.exit_code
+    what = " ".join(str(error).split())[:300]
+    if isinstance(error, OSError) and error.errno is not None:  # disk full, no permission, no such file
+        return f"{what}. Mend that and start again; what was complete before is untouched.", UserError.exit_code
+    return (
+        f"unexpected: {type(error).__name__}: {what}. This is a fault of medmnist-diffusion: please report it with what the same "
+        f"command prints with {DEBUG}.",
+        UNEXPECTED,
+    )

@@ -10,6 +10,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from safetensors import SafetensorError
+
+from medmnist_diffusion.errors import UserError
 
 
 def cache_dir() -> Path:
@@ -27,9 +30,9 @@ def atomic_file(path: str | Path) -> Iterator[Path]:
     temporary = path.with_name(f".{path.stem}.{os.getpid()}.tmp{path.suffix}")
     try:
         yield temporary
-        with temporary.open("rb") as file:
-            os.fsync(file.fileno())
+        _sync(temporary)
         temporary.replace(path)
+        _sync(path.parent)
     finally:
         temporary.unlink(missing_ok=True)
 
@@ -50,17 +53,34 @@ def atomic_folder(path: str | Path) -> Iterator[Path]:
 
 
 def replace_folder(source: Path, target: Path) -> None:
-    """fsync all files of `source` and rename it to `target`; an old `target` is moved away first, then removed."""
-    for file in source.rglob("*"):
-        if file.is_file():
-            with file.open("rb") as handle:
-                os.fsync(handle.fileno())
+    """fsync all of `source` and rename it to `target`; an old `target` is moved away first, then removed."""
+    for path in (*source.rglob("*"), source):
+        _sync(path)
     old = target.with_name(f".{target.name}.old")
     shutil.rmtree(old, ignore_errors=True)
     if target.exists():
         target.rename(old)
     source.rename(target)
+    _sync(target.parent)
     shutil.rmtree(old, ignore_errors=True)
+
+
+def _sync(path: Path) -> None:
+    """Have a file's content, or a folder's list of names, on the disk: a rename is safe against a power cut only after that."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+@contextlib.contextmanager
+def could_not_write(what: str, remedy: str) -> Iterator[None]:
+    """A full disk or a missing permission, in the words of the system, of torch.save or of safetensors, as a UserError."""
+    try:
+        yield
+    except (OSError, RuntimeError, SafetensorError) as error:
+        raise UserError(f"{what} could not be written ({' '.join(str(error).split())[:160]}). {remedy}") from None
 
 
 def cached_arrays(
@@ -90,3 +110,21 @@ def file_hash(path: str | Path) -> str:
     """SHA-256 of a file's content."""
     with Path(path).open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+MANIFEST = "manifest.json"
+
+
+def folder_manifest(folder: Path) -> dict[str, str]:
+    """SHA-256 of every file under a folder, by its relative name; not of the manifest itself."""
+    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    return {path.relative_to(folder).as_posix(): file_hash(path) for path in files if path != folder / MANIFEST}
+
+
+def intact(folder: Path) -> bool:
+    """Whether a folder holds the files that its manifest names, as they were, and no others."""
+    try:
+        manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+        return bool(manifest) and manifest == folder_manifest(folder)
+    except (OSError, ValueError):
+        return False

@@ -13,6 +13,7 @@ import numpy as np
 
 from medmnist_diffusion.errors import UserError
 from medmnist_diffusion.files import atomic_folder, file_hash, write_json
+from medmnist_diffusion.resources import check_memory
 
 RECORDED = ("sampler", "num_inference_steps", "guidance_scale", "seed")
 FORMATS = ("folder", "npz", "parquet")
@@ -78,6 +79,11 @@ def sample(args: argparse.Namespace) -> None:
     pipe.to(state.device)
     pipe.set_progress_bar_config(disable=not state.is_main_process, desc="sampling")
 
+    count, config = args.num_per_class * len(pipe.id2label), pipe.unet.config
+    pixels = config.in_channels * config.sample_size**2
+    check_memory(
+        count * (4 * pixels + 200), f"making {count:,} images", "Make fewer at once, with another --seed each time."
+    )
     rows = [(label, index) for label in pipe.id2label for index in range(args.num_per_class)]
     images = in_shares(
         len(rows),

@@ -73,6 +73,9 @@ def test_near_pairs_and_nearest_against_brute_force(planted):
     for threshold in (5.0, 20.0):
         expected = {(i, j) for i in range(60) for j in range(i + 1, 60) if 0 < distances[i, j] <= threshold}
         assert set(near_pairs(planted.train, planted.train, threshold)) == expected
+        some = np.arange(0, 60, 7)
+        found = [tuple(sorted(pair)) for pair in near_pairs(planted.train, planted.train, threshold, some)]
+        assert sorted(found) == sorted(pair for pair in expected if {*pair} & {*some.tolist()})
     found, _ = nearest_distances(planted.splits["val"].images, planted.train.images)
     val = planted.splits["val"].images.reshape(30, -1).astype(float)
     np.testing.assert_allclose(found, np.sqrt(((val[:, None] - images[None]) ** 2).mean(-1)).min(1), rtol=1e-5)

@@ -83,6 +83,12 @@ class TrainingConfig:
     sample_steps: int = _option(1000, "Steps between sample grids.")
     checkpointing_steps: int = _option(500, "Steps between checkpoints.")
     checkpoints_total_limit: int = _option(2, "Checkpoints kept.")
+    allow_changes: bool = _option(False, "Resume although settings or data differ from those of the run so far.")
+    push_to_hub: bool = _option(False, "Evaluate the finished pipeline and publish it, privately, as --hub_model_id.")
+    hub_model_id: str | None = _option(None, "namespace/name on the Hugging Face Hub.")
+    data_license: str | None = _option(
+        None, "Of a data set of your own, to publish: CC BY 4.0, CC BY-NC 4.0 or CC0 1.0."
+    )
     report_to: str = _option("tensorboard", "Tracker, through Accelerate: tensorboard, wandb, …, or none.")
 
 
@@ -92,8 +98,12 @@ _TYPES = TypeAdapter(TrainingConfig)
 # What may differ when a run is resumed: how long, how often, and where; not what is computed.
 FREE_ON_RESUME = {
     "output_dir", "root", "max_train_steps", "num_train_epochs", "max_train_minutes", "logging_steps",
-    "validation_steps", "sample_steps", "checkpointing_steps", "checkpoints_total_limit", "report_to",
+    "validation_steps", "sample_steps", "checkpointing_steps", "checkpoints_total_limit", "report_to", "allow_changes",
+    "push_to_hub", "hub_model_id", "data_license",
 }  # fmt: skip
+
+# Stays out of files that get published.
+OWN = ("root", "output_dir", "allow_changes", "push_to_hub", "hub_model_id", "data_license")
 
 # What a run chooses for itself where it is told nothing else; a resumed run keeps to its choice.
 CHOSEN = {"mixed_precision": "auto", "pixel_unshuffle": None}
@@ -169,9 +179,10 @@ def preset(name: str) -> dict[str, Any]:
 
 
 def write_config(config: TrainingConfig, path: Path) -> None:
-    """Write the configuration as YAML that `--config` reads. `root` and `output_dir`, this machine's own, stay out."""
+    """Write the configuration as YAML that `--config` reads, without what is this user's or this machine's own."""
     values = dataclasses.asdict(config)
-    del values["root"], values["output_dir"]
+    for name in OWN:
+        del values[name]
     if any(separator in values["dataset"] for separator in ("/", "\\")):
         values["dataset"] = Path(values["dataset"]).name
     write_text(path, yaml.safe_dump(values, sort_keys=False))

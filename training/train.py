@@ -7,8 +7,8 @@ Read `train` from top to bottom: it is the whole method. An image x_0 is mixed w
 at a random noise level t; the network sees x_t, t and the image's class, and learns to undo the mixing. Sampling later
 runs this backwards, from pure noise to an image, step by step.
 
-The same seed on the same machine gives the same weights, if the budget is in steps or epochs. With a budget in minutes the
-number of steps depends on how fast the machine happens to be, and so do the weights.
+The same seed on the same machine gives the same weights, if the budget is in steps or epochs, stopped and resumed or not. With a
+budget in minutes the number of steps depends on how fast the machine happens to be, and so do the weights.
 """
 
 import math
@@ -40,14 +40,21 @@ from medmnist_diffusion.data import ImageDataset, load_dataset
 from medmnist_diffusion.data.audit import audit, findings
 from medmnist_diffusion.data.duplicates import drop_leaks
 from medmnist_diffusion.diffusion.batches import TrainingBatches
-from medmnist_diffusion.diffusion.checkpoints import load_checkpoint, newest_checkpoint, save_checkpoint
+from medmnist_diffusion.diffusion.checkpoints import load_checkpoint, newest_checkpoint, read_state, save_checkpoint
 from medmnist_diffusion.diffusion.held_out import HeldOut, held_out_losses
 from medmnist_diffusion.diffusion.loss_log import BUCKETS, LossLog, LossMeter, diverged
-from medmnist_diffusion.diffusion.machine import probe_precision, start_processes, training_gflop
+from medmnist_diffusion.diffusion.machine import (
+    check_training_memory,
+    probe_precision,
+    start_processes,
+    training_cost,
+)
 from medmnist_diffusion.diffusion.objectives import log_snr, loss_per_image, min_snr_weights, prediction_target
 from medmnist_diffusion.diffusion.optimizers import build_optimizers
+from medmnist_diffusion.diffusion.stopping import StopRequest, exclusive, stop_signals
 from medmnist_diffusion.diffusion.unet import build_noise_scheduler, build_unet, unshuffle_factor
-from medmnist_diffusion.errors import TrainingDivergedError, UserError, run_command
+from medmnist_diffusion.errors import StoppedError, TrainingDivergedError, UserError, run_command
+from medmnist_diffusion.files import could_not_write
 from medmnist_diffusion.publish.pipeline_folder import save_pipeline_folder, save_sample_grid, saved_step
 from medmnist_diffusion.publish.plots import plot_loss
 
@@ -64,23 +71,35 @@ def train(config: TrainingConfig, dataset: ImageDataset | None = None) -> Path:
 
     Raises:
         UserError: for anything that the user can mend, before training starts.
+        StoppedError: after SIGTERM or Ctrl-C, when a checkpoint is written.
         TrainingDivergedError: when the loss explodes; the last checkpoint is kept.
     """
-    # 1. The run's folder. A run that was begun with other settings is not continued with these.
+    start_processes()
     run = Path(config.output_dir).expanduser()
+    with exclusive(run), stop_signals() as stop:
+        return _train(config, dataset, run, stop)
+
+
+def _train(config: TrainingConfig, dataset: ImageDataset | None, run: Path, stop: StopRequest) -> Path:
+    # 1. The run's folder. A run that was begun with other settings is not continued with these, unless that is asked for.
     saved_config = run / "training_config.yaml"
     checkpoint = newest_checkpoint(run / "checkpoints")
+    changes = changed_settings(config, saved_config) if checkpoint else []
     if checkpoint:
-        if changes := changed_settings(config, saved_config):
-            raise UserError(
-                f"{run} holds a run with other settings ({'; '.join(changes)}). Use the same settings to resume it, or "
-                "another --output_dir."
-            )
         saved = read_config_file(saved_config)
         config = replace(config, **{name: saved[name] for name in CHOSEN})
 
     # 2. The data: uint8 images and integer labels, and what an audit finds wrong with them.
     as_given = dataset or load_dataset(config.dataset, config.root, config.size)  # what evaluation will compare with
+    content = {name: as_given.splits[name].content_hash[:12] for name in ("train", "val")}
+    if checkpoint:
+        before = read_state(checkpoint).get("data", content)
+        changes += [f"{name} images: {before[name]} → {new}" for name, new in content.items() if before[name] != new]
+    if changes and not config.allow_changes:
+        raise UserError(
+            f"{run} holds a run with other settings or data ({'; '.join(changes)}). Use the same to resume it, or another "
+            "--output_dir; or go on with the new ones by --allow_changes true."
+        )
     dataset, dropped = drop_leaks(as_given) if config.drop_leaks else (as_given, 0)
     if config.drop_leaks:
         print(f"{dropped} training images that also stand in val or test were removed.")
@@ -95,8 +114,9 @@ def train(config: TrainingConfig, dataset: ImageDataset | None = None) -> Path:
     scheduler = build_noise_scheduler(config.beta_schedule, config.prediction_type, config.num_train_timesteps)
 
     # 4. The machine: processes, threads, precision.
-    state = start_processes()
-    precision, speeds = _choose_precision(config, unet, state)
+    gflop, activations = training_cost(unet)
+    check_training_memory(unet, activations, config.train_batch_size, config.mixed_precision)
+    precision, speeds = _choose_precision(config, unet, PartialState())
     if config.optimizer == "muon" and precision == "fp16":
         raise UserError("Muon's kernels are not scaled for fp16: launch with bf16, or give --optimizer adamw.")
     config = replace(config, mixed_precision=precision)
@@ -113,7 +133,6 @@ def train(config: TrainingConfig, dataset: ImageDataset | None = None) -> Path:
     max_steps = _max_steps(config, len(dataset.train), batch_size)
 
     # 5. The optimizers work on the raw weights; a running average (EMA) of these is what gets published.
-    gflop = training_gflop(unet) if is_main else 0.0
     unet.to(accelerator.device)
     optimizers = build_optimizers(
         unet, config.optimizer, config.learning_rate, config.muon_learning_rate, config.adam_weight_decay
@@ -155,12 +174,13 @@ def train(config: TrainingConfig, dataset: ImageDataset | None = None) -> Path:
 
     # 6. Where a stopped run left off.
     step, seconds_before, best_val_loss = 0, 0.0, math.inf
+    meter = LossMeter(config.num_train_timesteps, accelerator.device)
     best: tuple[int, float, dict[str, torch.Tensor]] | None = (
         None  # step, seconds, weights; written with the next checkpoint
     )
     log = LossLog(run / "loss.csv" if is_main else None)
     if checkpoint:
-        progress_state = load_checkpoint(accelerator, checkpoint, ema, ema_unet)
+        progress_state = load_checkpoint(accelerator, checkpoint, ema, ema_unet, meter)
         step, seconds_before = progress_state["step"], progress_state["seconds"]
         if progress_state.get("images_a_step", images_a_step) != images_a_step:
             raise UserError(
@@ -169,7 +189,7 @@ def train(config: TrainingConfig, dataset: ImageDataset | None = None) -> Path:
             )
         best_val_loss = progress_state["best_val_loss"] or math.inf
         log = LossLog.resumed(run / "loss.csv", step) if is_main else log
-        accelerator.print(f"Resuming at step {step} from {checkpoint}.")
+        accelerator.print(f"Resuming at step {step} from {checkpoint}.", *changes, sep="\n  changed: ")
 
     if is_main:
         data_audit = audit(as_given)
@@ -198,7 +218,7 @@ def train(config: TrainingConfig, dataset: ImageDataset | None = None) -> Path:
             scheduler,
             dataset,
             config,
-            log.rows,
+            [row for row in log.rows if row["step"] <= at_step],
             {**facts, "weights": weights, "step": at_step, "seconds": round(at_seconds, 1),
              "images_seen": at_step * images_a_step, "val_loss": val_loss},
         )  # fmt: skip
@@ -213,7 +233,7 @@ def train(config: TrainingConfig, dataset: ImageDataset | None = None) -> Path:
             ema.copy_to(ema_unet.parameters())
             best = None
 
-    def save_state() -> None:
+    def save_state() -> Path:
         if not all(bool(torch.isfinite(parameter).all()) for parameter in raw_unet.parameters()):
             raise TrainingDivergedError(diverged(f"weights are not finite at step {step}"))
         values = {
@@ -221,15 +241,19 @@ def train(config: TrainingConfig, dataset: ImageDataset | None = None) -> Path:
             "images_a_step": images_a_step,
             "best_val_loss": best_val_loss if math.isfinite(best_val_loss) else None,
             "ema_step": ema.optimization_step,
+            "data": content,
         }
-        if is_main:
-            log.write()
-            save_best()
-        save_checkpoint(accelerator, run / "checkpoints", step, values, ema_unet, config.checkpoints_total_limit)
+        ema.copy_to(ema_unet.parameters())
+        remedy = "The checkpoints before it are untouched: make room, and the same command goes on from them."
+        with could_not_write(f"the state of step {step} in {run}", remedy):
+            if is_main:
+                log.write()
+                save_best()
+            keep = config.checkpoints_total_limit
+            return save_checkpoint(accelerator, run / "checkpoints", step, values, ema_unet, meter, keep)
 
     # 7. The loop. A step is a pure function of the weights and of (seed, step).
     began = time.monotonic() - seconds_before
-    meter = LossMeter(config.num_train_timesteps, accelerator.device)
     warnings_given: set[str] = set()
     last_step, last_time = step, time.monotonic()
     grad_norm = torch.tensor(0.0)
@@ -342,13 +366,15 @@ def train(config: TrainingConfig, dataset: ImageDataset | None = None) -> Path:
                 if step <= RAW_GRIDS_UNTIL and config.use_ema:
                     save_sample_grid(raw_unet, scheduler, dataset, config, run / "samples" / f"{name}_raw.png")
             if checkpoint_now:
-                ema.copy_to(ema_unet.parameters())
                 save_state()
+            elif stop.agreed(accelerator, step):
+                raise StoppedError(
+                    f"stopped at step {step}, saved in {save_state()}. The same command goes on from there."
+                )
             if pause:
                 last_time = time.monotonic()  # images/s counts training alone
 
     # 8. The end: the last checkpoint, the curve, and the pipeline folder that gets evaluated and published.
-    ema.copy_to(ema_unet.parameters())
     save_state()
     if is_main:
         val_loss = held_out_row()["val_loss"]
@@ -443,7 +469,14 @@ def _show(bar: Any, row: dict[str, float], total: int) -> None:
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    train(parse_config(sys.argv[1:] if argv is None else argv))
+    config = parse_config(sys.argv[1:] if argv is None else argv)
+    if config.push_to_hub:
+        from medmnist_diffusion.publish.publish import check_before_training, publish_trained
+
+        check_before_training(config.hub_model_id, config.data_license)
+    folder = train(config)
+    if config.push_to_hub:
+        publish_trained(folder, config.dataset, config.root, config.size, config.hub_model_id, config.data_license)
 
 
 if __name__ == "__main__":

@@ -67,13 +67,18 @@ def nearest_distances(queries: np.ndarray, references: np.ndarray) -> tuple[np.n
     return distances, indices
 
 
-def near_pairs(split: Split, other: Split, threshold: float) -> Iterator[tuple[int, int]]:
+def near_pairs(
+    split: Split, other: Split, threshold: float, looked_up: np.ndarray | None = None
+) -> Iterator[tuple[int, int]]:
     """Pairs (i, j) of not identical images of two splits at most `threshold` grey levels (RMS) apart.
 
     Two lower bounds of the distance come first: means over 7×7 cells (by Jensen's inequality), and their leading principal
     components (a projection), whose neighbours a k-d tree finds without comparing every pair. Only the pairs that pass are
-    compared pixel by pixel, so that memory holds 49 numbers a channel and image, and a million images take minutes.
-    Within one split (the same object) each pair comes once, with i < j.
+    compared pixel by pixel, so that memory holds 49 numbers a channel and image.
+    Within one split (the same object) each pair comes once, with i < j if both are looked up.
+
+    Args:
+        looked_up: only pairs whose i is one of these rows of `split`.
     """
     ours, theirs = _pooled(split), _pooled(other) if other is not split else None
     theirs = ours if theirs is None else theirs
@@ -82,13 +87,16 @@ def near_pairs(split: Split, other: Split, threshold: float) -> Iterator[tuple[i
     axes = np.linalg.eigh(centred.T @ centred).eigenvectors[:, -INDEXED:]  # ascending: the last ones vary most
     tree = cKDTree(centred @ axes)
     radius = np.sqrt(cells) * (threshold + 0.5)  # 0.5: float32's rounding
-    for start in range(0, len(ours), QUERIES):
-        block = ours[start : start + QUERIES]
+    queries = np.arange(len(ours)) if looked_up is None else looked_up
+    is_query = np.isin(np.arange(len(ours)), queries)
+    for start in range(0, len(queries), QUERIES):
+        block = ours[queries[start : start + QUERIES]]
         neighbours = tree.query_ball_point((block - centre) @ axes, radius, workers=-1, return_sorted=False)
-        rows = np.repeat(np.arange(len(block)), [len(found) for found in neighbours]) + start
+        rows = np.repeat(queries[start : start + QUERIES], [len(found) for found in neighbours])
         columns = np.fromiter(chain.from_iterable(neighbours), np.int64, len(rows))
         if other is split:
-            rows, columns = rows[columns > rows], columns[columns > rows]
+            once = (columns > rows) | ~is_query[columns]
+            rows, columns = rows[once], columns[once]
         for at in range(0, len(rows), CHUNK):
             i, j = rows[at : at + CHUNK], columns[at : at + CHUNK]
             close = ((ours[i] - theirs[j]) ** 2).sum(1) <= radius**2

@@ -3,6 +3,7 @@
 The layout: `train_images`, `train_labels`, `val_…`, `test_…`; images uint8 N×H×W or N×H×W×3, labels integer N or N×1.
 """
 
+import lzma
 import zipfile
 import zlib
 from collections.abc import Iterator
@@ -14,10 +15,12 @@ import numpy as np
 from medmnist_diffusion.data.arrow import IN_MEMORY_BYTES, store_images
 from medmnist_diffusion.data.dataset import CHUNK, Split
 from medmnist_diffusion.errors import UserError
-from medmnist_diffusion.files import atomic_file, file_hash
+from medmnist_diffusion.files import atomic_file, cache_dir, file_hash
+from medmnist_diffusion.resources import check_disk, check_memory
 
 # What zipfile raises on a damaged archive, or one that it cannot read (encrypted, say).
-DAMAGED = (zipfile.BadZipFile, zlib.error, EOFError, OSError, RuntimeError)
+DAMAGED = (zipfile.BadZipFile, zlib.error, EOFError, OSError, RuntimeError, ValueError, KeyError, lzma.LZMAError)
+SMALLEST, LARGEST = 8, 1024  # pixels a side
 SPLITS = ("train", "val", "test")
 SYNTHETIC = "train_synthetic"  # of a set that `augment` wrote: which training images are generated
 REMEDY = "Write it with numpy.savez_compressed in MedMNIST's layout (see the README)."
@@ -31,20 +34,22 @@ def read_npz(path: Path, splits: tuple[str, ...] = SPLITS, in_memory_bytes: int 
     """
     if not path.is_file():
         raise UserError(f"{path}: no such file. Give the path of an existing .npz file.")
+    wanted = {f"{split}_{kind}" for split in SPLITS for kind in ("images", "labels")} | {SYNTHETIC}
+    required = {f"{split}_{kind}" for split in splits for kind in ("images", "labels")}
     try:
         with zipfile.ZipFile(path) as archive:
-            headers = {info.filename.removesuffix(".npy"): _header(archive, info) for info in archive.infolist()}
+            names = [info.filename.removesuffix(".npy") for info in archive.infolist()]
+            if missing := sorted(required - set(names)):
+                raise UserError(f"{path}: array {missing[0]!r} is missing. {REMEDY}")
+            if extra := sorted(set(names) - wanted):
+                raise UserError(f"{path}: array {extra[0]!r} does not belong to MedMNIST's layout. {REMEDY}")
+            if len(names) > len(set(names)):
+                raise UserError(f"{path}: an array is there twice. {REMEDY}")
+            headers = {name: _header(archive, f"{name}.npy") for name in names}
     except DAMAGED as error:
         raise UserError(
             f"{path}: not a readable npz file, or cut short ({error}). Download or write it again."
         ) from None
-
-    wanted = {f"{split}_{kind}" for split in SPLITS for kind in ("images", "labels")} | {SYNTHETIC}
-    required = {f"{split}_{kind}" for split in splits for kind in ("images", "labels")}
-    if missing := sorted(required - headers.keys()):
-        raise UserError(f"{path}: array {missing[0]!r} is missing. {REMEDY}")
-    if extra := sorted(headers.keys() - wanted):
-        raise UserError(f"{path}: array {extra[0]!r} does not belong to MedMNIST's layout. {REMEDY}")
 
     for name, (_, dtype) in headers.items():
         if dtype is None:
@@ -59,7 +64,7 @@ def read_npz(path: Path, splits: tuple[str, ...] = SPLITS, in_memory_bytes: int 
 
 def _read_split(path: Path, split: str, headers: dict[str, Any], in_memory_bytes: int) -> Split:
     image_shape, image_dtype = headers[f"{split}_images"]
-    label_shape, _ = headers[f"{split}_labels"]
+    label_shape, label_dtype = headers[f"{split}_labels"]
     where = f"{path}: {split}"
 
     if image_dtype != np.uint8:
@@ -70,6 +75,10 @@ def _read_split(path: Path, split: str, headers: dict[str, Any], in_memory_bytes
         raise UserError(f"{where}_images has shape {image_shape}; N×H×W or N×H×W×3 is needed. {REMEDY}")
     if image_shape[1] != image_shape[2]:
         raise UserError(f"{where}_images has shape {image_shape}: images must be square. Crop or pad them first.")
+    if image_shape[0] and not SMALLEST <= image_shape[1] <= LARGEST:
+        raise UserError(
+            f"{where}_images has shape {image_shape}: from {SMALLEST} to {LARGEST} pixels a side are read. Resize them first."
+        )
     if len(label_shape) == 2 and label_shape[1] > 1:
         raise UserError(f"{where}_labels has {label_shape[1]} columns: multi-label sets are not supported yet.")
     if len(label_shape) not in (1, 2):
@@ -78,13 +87,18 @@ def _read_split(path: Path, split: str, headers: dict[str, Any], in_memory_bytes
         raise UserError(f"{where} is empty. Every split needs images: move some there.")
     if image_shape[0] != label_shape[0]:
         raise UserError(f"{where} has {image_shape[0]} images but {label_shape[0]} labels. They must be as many.")
+    if label_dtype.kind not in "iuf":
+        raise UserError(f"{where}_labels has dtype {label_dtype}; integer class ids are needed.")
+    if split == "train" and SYNTHETIC in headers and headers[SYNTHETIC] != ((image_shape[0],), np.dtype(bool)):
+        raise UserError(f"{path}: {SYNTHETIC} must hold one bool for each training image. {REMEDY}")
+    _check_room(where, int(np.prod(image_shape, dtype=object)), in_memory_bytes)
 
     try:
         with np.load(path, allow_pickle=False) as arrays:
             labels = arrays[f"{split}_labels"].reshape(-1)
         if labels.dtype.kind == "f" and np.isnan(labels).any():
             raise UserError(f"{where}_labels holds NaN. Give every image a class id.")
-        if labels.dtype.kind not in "iu":
+        if labels.dtype.kind == "f":
             raise UserError(f"{where}_labels has dtype {labels.dtype}; integer class ids are needed.")
         shape = (image_shape[1], image_shape[2], image_shape[3] if len(image_shape) == 4 else 1)
         images = store_images(
@@ -92,23 +106,35 @@ def _read_split(path: Path, split: str, headers: dict[str, Any], in_memory_bytes
             image_shape[0],
             shape,
             fingerprint=f"{path.stem}-{split}-{file_hash(path)[:16]}"
-            if np.prod(image_shape) > in_memory_bytes
+            if np.prod(image_shape, dtype=object) > in_memory_bytes
             else "",
             in_memory_bytes=in_memory_bytes,
         )
-    except (*DAMAGED, ValueError) as error:
+    except DAMAGED as error:
         raise UserError(
             f"{where} cannot be read, the file is damaged ({error}). Download or write it again."
         ) from None
     return Split(split, images, labels.astype(np.int64))
 
 
-def _header(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> tuple[tuple[int, ...], np.dtype | None]:
+def _check_room(where: str, size: int, in_memory_bytes: int) -> None:
+    """Whether images of so many bytes have room: a few kilobytes of zip can unpack to any size."""
+    remedy = "If that is not what you expect, the file's header is wrong: write it again."
+    if size <= in_memory_bytes:
+        check_memory(size, where, remedy)
+    else:
+        check_disk(cache_dir(), size, where, f"MEDMNIST_DIFFUSION_CACHE names another place. {remedy}")
+
+
+def _header(archive: zipfile.ZipFile, member: str) -> tuple[tuple[int, ...], np.dtype | None]:
     """Shape and dtype from an array's header alone, checked against the bytes that the archive says it has."""
+    info = archive.getinfo(member)
     with archive.open(info) as file:
         try:
             shape, _, dtype = _read_header(file)
-        except ValueError:
+        except (ValueError, TypeError, SyntaxError, OverflowError, RecursionError, MemoryError):  # of a made-up header
+            return (), None
+        if any(length < 0 for length in shape):
             return (), None
     size = int(np.prod(shape, dtype=object)) * dtype.itemsize
     if not dtype.hasobject and not size <= info.file_size <= size + 65536:

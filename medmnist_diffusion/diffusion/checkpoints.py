@@ -1,8 +1,10 @@
 """Checkpoints of a training run: complete or not there, verified by their manifest before anything is read.
 
 A checkpoint is a folder `checkpoints/step_00000500` with Accelerate's state (weights, optimizer, random states, scaler),
-the EMA weights as safetensors, `state.json` (step, seconds spent, best held-out loss) and `manifest.json` (SHA-256 of
-every file). Batches need no state: they are a function of the seed and the step.
+the EMA weights as safetensors, each process's loss sums since the last row of loss.csv, `state.json` (step, seconds spent, best
+held-out loss) and `manifest.json` (SHA-256 of every file). Batches need no state: they are a function of the seed and the step.
+
+Accelerate writes optimizers and random states by torch.save; they are read with `weights_only`, after the manifest was checked.
 """
 
 import json
@@ -13,50 +15,76 @@ from typing import Any
 from accelerate import Accelerator
 from diffusers import UNet2DModel
 from diffusers.training_utils import EMAModel
+from safetensors.torch import load_file, save_file
 
-from medmnist_diffusion.files import file_hash, replace_folder, write_json
-
-MANIFEST = "manifest.json"
+from medmnist_diffusion.diffusion.loss_log import LossMeter
+from medmnist_diffusion.errors import UserError
+from medmnist_diffusion.files import MANIFEST, folder_manifest, intact, replace_folder, write_json
 
 
 def save_checkpoint(
-    accelerator: Accelerator, folder: Path, step: int, state: dict[str, Any], ema_unet: UNet2DModel, keep: int
-) -> None:
+    accelerator: Accelerator,
+    folder: Path,
+    step: int,
+    state: dict[str, Any],
+    ema_unet: UNet2DModel,
+    meter: LossMeter,
+    keep: int,
+) -> Path:
     """Write the checkpoint of `step` under `folder`, then remove all but the newest `keep`. All processes call this."""
     target = folder / f"step_{step:08d}"
     temporary = folder / f".step_{step:08d}.tmp"
-    if accelerator.is_main_process:
+    try:
+        if accelerator.is_main_process:
+            for left in folder.glob(".step_*.tmp"):  # of a process that was killed while it wrote
+                shutil.rmtree(left)
+            temporary.mkdir(parents=True)
+        accelerator.wait_for_everyone()
+        accelerator.save_state(str(temporary))
+        save_file({"sums": meter.sums}, temporary / _meter_file(accelerator))
+        accelerator.wait_for_everyone()
+        if accelerator.is_main_process:
+            ema_unet.save_pretrained(temporary / "unet_ema")
+            write_json(temporary / "state.json", {"step": step, **state})
+            write_json(temporary / MANIFEST, folder_manifest(temporary))
+            replace_folder(temporary, target)
+            for old in _checkpoints(folder)[keep:]:
+                shutil.rmtree(old)
+    except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)
-        temporary.mkdir(parents=True)
+        raise
     accelerator.wait_for_everyone()
-    accelerator.save_state(str(temporary))
-    accelerator.wait_for_everyone()
-    if accelerator.is_main_process:
-        ema_unet.save_pretrained(temporary / "unet_ema")
-        write_json(temporary / "state.json", {"step": step, **state})
-        files = sorted(path for path in temporary.rglob("*") if path.is_file())
-        write_json(temporary / MANIFEST, {str(path.relative_to(temporary)): file_hash(path) for path in files})
-        replace_folder(temporary, target)
-        for old in _checkpoints(folder)[keep:]:
-            shutil.rmtree(old)
-    accelerator.wait_for_everyone()
+    return target
 
 
 def newest_checkpoint(folder: Path) -> Path | None:
     """The newest checkpoint whose files match its manifest; a damaged one is named and passed over."""
     for checkpoint in _checkpoints(folder):
-        if _intact(checkpoint):
+        if intact(checkpoint):
             return checkpoint
         print(f"warning: {checkpoint} is damaged (its files do not match its manifest): passed over.")
     return None
 
 
 def load_checkpoint(
-    accelerator: Accelerator, checkpoint: Path, ema: EMAModel, ema_unet: UNet2DModel
+    accelerator: Accelerator, checkpoint: Path, ema: EMAModel, ema_unet: UNet2DModel, meter: LossMeter
 ) -> dict[str, Any]:
-    """Put a verified checkpoint's state back in place; returns its state.json."""
-    accelerator.load_state(str(checkpoint))
-    state = json.loads((checkpoint / "state.json").read_text())
+    """Put a verified checkpoint's state back in place; returns its state.json.
+
+    Raises:
+        UserError: if it is the state of another network or other optimizers.
+    """
+    try:
+        accelerator.load_state(str(checkpoint))
+    except (RuntimeError, ValueError, KeyError, OSError) as error:
+        reason = " ".join(str(error).split())[:160]
+        raise UserError(
+            f"{checkpoint} does not fit what is to be trained ({reason}). Another network or optimizer needs a run of its own: "
+            "choose another --output_dir."
+        ) from None
+    state = read_state(checkpoint)
+    if (sums := checkpoint / _meter_file(accelerator)).is_file():
+        meter.sums.copy_(load_file(sums)["sums"])
     saved = UNet2DModel.from_pretrained(checkpoint / "unet_ema")
     ema_unet.load_state_dict(saved.state_dict())
     ema.shadow_params = [parameter.detach().clone() for parameter in ema_unet.parameters()]
@@ -64,14 +92,15 @@ def load_checkpoint(
     return state
 
 
+def read_state(checkpoint: Path) -> dict[str, Any]:
+    """The checkpoint's state.json."""
+    return json.loads((checkpoint / "state.json").read_text())
+
+
+def _meter_file(accelerator: Accelerator) -> str:
+    return f"loss_meter_{accelerator.process_index}.safetensors"
+
+
 def _checkpoints(folder: Path) -> list[Path]:
     """Complete checkpoints, newest first (an incomplete one still has its temporary name)."""
     return sorted(folder.glob("step_*"), reverse=True)
-
-
-def _intact(checkpoint: Path) -> bool:
-    try:
-        manifest = json.loads((checkpoint / MANIFEST).read_text())
-        return all(file_hash(checkpoint / name) == value for name, value in manifest.items())
-    except (OSError, ValueError):
-        return False

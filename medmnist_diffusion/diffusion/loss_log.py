@@ -44,7 +44,7 @@ class LossLog:
             raise TrainingDivergedError(
                 diverged(f"the loss is {row['loss']:.3g} at step {row['step']:.0f} (lowest so far {lowest:.3g})")
             )
-        self.rows.append(row)
+        self.rows.append({key: float(_written(value)) for key, value in row.items()})  # as after a resume
 
     def write(self) -> None:
         if self.path is None:
@@ -52,7 +52,7 @@ class LossLog:
         with atomic_file(self.path) as temporary, temporary.open("w", newline="") as file:
             writer = csv.DictWriter(file, COLUMNS, restval="")
             writer.writeheader()
-            writer.writerows({key: f"{value:.6g}" for key, value in row.items()} for row in self.rows)
+            writer.writerows({key: _written(value) for key, value in row.items()} for row in self.rows)
 
     def memorizing(self) -> str | None:
         """A sentence if the held-out loss has parted from the training loss, measured alike; else None."""
@@ -66,6 +66,10 @@ class LossLog:
             f"step {last['step']:.0f}: the held-out loss {last['val_loss']:.4f} rises (best {best:.4f}) and parts from the "
             f"training loss {last['train_loss_fixed']:.4f}: the model begins to memorize. Stop earlier, or use more images."
         )
+
+
+def _written(value: float) -> str:
+    return f"{value:.6g}"
 
 
 def read_loss_csv(path: Path) -> list[dict[str, float]]:

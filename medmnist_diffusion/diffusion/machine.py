@@ -14,6 +14,7 @@ from diffusers import UNet2DModel
 from torch.utils.flop_counter import FlopCounterMode
 
 from medmnist_diffusion.errors import UserError
+from medmnist_diffusion.resources import check_memory
 
 PROBE_SECONDS = 1.0
 
@@ -106,11 +107,42 @@ def probe_precision(unet: UNet2DModel, batch_size: int, wanted: str | None = Non
     return max(speeds, key=lambda name: speeds[name]), speeds
 
 
-def training_gflop(unet: UNet2DModel) -> float:
-    """GFLOP of one forward and backward pass of one image (multiply and add count as two)."""
+def training_cost(unet: UNet2DModel) -> tuple[float, int]:
+    """What training on one image takes: GFLOP of a forward and backward pass (multiply and add count as two), and the bytes that
+    float32 activations need until the backward pass."""
     config = unet.config
     image = torch.zeros(1, config.in_channels, config.sample_size, config.sample_size)
-    with FlopCounterMode(display=False) as counter:
+    kept: dict[int, int] = {}  # tensors that several layers keep count once
+
+    def keep(tensor: torch.Tensor) -> torch.Tensor:
+        kept[tensor.data_ptr()] = tensor.nbytes
+        return tensor
+
+    with (
+        FlopCounterMode(display=False) as counter,
+        torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor),
+    ):
         unet(image, torch.zeros(1), class_labels=torch.zeros(1, dtype=torch.long)).sample.mean().backward()
     unet.zero_grad()
-    return counter.get_total_flops() / 1e9
+    weights = {parameter.data_ptr() for parameter in unet.parameters()}
+    activations = sum(size for pointer, size in kept.items() if pointer not in weights)
+    return counter.get_total_flops() / 1e9, activations
+
+
+def check_training_memory(unet: UNet2DModel, activations: int, batch_size: int, precision: str) -> None:
+    """Refuse a training that cannot fit into this machine's memory.
+
+    Weights, gradients, two moments and two copies of the average, all float32, and the activations of a batch.
+
+    Raises:
+        UserError: with the estimate and what to change.
+    """
+    if torch.accelerator.is_available():  # the network lives in another memory
+        return
+    weights = 6 * 4 * sum(parameter.numel() for parameter in unet.parameters())
+    batch = activations * batch_size * (1.0 if precision == "no" else 0.5)
+    check_memory(
+        weights + batch,
+        f"training with {batch_size} images a batch",
+        "Use a smaller --train_batch_size (with --gradient_accumulation_steps for the same batch in all) or a smaller network.",
+    )

@@ -12,6 +12,7 @@ from safetensors import SafetensorError
 from medmnist_diffusion.diffusion.batches import derived_seed
 from medmnist_diffusion.errors import UserError
 from medmnist_diffusion.pipelines import ClassConditionalDDPMPipeline
+from medmnist_diffusion.publish.folder_check import check_folder
 
 # DPM-Solver++ visits the pipeline's own `fast_timesteps`: with steps uniform in t, 20 of them end too early and leave images
 # without fine texture.
@@ -26,18 +27,20 @@ def load_pipeline(folder: str | Path, sampler: str = DEFAULT_SAMPLER) -> ClassCo
     The folder's weights are read by our own class; its pipeline.py is not run.
 
     Raises:
-        UserError: if the folder is no complete pipeline folder.
+        UserError: if the folder is no complete pipeline folder, or differs from its manifest.
     """
     folder = Path(folder)
-    needed = ("model_index.json", "unet/config.json", "unet/diffusion_pytorch_model.safetensors")
-    for name in needed:
-        if not (folder / name).is_file():
-            raise UserError(f"{folder} is no pipeline folder: {name} is missing. Give the folder that training wrote.")
+    check_folder(folder)
     try:
         pipe = ClassConditionalDDPMPipeline.from_pretrained(folder, local_files_only=True, use_safetensors=True)
     except (OSError, ValueError, TypeError, KeyError, RuntimeError, SafetensorError) as error:
         reason = " ".join(str(error).split())[:200]
         raise UserError(f"{folder} cannot be loaded ({reason}). Save the pipeline again.") from None
+    for name, parameter in pipe.unet.named_parameters():
+        if not bool(torch.isfinite(parameter).all()):
+            raise UserError(
+                f"{folder}: the weight {name} is not finite (NaN or infinite). Train again, or get it again."
+            )
     set_sampler(pipe, sampler)
     return pipe
 

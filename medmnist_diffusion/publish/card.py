@@ -33,7 +33,7 @@ def write_card(folder: Path, load_from: str | None = None) -> Path:
     Raises:
         UserError: if the folder lacks what a card needs, or metrics.json belongs to another data set or other weights.
     """
-    summary = _summary(folder)
+    summary = read_summary(folder)
     metrics = Metrics.read(folder / "metrics.json") if (folder / "metrics.json").is_file() else None
     if metrics and metrics.dataset["content_hash"] != summary["dataset"]["content_hash"]:
         raise UserError(
@@ -51,7 +51,8 @@ def write_card(folder: Path, load_from: str | None = None) -> Path:
     return folder / "README.md"
 
 
-def _summary(folder: Path) -> dict[str, Any]:
+def read_summary(folder: Path) -> dict[str, Any]:
+    """training_summary.json; a UserError if the folder has none."""
     path = folder / SUMMARY
     try:
         return json.loads(path.read_text(encoding="utf-8"))
@@ -134,33 +135,39 @@ def _values(folder: Path, summary: dict[str, Any], metrics: Metrics | None, load
 
 
 def _metric_values(metrics: Metrics, folder: Path) -> dict[str, Any]:
-    def row(record: MetricRecord) -> dict[str, Any]:
-        interval = "–" if record.interval is None else f"{record.interval[0]:.3g} … {record.interval[1]:.3g}"
-        return {
-            "label": record.label,
-            "class_name": "" if record.class_ is None else metrics.dataset["id2label"][str(record.class_)],
-            "value": f"{record.value:.3g}",
-            "interval": interval,
-            "floor": f"{record.floor:.3g}",
-            "against_floor": _against_floor(record),
-            "n_real": record.n_real,
-            "n_generated": record.n_generated,
-        }
-
     overall = [record for record in metrics.metrics if record.class_ is None]
     sources: dict[str, dict[str, None]] = {}
     for record in overall:
         sources.setdefault(record.floor_source, {})[f"{NAMES[record.name]} ({record.extractor})"] = None
     return {
-        "rows": [row(record) for record in overall],
-        "class_rows": [row(record) for record in metrics.metrics if record.class_ is not None],
+        "rows": overall_rows(metrics),
+        "class_rows": [_row(record, metrics) for record in metrics.metrics if record.class_ is not None],
         "floor_sources": {source: ", ".join(labels) for source, labels in sources.items()},
         "sampling": metrics.sampling,
         "refused": metrics.refused,
         "has_fid": any(record.extractor == "inception" for record in overall),
         "has_pictures": (folder / "ratios.png").is_file() and (folder / "closest_generated.png").is_file(),
         "has_pairs": (folder / "closest_pairs.png").is_file(),
-        "memorization": _memorization(metrics),
+        "memorization": memorization(metrics),
+    }
+
+
+def overall_rows(metrics: Metrics) -> list[dict[str, Any]]:
+    """The figures of all classes together, as a card shows them."""
+    return [_row(record, metrics) for record in metrics.metrics if record.class_ is None]
+
+
+def _row(record: MetricRecord, metrics: Metrics) -> dict[str, Any]:
+    interval = "–" if record.interval is None else f"{record.interval[0]:.3g} … {record.interval[1]:.3g}"
+    return {
+        "label": record.label,
+        "class_name": "" if record.class_ is None else metrics.dataset["id2label"][str(record.class_)],
+        "value": f"{record.value:.3g}",
+        "interval": interval,
+        "floor": f"{record.floor:.3g}",
+        "against_floor": _against_floor(record),
+        "n_real": record.n_real,
+        "n_generated": record.n_generated,
     }
 
 
@@ -174,9 +181,9 @@ def _against_floor(record: MetricRecord) -> str:
     return f"{sign}: {value:.2g}" + ("" if interval is None else f" ({interval[0]:.2g} … {interval[1]:.2g})")
 
 
-def _memorization(metrics: Metrics) -> str:
+def memorization(metrics: Metrics) -> str:
     """The shares of copies, and whether any of them, overall or of a class, is more than chance: after Holm's correction."""
-    shares = [record for record in metrics.metrics if record.name == "memorized_share"]
+    shares, flagged = copying(metrics)
     if not shares:
         return "**Not checked**: " + ("; ".join(metrics.refused) or "it was not measured") + "."
     sentences = [
@@ -185,8 +192,6 @@ def _memorization(metrics: Metrics) -> str:
         for record in shares
         if record.class_ is None
     ]
-    corrected = holm([1.0 if record.p_value is None else record.p_value for record in shares])
-    flagged = [record for record, p_value in zip(shares, corrected, strict=True) if p_value < COPYING]
     if flagged:
         names = metrics.dataset["id2label"]
         where = ", ".join(
@@ -202,6 +207,13 @@ def _memorization(metrics: Metrics) -> str:
             "one counts mirrored and slightly shifted copies."
         )
     return " ".join(sentences)
+
+
+def copying(metrics: Metrics) -> tuple[list[MetricRecord], list[MetricRecord]]:
+    """The shares of copies that were measured, and those of them that are more than chance, after Holm's correction."""
+    shares = [record for record in metrics.metrics if record.name == "memorized_share"]
+    corrected = holm([1.0 if record.p_value is None else record.p_value for record in shares])
+    return shares, [record for record, p_value in zip(shares, corrected, strict=True) if p_value < COPYING]
 
 
 def main(argv: Sequence[str] | None = None) -> None:

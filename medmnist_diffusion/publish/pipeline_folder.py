@@ -12,6 +12,7 @@ from medmnist_diffusion.diffusion.sampling import generate, set_sampler
 from medmnist_diffusion.files import atomic_folder, write_json
 from medmnist_diffusion.pipelines import ClassConditionalDDPMPipeline
 from medmnist_diffusion.publish.card import SUMMARY, write_card
+from medmnist_diffusion.publish.folder_check import write_manifest
 from medmnist_diffusion.publish.plots import plot_loss, save_grid
 from medmnist_diffusion.training.config import TrainingConfig, write_config
 
@@ -41,6 +42,7 @@ def save_pipeline_folder(
         if loss_rows:
             plot_loss(loss_rows, temporary / "loss.png")
         save_sample_grid(unet, scheduler, dataset, config, temporary / "samples.png")
+        write_manifest(temporary)
         write_card(temporary)
     return folder
 

@@ -165,6 +165,7 @@ def _json(study: Study, results: Sequence[RegimeResult], dropped: Sequence[str],
             {
                 "regime": result.regime.name,
                 "verdict": result.judgement.verdict,
+                "sentence": sentence(result),
                 "effect": one.difference if one else None,
                 "interval": list(one.interval) if one else None,
                 "p_value": result.judgement.p_value,

@@ -1,0 +1,86 @@
+"""One process a run, and a way to stop it: SIGTERM and Ctrl-C are kept until the training loop can save."""
+
+import contextlib
+import signal
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import torch
+from accelerate import Accelerator, PartialState
+from filelock import FileLock, Timeout
+
+from medmnist_diffusion.errors import UserError
+
+AGREE_EVERY = 10  # steps: several processes ask each other only so often, since asking makes them wait
+
+
+class StopRequest:
+    """Whether this run was asked to stop."""
+
+    def __init__(self) -> None:
+        self.received = False
+
+    def agreed(self, accelerator: Accelerator, step: int) -> bool:
+        """Whether any process was asked, the same answer in all of them: they must stop after the same step."""
+        if accelerator.num_processes == 1:
+            return self.received
+        if step % AGREE_EVERY:
+            return False
+        asked = torch.tensor(float(self.received), device=accelerator.device)
+        return float(accelerator.reduce(asked, reduction="sum")) > 0
+
+
+@contextlib.contextmanager
+def stop_signals() -> Iterator[StopRequest]:
+    """SIGTERM and Ctrl-C fill a StopRequest instead of ending the process; a second one ends it at once.
+
+    Outside the main thread, where Python allows no handlers, signals do what they did before.
+    """
+    request = StopRequest()
+
+    def receive(number: int, frame: FrameType | None) -> None:
+        if request.received:
+            raise KeyboardInterrupt
+        request.received = True
+        print(f"\n{signal.Signals(number).name}: saving after this step (once more: stop at once) …", flush=True)
+
+    if threading.current_thread() is not threading.main_thread():
+        yield request
+        return
+    before: dict[signal.Signals, Any] = {
+        number: signal.signal(number, receive) for number in (signal.SIGTERM, signal.SIGINT)
+    }
+    try:
+        yield request
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+@contextlib.contextmanager
+def exclusive(folder: Path) -> Iterator[None]:
+    """Hold a run's folder, which is made if need be; the first of the processes that a launcher started holds it for all.
+
+    Raises:
+        UserError: if another process holds it, or nothing can be written there.
+    """
+    if not PartialState().is_main_process:
+        yield
+        return
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(folder / ".lock")
+        lock.acquire(timeout=0)
+    except Timeout:
+        raise UserError(
+            f"another process works in {folder}. Wait for it or stop it, or choose another --output_dir."
+        ) from None
+    except OSError as error:
+        raise UserError(f"{folder} cannot be written ({error.strerror}). Choose another --output_dir.") from None
+    try:
+        yield
+    finally:
+        lock.release()

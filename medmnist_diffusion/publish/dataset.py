@@ -1,0 +1,171 @@
+"""`medmnist-diffusion publish-dataset`: generated images go to the Hub as parquet, with a card that says what made them.
+
+The images are what `sample` wrote; the pipeline that made them gives the figures, the check for copies and the licence.
+"""
+
+import argparse
+import json
+import sys
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from huggingface_hub import DatasetCard, DatasetCardData
+
+from medmnist_diffusion.data import Split
+from medmnist_diffusion.errors import UserError
+from medmnist_diffusion.files import file_hash, write_json, write_text
+from medmnist_diffusion.metrics.records import Metrics
+from medmnist_diffusion.publish.card import OPEN_LICENSES, TEMPLATE, WEIGHTS, memorization, overall_rows, read_summary
+from medmnist_diffusion.publish.hub import check_repo_id
+from medmnist_diffusion.publish.private import private_findings
+from medmnist_diffusion.publish.publish import add_publishing_arguments, problems, send, staged
+from medmnist_diffusion.sample import image_table, read_sampling_record
+
+PARQUET = "data/train-00000-of-00001.parquet"
+
+
+def read_export(path: Path, summary: dict[str, Any]) -> Split:
+    """The images and labels that `sample` wrote: an npz, PNG folders or parquet.
+
+    Raises:
+        UserError: if they are not readable, or of another size or other classes than the pipeline's.
+    """
+    from medmnist_diffusion.data.npz import read_npz
+    from medmnist_diffusion.data.sources import load_labelled_folder
+
+    dataset = summary["dataset"]
+    shape = (dataset["image_size"], dataset["image_size"], dataset["channels"])
+    if path.suffix == ".npz":
+        split = read_npz(path, ("train",))["train"]
+    elif path.is_dir():
+        split = load_labelled_folder(path, _ImagesOf(dataset))  # type: ignore[arg-type]
+    else:
+        raise UserError(f"{path} is no npz and no folder. Give what `medmnist-diffusion sample` wrote.")
+    if split.images.shape[1:] != shape or split.labels.max() >= len(dataset["id2label"]):
+        raise UserError(f"{path} does not hold images of this pipeline: {shape} (H×W×C) of its classes are needed.")
+    return split
+
+
+class _ImagesOf:
+    """Of a data set as a summary describes it, what reading a labelled folder needs."""
+
+    def __init__(self, dataset: dict[str, Any]) -> None:
+        self.name, self.image_size, self.channels = dataset["name"], dataset["image_size"], dataset["channels"]
+        self.id2label = {int(label): name for label, name in dataset["id2label"].items()}
+
+
+def recorded_weights(path: Path) -> str | None:
+    """The hash of the weights that made the images, as `sample` noted it; None if it did not."""
+    import csv
+
+    try:
+        if path.suffix == ".npz":
+            return json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))["pipeline_weights_sha256"]
+        if (path / "sampling.json").is_file():
+            return json.loads((path / "sampling.json").read_text(encoding="utf-8"))["pipeline_weights_sha256"]
+        with (path / "metadata.csv").open(newline="") as file:
+            return next(csv.DictReader(file))["pipeline_weights_sha256"]
+    except (OSError, ValueError, KeyError, StopIteration):
+        return None
+
+
+def verdicts(study: Path | None, summary: dict[str, Any]) -> list[str]:
+    """The sentences of an augmentation study of the same data; empty without one.
+
+    Raises:
+        UserError: if it is no such study, or one of other data.
+    """
+    if study is None:
+        return []
+    try:
+        results = json.loads((study / "results.json").read_text(encoding="utf-8"))
+        content, lines = results["dataset"]["content_hash"], [str(regime["sentence"]) for regime in results["regimes"]]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{study} is no folder of an augmentation study ({error}).") from None
+    if content != summary["dataset"]["content_hash"]:
+        raise UserError(f"{study} is a study of other data than this pipeline was trained on.")
+    return lines
+
+
+def write_dataset(folder: Path, split: Split, pipeline: Path, export: Path, study: Path | None, repo_id: str) -> None:
+    """The parquet file, how it was made, and the card, into a new folder."""
+    summary, metrics = read_summary(pipeline), Metrics.read(pipeline / "metrics.json")
+    dataset, sampling = summary["dataset"], read_sampling_record(export)
+    id2label = {int(label): name for label, name in dataset["id2label"].items()}
+    (folder / PARQUET).parent.mkdir(parents=True)
+    image_table(split.images[:], split.labels.tolist(), id2label).to_parquet(str(folder / PARQUET))
+    weights = file_hash(pipeline / WEIGHTS)
+    write_json(
+        folder / "generation.json",
+        {"synthetic": True, "pipeline_weights_sha256": weights, "trained_on": dataset["name"], **sampling},
+    )
+    counts = np.bincount(split.labels, minlength=len(id2label))
+    license_id = OPEN_LICENSES[dataset["license"]]
+    card = DatasetCard.from_template(
+        DatasetCardData(
+            license=license_id,
+            task_categories=["image-classification"],
+            tags=["synthetic", "medical", "diffusion", "research-only", dataset["name"]],
+            size_categories=_size_category(len(split)),
+            pretty_name=f"{dataset['name']}, generated",
+        ),
+        template_path=str(TEMPLATE.with_name("dataset_template.md")),
+        title=f"{dataset['name']}, generated",
+        dataset=dataset,
+        repo_id=repo_id,
+        count=f"{len(split):,}",
+        size=dataset["image_size"],
+        colour="grey" if dataset["channels"] == 1 else "RGB",
+        class_counts=", ".join(f"{counts[label]:,} {name}" for label, name in id2label.items()),
+        id2label=", ".join(f"{label} = {name}" for label, name in id2label.items()),
+        step=f"{summary['step']:,}",
+        training_images=f"{summary['training_images']:,}",
+        weights=weights,
+        sampling=sampling,
+        rows=overall_rows(metrics),
+        memorization=memorization(metrics),
+        verdicts=verdicts(study, summary),
+    )
+    write_text(folder / "README.md", str(card))
+
+
+def _size_category(count: int) -> str:
+    """The Hub's own names."""
+    for limit, name in ((1_000, "n<1K"), (10_000, "1K<n<10K"), (100_000, "10K<n<100K"), (1_000_000, "100K<n<1M")):
+        if count < limit:
+            return name
+    return "1M<n<10M"
+
+
+def publish_dataset(args: argparse.Namespace) -> None:
+    """Check generator and images, show and upload them."""
+    check_repo_id(args.repo_id)
+    with tempfile.TemporaryDirectory() as temporary:
+        pipeline, folder = Path(temporary) / "pipeline", Path(temporary) / "dataset"
+        staged(args.pipeline, pipeline, args.repo_id, args.data_license)
+        found = problems(pipeline)
+        if recorded_weights(args.images) != file_hash(pipeline / WEIGHTS):
+            found.append(f"{args.images} was not made by {args.pipeline}, as far as `sample` noted what made it")
+        if found:
+            raise UserError(f"{args.images} cannot be published: {'; '.join(found)}.")
+        split = read_export(args.images, read_summary(pipeline))
+        write_dataset(folder, split, pipeline, args.images, args.study, args.repo_id)
+        if found := private_findings(folder):
+            raise UserError(f"{args.images} cannot be published: {'; '.join(found)}.")
+        print("Checked: made by this pipeline, its figures, copies, licence, no private text.")
+        send(folder, args.repo_id, "dataset", args, f"medmnist-diffusion: {len(split)} generated images")
+    print(f'\nLoad it with\n  from datasets import load_dataset\n  load_dataset("{args.repo_id}")')
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(prog="medmnist-diffusion publish-dataset", description=__doc__.split(": ", 1)[1])
+    parser.add_argument("images", type=Path, help="what `medmnist-diffusion sample` wrote")
+    add_publishing_arguments(parser)
+    parser.add_argument("--pipeline", type=Path, required=True, help="the evaluated pipeline folder that made them")
+    parser.add_argument(
+        "--study", type=Path, help="the folder of an augmentation study of the same data: its verdicts"
+    )
+    publish_dataset(parser.parse_args(sys.argv[1:] if argv is None else argv))

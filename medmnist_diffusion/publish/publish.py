@@ -1,0 +1,159 @@
+"""`medmnist-diffusion publish`: a pipeline folder goes to the Hub, if it is what it claims to be.
+
+What is uploaded is a copy with a card drawn anew from the folder's own figures; the folder stays as it is.
+"""
+
+import argparse
+import inspect
+import shutil
+import sys
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+from accelerate import PartialState
+
+from medmnist_diffusion.errors import UserError
+from medmnist_diffusion.files import file_hash, write_json
+from medmnist_diffusion.metrics.records import Metrics
+from medmnist_diffusion.publish.card import OPEN_LICENSES, SUMMARY, copying, read_summary, write_card
+from medmnist_diffusion.publish.folder_check import write_manifest
+from medmnist_diffusion.publish.hub import check_repo_id, check_token, show_upload, upload
+from medmnist_diffusion.publish.private import private_findings
+
+SUFFIXES = {".json", ".safetensors", ".md", ".yaml", ".png"}
+CODE = "pipeline.py"
+
+
+def add_publishing_arguments(parser: argparse.ArgumentParser) -> None:
+    """What every publishing command is told."""
+    parser.add_argument("repo_id", help="namespace/name on the Hub; made if it is not there")
+    parser.add_argument("--public", action="store_true", help="for everybody to see (default: private)")
+    parser.add_argument("--update", action="store_true", help="add a commit to a repository that holds files already")
+    parser.add_argument("--dry_run", action="store_true", help="check and show all, without a network; upload nothing")
+    parser.add_argument(
+        "--data_license",
+        choices=sorted(OPEN_LICENSES),
+        help="the licence of a training set of your own: publishing needs one that permits it",
+    )
+
+
+def problems(folder: Path) -> list[str]:
+    """Why this pipeline folder should not be published; empty if nothing speaks against it.
+
+    Raises:
+        UserError: if it is no pipeline folder, or damaged.
+    """
+    from medmnist_diffusion.diffusion.sampling import load_pipeline
+    from medmnist_diffusion.pipelines import ClassConditionalDDPMPipeline
+
+    load_pipeline(folder)  # the manifest, the network, finite weights
+    found = [
+        f"{path.relative_to(folder)} does not belong into a published folder (safetensors, text and PNG alone)"
+        for path in sorted(folder.rglob("*"))
+        if path.is_symlink() or (path.is_file() and path.suffix not in SUFFIXES and path != folder / CODE)
+    ]
+    if not (folder / CODE).is_file() or file_hash(folder / CODE) != file_hash(
+        inspect.getfile(ClassConditionalDDPMPipeline)
+    ):
+        found.append(f"{CODE} is not the file that this version of medmnist-diffusion writes: save the pipeline again")
+    found += [*_unmeasured(folder), *private_findings(folder)]
+    license_name = read_summary(folder)["dataset"]["license"]
+    if license_name not in OPEN_LICENSES:
+        found.append(
+            f"the licence of the training data is {license_name!r}: say by --data_license which licence permits publication "
+            f"({', '.join(OPEN_LICENSES)})"
+        )
+    return found
+
+
+def _unmeasured(folder: Path) -> list[str]:
+    """What the card would have to leave open: figures, and whether images are copies."""
+    if not (folder / "metrics.json").is_file():
+        return ["it was not evaluated: run `medmnist-diffusion evaluate` on it first"]
+    metrics = Metrics.read(folder / "metrics.json")
+    found = []
+    if not any(record.name == "frechet_distance" for record in metrics.metrics):
+        found.append("metrics.json holds no Fréchet distance: evaluate again")
+    audited, flagged = copying(metrics)
+    if not audited:
+        found.append("no check for copies of training images was made: evaluate against the training set")
+    if flagged:
+        found.append("it reproduces training images more often than chance does (see the card): do not publish it")
+    return found
+
+
+def staged(folder: Path, target: Path, repo_id: str, data_license: str | None) -> None:
+    """A copy of the folder, with its data's licence if that was given, and its card drawn anew."""
+    read_summary(folder)  # is it a pipeline at all?
+    shutil.copytree(folder, target, symlinks=True)  # a link is a finding, not a file
+    if data_license:
+        summary = read_summary(target)
+        summary["dataset"]["license"] = data_license
+        write_json(target / SUMMARY, summary)
+        write_manifest(target)
+    write_card(target, repo_id)
+
+
+def publish(folder: Path, repo_id: str, args: argparse.Namespace) -> None:
+    """Check, show and upload; with `args.dry_run` all but the last."""
+    check_repo_id(repo_id)
+    if not folder.is_dir():
+        raise UserError(f"{folder} is no folder. Give the pipeline folder that training wrote.")
+    with tempfile.TemporaryDirectory() as temporary:
+        copy = Path(temporary) / "pipeline"
+        staged(folder, copy, repo_id, args.data_license)
+        if found := problems(copy):
+            raise UserError(f"{folder} cannot be published: {'; '.join(found)}.")
+        print("Checked: safetensors only, manifest, pipeline.py, figures, copies, licence, no private text.")
+        send(copy, repo_id, "model", args, "medmnist-diffusion: class-conditional pipeline")
+    print(
+        f"\nLoad it with\n  from diffusers import DiffusionPipeline\n"
+        f'  pipe = DiffusionPipeline.from_pretrained("{repo_id}", trust_remote_code=True)'
+    )
+
+
+def check_before_training(repo_id: str | None, data_license: str | None) -> None:
+    """What would otherwise be refused when hours of training are over.
+
+    Raises:
+        UserError: without a valid Hub id, a token, or with a licence that does not permit publication.
+    """
+    if repo_id is None:
+        raise UserError("--push_to_hub needs --hub_model_id: namespace/name.")
+    check_repo_id(repo_id)
+    check_token()
+    if data_license not in (None, *OPEN_LICENSES):
+        raise UserError(f"--data_license is {data_license!r}; publishing needs one of {', '.join(OPEN_LICENSES)}.")
+
+
+def publish_trained(
+    folder: Path, dataset: str, root: str | None, size: int | None, repo_id: str | None, data_license: str | None
+) -> None:
+    """Evaluate what training has just written, and publish it privately. All processes of a launch call this."""
+    from medmnist_diffusion.training import evaluate_fid
+
+    where = [part for name, value in (("root", root), ("size", size)) if value for part in (f"--{name}", str(value))]
+    if not (folder / "metrics.json").is_file():
+        evaluate_fid.main([str(folder), "--dataset", dataset, *where])
+    if repo_id and PartialState().is_main_process:
+        options = argparse.Namespace(public=False, update=True, dry_run=False, data_license=data_license)
+        publish(folder, repo_id, options)
+
+
+def send(folder: Path, repo_id: str, repo_type: str, args: argparse.Namespace, message: str) -> None:
+    """Show what will go, and let it go unless it is a dry run."""
+    show_upload(folder, repo_id, repo_type, not args.public)
+    if args.dry_run:
+        print("Dry run: nothing was uploaded.")
+        return
+    check_token()
+    print(f"Committed: {upload(folder, repo_id, repo_type, not args.public, args.update, message)}")
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(prog="medmnist-diffusion publish", description=__doc__.split(": ", 1)[1])
+    parser.add_argument("pipeline", type=Path, help="an evaluated pipeline folder")
+    add_publishing_arguments(parser)
+    args = parser.parse_args(sys.argv[1:] if argv is None else argv)
+    publish(args.pipeline, args.repo_id, args)

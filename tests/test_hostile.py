@@ -1,0 +1,339 @@
+"""Hostile and broken input: the rows of docs/robustness.md. Each ends in one line, with a non-zero code, and runs nothing."""
+
+import json
+import os
+import shutil
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from diffusers import UNet2DModel
+from PIL import Image
+from safetensors.torch import load_file, save_file
+
+from medmnist_diffusion import cli
+from medmnist_diffusion.data import phantom
+from medmnist_diffusion.data.npz import write_npz
+from medmnist_diffusion.errors import DEBUG
+from medmnist_diffusion.files import MANIFEST
+
+from .conftest import small_training
+
+CliError = Callable[..., str]
+WEIGHTS = "unet/diffusion_pytorch_model.safetensors"
+
+
+@pytest.fixture
+def pipeline(trained_run: Path, tmp_path: Path) -> Path:
+    return shutil.copytree(trained_run / "pipeline", tmp_path / "pipeline")
+
+
+@pytest.fixture
+def arrays() -> dict[str, np.ndarray]:
+    return phantom.make_phantom(counts={"train": 40, "val": 20, "test": 20})
+
+
+def edit_json(path: Path, **changes: object) -> None:
+    path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
+
+
+def without_manifest(pipeline: Path) -> Path:
+    """As somebody who changes a folder on purpose leaves it."""
+    (pipeline / MANIFEST).unlink()
+    return pipeline
+
+
+# Data files
+
+
+def test_zip_bomb(arrays: dict[str, np.ndarray], tmp_path: Path, cli_error: CliError) -> None:
+    """Two terabytes that the archive itself admits to: refused before a byte of it is unpacked."""
+    rows = 2 * 2**40 // 28**2
+    header = tmp_path / "header"
+    with header.open("wb") as file:
+        np.lib.format.write_array_header_1_0(file, {"descr": "|u1", "fortran_order": False, "shape": (rows, 28, 28)})
+    npz = tmp_path / "bomb.npz"
+    np.savez(npz, **{k: v for k, v in arrays.items() if k not in ("train_images", "train_labels")})
+    with zipfile.ZipFile(npz, "a", allowZip64=True) as archive:
+        archive.writestr("train_images.npy", header.read_bytes())
+        archive.writestr("train_labels.npy", header.read_bytes().replace(b", 28, 28)", b",)        "))
+        for info in archive.infolist()[-2:]:
+            info.file_size += rows * (784 if "images" in info.filename else 1)
+    assert "GiB on the disk" in cli_error("audit", str(npz))
+
+
+@pytest.mark.parametrize("member", ["../train_images.npy", "/etc/passwd.npy", "a/b.npy"])
+def test_members_outside_the_layout(
+    member: str, arrays: dict[str, np.ndarray], tmp_path: Path, cli_error: CliError
+) -> None:
+    np.savez(tmp_path / "x.npz", **arrays)
+    with zipfile.ZipFile(tmp_path / "x.npz", "a") as archive:
+        archive.writestr(member, b"x")
+    assert "does not belong to MedMNIST's layout" in cli_error("audit", str(tmp_path / "x.npz"))
+
+
+@pytest.mark.filterwarnings("ignore:Duplicate name")
+def test_an_array_that_is_there_twice(arrays: dict[str, np.ndarray], tmp_path: Path, cli_error: CliError) -> None:
+    np.savez(tmp_path / "x.npz", **arrays)
+    with zipfile.ZipFile(tmp_path / "x.npz", "a") as archive:
+        archive.writestr("train_images.npy", b"x")
+    assert "an array is there twice" in cli_error("audit", str(tmp_path / "x.npz"))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"train_labels": np.array([["x" * 1000]] * 40)}, "integer class ids are needed"),
+        ({"train_images": np.zeros((40, 2, 2), np.uint8)}, "from 8 to 1024 pixels"),
+        ({"train_images": np.zeros((40, 0, 0), np.uint8)}, "from 8 to 1024 pixels"),
+        ({"train_synthetic": np.array([{}] * 40)}, "pickled Python objects, which are never loaded"),
+        ({"train_synthetic": np.zeros(3, bool)}, "one bool for each training image"),
+    ],
+    ids=["text labels", "tiny images", "images of no pixels", "pickled marks", "marks of another length"],
+)
+def test_arrays_that_are_no_images_or_labels(
+    change: dict[str, np.ndarray], message: str, arrays: dict[str, np.ndarray], tmp_path: Path, cli_error: CliError
+) -> None:
+    np.savez(tmp_path / "x.npz", **(arrays | change))
+    assert message in cli_error("audit", str(tmp_path / "x.npz"))
+
+
+def test_wrong_extensions(small_npz: Path, tmp_path: Path, cli_error: CliError) -> None:
+    shutil.copy(small_npz, tmp_path / "data.zip")
+    assert "no such file or folder" in cli_error("audit", str(tmp_path / "data.zip"))
+    Image.new("L", (28, 28)).save(tmp_path / "picture.npz", "PNG")
+    assert "not a readable npz file" in cli_error("audit", str(tmp_path / "picture.npz"))
+
+
+def test_a_folder_or_a_pipe_in_the_place_of_a_file(tmp_path: Path, cli_error: CliError) -> None:
+    (tmp_path / "folder.npz").mkdir()
+    os.mkfifo(tmp_path / "pipe.npz")  # opening it would wait for ever
+    for name in ("folder.npz", "pipe.npz"):
+        assert "no such file" in cli_error("audit", str(tmp_path / name))
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root reads everything")
+def test_unreadable_file(small_npz: Path, tmp_path: Path, cli_error: CliError) -> None:
+    shutil.copy(small_npz, tmp_path / "x.npz")
+    (tmp_path / "x.npz").chmod(0)
+    assert "x.npz" in cli_error("audit", str(tmp_path / "x.npz"))
+
+
+def test_picture_that_unpacks_to_gigabytes(tmp_path: Path, cli_error: CliError) -> None:
+    for name in ("a", "b"):
+        (tmp_path / "mine" / name).mkdir(parents=True)
+        for i in range(6):
+            Image.new("L", (28, 28), 10 * i).save(tmp_path / "mine" / name / f"{i}.png")
+    bomb = tmp_path / "mine" / "a" / "bomb.png"
+    Image.new("L", (30_000, 30_000)).save(bomb)  # 100 kB on disk
+    error = cli_error("audit", str(tmp_path / "mine"))
+    assert "bomb.png" in error
+    assert "Replace or remove it" in error
+
+
+# Pipeline folders
+
+
+def sampling(pipeline: Path, **options: str) -> list[str]:
+    extra = [part for name, value in options.items() for part in (f"--{name}", value)]
+    return [
+        "sample", str(pipeline), "--num_per_class", "1", "--num_inference_steps", "1", "--output", str(pipeline) + ".npz", *extra
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("name", ["model_index.json", "unet/config.json", "scheduler/scheduler_config.json", WEIGHTS])
+def test_missing_part(name: str, pipeline: Path, cli_error: CliError) -> None:
+    (pipeline / name).unlink()
+    assert f"{name} is missing" in cli_error(*sampling(pipeline))
+
+
+def test_changed_weights_against_the_manifest(pipeline: Path, cli_error: CliError) -> None:
+    data = bytearray((pipeline / WEIGHTS).read_bytes())
+    data[-1] ^= 1
+    (pipeline / WEIGHTS).write_bytes(data)
+    assert "is not what manifest.json says" in cli_error(*sampling(pipeline))
+
+
+def test_emptied_manifest(pipeline: Path, cli_error: CliError) -> None:
+    (pipeline / MANIFEST).write_text("{}")
+    assert "does not name model_index.json" in cli_error(*sampling(pipeline))
+
+
+def test_a_folder_that_diffusers_saved_has_no_manifest_and_loads(pipeline: Path) -> None:
+    assert cli.main(sampling(without_manifest(pipeline))) == 0
+
+
+def test_classes_that_the_network_does_not_know(pipeline: Path, cli_error: CliError) -> None:
+    edit_json(
+        without_manifest(pipeline) / "model_index.json", id2label={str(i): str(i) for i in range(7)}, null_label=7
+    )
+    assert "does not fit id2label" in cli_error(*sampling(pipeline))
+
+
+def test_channels_that_do_not_fit(pipeline: Path, cli_error: CliError) -> None:
+    edit_json(without_manifest(pipeline) / "unet/config.json", in_channels=3, out_channels=3)
+    assert "3 and 3 channels do not fit unshuffle 2" in cli_error(*sampling(pipeline))
+
+
+def test_weights_of_another_network(pipeline: Path, cli_error: CliError) -> None:
+    edit_json(without_manifest(pipeline) / "unet/config.json", block_out_channels=[16, 40])
+    assert "the network of unet/config.json has" in cli_error(*sampling(pipeline))
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"block_out_channels": [10**7, 10**7]}, "the network of unet/config.json has"),
+        ({"layers_per_block": 10**9}, "more layers than there are weights"),
+        ({"sample_size": 10**6}, "1024 at most"),
+        ({"num_class_embeds": 10**12}, "the network of unet/config.json has"),
+        ({"sample_size": -14}, "greater than 0"),
+        ({"down_block_types": ["Trojan", "DownBlock2D"]}, "cannot be used"),
+    ],
+    ids=["wide", "deep", "large images", "many classes", "negative", "unknown block"],
+)
+def test_gigantic_or_impossible_network(changes: dict, message: str, pipeline: Path, cli_error: CliError) -> None:
+    edit_json(without_manifest(pipeline) / "unet/config.json", **changes)
+    assert message in cli_error(*sampling(pipeline))
+
+
+def test_a_billion_noise_levels(pipeline: Path, cli_error: CliError) -> None:
+    edit_json(without_manifest(pipeline) / "scheduler/scheduler_config.json", num_train_timesteps=10**9)
+    assert "less than or equal to 100000" in cli_error(*sampling(pipeline))
+
+
+def test_nan_weights(pipeline: Path, cli_error: CliError) -> None:
+    weights = load_file(without_manifest(pipeline) / WEIGHTS)
+    weights["conv_in.weight"][0, 0, 0, 0] = torch.nan
+    save_file(weights, pipeline / WEIGHTS)
+    assert "conv_in.weight is not finite" in cli_error(*sampling(pipeline))
+
+
+def test_pickled_weights_are_not_read(pipeline: Path, tmp_path: Path, cli_error: CliError) -> None:
+    """A .bin beside or instead of the safetensors: a trap that writes a file when it is unpickled."""
+    marker = tmp_path / "executed"
+
+    class Trap:
+        def __reduce__(self):
+            return (open, (str(marker), "w"))
+
+    without_manifest(pipeline)
+    for name in ("unet/diffusion_pytorch_model.bin", "unet/pytorch_model.bin"):
+        torch.save({"conv_in.weight": Trap()}, pipeline / name)
+    assert cli.main(sampling(pipeline)) == 0
+    (pipeline / WEIGHTS).unlink()
+    assert "safetensors is missing" in cli_error(*sampling(pipeline, output=str(tmp_path / "again.npz")))
+    assert not marker.exists()
+
+
+def test_the_folders_own_code_is_not_run(pipeline: Path, tmp_path: Path) -> None:
+    marker = tmp_path / "executed"
+    (without_manifest(pipeline) / "pipeline.py").write_text(f"open({str(marker)!r}, 'w')\nraise SystemExit('trap')\n")
+    assert cli.main(sampling(pipeline)) == 0
+    assert not marker.exists()
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"unet": ["trap", "UNet2DModel"]},
+        {"scheduler": ["trap", "DDPMScheduler"]},
+        {"scheduler": ["diffusers", "DiffusionPipeline"]},
+        {"scheduler": ["diffusers", "no_such_thing"]},
+        {"safety_checker": ["trap", "Trap"]},
+        {"unet": ["diffusers", "UNet2DConditionModel"]},
+    ],
+    ids=lambda changes: " ".join(map(str, next(iter(changes.items())))),
+)
+def test_components_that_are_not_ours(
+    changes: dict, pipeline: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cli_error: CliError
+) -> None:
+    """diffusers imports the module that model_index.json names: here one that leaves a trace."""
+    marker = tmp_path / "executed"
+    (tmp_path / "trap.py").write_text(f"open({str(marker)!r}, 'w')\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    edit_json(without_manifest(pipeline) / "model_index.json", **changes)
+    assert "model_index.json cannot be used" in cli_error(*sampling(pipeline))
+    assert not marker.exists()
+
+
+@pytest.mark.parametrize(
+    "text", ["", "[]", "{", '{"a": ' * 5000, "\x00"], ids=["empty", "list", "cut", "deep", "binary"]
+)
+def test_broken_configuration(text: str, pipeline: Path, cli_error: CliError) -> None:
+    (without_manifest(pipeline) / "unet/config.json").write_text(text)
+    assert "unet/config.json cannot be used" in cli_error(*sampling(pipeline))
+
+
+def test_class_names_that_are_paths_stay_inside_the_output(pipeline: Path, tmp_path: Path) -> None:
+    names = {str(i): f"../../escaped{i}/\x00" for i in range(4)}
+    edit_json(without_manifest(pipeline) / "model_index.json", id2label=names)
+    output = tmp_path / "out" / "images"
+    assert cli.main([*sampling(pipeline)[:-1], str(output)]) == 0
+    assert {path.name for path in output.parent.iterdir()} == {"images"}
+    assert len([path for path in output.rglob("*.png")]) == 4
+
+
+# Arguments and environments
+
+
+def test_what_no_machine_has_memory_for(pipeline: Path, small_npz: Path, tmp_path: Path, cli_error: CliError) -> None:
+    many = sampling(pipeline)
+    many[many.index("--num_per_class") + 1] = str(10**10)
+    error = cli_error(*many)
+    assert "GiB of memory" in error
+    arguments = [*small_training(small_npz, tmp_path / "run"), "--max_train_steps", "5"]
+    arguments[arguments.index("--train_batch_size") + 1] = str(10**8)
+    error = cli_error("train", *arguments)
+    assert "smaller --train_batch_size" in error
+
+
+def test_no_place_to_write(small_npz: Path, pipeline: Path, cli_error: CliError, tmp_path: Path) -> None:
+    """A file where a folder is needed: what root, too, cannot write to."""
+    (tmp_path / "file").write_text("")
+    inside = tmp_path / "file" / "run"
+    assert "cannot be written" in cli_error("train", *small_training(small_npz, inside), "--max_train_steps", "5")
+    assert "Not a directory" in cli_error(*sampling(pipeline)[:-1], str(inside / "x.npz"))
+
+
+def test_a_fault_of_ours_is_one_line_without_debug(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from medmnist_diffusion.data import audit
+
+    def broken(argv: list[str]) -> None:
+        raise KeyError("surprise")
+
+    monkeypatch.setattr(audit, "main", broken)
+    assert cli.main(["audit", "phantom"]) == 1
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1
+    assert "KeyError: 'surprise'" in error
+    assert DEBUG in error
+    with pytest.raises(KeyError):
+        cli.main(["audit", "phantom", DEBUG])
+
+
+def test_contradictory_and_unknown_arguments() -> None:
+    """argparse's own: exit code 2 and no traceback."""
+    for arguments in (["sample"], ["train", "--no_such_option", "1"], ["evaluate", "x", "--seed", "many"]):
+        with pytest.raises(SystemExit) as stop:
+            cli.main(arguments)
+        assert stop.value.code == 2
+
+
+def test_stock_unet_of_the_pipeline_is_what_the_check_builds(trained_run: Path) -> None:
+    """The check's network without memory has the very shapes of the real one."""
+    real = UNet2DModel.from_pretrained(trained_run / "pipeline" / "unet").state_dict()
+    with torch.device("meta"):
+        planned = UNet2DModel.from_config(UNet2DModel.load_config(trained_run / "pipeline" / "unet")).state_dict()
+    assert {k: v.shape for k, v in real.items()} == {k: v.shape for k, v in planned.items()}
+
+
+def test_good_files_still_load(small_npz: Path, tmp_path: Path) -> None:
+    with np.load(small_npz) as arrays:
+        write_npz(tmp_path / "marked.npz", {**arrays, "train_synthetic": np.zeros(240, bool)})
+    assert cli.main(["audit", str(tmp_path / "marked.npz")]) == 0

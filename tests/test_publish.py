@@ -1,0 +1,317 @@
+"""The Hub round trip over real HTTP against tests/hub_server.py, with faults; and what must not be published."""
+
+import json
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image, PngImagePlugin
+from safetensors.torch import load_file, save_file
+
+from medmnist_diffusion import cli
+from medmnist_diffusion.diffusion.sampling import generate, load_pipeline
+from medmnist_diffusion.metrics import classifier
+from medmnist_diffusion.publish import folder_check
+
+from .conftest import run_python
+from .hub_server import READ_TOKEN, WRITE_TOKEN, Fault, Hub
+
+CliError = Callable[..., str]
+REPO = "tester/phantom-28"
+WEIGHTS = "unet/diffusion_pytorch_model.safetensors"
+
+
+@pytest.fixture(scope="module")
+def evaluated(trained_run: Path, small_npz: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A pipeline folder with its figures, as `train` and `evaluate` leave it."""
+    folder = tmp_path_factory.mktemp("published") / "pipeline"
+    shutil.copytree(trained_run / "pipeline", folder)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(classifier, "STEPS", 40)
+        patch.setattr(classifier, "RECIPE", "short")
+        arguments = ["--features", "texture", "--num_images", "80", "--num_inference_steps", "3"]
+        assert cli.main(["evaluate", str(folder), "--dataset", str(small_npz), *arguments]) == 0
+    return folder
+
+
+@pytest.fixture
+def folder(evaluated: Path, tmp_path: Path) -> Path:
+    return shutil.copytree(evaluated, tmp_path / "pipeline")
+
+
+@pytest.fixture
+def hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
+    with Hub() as server:
+        for name, value in environment(server).items():
+            monkeypatch.setenv(name, value)
+        monkeypatch.setattr("huggingface_hub.constants.HF_HUB_DISABLE_XET", True)
+        monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
+        yield server
+
+
+def environment(hub: Hub, token: str = WRITE_TOKEN) -> dict[str, str]:
+    return {"HF_ENDPOINT": hub.endpoint, "HF_TOKEN": token, "HF_HUB_OFFLINE": "0", "HF_HUB_DISABLE_XET": "1"}
+
+
+def publishing(folder: Path, *options: str, repo: str = REPO) -> list[str]:
+    return ["publish", str(folder), repo, "--data_license", "CC0 1.0", *options]
+
+
+# The round trip
+
+STRANGER = """
+import sys
+class Refuse:
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] == "medmnist_diffusion":
+            raise ImportError("medmnist_diffusion is not installed here")
+sys.meta_path.insert(0, Refuse())
+import numpy as np, torch
+from diffusers import DiffusionPipeline, DPMSolverMultistepScheduler
+pipe = DiffusionPipeline.from_pretrained(sys.argv[1], trust_remote_code=True)
+pipe.scheduler = DPMSolverMultistepScheduler.from_config(pipe.scheduler.config)
+images = pipe(class_labels=[0, 1, 2, 3], timesteps=pipe.fast_timesteps(5), output_type="np",
+              generator=[torch.Generator().manual_seed(s) for s in range(4)]).images
+np.save(sys.argv[2], images)
+"""
+
+
+def test_published_loaded_by_a_stranger_and_the_same_images(
+    hub: Hub, folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    assert cli.main(publishing(folder)) == 0
+    out = capsys.readouterr().out
+    assert WEIGHTS in out
+    assert f'from_pretrained("{REPO}", trust_remote_code=True)' in out
+    assert WRITE_TOKEN not in out
+    assert {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()} == before
+
+    repo = hub.repos["model", REPO]
+    assert repo.private
+    assert len(repo.commits) == 1  # all in one
+    assert repo.files[WEIGHTS] == (folder / WEIGHTS).read_bytes()
+    card = repo.files["README.md"].decode()
+    assert f'from_pretrained("{REPO}"' in card
+    assert "license: cc0-1.0" in card
+
+    cache = {"HF_HOME": str(tmp_path / "home"), "HF_MODULES_CACHE": str(tmp_path / "home" / "modules")}
+    result = run_python("-c", STRANGER, REPO, str(tmp_path / "images.npy"), cwd=tmp_path, **environment(hub), **cache)
+    assert result.returncode == 0, result.stderr[-2000:]
+    pipe = load_pipeline(folder)
+    pipe.set_progress_bar_config(disable=True)
+    generators = [torch.Generator().manual_seed(seed) for seed in range(4)]
+    ours = pipe(class_labels=[0, 1, 2, 3], timesteps=pipe.fast_timesteps(5), output_type="np", generator=generators)
+    np.testing.assert_array_equal(np.load(tmp_path / "images.npy"), ours.images)
+
+
+def test_a_data_set_of_images_goes_up_and_comes_down(hub: Hub, folder: Path, tmp_path: Path) -> None:
+    arguments = ["sample", str(folder), "--num_per_class", "3", "--num_inference_steps", "3", "--seed", "5"]
+    assert cli.main([*arguments, "--output", str(tmp_path / "images.npz")]) == 0
+    publish = ["publish-dataset", str(tmp_path / "images.npz"), "tester/synthetic", "--pipeline", str(folder),
+               "--data_license", "CC0 1.0", "--public"]  # fmt: skip
+    assert cli.main(publish) == 0
+    repo = hub.repos["dataset", "tester/synthetic"]
+    assert not repo.private
+    card = repo.files["README.md"].decode()
+    assert "**Synthetic.** 12 generated 28×28 grey images" in card
+    assert "no benefit is claimed" in card
+    assert "seed 5" in card
+    code = (
+        "import sys, numpy as np\nfrom datasets import load_dataset\n"
+        "table = load_dataset(sys.argv[1])['train']\n"
+        "np.savez(sys.argv[2], images=np.stack([np.asarray(i) for i in table['image']]), labels=np.array(table['label']))\n"
+    )
+    result = run_python("-c", code, "tester/synthetic", str(tmp_path / "back.npz"), cwd=tmp_path,
+                        **environment(hub), HF_HOME=str(tmp_path / "home"))  # fmt: skip
+    assert result.returncode == 0, result.stderr[-2000:]
+    labels = np.repeat(np.arange(4), 3)
+    expected = generate(load_pipeline(folder), labels, num_inference_steps=3, seed=5)[..., 0]
+    with np.load(tmp_path / "back.npz") as back:
+        np.testing.assert_array_equal(back["labels"], labels)
+        np.testing.assert_array_equal(back["images"], expected)
+
+
+def test_images_of_another_generator_are_refused(folder: Path, tmp_path: Path, cli_error: CliError) -> None:
+    arguments = ["sample", str(folder), "--num_per_class", "3", "--num_inference_steps", "1"]
+    assert cli.main([*arguments, "--output", str(tmp_path / "images.npz")]) == 0
+    record = tmp_path / "images.json"
+    record.write_text(json.dumps({**json.loads(record.read_text()), "pipeline_weights_sha256": "0" * 64}))
+    error = cli_error("publish-dataset", str(tmp_path / "images.npz"), REPO, "--pipeline", str(folder),
+                      "--data_license", "CC0 1.0", "--dry_run")  # fmt: skip
+    assert "was not made by" in error
+
+
+def test_dry_run_needs_no_network_and_no_token(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
+    monkeypatch.delenv("HF_TOKEN", raising=False)
+    assert cli.main(publishing(folder, "--dry_run")) == 0
+    out = capsys.readouterr().out
+    assert "nothing was uploaded" in out
+    assert "private" in out
+    assert "README.md" in out
+
+
+def test_a_repository_that_holds_files_needs_update(hub: Hub, folder: Path, cli_error: CliError) -> None:
+    assert cli.main(publishing(folder)) == 0
+    assert "add a commit to it by --update" in cli_error(*publishing(folder))
+    assert cli.main(publishing(folder, "--update")) == 0
+    assert hub.repos["model", REPO].files[WEIGHTS] == (folder / WEIGHTS).read_bytes()
+
+
+# Faults
+
+
+def test_an_upload_that_broke_goes_on(hub: Hub, folder: Path, cli_error: CliError) -> None:
+    """Cut while the commit is sent: nothing is there; the second time no large file travels again."""
+    hub.faults = [Fault("POST /api/models/tester/phantom-28/commit")]
+    error = cli_error(*publishing(folder))
+    assert "The same command goes on" in error
+    assert not hub.repos["model", REPO].commits
+    sent = sum(line.startswith("PUT /lfs") for line in hub.requests)
+    assert sent >= 4
+    assert cli.main(publishing(folder)) == 0
+    assert sum(line.startswith("PUT /lfs") for line in hub.requests) == sent
+    assert len(hub.repos["model", REPO].commits) == 1
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [Fault("PUT /lfs"), Fault("PUT /lfs", 500), Fault("preupload", 503), Fault("preupload", 429, headers={"Retry-After": "0"})],
+    ids=["cut in a file", "500 for a file", "503", "429 with a time to wait"],
+)  # fmt: skip
+def test_faults_that_pass_are_outlived(fault: Fault, hub: Hub, folder: Path) -> None:
+    hub.faults = [fault]
+    assert cli.main(publishing(folder)) == 0
+    assert fault.times == 0
+    assert hub.repos["model", REPO].files[WEIGHTS] == (folder / WEIGHTS).read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("fault", "message"),
+    [
+        (Fault("/commit/", 429), "rate limit is reached"),
+        (Fault("/commit/", 500), "trouble of its own"),
+        (Fault("/commit/", 403), "may not write to 'tester'"),
+        (Fault("/commit/", 409), "another state"),
+        (Fault("/commit/", 413), "larger than the Hub accepts"),
+        (Fault("/tree/", 418), "refuses the upload"),
+    ],
+    ids=lambda value: str(value.status) if isinstance(value, Fault) else "",
+)
+def test_refusals_say_what_to_do(fault: Fault, message: str, hub: Hub, folder: Path, cli_error: CliError) -> None:
+    hub.faults = [fault]
+    error = cli_error(*publishing(folder))
+    assert message in error
+    assert "Nothing was committed" in error
+
+
+@pytest.mark.parametrize(
+    ("token", "message"),
+    [("hf_" + "x" * 34, "refuses the token"), (READ_TOKEN, "may not write"), ("", "no Hugging Face token")],
+    ids=["wrong", "read only", "none"],
+)
+def test_tokens(
+    token: str, message: str, hub: Hub, folder: Path, monkeypatch: pytest.MonkeyPatch, cli_error: CliError
+) -> None:
+    monkeypatch.setenv("HF_TOKEN", token)
+    error = cli_error(*publishing(folder))
+    assert message in error
+    assert "xxx" not in error
+    assert not hub.repos
+
+
+def test_another_namespace(hub: Hub, folder: Path, cli_error: CliError) -> None:
+    assert "may not write to 'somebody'" in cli_error(*publishing(folder, repo="somebody/else"))
+
+
+def test_a_hub_that_is_not_there(folder: Path, monkeypatch: pytest.MonkeyPatch, hub: Hub, cli_error: CliError) -> None:
+    """Its time-out is short here: huggingface_hub tries six times."""
+    monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
+    monkeypatch.setattr("huggingface_hub.utils._http.time.sleep", lambda seconds: None)
+    assert "broke or timed out" in cli_error(*publishing(folder))
+
+
+def test_offline_mode(folder: Path, monkeypatch: pytest.MonkeyPatch, hub: Hub, cli_error: CliError) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    assert "HF_HUB_OFFLINE is set" in cli_error(*publishing(folder))
+
+
+# What must not be published
+
+
+def test_not_evaluated(trained_run: Path, cli_error: CliError) -> None:
+    assert "it was not evaluated" in cli_error(*publishing(trained_run / "pipeline", "--dry_run"))
+
+
+def test_a_licence_that_nobody_knows(folder: Path, cli_error: CliError) -> None:
+    error = cli_error("publish", str(folder), REPO, "--dry_run")
+    assert "licence of the training data is 'unknown'" in error
+
+
+def test_a_model_that_copies(folder: Path, cli_error: CliError) -> None:
+    metrics = json.loads((folder / "metrics.json").read_text())
+    for record in metrics["metrics"]:
+        if record["name"] == "memorized_share":
+            record["p_value"] = 1e-9
+    (folder / "metrics.json").write_text(json.dumps(metrics))
+    assert "reproduces training images" in cli_error(*publishing(folder, "--dry_run"))
+
+
+def test_without_a_check_for_copies(folder: Path, cli_error: CliError) -> None:
+    metrics = json.loads((folder / "metrics.json").read_text())
+    metrics["metrics"] = [record for record in metrics["metrics"] if record["name"] != "memorized_share"]
+    (folder / "metrics.json").write_text(json.dumps(metrics))
+    assert "no check for copies" in cli_error(*publishing(folder, "--dry_run"))
+
+
+def test_other_files_links_and_other_code(folder: Path, tmp_path: Path, cli_error: CliError) -> None:
+    (folder / "optimizer.bin").write_bytes(b"x")
+    (tmp_path / "secret.json").write_text("{}")
+    (folder / "link.json").symlink_to(tmp_path / "secret.json")
+    (folder / "pipeline.py").write_text((folder / "pipeline.py").read_text() + "\nimport os\n")
+    folder_check.write_manifest(folder)
+    error = cli_error(*publishing(folder, "--dry_run"))
+    for part in ("optimizer.bin does not belong", "link.json does not belong", "pipeline.py is not the file"):
+        assert part in error
+
+
+def picture_with_a_note(folder: Path, note: str) -> None:
+    info = PngImagePlugin.PngInfo()
+    info.add_text("Comment", note)
+    Image.new("L", (8, 8)).save(folder / "samples.png", pnginfo=info)
+
+
+def weights_with_a_note(folder: Path, note: str) -> None:
+    save_file(load_file(folder / WEIGHTS), folder / WEIGHTS, {"format": "pt", "note": note})
+    folder_check.write_manifest(folder)
+
+
+@pytest.mark.parametrize("place", ["json", "png", "weights"])
+@pytest.mark.parametrize(
+    ("note", "message"),
+    [("hf_" + "A1b2" * 9, "holds a token"), ("/home/somebody/scans/7.png", "a local path"),
+     ("C:\\Users\\somebody\\x", "a local path"), ("trained by somebody-odd", "your user name")],
+    ids=["token", "path", "windows path", "user"],
+)  # fmt: skip
+def test_private_text(
+    place: str, note: str, message: str, folder: Path, monkeypatch: pytest.MonkeyPatch, cli_error: CliError
+) -> None:
+    monkeypatch.setattr("getpass.getuser", lambda: "somebody-odd")
+    if place == "json":
+        (folder / "notes.json").write_text(json.dumps({"note": note}))
+    else:
+        {"png": picture_with_a_note, "weights": weights_with_a_note}[place](folder, note)
+    error = cli_error(*publishing(folder, "--dry_run"))
+    assert message in error
+    assert note not in error
+
+
+@pytest.mark.parametrize("repo", ["no-namespace", "a/b/c", "bad name/x", "../x"])
+def test_ids_that_the_hub_does_not_know(repo: str, folder: Path, cli_error: CliError) -> None:
+    assert "is no Hub id" in cli_error("publish", str(folder), repo, "--dry_run")

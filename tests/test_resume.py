@@ -1,0 +1,267 @@
+"""Stopped at any step and started again: bit-identical to a run that was never stopped. And what must not resume."""
+
+import json
+import os
+import resource
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from filelock import FileLock
+
+from medmnist_diffusion import cli
+from medmnist_diffusion.data import phantom
+from medmnist_diffusion.data.npz import write_npz
+from medmnist_diffusion.diffusion.checkpoints import newest_checkpoint
+from medmnist_diffusion.diffusion.loss_log import read_loss_csv
+from medmnist_diffusion.files import MANIFEST
+
+from .conftest import ROOT, small_training
+
+CliError = Callable[..., str]
+STEPS, EVERY = 30, 10
+# All that has a state of its own: dropout's random numbers, halves of a batch, rounding to bfloat16, shifted and mirrored images.
+EVERYTHING = [
+    "--dropout", "0.2", "--gradient_accumulation_steps", "2", "--mixed_precision", "bf16", "--random_shift", "2",
+    "--random_flip", "true", "--class_balanced", "true", "--train_batch_size", "8", "--max_train_steps", str(STEPS),
+    "--checkpointing_steps", str(EVERY), "--validation_steps", "7", "--logging_steps", "4", "--sample_steps", "15",
+]  # fmt: skip
+LAUNCH = ["-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2"]
+
+
+def outcome(run: Path) -> dict[str, object]:
+    """All that must be the same: weights, average, optimizers, random states, losses, samples; not what a clock wrote."""
+    checkpoint = newest_checkpoint(run / "checkpoints")
+    assert checkpoint is not None
+    manifest = json.loads((checkpoint / MANIFEST).read_text())
+    del manifest["state.json"]
+    rows = [
+        {k: v for k, v in row.items() if k not in ("seconds", "images_per_second")}
+        for row in read_loss_csv(run / "loss.csv")
+    ]
+    names = ["unet/diffusion_pytorch_model.safetensors", "samples.png", "loss.png"]
+    files = {
+        f"{folder}/{name}": (run / folder / name).read_bytes()
+        for folder in ("pipeline", "pipeline_best")
+        for name in names
+    }
+    grids = {path.name: path.read_bytes() for path in (run / "samples").iterdir()}
+    return {"manifest": manifest, "loss": rows, **files, **grids}
+
+
+def start(run: Path, data: Path, *options: str, launch: tuple[str, ...] = ()) -> "subprocess.Popen[str]":
+    arguments = [*small_training(data, run), *EVERYTHING, *options]
+    return subprocess.Popen(
+        [sys.executable, *launch, str(ROOT / "training" / "train.py"), *arguments],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=os.environ | {"PYTHONUNBUFFERED": "1"},
+    )
+
+
+def wait_for_checkpoint(run: Path, process: "subprocess.Popen[str]") -> None:
+    deadline = time.monotonic() + 120
+    while not list((run / "checkpoints").glob("step_*")):
+        assert process.poll() is None, process.communicate()
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+@pytest.fixture(scope="module")
+def never_stopped(small_npz: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, object]:
+    run = tmp_path_factory.mktemp("whole") / "run"
+    assert cli.main(["train", *small_training(small_npz, run), *EVERYTHING]) == 0
+    return outcome(run)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGKILL], ids=lambda number: number.name)
+def test_stopped_by_a_signal_and_resumed(
+    number: signal.Signals, never_stopped: dict[str, object], small_npz: Path, tmp_path: Path
+) -> None:
+    """SIGTERM and Ctrl-C save at whatever step they meet; SIGKILL leaves the last checkpoint."""
+    run = tmp_path / "run"
+    process = start(run, small_npz)
+    wait_for_checkpoint(run, process)
+    process.send_signal(number)
+    sent = time.monotonic()
+    _, errors = process.communicate(timeout=60)
+    if number == signal.SIGKILL:
+        assert process.returncode == -signal.SIGKILL
+    else:
+        assert process.returncode == 4
+        assert time.monotonic() - sent < 10
+        checkpoint = newest_checkpoint(run / "checkpoints")
+        assert f"saved in {checkpoint}. The same command goes on" in errors
+        assert "Traceback" not in errors
+    assert not (run / "pipeline").exists()
+    assert cli.main(["train", *small_training(small_npz, run), *EVERYTHING]) == 0
+    assert outcome(run) == never_stopped
+
+
+def test_stopped_between_the_rows_of_the_loss_log(
+    never_stopped: dict[str, object], small_npz: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Three times, at steps that neither validate nor log: the sums of a half-filled row are kept, too."""
+    from medmnist_diffusion.diffusion import stopping
+
+    run, arguments = tmp_path / "run", [*small_training(small_npz, tmp_path / "run"), *EVERYTHING]
+    for at in (5, 17, 23):
+        with monkeypatch.context() as patch:
+            patch.setattr(stopping.StopRequest, "agreed", lambda self, accelerator, step, at=at: step == at)
+            assert cli.main(["train", *arguments]) == 4
+        assert newest_checkpoint(run / "checkpoints") == run / "checkpoints" / f"step_{at:08d}"
+    assert cli.main(["train", *arguments]) == 0
+    assert outcome(run) == never_stopped
+
+
+@pytest.mark.slow
+def test_two_processes_stopped_and_resumed(small_npz: Path, tmp_path: Path) -> None:
+    """SIGTERM to the launcher reaches both processes; they stop after the same step, and resume to the same end."""
+    results = []
+    for name in ("whole", "stopped"):
+        run = tmp_path / name
+        process = start(run, small_npz, launch=tuple(LAUNCH))
+        if name == "stopped":
+            wait_for_checkpoint(run, process)
+            process.terminate()
+            process.communicate(timeout=120)
+            assert process.returncode != 0
+            steps = [path.name for path in (run / "checkpoints").iterdir() if path.name.startswith("step_")]
+            assert len(steps) == 2, steps  # the one that was there, and the one at the signal
+            process = start(run, small_npz, launch=tuple(LAUNCH))
+        _, errors = process.communicate(timeout=300)
+        assert process.returncode == 0, errors[-2000:]
+        results.append(outcome(run))
+    assert results[0] == results[1]
+
+
+# Torn and tampered checkpoints
+
+
+@pytest.mark.parametrize(
+    "damage", ["cut", "missing file", "file too many", "no manifest", "empty manifest", "other manifest"]
+)
+def test_a_torn_or_tampered_checkpoint_is_passed_over(
+    damage: str, trained_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As a power cut or a hand may leave it: it is named, and the one before is taken."""
+    shutil.copytree(trained_run / "checkpoints", tmp_path / "checkpoints")
+    newest = tmp_path / "checkpoints" / "step_00000060"
+    if damage == "cut":
+        weights = newest / "model.safetensors"
+        weights.write_bytes(weights.read_bytes()[:-1000])
+    elif damage == "missing file":
+        (newest / "optimizer.bin").unlink()
+    elif damage == "file too many":
+        (newest / "custom_checkpoint_0.pkl").write_bytes(b"x")
+    elif damage == "no manifest":
+        (newest / MANIFEST).unlink()
+    else:
+        (newest / MANIFEST).write_text({"empty manifest": "{}", "other manifest": '["model.safetensors"]'}[damage])
+    assert newest_checkpoint(tmp_path / "checkpoints") == tmp_path / "checkpoints" / "step_00000030"
+    assert "step_00000060 is damaged" in capsys.readouterr().out
+
+
+def test_a_power_cut_while_the_checkpoint_was_written(
+    never_stopped: dict[str, object], small_npz: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The newest checkpoint is torn, and one that was being written lies there half: the end is the same."""
+    from medmnist_diffusion.diffusion import stopping
+
+    run, arguments = tmp_path / "run", [*small_training(small_npz, tmp_path / "run"), *EVERYTHING]
+    with monkeypatch.context() as patch:
+        patch.setattr(stopping.StopRequest, "agreed", lambda self, accelerator, step: step == 23)
+        assert cli.main(["train", *arguments]) == 4
+    weights = run / "checkpoints" / "step_00000023" / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-1000])
+    half = run / "checkpoints" / ".step_00000024.tmp"
+    half.mkdir()
+    (half / "model.safetensors").write_bytes(b"x")
+    assert cli.main(["train", *arguments]) == 0
+    assert outcome(run) == never_stopped
+    assert not list((run / "checkpoints").glob(".*.tmp"))
+
+
+# A disk that is full, a folder that is taken or cannot be written
+
+
+def test_a_full_disk_leaves_the_last_checkpoint(small_npz: Path, tmp_path: Path) -> None:
+    """The kernel refuses files above 200 kB, as it refuses all on a full disk."""
+    run = tmp_path / "run"
+    arguments = [*small_training(small_npz, run), *EVERYTHING, "--max_train_steps"]
+    assert cli.main(["train", *arguments, "10"]) == 0
+    before = {path: path.read_bytes() for path in (run / "checkpoints").rglob("*") if path.is_file()}
+    result = subprocess.run(
+        [sys.executable, str(ROOT / "training" / "train.py"), *arguments, str(STEPS)],
+        capture_output=True,
+        text=True,
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (200_000, 200_000)),
+    )
+    assert result.returncode == 2, result.stderr
+    error = result.stderr.splitlines()[-1]
+    assert error.startswith("error: the state of step 20 in")
+    assert "could not be written" in error
+    assert "checkpoints before it are untouched" in error
+    assert {path: path.read_bytes() for path in (run / "checkpoints").rglob("*") if path.is_file()} == before
+    assert cli.main(["train", *arguments, str(STEPS)]) == 0
+
+
+def test_a_folder_that_another_process_works_in(small_npz: Path, tmp_path: Path, cli_error: CliError) -> None:
+    run = tmp_path / "run"
+    run.mkdir()
+    with FileLock(run / ".lock"):
+        assert "another process works in" in cli_error(
+            "train", *small_training(small_npz, run), "--max_train_steps", "5"
+        )
+    assert not (run / "checkpoints").exists()
+
+
+@pytest.mark.skipif(not Path("/proc/version").is_file(), reason="a place where nobody, root neither, can write")
+def test_a_folder_that_cannot_be_written(small_npz: Path, cli_error: CliError) -> None:
+    error = cli_error("train", *small_training(small_npz, Path("/proc/run")), "--max_train_steps", "5")
+    assert "/proc/run cannot be written" in error
+
+
+# Other data, other settings
+
+
+def test_other_images_do_not_resume_unless_asked(
+    trained_run: Path, tmp_path: Path, cli_error: CliError, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run, data = tmp_path / "run", tmp_path / "small.npz"
+    shutil.copytree(trained_run, run)
+    write_npz(data, phantom.make_phantom(seed=1, counts={"train": 240, "val": 80, "test": 80}))
+    arguments = [*small_training(data, run), "--max_train_steps", "70"]
+    error = cli_error("train", *arguments)
+    assert "train images: " in error
+    assert "--allow_changes true" in error
+    assert cli.main(["train", *arguments, "--allow_changes", "true"]) == 0
+    assert "changed: train images" in capsys.readouterr().out
+
+
+def test_an_asked_for_change_of_settings_goes_on(trained_run: Path, small_npz: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(trained_run, run)
+    arguments = [*small_training(small_npz, run), "--max_train_steps", "70", "--allow_changes", "true"]
+    assert cli.main(["train", *arguments, "--learning_rate", "0.001"]) == 0
+    rates = [row["learning_rate"] for row in read_loss_csv(run / "loss.csv") if row["step"] > 60]
+    assert max(rates) <= 0.001
+
+
+def test_an_asked_for_change_that_cannot_be(
+    trained_run: Path, small_npz: Path, tmp_path: Path, cli_error: CliError
+) -> None:
+    """Weights of one network do not fit another."""
+    run = tmp_path / "run"
+    shutil.copytree(trained_run, run)
+    arguments = [*small_training(small_npz, run), "--max_train_steps", "70", "--allow_changes", "true"]
+    arguments[arguments.index("32")] = "48"
+    assert "does not fit" in cli_error("train", *arguments)
+    assert np.isfinite(read_loss_csv(run / "loss.csv")[-1]["loss"])
