@@ -124,7 +124,7 @@ def mutate_npz(path: Path, rng: random.Random, marker: str) -> None:
             np.save(buffer, array, allow_pickle=True)
             members[name] = rng.choice([buffer.getvalue(), pickle.dumps(Trap(marker))])
         case 3:  # other names
-            members[rng.choice(["../" + name, "x.npy", name.upper(), name + ".npy", "", "train_synthetic.npy"])] = (
+            members[rng.choice(["../" + name, "x.npy", name.upper(), name + ".npy", " ", "train_synthetic.npy"])] = (
                 members.pop(name)
             )
         case 4:  # bytes of one member

@@ -12,11 +12,14 @@ from PIL import Image, PngImagePlugin
 from safetensors.torch import load_file, save_file
 
 from medmnist_diffusion import cli
+from medmnist_diffusion.data import phantom
+from medmnist_diffusion.data.npz import write_npz
 from medmnist_diffusion.diffusion.sampling import generate, load_pipeline
+from medmnist_diffusion.files import file_hash
 from medmnist_diffusion.metrics import classifier
 from medmnist_diffusion.publish import folder_check
 
-from .conftest import run_python
+from .conftest import run_python, small_training
 from .hub_server import READ_TOKEN, WRITE_TOKEN, Fault, Hub
 
 CliError = Callable[..., str]
@@ -25,16 +28,20 @@ WEIGHTS = "unet/diffusion_pytorch_model.safetensors"
 
 
 @pytest.fixture(scope="module")
-def evaluated(trained_run: Path, small_npz: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def evaluated(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A pipeline folder with its figures, as `train` and `evaluate` leave it."""
-    folder = tmp_path_factory.mktemp("published") / "pipeline"
-    shutil.copytree(trained_run / "pipeline", folder)
+    made = tmp_path_factory.mktemp("published")
+    write_npz(made / "small.npz", phantom.make_phantom(counts={"train": 480, "val": 240, "test": 120}))
+    assert cli.main(["train", *small_training(made / "small.npz", made / "run"), "--max_train_steps", "20"]) == 0
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(classifier, "STEPS", 40)
         patch.setattr(classifier, "RECIPE", "short")
-        arguments = ["--features", "texture", "--num_images", "80", "--num_inference_steps", "3"]
-        assert cli.main(["evaluate", str(folder), "--dataset", str(small_npz), *arguments]) == 0
-    return folder
+        arguments = ["--features", "classifier", "--num_images", "160", "--num_inference_steps", "3"]
+        assert (
+            cli.main(["evaluate", str(made / "run" / "pipeline"), "--dataset", str(made / "small.npz"), *arguments])
+            == 0
+        )
+    return made / "run" / "pipeline"
 
 
 @pytest.fixture
@@ -290,6 +297,9 @@ def picture_with_a_note(folder: Path, note: str) -> None:
 def weights_with_a_note(folder: Path, note: str) -> None:
     save_file(load_file(folder / WEIGHTS), folder / WEIGHTS, {"format": "pt", "note": note})
     folder_check.write_manifest(folder)
+    metrics = json.loads((folder / "metrics.json").read_text())
+    metrics["pipeline"]["weights_sha256"] = file_hash(folder / WEIGHTS)
+    (folder / "metrics.json").write_text(json.dumps(metrics))
 
 
 @pytest.mark.parametrize("place", ["json", "png", "weights"])
@@ -315,3 +325,43 @@ def test_private_text(
 @pytest.mark.parametrize("repo", ["no-namespace", "a/b/c", "bad name/x", "../x"])
 def test_ids_that_the_hub_does_not_know(repo: str, folder: Path, cli_error: CliError) -> None:
     assert "is no Hub id" in cli_error("publish", str(folder), repo, "--dry_run")
+
+
+# From training
+
+
+def test_training_can_publish_what_it_made(hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Trained, evaluated, published; the id and the licence stay out of the published configuration."""
+    monkeypatch.setattr(classifier, "STEPS", 40)
+    monkeypatch.setattr(classifier, "RECIPE", "short")
+    data, run = tmp_path / "small.npz", tmp_path / "run"
+    write_npz(data, phantom.make_phantom(counts={"train": 480, "val": 240, "test": 120}))
+    options = ["--max_train_steps", "5", "--push_to_hub", "true", "--hub_model_id", REPO, "--data_license", "CC0 1.0"]
+    assert cli.main(["train", *small_training(data, run), *options]) == 0
+    files = hub.repos["model", REPO].files
+    assert files[WEIGHTS] == (run / "pipeline" / WEIGHTS).read_bytes()
+    assert "metrics.json" in files
+    assert b"hub_model_id" not in files["training_config.yaml"]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ([], "needs --hub_model_id"),
+        (["--hub_model_id", "nobody"], "is no Hub id"),
+        (["--hub_model_id", REPO, "--data_license", "mine"], "needs one of"),
+        (["--hub_model_id", REPO], "no Hugging Face token"),
+    ],
+)
+def test_what_would_not_be_published_is_said_before_training(
+    options: list[str],
+    message: str,
+    small_npz: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    cli_error: CliError,
+) -> None:
+    monkeypatch.setenv("HF_TOKEN", "" if message.startswith("no Hugging") else WRITE_TOKEN)
+    arguments = [*small_training(small_npz, tmp_path / "run"), "--max_train_steps", "5", "--push_to_hub", "true"]
+    assert message in cli_error("train", *arguments, *options)
+    assert not (tmp_path / "run").exists()

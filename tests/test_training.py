@@ -3,6 +3,7 @@
 import csv
 import json
 import shutil
+import subprocess
 import sys
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from accelerate.commands.config.config_args import load_config_from_file
 from diffusers import UNet2DModel
 from medmnist_diffusion.training.config import parse_config
 from safetensors.torch import load_file
@@ -31,6 +33,8 @@ from medmnist_diffusion.files import file_hash
 from medmnist_diffusion.metrics import classifier
 
 from .conftest import ROOT, run_python, small_training
+
+LAUNCHES = ROOT / "training" / "configs" / "accelerate"
 
 # Closed forms
 
@@ -456,7 +460,7 @@ def test_gradient_accumulation_equals_the_large_batch(small_npz, tmp_path):
     assert losses[0] == pytest.approx(losses[1], rel=0.2)
 
 
-@pytest.mark.parametrize("optimizer", ["adamw", "muon"])
+@pytest.mark.parametrize("optimizer", [pytest.param("adamw", marks=pytest.mark.slow), "muon"])
 def test_two_processes_really_run_and_agree_with_one(optimizer, small_npz, tmp_path):
     """The same global batch: 2 × 8 under accelerate launch against 1 × 16.
 
@@ -465,7 +469,7 @@ def test_two_processes_really_run_and_agree_with_one(optimizer, small_npz, tmp_p
     weights, losses = [], []
     for name, launch, batch in (
         ("one", [], "16"),
-        ("two", ["-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2"], "8"),
+        ("two", ["-m", "accelerate.commands.launch", "--config_file", str(LAUNCHES / "two_cpu_processes.yaml")], "8"),
     ):
         arguments = [
             *small_training(small_npz, tmp_path / name), "--max_train_steps", "20", "--train_batch_size", batch,
@@ -497,6 +501,44 @@ def test_the_same_seed_gives_the_same_weights(trained_run, small_npz, tmp_path):
     assert cli.main(["train", *small_training(small_npz, tmp_path / "again"), "--max_train_steps", "60"]) == 0
     weights = Path("pipeline/unet/diffusion_pytorch_model.safetensors")
     assert (tmp_path / "again" / weights).read_bytes() == (trained_run / weights).read_bytes()
+
+
+@pytest.mark.slow
+def test_two_machines_are_two_launchers_that_find_each_other(small_npz, tmp_path):
+    """Two nodes of one process each, both on this machine: one run, of the same losses as two processes of one launcher."""
+    arguments = [*small_training(small_npz, tmp_path / "nodes"), "--max_train_steps", "10", "--train_batch_size", "8"]
+    configuration = tmp_path / "two_nodes.yaml"
+    values = yaml.safe_load((LAUNCHES / "multi_node.yaml").read_text())
+    configuration.write_text(yaml.safe_dump({**values, "num_processes": 2, "mixed_precision": "no"}))
+    launch = [
+        sys.executable,
+        "-m",
+        "accelerate.commands.launch",
+        "--config_file",
+        str(configuration),
+        "--machine_rank",
+    ]
+    nodes = [
+        subprocess.Popen(
+            [*launch, rank, str(ROOT / "training" / "train.py"), *arguments], stderr=subprocess.PIPE, text=True
+        )
+        for rank in ("0", "1")
+    ]
+    for node in nodes:
+        _, errors = node.communicate(timeout=300)
+        assert node.returncode == 0, errors[-2000:]
+    summary = json.loads((tmp_path / "nodes" / "pipeline" / "training_summary.json").read_text())
+    assert (summary["processes"], summary["images_seen"]) == (2, 160)
+    one = [*small_training(small_npz, tmp_path / "one"), "--max_train_steps", "10"]
+    assert cli.main(["train", *one]) == 0
+    losses = [read_loss_csv(tmp_path / name / "loss.csv")[-1]["val_loss"] for name in ("nodes", "one")]
+    assert losses[0] == pytest.approx(losses[1], rel=1e-2)
+
+
+@pytest.mark.parametrize("path", sorted(LAUNCHES.glob("*.yaml")), ids=lambda path: path.name)
+def test_launch_configurations_are_read_by_accelerate(path):
+    config = load_config_from_file(str(path))
+    assert config.num_processes >= 1
 
 
 # Conditioning

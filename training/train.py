@@ -24,7 +24,7 @@ import torch
 import torch.nn.functional as F
 from accelerate import Accelerator, PartialState
 from accelerate.state import AcceleratorState
-from accelerate.utils import broadcast_object_list, set_seed
+from accelerate.utils import DistributedType, broadcast_object_list, set_seed
 from diffusers.training_utils import EMAModel
 from medmnist_diffusion.training.config import (
     CHOSEN,
@@ -127,6 +127,11 @@ def _train(config: TrainingConfig, dataset: ImageDataset | None, run: Path, stop
         log_with=None if config.report_to == "none" else config.report_to,
         project_dir=run,
     )
+    if accelerator.distributed_type == DistributedType.FSDP:
+        raise UserError(
+            "FSDP shares the weights out, and this script keeps a whole average of them. A network of this size fits every GPU "
+            "many times over: use training/configs/accelerate/multi_gpu.yaml."
+        )
     is_main = accelerator.is_main_process
     batch_size = config.train_batch_size * accelerator.num_processes
     images_a_step = batch_size * config.gradient_accumulation_steps

@@ -8,6 +8,7 @@ import zipfile
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
+from tokenize import TokenError
 from typing import Any
 
 import numpy as np
@@ -20,6 +21,8 @@ from medmnist_diffusion.resources import check_disk, check_memory
 
 # What zipfile raises on a damaged archive, or one that it cannot read (encrypted, say).
 DAMAGED = (zipfile.BadZipFile, zlib.error, EOFError, OSError, RuntimeError, ValueError, KeyError, lzma.LZMAError)
+# What NumPy raises on a header that somebody made up.
+MADE_UP = (ValueError, TypeError, SyntaxError, TokenError, OverflowError, RecursionError, MemoryError)
 SMALLEST, LARGEST = 8, 1024  # pixels a side
 SPLITS = ("train", "val", "test")
 SYNTHETIC = "train_synthetic"  # of a set that `augment` wrote: which training images are generated
@@ -132,7 +135,7 @@ def _header(archive: zipfile.ZipFile, member: str) -> tuple[tuple[int, ...], np.
     with archive.open(info) as file:
         try:
             shape, _, dtype = _read_header(file)
-        except (ValueError, TypeError, SyntaxError, OverflowError, RecursionError, MemoryError):  # of a made-up header
+        except MADE_UP:
             return (), None
         if any(length < 0 for length in shape):
             return (), None
