@@ -4,6 +4,7 @@ import contextlib
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import huggingface_hub
 from huggingface_hub import CommitOperationAdd, HfApi
@@ -92,7 +93,7 @@ def _files(folder: Path) -> list[Path]:
     return sorted(path for path in folder.rglob("*") if path.is_file())
 
 
-def _client_with_timeout() -> huggingface_hub.utils.httpx.Client:
+def _client_with_timeout() -> Any:
     client = huggingface_hub.utils._http.default_client_factory()
     client.timeout = TIMEOUT_SECONDS
     return client
