@@ -5,7 +5,7 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -80,6 +80,12 @@ def could_not_write(what: str, remedy: str) -> Iterator[None]:
     try:
         yield
     except (OSError, RuntimeError, SafetensorError) as error:
+        if (
+            type(error) is RuntimeError
+            and "PytorchStreamWriter" not in str(error)
+            and "inline_container" not in str(error)
+        ):
+            raise  # something else than writing
         raise UserError(f"{what} could not be written ({' '.join(str(error).split())[:160]}). {remedy}") from None
 
 
@@ -121,10 +127,10 @@ def folder_manifest(folder: Path) -> dict[str, str]:
     return {path.relative_to(folder).as_posix(): file_hash(path) for path in files if path != folder / MANIFEST}
 
 
-def intact(folder: Path) -> bool:
-    """Whether a folder holds the files that its manifest names, as they were, and no others."""
+def intact(folder: Path, needed: Sequence[str]) -> bool:
+    """Whether a folder holds the files that its manifest names, the needed ones among them, as they were, and no others."""
     try:
         manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
-        return bool(manifest) and manifest == folder_manifest(folder)
-    except (OSError, ValueError):
+        return set(needed) <= set(manifest) and manifest == folder_manifest(folder)
+    except (OSError, ValueError, TypeError):
         return False

@@ -16,7 +16,9 @@ def available_memory() -> int:
     free = psutil.virtual_memory().available
     try:
         limit, used = (int((_CGROUP / f"memory.{name}").read_text()) for name in ("max", "current"))
-    except (OSError, ValueError):  # no such limit
+        counts = dict(line.split() for line in (_CGROUP / "memory.stat").read_text().splitlines())
+        used -= int(counts["inactive_file"])  # files that were read and can be forgotten
+    except (OSError, ValueError, KeyError):  # no such limit
         return free
     return min(free, max(0, limit - used))
 

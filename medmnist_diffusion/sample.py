@@ -68,6 +68,7 @@ def read_sampling_record(path: Path) -> dict[str, Any]:
 
 def sample(args: argparse.Namespace) -> None:
     """Draw `num_per_class` images of every class, shared among the processes, and write them in the asked form."""
+    from medmnist_diffusion.data.dataset import Split
     from medmnist_diffusion.diffusion.machine import in_shares, start_processes
     from medmnist_diffusion.diffusion.sampling import generate_rows, load_pipeline
 
@@ -97,7 +98,12 @@ def sample(args: argparse.Namespace) -> None:
         ),
     )
     if state.is_main_process:
-        record = {**pipeline_record(args.pipeline), **sampling_record(args)}
+        made = Split("train", images, np.array([label for label, _ in rows]))
+        record = {
+            **pipeline_record(args.pipeline),
+            **sampling_record(args),
+            "images_sha256": made.content_hash,  # of images and labels together
+        }
         write = {"folder": _write_folder, "npz": _write_npz, "parquet": _write_parquet}[args.format]
         write(args.output, rows, images, pipe.id2label, record)
         if record["synthetic"]:

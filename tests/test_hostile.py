@@ -3,11 +3,14 @@
 import json
 import os
 import shutil
+import time
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
+import datasets
 import numpy as np
+import pyarrow.parquet
 import pytest
 import torch
 from diffusers import UNet2DModel
@@ -90,9 +93,17 @@ def test_an_array_that_is_there_twice(arrays: dict[str, np.ndarray], tmp_path: P
         ({"train_images": np.zeros((40, 2, 2), np.uint8)}, "from 8 to 1024 pixels"),
         ({"train_images": np.zeros((40, 0, 0), np.uint8)}, "from 8 to 1024 pixels"),
         ({"train_synthetic": np.array([{}] * 40)}, "pickled Python objects, which are never loaded"),
-        ({"train_synthetic": np.zeros(3, bool)}, "one bool for each training image"),
+        ({"train_labels": np.zeros((40, 0), np.uint8)}, "labels has 0 columns"),
+        ({"train_synthetic": np.zeros(3, bool)}, "a 0 or 1 for each training image"),
     ],
-    ids=["text labels", "tiny images", "images of no pixels", "pickled marks", "marks of another length"],
+    ids=[
+        "text labels",
+        "tiny images",
+        "images of no pixels",
+        "pickled marks",
+        "labels of no column",
+        "marks of another length",
+    ],
 )
 def test_arrays_that_are_no_images_or_labels(
     change: dict[str, np.ndarray], message: str, arrays: dict[str, np.ndarray], tmp_path: Path, cli_error: CliError
@@ -134,6 +145,41 @@ def test_picture_that_unpacks_to_gigabytes(tmp_path: Path, cli_error: CliError) 
     assert "Replace or remove it" in error
 
 
+def test_a_table_that_names_files_of_this_machine(tmp_path: Path, cli_error: CliError) -> None:
+    """A parquet row without bytes but with a path would read whatever lies there into the set."""
+    secret = tmp_path / "secret.png"
+    Image.new("L", (28, 28), 7).save(secret)
+    features = datasets.Features({"image": datasets.Image(), "label": datasets.ClassLabel(names=["a", "b"])})
+    rows = [{"bytes": secret.read_bytes(), "path": None}] * 19 + [{"bytes": None, "path": str(secret)}]
+    table = datasets.Dataset.from_dict({"image": rows, "label": [0, 1] * 10}, features=features)
+    (tmp_path / "set").mkdir()
+    pyarrow.parquet.write_table(table.data.table, tmp_path / "set" / "train.parquet")
+    assert "the path of a file, which is not read" in cli_error("audit", str(tmp_path / "set"))
+
+
+def test_a_pipe_among_the_pictures(tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        (tmp_path / "mine" / name).mkdir(parents=True)
+        for i in range(6):
+            Image.new("L", (28, 28), 10 * i).save(tmp_path / "mine" / name / f"{i}.png")
+    os.mkfifo(tmp_path / "mine" / "a" / "pipe.png")
+    assert cli.main(["audit", str(tmp_path / "mine")]) == 0
+
+
+def test_many_images_that_are_all_alike(tmp_path: Path) -> None:
+    """Their pairs are as many as the square of their number."""
+    rng = np.random.default_rng(0)
+    arrays = {}
+    for split, count in (("train", 20_000), ("val", 2000), ("test", 2000)):
+        images = np.full((count, 28, 28), 100, np.uint8)
+        images[: count // 2, 0, 0] = rng.integers(0, 256, count // 2)  # half of them alike, half the very same
+        arrays |= {f"{split}_images": images, f"{split}_labels": np.arange(count) % 2}
+    np.savez_compressed(tmp_path / "alike.npz", **arrays)
+    began = time.monotonic()
+    assert cli.main(["audit", str(tmp_path / "alike.npz")]) == 0
+    assert time.monotonic() - began < 120
+
+
 # Pipeline folders
 
 
@@ -164,6 +210,59 @@ def test_emptied_manifest(pipeline: Path, cli_error: CliError) -> None:
 
 def test_a_folder_that_diffusers_saved_has_no_manifest_and_loads(pipeline: Path) -> None:
     assert cli.main(sampling(without_manifest(pipeline))) == 0
+
+
+@pytest.mark.parametrize("value", ["nope", None, 7])
+def test_a_scheduler_that_cannot_work(value: object, pipeline: Path, cli_error: CliError) -> None:
+    edit_json(without_manifest(pipeline) / "scheduler/scheduler_config.json", prediction_type=value)
+    assert "prediction_type" in cli_error(*sampling(pipeline))
+    edit_json(
+        pipeline / "scheduler/scheduler_config.json",
+        prediction_type="epsilon",
+        algorithm_type=value,
+        solver_type=value,
+    )
+    assert "cannot be loaded" in cli_error(*sampling(pipeline))
+
+
+@pytest.mark.parametrize("text", ["{}", "[]", '{"a": ' * 5000])
+def test_a_summary_that_says_nothing(text: str, pipeline: Path, cli_error: CliError) -> None:
+    (without_manifest(pipeline) / "training_summary.json").write_text(text)
+    assert "no training summary" in cli_error("card", str(pipeline))
+    assert "no training summary" in cli_error("publish", str(pipeline), "a/b", "--dry_run")
+    assert "training_summary.json" in cli_error(*sampling(pipeline))
+
+
+def test_every_command_refuses_what_is_changed(
+    pipeline: Path, small_npz: Path, tmp_path: Path, cli_error: CliError
+) -> None:
+    data = bytearray((pipeline / WEIGHTS).read_bytes())
+    data[-1] ^= 1
+    (pipeline / WEIGHTS).write_bytes(data)
+    for command in (
+        ["evaluate", str(pipeline), "--dataset", str(small_npz), "--features", "texture"],
+        ["augment", str(pipeline), "--dataset", str(small_npz), "--output", str(tmp_path / "more.npz")],
+        ["publish", str(pipeline), "a/b", "--dry_run"],
+        ["publish-dataset", str(small_npz), "a/b", "--pipeline", str(pipeline), "--dry_run"],
+    ):
+        assert "is not what manifest.json says" in cli_error(*command), command
+
+
+def test_every_command_refuses_a_damaged_data_set(
+    pipeline: Path, small_npz: Path, tmp_path: Path, cli_error: CliError
+) -> None:
+    damaged = tmp_path / "damaged.npz"
+    damaged.write_bytes(small_npz.read_bytes()[:-500])
+    for command in (
+        ["audit", str(damaged)],
+        ["train", *small_training(damaged, tmp_path / "run"), "--max_train_steps", "5"],
+        ["evaluate", str(pipeline), "--dataset", str(damaged), "--features", "texture"],
+        ["evaluate", str(damaged), "--dataset", str(small_npz), "--features", "texture"],
+        ["augment", str(pipeline), "--dataset", str(damaged), "--output", str(tmp_path / "more.npz")],
+        ["study", "loss", str(damaged), "--output", str(tmp_path / "loss")],
+        ["study", "augmentation", str(damaged), "--output", str(tmp_path / "augmentation")],
+    ):
+        assert "not a readable npz file, or cut short" in cli_error(*command), command
 
 
 def test_classes_that_the_network_does_not_know(pipeline: Path, cli_error: CliError) -> None:

@@ -105,6 +105,44 @@ def test_stopped_by_a_signal_and_resumed(
     assert outcome(run) == never_stopped
 
 
+def test_a_stop_is_heard_where_every_step_is_saved(small_npz: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    process = start(run, small_npz, "--checkpointing_steps", "1", "--max_train_steps", "100000")
+    wait_for_checkpoint(run, process)
+    process.terminate()
+    process.communicate(timeout=20)
+    assert process.returncode == 4
+
+
+def test_a_reader_that_dies_by_the_same_ctrl_c(
+    never_stopped: dict[str, object], small_npz: Path, tmp_path: Path
+) -> None:
+    """`train … 2>&1 | tee log`: tee is gone before we can say anything; all is saved nevertheless."""
+    run = tmp_path / "run"
+    process = start(run, small_npz)
+    wait_for_checkpoint(run, process)
+    assert process.stdout
+    assert process.stderr
+    process.stdout.close()
+    process.stderr.close()
+    process.send_signal(signal.SIGINT)
+    process.wait(timeout=60)
+    newest = newest_checkpoint(run / "checkpoints")
+    assert newest is not None
+    assert int(newest.name.removeprefix("step_")) % EVERY
+    assert cli.main(["train", *small_training(small_npz, run), *EVERYTHING]) == 0
+    assert outcome(run) == never_stopped
+
+
+def test_damaged_checkpoints_do_not_push_out_whole_ones(trained_run: Path, small_npz: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(trained_run, run)
+    (run / "checkpoints" / "step_00000060" / MANIFEST).unlink()
+    arguments = [*small_training(small_npz, run), "--max_train_steps", "45", "--checkpoints_total_limit", "1"]
+    assert cli.main(["train", *arguments]) == 0
+    assert newest_checkpoint(run / "checkpoints") == run / "checkpoints" / "step_00000045"
+
+
 def test_stopped_between_the_rows_of_the_loss_log(
     never_stopped: dict[str, object], small_npz: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -131,10 +169,13 @@ def test_two_processes_stopped_and_resumed(small_npz: Path, tmp_path: Path) -> N
         if name == "stopped":
             wait_for_checkpoint(run, process)
             process.terminate()
-            process.communicate(timeout=120)
+            _, errors = process.communicate(timeout=120)
             assert process.returncode != 0
-            steps = [path.name for path in (run / "checkpoints").iterdir() if path.name.startswith("step_")]
-            assert len(steps) == 2, steps  # the one that was there, and the one at the signal
+            assert "The same command goes on from there" in errors
+            newest = newest_checkpoint(run / "checkpoints")
+            assert newest is not None
+            assert int(newest.name.removeprefix("step_")) < STEPS
+            assert not (run / "pipeline").exists()
             process = start(run, small_npz, launch=tuple(LAUNCH))
         _, errors = process.communicate(timeout=300)
         assert process.returncode == 0, errors[-2000:]

@@ -535,10 +535,18 @@ def test_two_machines_are_two_launchers_that_find_each_other(small_npz, tmp_path
     assert losses[0] == pytest.approx(losses[1], rel=1e-2)
 
 
-@pytest.mark.parametrize("path", sorted(LAUNCHES.glob("*.yaml")), ids=lambda path: path.name)
-def test_launch_configurations_are_read_by_accelerate(path):
-    config = load_config_from_file(str(path))
-    assert config.num_processes >= 1
+def test_launch_configurations_are_read_by_accelerate():
+    said = {path.name: load_config_from_file(str(path)) for path in LAUNCHES.glob("*.yaml")}
+    launches = {
+        name: (config.distributed_type.value, config.num_machines, config.num_processes)
+        for name, config in said.items()
+    }
+    assert launches == {
+        "two_cpu_processes.yaml": ("MULTI_GPU", 1, 2),
+        "bf16.yaml": ("NO", 1, 1),
+        "multi_gpu.yaml": ("MULTI_GPU", 1, 4),
+        "multi_node.yaml": ("MULTI_GPU", 2, 8),
+    }
 
 
 # Conditioning

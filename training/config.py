@@ -2,6 +2,7 @@
 
 import dataclasses
 import difflib
+import reprlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -203,7 +204,7 @@ def checked_config(config: TrainingConfig) -> TrainingConfig:
     """The configuration with its types put right and a budget; a UserError names the setting that is out of range."""
 
     def fail(name: str, need: str) -> None:
-        raise UserError(f"--{name} is {getattr(config, name)!r}; {need}.")
+        raise UserError(f"--{name} is {reprlib.repr(getattr(config, name))}; {need}.")
 
     for name in ("dataset", "output_dir"):
         if not getattr(config, name):

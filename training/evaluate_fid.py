@@ -131,7 +131,7 @@ def print_metrics(metrics: Metrics) -> None:
         if record.class_ is None:
             ratio = "" if record.ratio is None else f"{record.ratio:.2g}"
             table.add_row(record.label, f"{record.value:.3g}", interval, f"{record.floor:.3g}", ratio)
-    console = Console(highlight=False)
+    console = Console(highlight=False, markup=False)
     console.print(table)
     sizes = {
         f"{record.n_generated} generated and {record.n_real} {record.reference_split} images; floor: "

@@ -45,6 +45,7 @@ from medmnist_diffusion.diffusion.held_out import HeldOut, held_out_losses
 from medmnist_diffusion.diffusion.loss_log import BUCKETS, LossLog, LossMeter, diverged
 from medmnist_diffusion.diffusion.machine import (
     check_training_memory,
+    check_weights_memory,
     probe_precision,
     start_processes,
     training_cost,
@@ -55,6 +56,7 @@ from medmnist_diffusion.diffusion.stopping import StopRequest, exclusive, stop_s
 from medmnist_diffusion.diffusion.unet import build_noise_scheduler, build_unet, unshuffle_factor
 from medmnist_diffusion.errors import StoppedError, TrainingDivergedError, UserError, run_command
 from medmnist_diffusion.files import could_not_write
+from medmnist_diffusion.publish.card import check_license
 from medmnist_diffusion.publish.pipeline_folder import save_pipeline_folder, save_sample_grid, saved_step
 from medmnist_diffusion.publish.plots import plot_loss
 
@@ -92,9 +94,14 @@ def _train(config: TrainingConfig, dataset: ImageDataset | None, run: Path, stop
     # 2. The data: uint8 images and integer labels, and what an audit finds wrong with them.
     as_given = dataset or load_dataset(config.dataset, config.root, config.size)  # what evaluation will compare with
     content = {name: as_given.splits[name].content_hash[:12] for name in ("train", "val")}
+    history: list[str] = []  # of what the run was trained with before it was changed
     if checkpoint:
-        before = read_state(checkpoint).get("data", content)
+        state = read_state(checkpoint)
+        before, history = state.get("data", content), state.get("changes", [])
         changes += [f"{name} images: {before[name]} → {new}" for name, new in content.items() if before[name] != new]
+        history = [*history, *(f"step {state['step']}: {change}" for change in changes)]
+    if config.push_to_hub:
+        check_license(as_given.license, config.data_license)
     if changes and not config.allow_changes:
         raise UserError(
             f"{run} holds a run with other settings or data ({'; '.join(changes)}). Use the same to resume it, or another "
@@ -110,6 +117,7 @@ def _train(config: TrainingConfig, dataset: ImageDataset | None, run: Path, stop
     network = unet_arguments(config, dataset)
     factor = network["pixel_unshuffle"]
     config = replace(config, pixel_unshuffle=factor)
+    check_weights_memory(network)
     unet = build_unet(**network)
     scheduler = build_noise_scheduler(config.beta_schedule, config.prediction_type, config.num_train_timesteps)
 
@@ -192,8 +200,9 @@ def _train(config: TrainingConfig, dataset: ImageDataset | None, run: Path, stop
                 f"{run} was trained with {progress_state['images_a_step']} images a step over all processes, now it would be "
                 f"{images_a_step}: other batches, another run. Use as many processes as before."
             )
-        best_val_loss = progress_state["best_val_loss"] or math.inf
+        best_val_loss = math.inf if changes else progress_state["best_val_loss"] or math.inf
         log = LossLog.resumed(run / "loss.csv", step) if is_main else log
+        log.comparable_from = step if changes else 0
         accelerator.print(f"Resuming at step {step} from {checkpoint}.", *changes, sep="\n  changed: ")
 
     if is_main:
@@ -210,6 +219,7 @@ def _train(config: TrainingConfig, dataset: ImageDataset | None, run: Path, stop
             "training_images": len(dataset.train),
             "dropped_leaks": dropped,
             "processes": accelerator.num_processes,
+            "changes": history,
         }
     if config.report_to != "none":
         values = {key: value for key, value in asdict(config).items() if isinstance(value, (int, float, str, bool))}
@@ -247,6 +257,7 @@ def _train(config: TrainingConfig, dataset: ImageDataset | None, run: Path, stop
             "best_val_loss": best_val_loss if math.isfinite(best_val_loss) else None,
             "ema_step": ema.optimization_step,
             "data": content,
+            "changes": history,
         }
         ema.copy_to(ema_unet.parameters())
         remedy = "The checkpoints before it are untouched: make room, and the same command goes on from them."
@@ -321,9 +332,9 @@ def _train(config: TrainingConfig, dataset: ImageDataset | None, run: Path, stop
     seconds, spent = seconds_before, progress()
     if spent >= 1 and saved_step(run / "pipeline") == step:
         accelerator.print(f"{run} is trained already ({step} steps). A larger budget trains on.")
-        accelerator.end_training()
         return run / "pipeline"
     unet.train()
+    stop.ready = True
     with tqdm(
         total=max_steps, initial=step, unit="step", disable=not is_main, desc="training", dynamic_ncols=True
     ) as bar:
@@ -361,6 +372,8 @@ def _train(config: TrainingConfig, dataset: ImageDataset | None, run: Path, stop
             validate = spent >= 1 or step % config.validation_steps == 0
             draw_samples = step % config.sample_steps == 0
             checkpoint_now = step % config.checkpointing_steps == 0
+            stop_now = stop.agreed(accelerator, step)
+            bar.disable |= stop_now  # whoever reads it may be gone
             pause = validate or draw_samples or checkpoint_now
             if step % config.logging_steps == 0 or pause:
                 log_step(validate)
@@ -370,12 +383,12 @@ def _train(config: TrainingConfig, dataset: ImageDataset | None, run: Path, stop
                 save_sample_grid(ema_unet, scheduler, dataset, config, run / "samples" / f"{name}.png")
                 if step <= RAW_GRIDS_UNTIL and config.use_ema:
                     save_sample_grid(raw_unet, scheduler, dataset, config, run / "samples" / f"{name}_raw.png")
-            if checkpoint_now:
-                save_state()
-            elif stop.agreed(accelerator, step):
-                raise StoppedError(
-                    f"stopped at step {step}, saved in {save_state()}. The same command goes on from there."
-                )
+            if checkpoint_now or stop_now:
+                saved_in = save_state()
+                if stop_now:
+                    raise StoppedError(
+                        f"stopped at step {step}, saved in {saved_in}. The same command goes on from there."
+                    )
             if pause:
                 last_time = time.monotonic()  # images/s counts training alone
 
@@ -391,7 +404,10 @@ def _train(config: TrainingConfig, dataset: ImageDataset | None, run: Path, stop
             f'  DiffusionPipeline.from_pretrained("{folder}", trust_remote_code=True)'
         )
     accelerator.wait_for_everyone()
-    accelerator.end_training()
+    for tracker in accelerator.trackers:
+        tracker.finish()
+    if stop.received:
+        raise StoppedError(f"stopped, but training had come to its end: {run / 'pipeline'} is complete.")
     return run / "pipeline"
 
 
@@ -482,6 +498,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     folder = train(config)
     if config.push_to_hub:
         publish_trained(folder, config.dataset, config.root, config.size, config.hub_model_id, config.data_license)
+    PartialState().destroy_process_group()
 
 
 if __name__ == "__main__":

@@ -28,6 +28,11 @@ class ArrowImages:
         return np.frombuffer(b"".join(rows), np.uint8).reshape(len(rows), *self.shape[1:])
 
 
+def is_stored(fingerprint: str) -> bool:
+    """Whether the images of this content lie in an Arrow file already."""
+    return any((cache_dir() / "arrow" / fingerprint).rglob("*.arrow"))
+
+
 def store_images(
     chunks: Callable[[], Iterator[np.ndarray]],
     count: int,

@@ -3,6 +3,7 @@
 The layout: `train_images`, `train_labels`, `val_…`, `test_…`; images uint8 N×H×W or N×H×W×3, labels integer N or N×1.
 """
 
+import io
 import lzma
 import zipfile
 import zlib
@@ -13,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from medmnist_diffusion.data.arrow import IN_MEMORY_BYTES, store_images
+from medmnist_diffusion.data.arrow import IN_MEMORY_BYTES, is_stored, store_images
 from medmnist_diffusion.data.dataset import CHUNK, Split
 from medmnist_diffusion.errors import UserError
 from medmnist_diffusion.files import atomic_file, cache_dir, file_hash
@@ -23,6 +24,7 @@ from medmnist_diffusion.resources import check_disk, check_memory
 DAMAGED = (zipfile.BadZipFile, zlib.error, EOFError, OSError, RuntimeError, ValueError, KeyError, lzma.LZMAError)
 # What NumPy raises on a header that somebody made up.
 MADE_UP = (ValueError, TypeError, SyntaxError, TokenError, OverflowError, RecursionError, MemoryError)
+LONGEST_HEADER = 16_384  # bytes; the format allows 4 GiB
 SMALLEST, LARGEST = 8, 1024  # pixels a side
 SPLITS = ("train", "val", "test")
 SYNTHETIC = "train_synthetic"  # of a set that `augment` wrote: which training images are generated
@@ -82,7 +84,7 @@ def _read_split(path: Path, split: str, headers: dict[str, Any], in_memory_bytes
         raise UserError(
             f"{where}_images has shape {image_shape}: from {SMALLEST} to {LARGEST} pixels a side are read. Resize them first."
         )
-    if len(label_shape) == 2 and label_shape[1] > 1:
+    if len(label_shape) == 2 and label_shape[1] != 1:
         raise UserError(f"{where}_labels has {label_shape[1]} columns: multi-label sets are not supported yet.")
     if len(label_shape) not in (1, 2):
         raise UserError(f"{where}_labels has shape {label_shape}; N or N×1 is needed. {REMEDY}")
@@ -92,9 +94,14 @@ def _read_split(path: Path, split: str, headers: dict[str, Any], in_memory_bytes
         raise UserError(f"{where} has {image_shape[0]} images but {label_shape[0]} labels. They must be as many.")
     if label_dtype.kind not in "iuf":
         raise UserError(f"{where}_labels has dtype {label_dtype}; integer class ids are needed.")
-    if split == "train" and SYNTHETIC in headers and headers[SYNTHETIC] != ((image_shape[0],), np.dtype(bool)):
-        raise UserError(f"{path}: {SYNTHETIC} must hold one bool for each training image. {REMEDY}")
-    _check_room(where, int(np.prod(image_shape, dtype=object)), in_memory_bytes)
+    if split == "train" and SYNTHETIC in headers:
+        marks_shape, marks_dtype = headers[SYNTHETIC]
+        if marks_shape not in ((image_shape[0],), (image_shape[0], 1)) or marks_dtype not in (np.uint8, bool):
+            raise UserError(f"{path}: {SYNTHETIC} must hold a 0 or 1 for each training image. {REMEDY}")
+    size = int(np.prod(image_shape, dtype=object))
+    fingerprint = f"{path.stem}-{split}-{file_hash(path)[:16]}" if size > in_memory_bytes else ""
+    if not (fingerprint and is_stored(fingerprint)):
+        _check_room(where, size, in_memory_bytes)
 
     try:
         with np.load(path, allow_pickle=False) as arrays:
@@ -108,9 +115,7 @@ def _read_split(path: Path, split: str, headers: dict[str, Any], in_memory_bytes
             lambda: _image_chunks(path, f"{split}_images", (image_shape[0], *shape)),
             image_shape[0],
             shape,
-            fingerprint=f"{path.stem}-{split}-{file_hash(path)[:16]}"
-            if np.prod(image_shape, dtype=object) > in_memory_bytes
-            else "",
+            fingerprint,
             in_memory_bytes=in_memory_bytes,
         )
     except DAMAGED as error:
@@ -134,7 +139,7 @@ def _header(archive: zipfile.ZipFile, member: str) -> tuple[tuple[int, ...], np.
     info = archive.getinfo(member)
     with archive.open(info) as file:
         try:
-            shape, _, dtype = _read_header(file)
+            shape, _, dtype = _read_header(io.BytesIO(file.read(LONGEST_HEADER)))
         except MADE_UP:
             return (), None
         if any(length < 0 for length in shape):
@@ -173,8 +178,11 @@ def _image_chunks(path: Path, name: str, shape: tuple[int, ...]) -> Iterator[np.
 
 def generated_images(path: Path) -> int:
     """How many training images an npz marks as generated (`train_synthetic`, written by `augment`)."""
-    with np.load(path, allow_pickle=False) as arrays:
-        return int(np.count_nonzero(arrays[SYNTHETIC])) if SYNTHETIC in arrays.files else 0
+    try:
+        with np.load(path, allow_pickle=False) as arrays:
+            return int(np.count_nonzero(arrays[SYNTHETIC])) if SYNTHETIC in arrays.files else 0
+    except DAMAGED as error:
+        raise UserError(f"{path}: {SYNTHETIC} cannot be read ({error}). Write the file again.") from None
 
 
 def write_npz(path: Path, arrays: dict[str, np.ndarray]) -> None:

@@ -247,6 +247,10 @@ def load_labelled_folder(path: Path, dataset: ImageDataset) -> Split:
     grey: list[bool] = []
     sizes: dict[tuple[int, int], str] = {}  # each size with the first file that has it
     for row in table["image"]:
+        if row["bytes"] is None and any(path.rglob("*.parquet")):
+            raise UserError(
+                f"{path}: an image is no image but the path of a file, which is not read. Store its bytes."
+            )
         with _open(row, str(path)) as image:
             grey.append(image.mode in GREY_MODES)
             sizes.setdefault(image.size, row["path"])
@@ -271,7 +275,8 @@ def _undecoded() -> Any:
 
 
 def _folder(path: Path, size: int) -> ImageDataset:
-    return _from_tables(path.name, str(path), _folder_tables(path), size)
+    own_files = not any(path.rglob("*.parquet"))
+    return _from_tables(path.name, str(path), _folder_tables(path), size, own_files)
 
 
 def _folder_tables(path: Path) -> Any:
@@ -308,7 +313,7 @@ def _image_patterns(folder: Path) -> list[str]:
     return sorted(
         glob.escape(str(file))
         for file in folder.rglob("*")
-        if file.suffix.lower() in suffixes and not _hidden(file.relative_to(folder))
+        if file.suffix.lower() in suffixes and not _hidden(file.relative_to(folder)) and file.is_file()
     )
 
 
@@ -332,8 +337,12 @@ def _hub(name: str, size: int) -> ImageDataset:
     return replace(_from_tables(name, name, tables, size), source="hub")
 
 
-def _from_tables(name: str, where: str, tables: Any, size: int) -> ImageDataset:
-    """An ImageDataset from a `datasets.DatasetDict` with an image column and a label column."""
+def _from_tables(name: str, where: str, tables: Any, size: int, own_files: bool = False) -> ImageDataset:
+    """An ImageDataset from a `datasets.DatasetDict` with an image column and a label column.
+
+    Args:
+        own_files: rows name files that we found ourselves; else they must hold the images, or a table could name any file here.
+    """
     import datasets
 
     features = next(iter(tables.values())).features
@@ -351,6 +360,8 @@ def _from_tables(name: str, where: str, tables: Any, size: int) -> ImageDataset:
         tables = _encode_labels(tables, where)
     names = next(iter(tables.values())).features["label"].names
     tables = tables.cast_column("image", _undecoded())
+    if not own_files and any(row["bytes"] is None for table in tables.values() for row in table["image"]):
+        raise UserError(f"{where}: an image is no image but the path of a file, which is not read. Store its bytes.")
 
     notes = [f"Images were cropped to a square and resized to {size}×{size}."]
     parts = {{"validation": "val"}.get(key, key): table for key, table in tables.items()}

@@ -48,10 +48,12 @@ def save_checkpoint(
             write_json(temporary / "state.json", {"step": step, **state})
             write_json(temporary / MANIFEST, folder_manifest(temporary))
             replace_folder(temporary, target)
-            for old in _checkpoints(folder)[keep:]:
+            # A damaged one of later steps, which this run has passed over, must not push out those that are whole.
+            for old in [path for path in _checkpoints(folder) if path.name <= target.name][keep:]:
                 shutil.rmtree(old)
     except BaseException:
-        shutil.rmtree(temporary, ignore_errors=True)
+        if accelerator.is_main_process:
+            shutil.rmtree(temporary, ignore_errors=True)
         raise
     accelerator.wait_for_everyone()
     return target
@@ -60,7 +62,7 @@ def save_checkpoint(
 def newest_checkpoint(folder: Path) -> Path | None:
     """The newest checkpoint whose files match its manifest; a damaged one is named and passed over."""
     for checkpoint in _checkpoints(folder):
-        if intact(checkpoint):
+        if intact(checkpoint, ("state.json", "model.safetensors", "optimizer.bin")):
             return checkpoint
         print(f"warning: {checkpoint} is damaged (its files do not match its manifest): passed over.")
     return None

@@ -26,6 +26,7 @@ class LossLog:
 
     def __init__(self, path: Path | None, rows: list[dict[str, float]] | None = None) -> None:
         self.path, self.rows = path, rows or []
+        self.comparable_from = 0  # the step before which losses are of other settings or data
 
     @classmethod
     def resumed(cls, path: Path, step: int) -> "LossLog":
@@ -38,7 +39,7 @@ class LossLog:
         Raises:
             TrainingDivergedError: naming the step and what to try.
         """
-        lowest = min((old["loss"] for old in self.rows), default=math.inf)
+        lowest = min((old["loss"] for old in self.rows if old["step"] > self.comparable_from), default=math.inf)
         if not math.isfinite(row["loss"]) or row["loss"] > EXPLODED * lowest:
             self.write()
             raise TrainingDivergedError(
@@ -56,7 +57,7 @@ class LossLog:
 
     def memorizing(self) -> str | None:
         """A sentence if the held-out loss has parted from the training loss, measured alike; else None."""
-        rows = [row for row in self.rows if "val_loss" in row]
+        rows = [row for row in self.rows if "val_loss" in row and row["step"] > self.comparable_from]
         if len(rows) < 2:
             return None
         last, best = rows[-1], min(row["val_loss"] for row in rows)

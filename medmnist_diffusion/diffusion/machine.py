@@ -4,6 +4,7 @@ import os
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -13,10 +14,12 @@ from accelerate.utils import gather_object
 from diffusers import UNet2DModel
 from torch.utils.flop_counter import FlopCounterMode
 
+from medmnist_diffusion.diffusion.unet import build_unet
 from medmnist_diffusion.errors import UserError
 from medmnist_diffusion.resources import check_memory
 
 PROBE_SECONDS = 1.0
+WEIGHT_COPIES = 6  # weights, gradients, two moments, two copies of the average
 
 
 def start_processes() -> PartialState:
@@ -129,17 +132,25 @@ def training_cost(unet: UNet2DModel) -> tuple[float, int]:
     return counter.get_total_flops() / 1e9, activations
 
 
+def check_weights_memory(network: dict[str, Any]) -> None:
+    """Refuse a network that is too large, before it is built; `network` are build_unet's arguments."""
+    with torch.device("meta"):
+        parameters = sum(parameter.numel() for parameter in build_unet(**network).parameters())
+    if not torch.accelerator.is_available():
+        check_memory(WEIGHT_COPIES * 4 * parameters, f"a network of {parameters:,} parameters", "Use a smaller one.")
+
+
 def check_training_memory(unet: UNet2DModel, activations: int, batch_size: int, precision: str) -> None:
     """Refuse a training that cannot fit into this machine's memory.
 
-    Weights, gradients, two moments and two copies of the average, all float32, and the activations of a batch.
+    All copies of the weights, float32, and the activations of a batch.
 
     Raises:
         UserError: with the estimate and what to change.
     """
     if torch.accelerator.is_available():  # the network lives in another memory
         return
-    weights = 6 * 4 * sum(parameter.numel() for parameter in unet.parameters())
+    weights = WEIGHT_COPIES * 4 * sum(parameter.numel() for parameter in unet.parameters())
     batch = activations * batch_size * (1.0 if precision == "no" else 0.5)
     check_memory(
         weights + batch,

@@ -14,20 +14,20 @@ from filelock import FileLock, Timeout
 
 from medmnist_diffusion.errors import UserError
 
-AGREE_EVERY = 10  # steps: several processes ask each other only so often, since asking makes them wait
+AGREE_EVERY = 10  # steps: GPUs ask each other only so often, since asking makes them wait; on CPUs it costs nothing
 
 
 class StopRequest:
-    """Whether this run was asked to stop."""
+    """Whether this run was asked to stop. Until `ready`, when there is nothing to save yet, a signal ends the process at once."""
 
     def __init__(self) -> None:
-        self.received = False
+        self.received = self.ready = False
 
     def agreed(self, accelerator: Accelerator, step: int) -> bool:
         """Whether any process was asked, the same answer in all of them: they must stop after the same step."""
         if accelerator.num_processes == 1:
             return self.received
-        if step % AGREE_EVERY:
+        if accelerator.device.type != "cpu" and step % AGREE_EVERY:
             return False
         asked = torch.tensor(float(self.received), device=accelerator.device)
         return float(accelerator.reduce(asked, reduction="sum")) > 0
@@ -37,21 +37,26 @@ class StopRequest:
 def stop_signals() -> Iterator[StopRequest]:
     """SIGTERM and Ctrl-C fill a StopRequest instead of ending the process; a second one ends it at once.
 
-    Outside the main thread, where Python allows no handlers, signals do what they did before.
+    Outside the main thread, where Python allows no handlers, signals do what they did before; one that is ignored stays ignored.
     """
     request = StopRequest()
 
     def receive(number: int, frame: FrameType | None) -> None:
-        if request.received:
+        if request.received or not request.ready:
             raise KeyboardInterrupt
         request.received = True
-        print(f"\n{signal.Signals(number).name}: saving after this step (once more: stop at once) …", flush=True)
+        with contextlib.suppress(
+            OSError, ValueError, RuntimeError
+        ):  # whoever read our output may be gone by the same Ctrl-C
+            print(f"\n{signal.Signals(number).name}: saving after this step (once more: stop at once) …", flush=True)
 
     if threading.current_thread() is not threading.main_thread():
         yield request
         return
     before: dict[signal.Signals, Any] = {
-        number: signal.signal(number, receive) for number in (signal.SIGTERM, signal.SIGINT)
+        number: signal.signal(number, receive)
+        for number in (signal.SIGTERM, signal.SIGINT)
+        if signal.getsignal(number) != signal.SIG_IGN
     }
     try:
         yield request

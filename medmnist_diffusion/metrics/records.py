@@ -156,6 +156,6 @@ class Metrics(BaseModel):
             for record in values["metrics"]:
                 record["class_"] = record.pop("class")
             return cls.model_validate(values)
-        except (OSError, ValueError, KeyError, TypeError, AttributeError, ValidationError) as error:
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, ValidationError, RecursionError) as error:
             reason = " ".join(str(error).split())[:200]
             raise UserError(f"{path} is no valid metrics file ({reason}). Evaluate again.") from None

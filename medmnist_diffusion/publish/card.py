@@ -5,10 +5,12 @@ import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NotRequired
 
 import yaml
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
+from pydantic import TypeAdapter
+from typing_extensions import TypedDict
 
 import medmnist_diffusion.model_cards
 from medmnist_diffusion.data.audit import findings
@@ -19,8 +21,56 @@ from medmnist_diffusion.metrics.records import NAMES, MetricRecord, Metrics
 
 TEMPLATE = Path(medmnist_diffusion.model_cards.__path__[0]) / "template.md"
 SUMMARY, WEIGHTS = "training_summary.json", "unet/diffusion_pytorch_model.safetensors"
+_ESCAPED = str.maketrans({"<": "&lt;", ">": "&gt;", "|": "\\|", "`": "'", "[": "\\[", "]": "\\]"})
+UNKNOWN_LICENSE = "unknown"  # of a data set whose source gives none
 COPYING = 0.01  # p-value below which the card says that the model copies
 OPEN_LICENSES = {"CC BY 4.0": "cc-by-4.0", "CC BY-NC 4.0": "cc-by-nc-4.0", "CC0 1.0": "cc0-1.0"}
+
+
+class _Described(TypedDict):
+    """What a data set's description holds (data/audit.py, `describe`)."""
+
+    name: str
+    content_hash: str
+    image_size: int
+    channels: int
+    id2label: dict[str, str]
+    license: str
+    citation: str
+    description: str
+    synthetic: bool
+    source: str
+    notes: list[str]
+
+
+class _Summary(TypedDict):
+    """training_summary.json, as training/train.py writes it."""
+
+    dataset: _Described
+    audit: dict[str, Any]
+    parameters: int
+    training_gflop_per_image: float
+    training_images: int
+    dropped_leaks: int
+    processes: int
+    weights: str
+    step: int
+    seconds: float
+    images_seen: int
+    val_loss: float | None
+    changes: NotRequired[list[str]]
+
+
+_SUMMARY = TypeAdapter(_Summary)
+
+
+def plain(value: Any) -> Any:
+    """A text of somebody else as one line of a card: no markup, no headings. Of lists and dictionaries every text."""
+    if isinstance(value, str):
+        return " ".join(value.split()).translate(_ESCAPED)
+    if isinstance(value, dict):
+        return {key: plain(item) for key, item in value.items()}
+    return [plain(item) for item in value] if isinstance(value, list) else value
 
 
 def write_card(folder: Path, load_from: str | None = None) -> Path:
@@ -55,9 +105,11 @@ def read_summary(folder: Path) -> dict[str, Any]:
     """training_summary.json; a UserError if the folder has none."""
     path = folder / SUMMARY
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        raise UserError(f"{path} is missing or unreadable. Give a pipeline folder that training wrote.") from None
+        return _SUMMARY.validate_json(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        raise UserError(
+            f"{path} is missing, or no training summary. Give a pipeline folder that training wrote."
+        ) from None
 
 
 def _metadata(summary: dict[str, Any], metrics: Metrics | None) -> ModelCardData:
@@ -105,7 +157,7 @@ def _title(dataset: dict[str, Any]) -> str:
 
 
 def _values(folder: Path, summary: dict[str, Any], metrics: Metrics | None, load_from: str | None) -> dict[str, Any]:
-    dataset = summary["dataset"]
+    dataset = plain(summary["dataset"])
     config = yaml.safe_load((folder / "training_config.yaml").read_text(encoding="utf-8"))
     names = list(dataset["id2label"].values())
     return {
@@ -127,9 +179,10 @@ def _values(folder: Path, summary: dict[str, Any], metrics: Metrics | None, load
         "gflop": f"{summary['training_gflop_per_image']:.2f}",
         "training_images": f"{summary['training_images']:,}",
         "dropped_leaks": summary["dropped_leaks"],
-        "training_config": yaml.safe_dump(config, sort_keys=False).strip(),
+        "training_config": yaml.safe_dump(config, sort_keys=False).strip().replace("```", "'''"),
         "has_loss": (folder / "loss.png").is_file(),
-        "findings": findings(summary["audit"]),
+        "findings": plain(findings(summary["audit"])),
+        "changes": plain(summary.get("changes", [])),
         "metrics": _metric_values(metrics, folder) if metrics else None,
     }
 
@@ -207,6 +260,21 @@ def memorization(metrics: Metrics) -> str:
             "one counts mirrored and slightly shifted copies."
         )
     return " ".join(sentences)
+
+
+def check_license(recorded: str, given: str | None) -> None:
+    """Whether data of a recorded licence permit publication; `given` counts only where none is recorded.
+
+    Raises:
+        UserError: if not, or if the two contradict each other.
+    """
+    if given not in (None, recorded) and recorded != UNKNOWN_LICENSE:
+        raise UserError(f"the training data's licence is {recorded!r}: --data_license {given!r} cannot replace it.")
+    if (given or recorded) not in OPEN_LICENSES:
+        raise UserError(
+            f"the licence of the training data is {given or recorded!r}. Publishing needs one that permits it "
+            f"({', '.join(OPEN_LICENSES)}): for data of your own say by --data_license which you give them."
+        )
 
 
 def copying(metrics: Metrics) -> tuple[list[MetricRecord], list[MetricRecord]]:

@@ -18,7 +18,15 @@ from medmnist_diffusion.data import Split
 from medmnist_diffusion.errors import UserError
 from medmnist_diffusion.files import file_hash, write_json, write_text
 from medmnist_diffusion.metrics.records import Metrics
-from medmnist_diffusion.publish.card import OPEN_LICENSES, TEMPLATE, WEIGHTS, memorization, overall_rows, read_summary
+from medmnist_diffusion.publish.card import (
+    OPEN_LICENSES,
+    TEMPLATE,
+    WEIGHTS,
+    memorization,
+    overall_rows,
+    plain,
+    read_summary,
+)
 from medmnist_diffusion.publish.hub import check_repo_id
 from medmnist_diffusion.publish.private import private_findings
 from medmnist_diffusion.publish.publish import add_publishing_arguments, problems, send, staged
@@ -38,13 +46,18 @@ def read_export(path: Path, summary: dict[str, Any]) -> Split:
 
     dataset = summary["dataset"]
     shape = (dataset["image_size"], dataset["image_size"], dataset["channels"])
+    if any(child.is_symlink() for child in (path, *path.rglob("*"))):
+        raise UserError(
+            f"{path} holds symbolic links, which are not published. Give what `medmnist-diffusion sample` wrote."
+        )
     if path.suffix == ".npz":
         split = read_npz(path, ("train",))["train"]
     elif path.is_dir():
         split = load_labelled_folder(path, _ImagesOf(dataset))  # type: ignore[arg-type]
     else:
         raise UserError(f"{path} is no npz and no folder. Give what `medmnist-diffusion sample` wrote.")
-    if split.images.shape[1:] != shape or split.labels.max() >= len(dataset["id2label"]):
+    known = (split.labels >= 0) & (split.labels < len(dataset["id2label"]))
+    if split.images.shape[1:] != shape or not known.all():
         raise UserError(f"{path} does not hold images of this pipeline: {shape} (H×W×C) of its classes are needed.")
     return split
 
@@ -57,19 +70,21 @@ class _ImagesOf:
         self.id2label = {int(label): name for label, name in dataset["id2label"].items()}
 
 
-def recorded_weights(path: Path) -> str | None:
-    """The hash of the weights that made the images, as `sample` noted it; None if it did not."""
+def origin(path: Path) -> dict[str, str]:
+    """What `sample` noted beside its images: the hashes of the weights that made them and of the images; empty if it did not."""
     import csv
 
     try:
         if path.suffix == ".npz":
-            return json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))["pipeline_weights_sha256"]
-        if (path / "sampling.json").is_file():
-            return json.loads((path / "sampling.json").read_text(encoding="utf-8"))["pipeline_weights_sha256"]
-        with (path / "metadata.csv").open(newline="") as file:
-            return next(csv.DictReader(file))["pipeline_weights_sha256"]
-    except (OSError, ValueError, KeyError, StopIteration):
-        return None
+            record = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))
+        elif (path / "sampling.json").is_file():
+            record = json.loads((path / "sampling.json").read_text(encoding="utf-8"))
+        else:
+            with (path / "metadata.csv").open(newline="") as file:
+                record = next(csv.DictReader(file))
+        return {name: str(record[name]) for name in ("pipeline_weights_sha256", "images_sha256")}
+    except (OSError, ValueError, KeyError, TypeError, StopIteration):
+        return {}
 
 
 def verdicts(study: Path | None, summary: dict[str, Any]) -> list[str]:
@@ -82,7 +97,8 @@ def verdicts(study: Path | None, summary: dict[str, Any]) -> list[str]:
         return []
     try:
         results = json.loads((study / "results.json").read_text(encoding="utf-8"))
-        content, lines = results["dataset"]["content_hash"], [str(regime["sentence"]) for regime in results["regimes"]]
+        content = results["dataset"]["content_hash"]
+        lines = [plain(str(regime["sentence"])) for regime in results["regimes"]]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(f"{study} is no folder of an augmentation study ({error}).") from None
     if content != summary["dataset"]["content_hash"]:
@@ -114,7 +130,7 @@ def write_dataset(folder: Path, split: Split, pipeline: Path, export: Path, stud
         ),
         template_path=str(TEMPLATE.with_name("dataset_template.md")),
         title=f"{dataset['name']}, generated",
-        dataset=dataset,
+        dataset=plain(dataset),
         repo_id=repo_id,
         count=f"{len(split):,}",
         size=dataset["image_size"],
@@ -146,14 +162,15 @@ def publish_dataset(args: argparse.Namespace) -> None:
     with tempfile.TemporaryDirectory() as temporary:
         pipeline, folder = Path(temporary) / "pipeline", Path(temporary) / "dataset"
         staged(args.pipeline, pipeline, args.repo_id, args.data_license)
-        found = problems(pipeline)
-        if recorded_weights(args.images) != file_hash(pipeline / WEIGHTS):
-            found.append(f"{args.images} was not made by {args.pipeline}, as far as `sample` noted what made it")
+        split = read_export(args.images, read_summary(pipeline))
+        found = problems(pipeline, args.repo_id)
+        made = {"pipeline_weights_sha256": file_hash(pipeline / WEIGHTS), "images_sha256": split.content_hash}
+        if origin(args.images) != made:
+            found.append(f"{args.images} does not hold the images that `sample` made with {args.pipeline}")
         if found:
             raise UserError(f"{args.images} cannot be published: {'; '.join(found)}.")
-        split = read_export(args.images, read_summary(pipeline))
         write_dataset(folder, split, pipeline, args.images, args.study, args.repo_id)
-        if found := private_findings(folder):
+        if found := private_findings(folder, args.repo_id):
             raise UserError(f"{args.images} cannot be published: {'; '.join(found)}.")
         print("Checked: made by this pipeline, its figures, copies, licence, no private text.")
         send(folder, args.repo_id, "dataset", args, f"medmnist-diffusion: {len(split)} generated images")

@@ -57,6 +57,8 @@ class _UNetConfig(BaseModel):
 
 class _SchedulerConfig(BaseModel):
     num_train_timesteps: Annotated[int, Field(gt=0, le=MOST_TIMESTEPS)]
+    prediction_type: Literal["epsilon", "sample", "v_prediction"]
+    prediction_type: Literal["epsilon", "sample", "v_prediction"]
 
 
 def write_manifest(folder: Path) -> None:
@@ -75,6 +77,14 @@ def check_folder(folder: Path) -> None:
     for name in NEEDED:
         if not (folder / name).is_file():
             raise UserError(f"{folder} is no pipeline folder: {name} is missing. Give the folder that training wrote.")
+    for path in (*(folder / "unet").rglob("*"), *(folder / "scheduler").rglob("*")):
+        # diffusers prefers an index of shards, or another variant, to the file that is checked here.
+        if path.relative_to(folder).as_posix() not in NEEDED and path.suffix != ".bin":
+            raise _refused(folder, path.relative_to(folder).as_posix(), "it is no part of a pipeline of ours")
+    for path in (*(folder / "unet").rglob("*"), *(folder / "scheduler").rglob("*")):
+        # diffusers prefers an index of shards, or another variant, to the file that is checked here.
+        if path.relative_to(folder).as_posix() not in NEEDED and path.suffix != ".bin":
+            raise _refused(folder, path.relative_to(folder).as_posix(), "it is no part of a pipeline of ours")
     _check_manifest(folder)
     index = _checked(folder, MODEL_INDEX, _ModelIndex)
     kind = getattr(diffusers, index.scheduler[1], None)

@@ -56,7 +56,7 @@ def show_upload(folder: Path, repo_id: str, repo_type: str, private: bool) -> No
     table = Table("file", "kB", title=f"To {where}, in one commit", box=None, title_justify="left")
     for path in _files(folder):
         table.add_row(str(path.relative_to(folder)), f"{path.stat().st_size / 1000:,.1f}")
-    Console(highlight=False).print(table)
+    Console(highlight=False, markup=False).print(table)
 
 
 def upload(folder: Path, repo_id: str, repo_type: str, private: bool, update: bool, message: str) -> str:
@@ -72,11 +72,14 @@ def upload(folder: Path, repo_id: str, repo_type: str, private: bool, update: bo
     with _in_words(repo_id):
         try:
             names = set(api.list_repo_files(repo_id, repo_type=repo_type))
+            is_private = api.repo_info(repo_id, repo_type=repo_type).private
         except RepositoryNotFoundError as error:
             if error.response.status_code != 404:  # a refused token says so, not that nothing is there
                 raise
             api.create_repo(repo_id, repo_type=repo_type, private=private)
-            names = set()
+            names, is_private = set(), private
+        if private and not is_private:
+            raise UserError(f"{repo_id} is public on the Hub. Make it private there, or say --public.")
         if (there := names - BELONGS_TO_HUB) and not update:
             raise UserError(
                 f"{repo_id} exists and holds {len(there)} files ({min(there)}, …). Choose another name, or add a commit to it by "
@@ -108,6 +111,13 @@ def _in_words(repo_id: str) -> Iterator[None]:
         raise UserError("HF_HUB_OFFLINE is set: nothing can be uploaded. Unset it, or use --dry_run.") from None
     except HfHubHTTPError as error:
         raise UserError(_reason(error.response.status_code, repo_id, error.server_message)) from None
+    except RuntimeError as error:  # what huggingface_hub makes of the last of several failures of one file
+        cause = error.__cause__
+        if isinstance(cause, HfHubHTTPError):
+            raise UserError(_reason(cause.response.status_code, repo_id, cause.server_message)) from None
+        raise UserError(
+            f"a file could not be uploaded ({type(cause or error).__name__}). Nothing was committed. {AGAIN}"
+        ) from None
     except (HTTPError, ConnectionError, TimeoutError) as error:
         raise UserError(
             f"the connection to the Hub broke or timed out ({type(error).__name__}). Nothing was committed. {AGAIN}"

@@ -1,43 +1,57 @@
 """What must not leave this machine with a published folder: tokens, keys, local paths, the user's and the machine's name."""
 
 import getpass
+import inspect
 import re
 import socket
 import struct
-from collections.abc import Iterator
 from pathlib import Path
 
 import huggingface_hub
 from PIL import Image
 
-import medmnist_diffusion
+import medmnist_diffusion.model_cards
+import medmnist_diffusion.training
+from medmnist_diffusion.pipelines import ClassConditionalDDPMPipeline
 
 PATTERNS = {
     "a token": rb"\b(?:hf_[A-Za-z0-9]{20,}|gh[pousr]_[A-Za-z0-9]{20,}|sk-[A-Za-z0-9-]{20,}|AKIA[0-9A-Z]{16})",
     "a private key": rb"-----BEGIN [A-Z ]*PRIVATE KEY",
-    "a local path": rb"(?:/(?:home|Users|root|tmp|mnt|media|var|private|work|scratch)/|\b[A-Za-z]:\\\\?)[^\s\"'`<>)]+",
+    # From a root that computers have; not in the middle of an address or of another path.
+    "a local path": rb"(?<![\w.:/-])/(?:home|Users|root|tmp|mnt|media|var|private|work|workspace|scratch|data|opt|srv|content|"
+    rb"Volumes|nfs|gpfs|lustre)/[^\s\"'`<>)]+|(?<![\w.])~/\w|\b[A-Za-z]:\\+[^\s\"'`<>)]+|(?<!\\)\\\\\w[\w.-]*\\",
 }
 SHORTEST_NAME = 3
 
 
-def private_findings(folder: Path) -> list[str]:
-    """`file: what was found` for every file under a folder; nothing of the finding itself beyond its first characters."""
-    names = _own_names()
+def private_findings(folder: Path, repo_id: str) -> list[str]:
+    """`file: what was found` for every file under a folder, without the finding itself.
+
+    The namespace of `repo_id` is no secret: it is the repository's address.
+    """
+    patterns = dict(PATTERNS)
+    for what, name in _own_names(repo_id):
+        patterns[what] = rb"(?<![A-Za-z0-9])" + re.escape(name.encode()) + rb"(?![A-Za-z0-9])"
     findings = []
     for path in sorted(path for path in folder.rglob("*") if path.is_file()):
-        text = _text(path)
-        for what, pattern in PATTERNS.items():
-            if match := re.search(pattern, text):
-                findings.append(f"{path.relative_to(folder)} holds {what} ({match[0][:12].decode(errors='replace')}…)")
-        for what, name in names:
-            if re.search(rb"(?<![A-Za-z0-9])" + re.escape(name.encode()) + rb"(?![A-Za-z0-9])", text):
-                findings.append(f"{path.relative_to(folder)} holds {what}")
+        name = path.relative_to(folder)
+        try:
+            text = _text(path)
+        except (OSError, ValueError, SyntaxError, struct.error) as error:
+            findings.append(f"{name} cannot be read ({error})")
+            continue
+        findings += [f"{name} holds {what}" for what, pattern in patterns.items() if re.search(pattern, text)]
     return findings
 
 
-def _own_names() -> Iterator[tuple[str, str]] | list[tuple[str, str]]:
-    """What tells who published: not where it is a word of ours (a machine called `pipeline`)."""
-    ours = b" ".join(path.read_bytes() for path in Path(medmnist_diffusion.__path__[0]).rglob("*.py")).decode()
+def _own_names(repo_id: str) -> list[tuple[str, str]]:
+    """What tells who published; not where it is a word that our own files hold anyway (a machine called `pipeline`)."""
+    sources = [
+        *Path(medmnist_diffusion.model_cards.__path__[0]).glob("*.md"),
+        *Path(medmnist_diffusion.training.__path__[0]).glob("*.py"),
+        Path(inspect.getfile(ClassConditionalDDPMPipeline)),
+    ]
+    ours = " ".join([repo_id.split("/", maxsplit=1)[0], *(path.read_text(encoding="utf-8") for path in sources)])
     names = []
     for what, read in (("your user name", getpass.getuser), ("this machine's name", socket.gethostname)):
         try:
@@ -46,6 +60,7 @@ def _own_names() -> Iterator[tuple[str, str]] | list[tuple[str, str]]:
             continue
         if len(name) >= SHORTEST_NAME and not re.search(rf"\b{re.escape(name)}\b", ours):
             names.append((what, name))
+    names += [("a local path of this machine", str(path)) for path in {Path.home(), Path.cwd()} if len(path.parts) > 2]
     if token := huggingface_hub.get_token():
         names.append(("your token", token))
     return names

@@ -14,15 +14,16 @@ from pathlib import Path
 from accelerate import PartialState
 
 from medmnist_diffusion.errors import UserError
-from medmnist_diffusion.files import file_hash, write_json
+from medmnist_diffusion.files import MANIFEST, file_hash, write_json
 from medmnist_diffusion.metrics.records import Metrics
-from medmnist_diffusion.publish.card import OPEN_LICENSES, SUMMARY, copying, read_summary, write_card
-from medmnist_diffusion.publish.folder_check import write_manifest
+from medmnist_diffusion.publish.card import OPEN_LICENSES, SUMMARY, check_license, copying, read_summary, write_card
+from medmnist_diffusion.publish.folder_check import FIXED, check_folder, write_manifest
 from medmnist_diffusion.publish.hub import check_repo_id, check_token, show_upload, upload
 from medmnist_diffusion.publish.private import private_findings
 
-SUFFIXES = {".json", ".safetensors", ".md", ".yaml", ".png"}
 CODE = "pipeline.py"
+PICTURES = ("samples", "loss", "ratios", "closest_generated", "closest_pairs", "real_beside_generated")
+PUBLISHED = {*FIXED, MANIFEST, "README.md", "metrics.json", *(f"{name}.png" for name in PICTURES)}
 
 
 def add_publishing_arguments(parser: argparse.ArgumentParser) -> None:
@@ -38,7 +39,7 @@ def add_publishing_arguments(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def problems(folder: Path) -> list[str]:
+def problems(folder: Path, repo_id: str) -> list[str]:
     """Why this pipeline folder should not be published; empty if nothing speaks against it.
 
     Raises:
@@ -48,23 +49,16 @@ def problems(folder: Path) -> list[str]:
     from medmnist_diffusion.pipelines import ClassConditionalDDPMPipeline
 
     load_pipeline(folder)  # the manifest, the network, finite weights
-    found = [
-        f"{path.relative_to(folder)} does not belong into a published folder (safetensors, text and PNG alone)"
-        for path in sorted(folder.rglob("*"))
-        if path.is_symlink() or (path.is_file() and path.suffix not in SUFFIXES and path != folder / CODE)
-    ]
+    found: list[str] = []
     if not (folder / CODE).is_file() or file_hash(folder / CODE) != file_hash(
         inspect.getfile(ClassConditionalDDPMPipeline)
     ):
         found.append(f"{CODE} is not the file that this version of medmnist-diffusion writes: save the pipeline again")
-    found += [*_unmeasured(folder), *private_findings(folder)]
-    license_name = read_summary(folder)["dataset"]["license"]
-    if license_name not in OPEN_LICENSES:
+    if changes := read_summary(folder).get("changes"):
         found.append(
-            f"the licence of the training data is {license_name!r}: say by --data_license which licence permits publication "
-            f"({', '.join(OPEN_LICENSES)})"
+            f"its training went on with other settings or data ({'; '.join(changes)}): its card would not be true"
         )
-    return found
+    return [*found, *_unmeasured(folder), *private_findings(folder, repo_id)]
 
 
 def _unmeasured(folder: Path) -> list[str]:
@@ -84,11 +78,29 @@ def _unmeasured(folder: Path) -> list[str]:
 
 
 def staged(folder: Path, target: Path, repo_id: str, data_license: str | None) -> None:
-    """A copy of the folder, with its data's licence if that was given, and its card drawn anew."""
-    read_summary(folder)  # is it a pipeline at all?
-    shutil.copytree(folder, target, symlinks=True)  # a link is a finding, not a file
+    """A copy of the folder, with its data's licence if that was given, and its card drawn anew.
+
+    Raises:
+        UserError: if the folder is damaged, holds anything that training and evaluation do not write there, or may not be
+            published.
+    """
+    if not folder.is_dir():
+        raise UserError(f"{folder} is no folder. Give the pipeline folder that training wrote.")
+    check_folder(folder)
+    others = [
+        path.relative_to(folder).as_posix()
+        for path in sorted(folder.rglob("*"))
+        if path.is_symlink() or not (path.is_dir() or path.is_file())
+        or (path.is_file() and path.relative_to(folder).as_posix() not in PUBLISHED)
+    ]  # fmt: skip
+    if others:
+        raise UserError(
+            f"{folder} holds what does not belong into a published folder: {', '.join(others)}. Move it elsewhere."
+        )
+    summary = read_summary(folder)
+    check_license(summary["dataset"]["license"], data_license)
+    shutil.copytree(folder, target)
     if data_license:
-        summary = read_summary(target)
         summary["dataset"]["license"] = data_license
         write_json(target / SUMMARY, summary)
         write_manifest(target)
@@ -98,12 +110,10 @@ def staged(folder: Path, target: Path, repo_id: str, data_license: str | None) -
 def publish(folder: Path, repo_id: str, args: argparse.Namespace) -> None:
     """Check, show and upload; with `args.dry_run` all but the last."""
     check_repo_id(repo_id)
-    if not folder.is_dir():
-        raise UserError(f"{folder} is no folder. Give the pipeline folder that training wrote.")
     with tempfile.TemporaryDirectory() as temporary:
         copy = Path(temporary) / "pipeline"
         staged(folder, copy, repo_id, args.data_license)
-        if found := problems(copy):
+        if found := problems(copy, repo_id):
             raise UserError(f"{folder} cannot be published: {'; '.join(found)}.")
         print("Checked: safetensors only, manifest, pipeline.py, figures, copies, licence, no private text.")
         send(copy, repo_id, "model", args, "medmnist-diffusion: class-conditional pipeline")

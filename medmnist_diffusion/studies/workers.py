@@ -56,7 +56,7 @@ def run_in_processes(
         ) from None
     except BaseException:
         for process in (executor._processes or {}).values():
-            process.terminate()
+            process.kill()  # all that a unit writes is whole or not there; a training would want to save first
         executor.shutdown(wait=False, cancel_futures=True)
         raise
     finally:
