@@ -1,7 +1,6 @@
 """`medmnist-diffusion augment`: a data set with generated images beside the real training images, marked as what they are."""
 
 import argparse
-import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,6 +13,7 @@ from medmnist_diffusion.data.audit import add_dataset_arguments
 from medmnist_diffusion.diffusion.machine import start_processes
 from medmnist_diffusion.errors import UserError
 from medmnist_diffusion.files import atomic_folder, write_json
+from medmnist_diffusion.publish.card import read_summary
 from medmnist_diffusion.sample import (
     add_sampling_arguments,
     check_sampling_arguments,
@@ -58,16 +58,10 @@ def check_origin(folder: Path, dataset: ImageDataset) -> None:
     UserError: unless the pipeline was trained on this very data set. A generator that saw other images, perhaps those that
         the classifier is to be tested on, makes every gain worthless.
     """
-    try:
-        summary = json.loads((folder / "training_summary.json").read_text(encoding="utf-8"))
-        trained_on = summary["dataset"]
-    except (OSError, ValueError, KeyError):
+    trained_on = read_summary(folder)["dataset"]
+    if trained_on["content_hash"] != dataset.content_hash:
         raise UserError(
-            f"{folder} does not say what it was trained on (training_summary.json). Give a folder that training wrote."
-        ) from None
-    if trained_on.get("content_hash") != dataset.content_hash:
-        raise UserError(
-            f"{folder} was trained on {trained_on.get('name')}, with other images than {dataset.name} holds. Give the data set "
+            f"{folder} was trained on {trained_on['name']}, with other images than {dataset.name} holds. Give the data set "
             "that it was trained on: a generator that saw more than the classifier may see is a leak."
         )
 

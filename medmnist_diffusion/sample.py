@@ -114,8 +114,9 @@ def sample(args: argparse.Namespace) -> None:
 
 def pipeline_record(folder: Path) -> dict[str, Any]:
     """Which pipeline made the images: its weights' hash, the data set that it was trained on, and whether that is synthetic."""
-    summary = folder / "training_summary.json"
-    dataset = json.loads(summary.read_text(encoding="utf-8"))["dataset"] if summary.is_file() else {}
+    from medmnist_diffusion.publish.card import SUMMARY, read_summary
+
+    dataset = read_summary(folder)["dataset"] if (folder / SUMMARY).is_file() else {}
     return {
         "pipeline_weights_sha256": file_hash(folder / "unet" / "diffusion_pytorch_model.safetensors"),
         "trained_on": dataset.get("name", "unknown"),

@@ -412,7 +412,8 @@ def weights_with_a_note(folder: Path, note: str) -> None:
 @pytest.mark.parametrize(
     ("note", "message"),
     [("hf_" + "A1b2" * 9, "holds a token"), ("/home/somebody/scans/7.png", "a local path"),
-     ("C:\\Users\\somebody\\x", "a local path"), ("trained by somebody-odd", "your user name"), ("/data/hospital/a.npz", "a local path"),
+     ("C:\\Users\\somebody\\x", "a local path"), ("trained by somebody-odd", "your user name"),
+     ("/data/hospital/a.npz", "a local path"),
      ("/Volumes/USB/x", "a local path"), ("~/scans", "a local path")],
     ids=["token", "path", "windows path", "user", "data", "volume", "home"],
 )  # fmt: skip
