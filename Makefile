@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-slow lint sanity evaluation-cost benchmark clean
+.PHONY: help install install-locked audit-dependencies demo test test-slow lint sanity evaluation-cost benchmark clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 18
@@ -17,6 +17,16 @@ $(INSTALLED): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
 	touch $@
+
+install-locked: ## the same with every file checked against its hash in requirements.lock (Linux, Python 3.11)
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --require-hashes --no-deps --requirement requirements.lock
+	$(BIN)/python -m pip install --quiet --no-deps --no-build-isolation --editable .
+	touch $(INSTALLED)
+
+audit-dependencies: ## known vulnerabilities of the pinned packages (needs a network)
+	$(PYTHON) -m venv build/pip-audit && build/pip-audit/bin/pip install --quiet pip-audit
+	build/pip-audit/bin/pip-audit --disable-pip --no-deps --requirement constraints.txt
 
 demo: $(INSTALLED) ## audit, train, sample, evaluate and card on the phantom set, in minutes
 	rm -rf runs/demo

@@ -6,7 +6,7 @@ import shutil
 
 import pytest
 from huggingface_hub import ModelCard
-from medmnist_diffusion.training.config import TrainingConfig
+from medmnist_diffusion.training.config import OWN, TrainingConfig
 from PIL import Image
 
 from medmnist_diffusion import cli
@@ -75,7 +75,7 @@ def test_metadata_block_is_valid_yaml_for_the_hub(evaluated):
 def test_the_whole_configuration_and_the_pictures_are_there(pipeline):
     text = (pipeline / "README.md").read_text()
     for name in TrainingConfig.__dataclass_fields__:
-        assert name in ("root", "output_dir") or f"{name}:" in text
+        assert name in OWN or f"{name}:" in text
     for picture in re.findall(r"!\[.*?\]\((.*?)\)", text):
         assert Image.open(pipeline / picture).size[0] > 100
     assert "{{" not in text

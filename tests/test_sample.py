@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from medmnist_diffusion import cli
-from medmnist_diffusion.data import load_dataset
+from medmnist_diffusion.data import Split, load_dataset
 from medmnist_diffusion.data.npz import read_npz
 from medmnist_diffusion.data.sources import load_labelled_folder
 from medmnist_diffusion.diffusion.sampling import generate, load_pipeline
@@ -48,7 +48,10 @@ def test_folder_of_pngs_with_metadata(pipeline, expected, small_npz, tmp_path):
     agree(np.stack([np.asarray(Image.open(out / row["file_name"]))[..., None] for row in rows]), expected)
     first = rows[0]
     assert first["file_name"] == "0_0/000000.png"
+    shown = np.stack([np.asarray(Image.open(out / row["file_name"]))[..., None] for row in rows])
+    content = Split("train", shown, np.array([int(row["label"]) for row in rows])).content_hash
     assert first | {"file_name": ""} == {
+        "images_sha256": content,
         "file_name": "", "label": "0", "label_name": "0", "index": "0", "trained_on": "small", "synthetic": "False",
         "pipeline_weights_sha256": file_hash(Path(pipeline) / "unet" / "diffusion_pytorch_model.safetensors"),
         "sampler": "dpmsolver++", "num_inference_steps": "4", "guidance_scale": "1.0", "seed": "0",
