@@ -373,7 +373,7 @@ def _train(config: TrainingConfig, dataset: ImageDataset | None, run: Path, stop
             draw_samples = step % config.sample_steps == 0
             checkpoint_now = step % config.checkpointing_steps == 0
             stop_now = stop.agreed(accelerator, step)
-            bar.disable |= stop_now  # whoever reads it may be gone
+            bar.disable = bar.disable or stop_now  # whoever reads it may be gone
             pause = validate or draw_samples or checkpoint_now
             if step % config.logging_steps == 0 or pause:
                 log_step(validate)

@@ -105,7 +105,7 @@ def read_summary(folder: Path) -> dict[str, Any]:
     """training_summary.json; a UserError if the folder has none."""
     path = folder / SUMMARY
     try:
-        return _SUMMARY.validate_json(path.read_text(encoding="utf-8"))
+        return dict(_SUMMARY.validate_json(path.read_text(encoding="utf-8")))
     except (OSError, ValueError, RecursionError):
         raise UserError(
             f"{path} is missing, or no training summary. Give a pipeline folder that training wrote."
@@ -166,7 +166,7 @@ def _values(folder: Path, summary: dict[str, Any], metrics: Metrics | None, load
         "colour": "grey" if dataset["channels"] == 1 else "RGB",
         "class_names": ", ".join(names),
         "id2label": ", ".join(f"{label} = {name}" for label, name in dataset["id2label"].items()),
-        "example_label": json.dumps(names[-1]),
+        "example_label": json.dumps(list(summary["dataset"]["id2label"].values())[-1]),
         "load_from": load_from or "path/to/this/folder",
         "weights": summary["weights"],
         "ema": " (averaged over time, EMA)" if config["use_ema"] else "",

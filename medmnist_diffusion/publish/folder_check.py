@@ -58,7 +58,6 @@ class _UNetConfig(BaseModel):
 class _SchedulerConfig(BaseModel):
     num_train_timesteps: Annotated[int, Field(gt=0, le=MOST_TIMESTEPS)]
     prediction_type: Literal["epsilon", "sample", "v_prediction"]
-    prediction_type: Literal["epsilon", "sample", "v_prediction"]
 
 
 def write_manifest(folder: Path) -> None:

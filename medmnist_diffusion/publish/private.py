@@ -34,13 +34,13 @@ def private_findings(folder: Path, repo_id: str) -> list[str]:
         patterns[what] = rb"(?<![A-Za-z0-9])" + re.escape(name.encode()) + rb"(?![A-Za-z0-9])"
     findings = []
     for path in sorted(path for path in folder.rglob("*") if path.is_file()):
-        name = path.relative_to(folder)
+        file = path.relative_to(folder)
         try:
             text = _text(path)
         except (OSError, ValueError, SyntaxError, struct.error) as error:
-            findings.append(f"{name} cannot be read ({error})")
+            findings.append(f"{file} cannot be read ({error})")
             continue
-        findings += [f"{name} holds {what}" for what, pattern in patterns.items() if re.search(pattern, text)]
+        findings += [f"{file} holds {what}" for what, pattern in patterns.items() if re.search(pattern, text)]
     return findings
 
 
