@@ -1,6 +1,6 @@
 """Fifty random kills over training, evaluation and the augmentation study, each started again: is the end bit-identical?
 
-    python benchmarks/soak.py                 # about 40 minutes of one core
+    python benchmarks/soak.py                 # about 25 minutes of one core
 
 Each task first runs undisturbed. Then it is started, killed after a random time (SIGKILL, SIGTERM or Ctrl-C), and started again by
 the same command in the same folder, until it has been killed as often as planned; the last start may finish. What it leaves is
@@ -129,7 +129,14 @@ def run(command: list[str], after: float | None, number: signal.Signals, log: Pa
     """The command's exit code; killed after so many seconds if it still runs."""
     arguments = [sys.executable, "-m", "medmnist_diffusion.cli", *command]
     with log.open("ab") as stream:
-        process = subprocess.Popen(arguments, stdout=stream, stderr=subprocess.STDOUT, start_new_session=True)
+        process = subprocess.Popen(
+            arguments,
+            stdout=stream,
+            stderr=subprocess.STDOUT,
+            preexec_fn=lambda: signal.signal(
+                signal.SIGINT, signal.default_int_handler
+            ),  # ignored in a shell's background job
+        )
         try:
             return process.wait(after)
         except subprocess.TimeoutExpired:
@@ -149,7 +156,7 @@ def soak(task: Task, folder: Path, rng: random.Random) -> dict[str, Any]:
     codes: list[str] = []
     ended_before = 0
     while len(codes) < task.kills:
-        number, after = rng.choice(SIGNALS), rng.uniform(0.2, 1.0) * min(duration, 25.0)
+        number, after = rng.choice(SIGNALS), rng.uniform(0.2, 1.0) * min(duration, 20.0)
         code = run(task.command(killed), after, number, log)
         if code == 0:  # it was done before the signal: begin anew, or the others would have nothing to kill
             if task.outcome(killed) != task.outcome(whole):

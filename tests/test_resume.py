@@ -63,6 +63,9 @@ def start(run: Path, data: Path, *options: str, launch: tuple[str, ...] = ()) ->
         stderr=subprocess.PIPE,
         text=True,
         env=os.environ | {"PYTHONUNBUFFERED": "1"},
+        preexec_fn=lambda: signal.signal(
+            signal.SIGINT, signal.default_int_handler
+        ),  # which a shell's background job ignores
     )
 
 

@@ -202,7 +202,7 @@ def _train(config: TrainingConfig, dataset: ImageDataset | None, run: Path, stop
             )
         best_val_loss = math.inf if changes else progress_state["best_val_loss"] or math.inf
         log = LossLog.resumed(run / "loss.csv", step) if is_main else log
-        log.comparable_from = step if changes else 0
+        log.comparable_from = step if changes else -1
         accelerator.print(f"Resuming at step {step} from {checkpoint}.", *changes, sep="\n  changed: ")
 
     if is_main:

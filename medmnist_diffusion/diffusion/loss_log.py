@@ -26,7 +26,7 @@ class LossLog:
 
     def __init__(self, path: Path | None, rows: list[dict[str, float]] | None = None) -> None:
         self.path, self.rows = path, rows or []
-        self.comparable_from = 0  # the step before which losses are of other settings or data
+        self.comparable_from = -1  # the step up to which losses are of other settings or data
 
     @classmethod
     def resumed(cls, path: Path, step: int) -> "LossLog":

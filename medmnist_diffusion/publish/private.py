@@ -29,9 +29,9 @@ def private_findings(folder: Path, repo_id: str) -> list[str]:
 
     The namespace of `repo_id` is no secret: it is the repository's address.
     """
-    patterns = dict(PATTERNS)
+    patterns = list(PATTERNS.items())
     for what, name in _own_names(repo_id):
-        patterns[what] = rb"(?<![A-Za-z0-9])" + re.escape(name.encode()) + rb"(?![A-Za-z0-9])"
+        patterns.append((what, rb"(?<![A-Za-z0-9])" + re.escape(name.encode()) + rb"(?![A-Za-z0-9])"))
     findings = []
     for path in sorted(path for path in folder.rglob("*") if path.is_file()):
         file = path.relative_to(folder)
@@ -40,7 +40,7 @@ def private_findings(folder: Path, repo_id: str) -> list[str]:
         except (OSError, ValueError, SyntaxError, struct.error) as error:
             findings.append(f"{file} cannot be read ({error})")
             continue
-        findings += [f"{file} holds {what}" for what, pattern in patterns.items() if re.search(pattern, text)]
+        findings += [f"{file} holds {what}" for what, pattern in patterns if re.search(pattern, text)]
     return findings
 
 
