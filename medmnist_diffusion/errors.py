@@ -1,5 +1,6 @@
 """What a user can do something about is a UserError: one line, no traceback, a non-zero exit code."""
 
+import contextlib
 import sys
 from collections.abc import Callable, Sequence
 
@@ -38,7 +39,8 @@ def run_command(main: Callable[[Sequence[str]], None], argv: Sequence[str] | Non
         if debug:
             raise
         message, code = _explained(error)
-        print(f"error: {message}", file=sys.stderr)
+        with contextlib.suppress(OSError):  # nobody may be reading any more
+            print(f"error: {message}", file=sys.stderr)
         return code
     return 0
 

@@ -359,6 +359,7 @@ def test_generators_train_on_the_regime_alone(small: ImageDataset, tmp_path: Pat
     assert sorted(summary["training_images"] for summary in summaries) == [len(regime.dataset.train), len(small.train)]
 
 
+@pytest.mark.slow
 def test_metrics_of_real_images_are_like_their_floors(small: ImageDataset) -> None:
     arrays = phantom.make_phantom(seed=9, counts={"train": 600})
     fresh = Split("fresh", arrays["train_images"][..., None], arrays["train_labels"][:, 0].astype(np.int64))
@@ -415,7 +416,8 @@ def test_results_name_every_cell_and_every_verdict(finished: Path, small: ImageD
         assert (finished / picture).is_file()
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, pytest.param(signal.SIGKILL, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
 def test_interrupted_it_ends_with_the_same_results(
     number: signal.Signals, finished: Path, small_npz: Path, tmp_path: Path
 ) -> None:

@@ -4,6 +4,7 @@ import pytest
 from PIL import Image
 
 from medmnist_diffusion import __version__, cli
+from medmnist_diffusion.metrics import classifier
 from medmnist_diffusion.metrics.records import Metrics
 
 
@@ -34,6 +35,8 @@ def test_a_misspelt_command_gets_a_suggestion(cli_error):
 def test_demo_makes_all_it_names(tmp_path, capsys, monkeypatch):
     """Three seconds of training: the files and the summary, not the quality."""
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(classifier, "STEPS", 40)
+    monkeypatch.setattr(classifier, "RECIPE", "short")
     assert cli.main(["demo", "--minutes", "0.05", "--output", "demo"]) == 0
     out = capsys.readouterr().out
     paths = [line.split()[-1] for line in out.splitlines() if line.startswith("  ") and " demo/" in line]

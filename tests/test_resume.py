@@ -84,7 +84,11 @@ def never_stopped(small_npz: Path, tmp_path_factory: pytest.TempPathFactory) -> 
     return outcome(run)
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGKILL], ids=lambda number: number.name)
+@pytest.mark.parametrize(
+    "number",
+    [signal.SIGTERM, signal.SIGKILL, pytest.param(signal.SIGINT, marks=pytest.mark.slow)],
+    ids=lambda number: number.name,
+)
 def test_stopped_by_a_signal_and_resumed(
     number: signal.Signals, never_stopped: dict[str, object], small_npz: Path, tmp_path: Path
 ) -> None:
@@ -117,6 +121,7 @@ def test_a_stop_is_heard_where_every_step_is_saved(small_npz: Path, tmp_path: Pa
     assert process.returncode == 4
 
 
+@pytest.mark.slow
 def test_a_reader_that_dies_by_the_same_ctrl_c(
     never_stopped: dict[str, object], small_npz: Path, tmp_path: Path
 ) -> None:
@@ -126,9 +131,9 @@ def test_a_reader_that_dies_by_the_same_ctrl_c(
     wait_for_checkpoint(run, process)
     assert process.stdout
     assert process.stderr
+    process.send_signal(signal.SIGINT)
     process.stdout.close()
     process.stderr.close()
-    process.send_signal(signal.SIGINT)
     process.wait(timeout=60)
     newest = newest_checkpoint(run / "checkpoints")
     assert newest is not None

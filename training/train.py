@@ -366,14 +366,15 @@ def _train(config: TrainingConfig, dataset: ImageDataset | None, run: Path, stop
                         optimizer.zero_grad()
             step += 1
             ema.step(raw_unet.parameters())
-            bar.update()
+            if not stop.received:  # whoever reads the bar may be gone by the same Ctrl-C
+                bar.update()
             seconds, spent = elapsed(), progress()
 
             validate = spent >= 1 or step % config.validation_steps == 0
             draw_samples = step % config.sample_steps == 0
             checkpoint_now = step % config.checkpointing_steps == 0
             stop_now = stop.agreed(accelerator, step)
-            bar.disable = bar.disable or stop_now  # whoever reads it may be gone
+            bar.disable = bar.disable or stop_now
             pause = validate or draw_samples or checkpoint_now
             if step % config.logging_steps == 0 or pause:
                 log_step(validate)
