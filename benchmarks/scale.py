@@ -96,7 +96,8 @@ def plot(result: dict[str, Any], path: Path) -> None:
     by_size.plot(
         sizes, [fixed[0]["images_per_second"] * (sizes[0] / size) ** 2 for size in sizes], "k:", label="∝ 1 / pixels"
     )
-    by_size.plot(sizes, [p["images_per_second"] for p in fitted], "s-", label="unshuffle 4 (the default)")
+    fitted_sizes = [p["image_size"] for p in fitted]
+    by_size.plot(fitted_sizes, [p["images_per_second"] for p in fitted], "s-", label="unshuffle 4 (the default there)")
     by_size.set(xscale="log", yscale="log", xlabel="image size, pixels a side", ylabel="training images/s")
     by_size.set_xticks(sizes, [str(size) for size in sizes], minor=False)
     by_size.minorticks_off()
