@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
-from multiprocessing import get_context
+from multiprocessing import active_children, get_context
 from pathlib import Path
 from typing import Any
 
@@ -55,7 +55,7 @@ def run_in_processes(
             "--processes it needs less memory."
         ) from None
     except BaseException:
-        for process in (executor._processes or {}).values():
+        for process in active_children():  # also one that the executor was just starting
             process.kill()  # all that a unit writes is whole or not there; a training would want to save first
         executor.shutdown(wait=False, cancel_futures=True)
         raise
