@@ -5,7 +5,7 @@ import csv
 import json
 import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -52,6 +52,11 @@ def sampling_record(args: argparse.Namespace) -> dict[str, Any]:
 
 def read_sampling_record(path: Path) -> dict[str, Any]:
     """How the images of an npz or a folder that `sample` wrote were drawn; empty for images from elsewhere."""
+    return read_export_record(path, {"sampler": str, "num_inference_steps": int, "guidance_scale": float, "seed": int})
+
+
+def read_export_record(path: Path, types: dict[str, Callable[[Any], Any]]) -> dict[str, Any]:
+    """What `sample` noted beside its npz, PNG folders or parquet, as the given types; empty unless all of it is there."""
     try:
         if path.suffix == ".npz":
             record = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))
@@ -60,7 +65,6 @@ def read_sampling_record(path: Path) -> dict[str, Any]:
         else:
             with (path / "metadata.csv").open(newline="") as file:
                 record = next(csv.DictReader(file))
-        types = {"sampler": str, "num_inference_steps": int, "guidance_scale": float, "seed": int}
         return {name: of_type(record[name]) for name, of_type in types.items()}
     except (OSError, ValueError, KeyError, TypeError, StopIteration):
         return {}

@@ -17,6 +17,17 @@ ROOT = Path(__file__).resolve().parent.parent
 REAL_DATA = Path(os.environ.get("MEDMNIST_ROOT") or ROOT.parent / "shared" / "data" / "medmnist")
 
 
+# The beginning of a program on a machine where this package is not installed.
+WITHOUT_US = """
+import sys
+class Refuse:
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] == "medmnist_diffusion":
+            raise ImportError("medmnist_diffusion is not installed here")
+sys.meta_path.insert(0, Refuse())
+"""
+
+
 @pytest.fixture(scope="session", autouse=True)
 def private_cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Tests neither use nor fill the user's caches, and never ask the network."""

@@ -14,7 +14,7 @@ from medmnist_diffusion.pipelines import ClassConditionalDDPMPipeline
 
 from medmnist_diffusion.diffusion.unet import build_noise_scheduler, build_unet
 
-from .conftest import run_python
+from .conftest import WITHOUT_US, run_python
 
 NAMES = {0: "normal", 1: "pneumonia"}
 
@@ -215,13 +215,9 @@ def test_saved_folder_loads_with_our_class_and_gives_the_same_image(pipe, tmp_pa
     np.testing.assert_array_equal(before, after)
 
 
-STRANGER = """
-import sys
-class Refuse:
-    def find_spec(self, name, path=None, target=None):
-        if name.split(".")[0] == "medmnist_diffusion":
-            raise ImportError("medmnist_diffusion is not installed here")
-sys.meta_path.insert(0, Refuse())
+STRANGER = (
+    WITHOUT_US
+    + """
 import numpy as np, torch
 from diffusers import DiffusionPipeline, DPMSolverMultistepScheduler
 pipe = DiffusionPipeline.from_pretrained(sys.argv[1], trust_remote_code=True)
@@ -232,6 +228,7 @@ np.save(sys.argv[2], images)
 pipe.save_pretrained(sys.argv[1] + "_again")
 assert "medmnist_diffusion" not in sys.modules
 """
+)
 
 
 def test_saved_folder_loads_without_this_package(pipe, tmp_path):

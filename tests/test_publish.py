@@ -20,7 +20,7 @@ from medmnist_diffusion.metrics import classifier
 from medmnist_diffusion.publish import folder_check
 from medmnist_diffusion.publish.card import write_card
 
-from .conftest import run_python, small_training
+from .conftest import WITHOUT_US, run_python, small_training
 from .hub_server import READ_TOKEN, WRITE_TOKEN, Fault, Hub, Repo
 
 CliError = Callable[..., str]
@@ -70,13 +70,9 @@ def publishing(folder: Path, *options: str, repo: str = REPO) -> list[str]:
 
 # The round trip
 
-STRANGER = """
-import sys
-class Refuse:
-    def find_spec(self, name, path=None, target=None):
-        if name.split(".")[0] == "medmnist_diffusion":
-            raise ImportError("medmnist_diffusion is not installed here")
-sys.meta_path.insert(0, Refuse())
+STRANGER = (
+    WITHOUT_US
+    + """
 import numpy as np, torch
 from diffusers import DiffusionPipeline, DPMSolverMultistepScheduler
 pipe = DiffusionPipeline.from_pretrained(sys.argv[1], trust_remote_code=True)
@@ -85,6 +81,7 @@ images = pipe(class_labels=[0, 1, 2, 3], timesteps=pipe.fast_timesteps(5), outpu
               generator=[torch.Generator().manual_seed(s) for s in range(4)]).images
 np.save(sys.argv[2], images)
 """
+)
 
 
 def test_published_loaded_by_a_stranger_and_the_same_images(

@@ -30,7 +30,7 @@ from medmnist_diffusion.publish.card import (
 from medmnist_diffusion.publish.hub import check_repo_id
 from medmnist_diffusion.publish.private import private_findings
 from medmnist_diffusion.publish.publish import add_publishing_arguments, problems, send, staged
-from medmnist_diffusion.sample import image_table, read_sampling_record
+from medmnist_diffusion.sample import image_table, read_export_record, read_sampling_record
 
 PARQUET = "data/train-00000-of-00001.parquet"
 
@@ -68,23 +68,6 @@ class _ImagesOf:
     def __init__(self, dataset: dict[str, Any]) -> None:
         self.name, self.image_size, self.channels = dataset["name"], dataset["image_size"], dataset["channels"]
         self.id2label = {int(label): name for label, name in dataset["id2label"].items()}
-
-
-def origin(path: Path) -> dict[str, str]:
-    """What `sample` noted beside its images: the hashes of the weights that made them and of the images; empty if it did not."""
-    import csv
-
-    try:
-        if path.suffix == ".npz":
-            record = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))
-        elif (path / "sampling.json").is_file():
-            record = json.loads((path / "sampling.json").read_text(encoding="utf-8"))
-        else:
-            with (path / "metadata.csv").open(newline="") as file:
-                record = next(csv.DictReader(file))
-        return {name: str(record[name]) for name in ("pipeline_weights_sha256", "images_sha256")}
-    except (OSError, ValueError, KeyError, TypeError, StopIteration):
-        return {}
 
 
 def verdicts(study: Path | None, summary: dict[str, Any]) -> list[str]:
@@ -165,7 +148,7 @@ def publish_dataset(args: argparse.Namespace) -> None:
         split = read_export(args.images, read_summary(pipeline))
         found = problems(pipeline, args.repo_id)
         made = {"pipeline_weights_sha256": file_hash(pipeline / WEIGHTS), "images_sha256": split.content_hash}
-        if origin(args.images) != made:
+        if read_export_record(args.images, dict.fromkeys(made, str)) != made:
             found.append(f"{args.images} does not hold the images that `sample` made with {args.pipeline}")
         if found:
             raise UserError(f"{args.images} cannot be published: {'; '.join(found)}.")
