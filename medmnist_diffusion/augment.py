@@ -1,7 +1,6 @@
 """`medmnist-diffusion augment`: a data set with generated images beside the real training images, marked as what they are."""
 
 import argparse
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -23,6 +22,7 @@ from medmnist_diffusion.sample import (
 )
 
 SHARE = 0.25  # what the augmentation study calls synthetic-25
+RECORD = "augmentation.json"  # in a folder; beside an npz it has the npz's name
 HUB_SPLITS = {"train": "train", "val": "validation", "test": "test"}
 
 
@@ -66,29 +66,32 @@ def check_origin(folder: Path, dataset: ImageDataset) -> None:
         )
 
 
-def write_npz_set(output: Path, dataset: ImageDataset, train: Split, synthetic: np.ndarray) -> None:
-    """MedMNIST's six arrays, and `train_synthetic` N×1: 1 for a generated image."""
-    from medmnist_diffusion.data.npz import SYNTHETIC, write_npz
+def write_npz_set(
+    output: Path, dataset: ImageDataset, train: Split, synthetic: np.ndarray, made: dict[str, Any]
+) -> None:
+    """MedMNIST's six arrays, and `train_synthetic` N×1: 1 for a generated image; beside it how they were made, as JSON, first."""
+    from medmnist_diffusion.data.npz import SYNTHETIC, npz_arrays, write_npz
 
-    arrays = {SYNTHETIC: synthetic.astype(np.uint8)[:, None]}
-    for name, split in {**dataset.splits, "train": train}.items():
-        images = split.images[:]
-        arrays[f"{name}_images"] = images.squeeze(-1) if images.shape[-1] == 1 else images
-        arrays[f"{name}_labels"] = split.labels.astype(np.uint8)[:, None]
-    write_npz(output, arrays)
+    arrays = npz_arrays({**dataset.splits, "train": train}, dataset.num_classes)
+    write_json(output.with_suffix(".json"), made)
+    write_npz(output, {**arrays, SYNTHETIC: synthetic.astype(np.uint8)[:, None]})
 
 
-def write_datasets_folder(output: Path, dataset: ImageDataset, train: Split, synthetic: np.ndarray) -> None:
-    """A folder that `datasets.load_dataset` reads: image, label, and the column `synthetic`, in every split."""
+def write_datasets_folder(
+    output: Path, dataset: ImageDataset, train: Split, synthetic: np.ndarray, made: dict[str, Any]
+) -> None:
+    """A folder that `datasets.load_dataset` reads: image, label, and the column `synthetic`, in every split; and how they were
+    made, as JSON."""
     with atomic_folder(output) as temporary:
         (temporary / "data").mkdir()
         for name, split in {**dataset.splits, "train": train}.items():
             mask = synthetic if name == "train" else np.zeros(len(split), bool)
             table = image_table(split.images[:], split.labels.tolist(), dataset.id2label, synthetic=mask.tolist())
             table.to_parquet(str(temporary / "data" / f"{HUB_SPLITS[name]}-00000-of-00001.parquet"))
+        write_json(temporary / RECORD, made)
 
 
-def main(argv: Sequence[str] | None = None) -> None:
+def main(argv: Sequence[str]) -> None:
     parser = argparse.ArgumentParser(prog="medmnist-diffusion augment", description=__doc__.split(": ", 1)[1])
     parser.add_argument("pipeline", type=Path, help="a pipeline folder, trained on this data set")
     add_dataset_arguments(parser)
@@ -100,7 +103,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         "--strength", type=float, help="variants of real images instead, by so much of the noise, in 0 … 1 (0.6, say)"
     )
     add_sampling_arguments(parser)
-    args = parser.parse_args(sys.argv[1:] if argv is None else argv)
+    args = parser.parse_args(argv)
     check_sampling_arguments(args)
     if not 0 < args.share < 1:
         raise UserError(f"--share is {args.share:g}; a share between 0 and 1 is needed.")
@@ -109,7 +112,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             f"--strength is {args.strength:g}; with {args.num_inference_steps} steps {1 / args.num_inference_steps:g} … 1 is "
             "possible."
         )
-    record = args.output.with_suffix(".json") if args.output.suffix == ".npz" else args.output / "augmentation.json"
+    record = args.output.with_suffix(".json") if args.output.suffix == ".npz" else args.output / RECORD
     for path in (args.output, record):
         if path.exists():
             raise UserError(f"{path} exists already. Choose another --output, or remove it.")
@@ -119,8 +122,6 @@ def main(argv: Sequence[str] | None = None) -> None:
     check_origin(args.pipeline, dataset)
     generated = generate_beside(dataset, args)
     train, synthetic = augmented_split(dataset.train, generated)
-    write = write_npz_set if args.output.suffix == ".npz" else write_datasets_folder
-    write(args.output, dataset, train, synthetic)
     made = {
         "dataset": dataset.name,
         "id2label": {str(label): name for label, name in dataset.id2label.items()},
@@ -130,7 +131,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         **pipeline_record(args.pipeline),
         **sampling_record(args),
     }
-    write_json(record, made)
+    write = write_npz_set if args.output.suffix == ".npz" else write_datasets_folder
+    write(args.output, dataset, train, synthetic, made)
     print(
         f"{len(dataset.train)} real and {len(generated)} generated training images written to {args.output}; the column "
         "that marks the generated ones is "

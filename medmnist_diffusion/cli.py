@@ -19,7 +19,7 @@ COMMANDS = {
     "sample": ("medmnist_diffusion.sample", "generate labelled images: PNG folders, npz or parquet"),
     "evaluate": (
         "medmnist_diffusion.training.evaluate_fid",
-        "Fréchet distances with their real-vs-real floors",
+        "how good generated images are, and whether they are copies, beside real images",
     ),
     "augment": ("medmnist_diffusion.augment", "a training set with generated images beside the real ones"),
     "card": ("medmnist_diffusion.publish.card", "write the model card into a pipeline folder"),
@@ -37,7 +37,7 @@ COMMANDS = {
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one subcommand; returns its exit code (0 good, 2 a user's mistake, 3 training diverged)."""
+    """Run one subcommand; returns its exit code (docs/robustness.md lists them)."""
     return run_command(_dispatch, argv)
 
 

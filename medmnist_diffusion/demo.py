@@ -1,7 +1,6 @@
 """`medmnist-diffusion demo`: the whole line on the generated phantom set, in minutes: audit → train → sample → evaluate → card."""
 
 import argparse
-import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -69,13 +68,13 @@ def demo(output: Path, minutes: float) -> None:
         print(f"  {what}  {path}")
 
 
-def main(argv: Sequence[str] | None = None) -> None:
+def main(argv: Sequence[str]) -> None:
     parser = argparse.ArgumentParser(prog="medmnist-diffusion demo", description=__doc__.split(": ", 1)[1])
     parser.add_argument("--output", type=Path, default=Path("runs/demo"), help="a new folder (default runs/demo)")
     parser.add_argument(
         "--minutes", type=float, default=TRAIN_MINUTES, help=f"training time (default {TRAIN_MINUTES:g})"
     )
-    args = parser.parse_args(sys.argv[1:] if argv is None else argv)
+    args = parser.parse_args(argv)
     if args.minutes <= 0:
         raise UserError(f"--minutes is {args.minutes:g}; more than 0 is needed.")
     demo(args.output, args.minutes)

@@ -4,13 +4,13 @@ import argparse
 import csv
 import json
 import re
-import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from medmnist_diffusion.data.dataset import Split, without_grey_axis
 from medmnist_diffusion.errors import UserError
 from medmnist_diffusion.files import atomic_folder, file_hash, write_json
 from medmnist_diffusion.resources import check_memory
@@ -72,7 +72,6 @@ def read_export_record(path: Path, types: dict[str, Callable[[Any], Any]]) -> di
 
 def sample(args: argparse.Namespace) -> None:
     """Draw `num_per_class` images of every class, shared among the processes, and write them in the asked form."""
-    from medmnist_diffusion.data.dataset import Split
     from medmnist_diffusion.diffusion.machine import in_shares, start_processes
     from medmnist_diffusion.diffusion.sampling import generate_rows, load_pipeline
 
@@ -109,7 +108,7 @@ def sample(args: argparse.Namespace) -> None:
             "images_sha256": made.content_hash,  # of images and labels together
         }
         write = {"folder": _write_folder, "npz": _write_npz, "parquet": _write_parquet}[args.format]
-        write(args.output, rows, images, pipe.id2label, record)
+        write(args.output, made, pipe.id2label, record)
         if record["synthetic"]:
             print("Trained on the synthetic phantom set: computed shapes, no patients.")
         print(f"{len(rows)} images by {state.num_processes} process(es) written to {args.output} ({args.format}).")
@@ -134,22 +133,17 @@ def class_folder(label: int, name: str, num_classes: int) -> str:
     return f"{label:0{digits}d}_{re.sub(r'[^0-9A-Za-z]+', '_', name).strip('_')}"
 
 
-def _write_folder(
-    output: Path,
-    rows: list[tuple[int, int]],
-    images: np.ndarray,
-    id2label: dict[int, str],
-    record: dict[str, Any],
-) -> None:
+def _write_folder(output: Path, made: Split, id2label: dict[int, str], record: dict[str, Any]) -> None:
     """PNGs in class folders, with metadata.csv: file_name, label, label_name, index and how they were drawn."""
     from PIL import Image
 
     with atomic_folder(output) as temporary:
-        lines = []
-        for (label, index), image in zip(rows, images, strict=True):
+        lines, counts = [], dict.fromkeys(id2label, 0)
+        for label, image in zip(made.labels.tolist(), made.images[:], strict=True):
+            index, counts[label] = counts[label], counts[label] + 1
             name = f"{class_folder(label, id2label[label], len(id2label))}/{index:06d}.png"
             (temporary / name).parent.mkdir(exist_ok=True)
-            Image.fromarray(image.squeeze(-1) if image.shape[-1] == 1 else image).save(temporary / name)
+            Image.fromarray(without_grey_axis(image)).save(temporary / name)
             lines.append({"file_name": name, "label": label, "label_name": id2label[label], "index": index, **record})
         with (temporary / "metadata.csv").open("w", newline="") as file:
             writer = csv.DictWriter(file, list(lines[0]))
@@ -162,55 +156,39 @@ def image_table(images: np.ndarray, labels: Sequence[int], id2label: dict[int, s
     import datasets
     from PIL import Image
 
-    pictures = [Image.fromarray(image.squeeze(-1) if image.shape[-1] == 1 else image) for image in images]
+    pictures = [Image.fromarray(without_grey_axis(image)) for image in images]
     names = [id2label[label] for label in sorted(id2label)]
     table = datasets.Dataset.from_dict({"image": pictures, "label": list(labels), **columns})
     return table.cast_column("image", datasets.Image()).cast_column("label", datasets.ClassLabel(names=names))
 
 
-def _write_npz(
-    output: Path,
-    rows: list[tuple[int, int]],
-    images: np.ndarray,
-    id2label: dict[int, str],
-    record: dict[str, Any],
-) -> None:
+def _write_npz(output: Path, made: Split, id2label: dict[int, str], record: dict[str, Any]) -> None:
     """MedMNIST's six arrays, the images as train, val and test without rows; how they were drawn goes beside it as JSON."""
-    from medmnist_diffusion.data.npz import write_npz
+    from medmnist_diffusion.data.npz import npz_arrays, write_npz
 
-    images = images.squeeze(-1) if images.shape[-1] == 1 else images
-    labels = np.array([label for label, _ in rows], np.uint8)[:, None]
-    arrays = {"train_images": images, "train_labels": labels}
-    for split in ("val", "test"):
-        arrays |= {f"{split}_images": images[:0], f"{split}_labels": labels[:0]}
-    write_npz(output, arrays)
+    empty = made.subset(np.arange(0))
     names = {str(label): name for label, name in id2label.items()}
     write_json(output.with_suffix(".json"), {"id2label": names, **record})
+    write_npz(output, npz_arrays({"train": made, "val": empty, "test": empty}, len(id2label)))
 
 
-def _write_parquet(
-    output: Path,
-    rows: list[tuple[int, int]],
-    images: np.ndarray,
-    id2label: dict[int, str],
-    record: dict[str, Any],
-) -> None:
+def _write_parquet(output: Path, made: Split, id2label: dict[int, str], record: dict[str, Any]) -> None:
     """A folder that `datasets.load_dataset` reads: an Image column, a ClassLabel column, and how they were drawn."""
-    table = image_table(images, [label for label, _ in rows], id2label)
+    table = image_table(made.images[:], made.labels.tolist(), id2label)
     with atomic_folder(output) as temporary:
         (temporary / "data").mkdir()
         table.to_parquet(str(temporary / "data" / "train-00000-of-00001.parquet"))
         write_json(temporary / "sampling.json", record)
 
 
-def main(argv: Sequence[str] | None = None) -> None:
+def main(argv: Sequence[str]) -> None:
     parser = argparse.ArgumentParser(prog="medmnist-diffusion sample", description=__doc__.split(": ", 1)[1])
     parser.add_argument("pipeline", type=Path, help="a pipeline folder")
     parser.add_argument("--num_per_class", type=int, required=True)
     parser.add_argument("--output", type=Path, required=True, help="a new folder, or a new .npz file")
     parser.add_argument("--format", choices=FORMATS, help="default: npz for a .npz output, else folder")
     add_sampling_arguments(parser)
-    args = parser.parse_args(sys.argv[1:] if argv is None else argv)
+    args = parser.parse_args(argv)
     args.format = args.format or ("npz" if args.output.suffix == ".npz" else "folder")
     if args.format == "npz" and args.output.suffix != ".npz":
         raise UserError(f"--output {args.output} does not end with .npz, as --format npz needs.")

@@ -15,7 +15,7 @@ from medmnist_diffusion.data.dataset import ImageDataset, Split
 from medmnist_diffusion.errors import UserError
 from medmnist_diffusion.metrics.evaluation import Evaluation, intra_class_spread
 from medmnist_diffusion.metrics.extractors import extract, make_extractor
-from medmnist_diffusion.metrics.frechet import FeatureStatistics, extrapolated_frechet_distance, frechet_distance
+from medmnist_diffusion.metrics.frechet import FeatureStatistics, extrapolated_estimate, frechet_distance
 from medmnist_diffusion.metrics.intervals import Estimate, difference_interval, halves, holm, ratio_interval, spread
 from medmnist_diffusion.metrics.kernel import kernel_distance
 from medmnist_diffusion.metrics.neighbours import precision_recall_density_coverage
@@ -96,7 +96,7 @@ def test_extrapolation_removes_the_bias_for_few_images():
     """Same distribution on both sides: at n = 200 the distance is far from its limit 0, the extrapolated one is near it."""
     real = FeatureStatistics.of(normal(50000, 16))
     plain = np.mean([frechet_distance(real, normal(200, 16, i + 1)) for i in range(20)])
-    extrapolated = np.mean([extrapolated_frechet_distance(real, normal(200, 16, i + 1), seed=i) for i in range(20)])
+    extrapolated = np.mean([extrapolated_estimate(real, normal(200, 16, i + 1), seed=i).value for i in range(20)])
     assert plain > 0.3
     assert abs(extrapolated) < 0.25 * plain
 

@@ -37,13 +37,15 @@ class TrainingConfig:
     )
     layers_per_block: int = _option(1, "Residual layers in each block.")
     pixel_unshuffle: int | None = _option(
-        None, "Height and width shrink by this factor, channels grow by its square (default: to 14 … 27 pixels)."
+        None,
+        "Height and width shrink by this factor, channels grow by its square (default: the largest power of two that leaves 14 "
+        "pixels, and no more channels than the first block has).",
     )
     attention: bool = _option(False, "Self-attention at the lowest resolution.")
     dropout: float = _option(0.0, "Dropout inside the UNet.")
 
     prediction_type: Literal["v_prediction", "epsilon", "sample"] = _option("v_prediction", "What the UNet predicts.")
-    beta_schedule: Literal["squaredcos_cap_v2", "linear", "scaled_linear"] = _option(
+    beta_schedule: Literal["squaredcos_cap_v2", "linear"] = _option(
         "squaredcos_cap_v2", "The noise schedule; squaredcos_cap_v2 is the cosine one."
     )
     num_train_timesteps: int = _option(1000, "Noise levels.")

@@ -1,4 +1,4 @@
-"""Fréchet distances (FID) of generated images to a data set, each beside its real-vs-real floor.
+"""How good generated images are, whether they are copies, and what they teach: each figure beside its real-vs-real floor.
 
     python training/evaluate_fid.py runs/x/pipeline --dataset pneumoniamnist
     python training/evaluate_fid.py runs/x/pipeline --dataset pneumoniamnist --features inception --inception_weights weights.pth
@@ -54,14 +54,11 @@ def evaluate(args: argparse.Namespace) -> tuple[Metrics, ImageDataset, Split, Ne
         )
     evaluation, nearest = _measure(args, dataset, generated, extractors)
     draws = [evaluation.ordered_records()]
-    if args.sampling_seeds > 1 and not pipeline.get("weights_sha256"):
-        raise UserError(f"--sampling_seeds needs a pipeline; {args.generated} holds images that are drawn already.")
-    if pipeline.get("weights_sha256"):
-        for seed in range(args.seed + 1, args.seed + args.sampling_seeds):
-            again = _generated(argparse.Namespace(**{**vars(args), "seed": seed}), dataset)[0]
-            draws.append(_measure(args, dataset, again, extractors)[0].ordered_records())
-        if args.sampling_seeds > 1:
-            sampling["sampling_seeds"] = args.sampling_seeds
+    for seed in range(args.seed + 1, args.seed + args.sampling_seeds):
+        again = _generated(argparse.Namespace(**{**vars(args), "seed": seed}), dataset)[0]
+        draws.append(_measure(args, dataset, again, extractors)[0].ordered_records())
+    if args.sampling_seeds > 1:
+        sampling["sampling_seeds"] = args.sampling_seeds
     metrics = Metrics(
         dataset=describe(dataset),
         pipeline=pipeline,
@@ -133,12 +130,12 @@ def print_metrics(metrics: Metrics) -> None:
             table.add_row(record.label, f"{record.value:.3g}", interval, f"{record.floor:.3g}", ratio)
     console = Console(highlight=False, markup=False)
     console.print(table)
-    sizes = {
+    sizes = dict.fromkeys(
         f"{record.n_generated} generated and {record.n_real} {record.reference_split} images; floor: "
-        f"{record.floor_source}": record.name
+        f"{record.floor_source}"
         for record in metrics.metrics
         if record.class_ is None
-    }
+    )
     for line in sizes:
         console.print(f"- {line}.", soft_wrap=True)
     for line in metrics.refused:
@@ -161,7 +158,7 @@ def _seeds(metrics: Metrics) -> str:
     return f" and {count - 1} more; figures are their means" if count > 1 else ""
 
 
-def main(argv: Sequence[str] | None = None) -> None:
+def main(argv: Sequence[str]) -> None:
     parser = argparse.ArgumentParser(prog="medmnist-diffusion evaluate", description=__doc__.split("\n", 1)[0])
     parser.add_argument("generated", type=Path, help="a pipeline folder, an image folder, or an npz (its train split)")
     add_dataset_arguments(parser)
@@ -191,12 +188,15 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--num_real", type=int, help="at most so many training images as reference (default: all)")
     parser.add_argument("--output", type=Path, help="default: metrics.json in the pipeline folder, else here")
     add_sampling_arguments(parser)
-    args = parser.parse_args(sys.argv[1:] if argv is None else argv)
+    args = parser.parse_args(argv)
     for name in ("num_images", "num_real"):
         if getattr(args, name) is not None and getattr(args, name) < 2:
             raise UserError(f"--{name} is {getattr(args, name)}; at least 2 are needed.")
     if args.sampling_seeds < 1:
         raise UserError(f"--sampling_seeds is {args.sampling_seeds}; at least 1 is needed.")
+    is_pipeline = (args.generated / "model_index.json").is_file()
+    if args.sampling_seeds > 1 and args.generated.exists() and not is_pipeline:
+        raise UserError(f"--sampling_seeds needs a pipeline; {args.generated} holds images that are drawn already.")
     check_sampling_arguments(args)
     if args.features is None:
         args.features = [*OFFLINE_PAIR, *(["inception"] if weights_at_hand(args.inception_weights) else [])]
@@ -204,7 +204,6 @@ def main(argv: Sequence[str] | None = None) -> None:
     metrics, dataset, generated, nearest = evaluate(args)
     if not state.is_main_process:
         return
-    is_pipeline = (args.generated / "model_index.json").is_file()
     output = args.output or (args.generated if is_pipeline else Path()) / "metrics.json"
     metrics.write(output)
     print_metrics(metrics)

@@ -490,8 +490,8 @@ def _show(bar: Any, row: dict[str, float], total: int) -> None:
     bar.set_postfix_str(f"loss {row['loss']:.4f}, {row['images_per_second']:.0f} images/s", refresh=False)
 
 
-def main(argv: Sequence[str] | None = None) -> None:
-    config = parse_config(sys.argv[1:] if argv is None else argv)
+def main(argv: Sequence[str]) -> None:
+    config = parse_config(argv)
     if config.push_to_hub:
         from medmnist_diffusion.publish.publish import check_before_training, publish_trained
 

@@ -1,4 +1,4 @@
-"""From a name to a data set: sources, audit, duplicates, the phantom, export."""
+"""From a name to a data set: sources, audit, duplicates, the phantom."""
 
 from medmnist_diffusion.data.dataset import ImageDataset, Split, to_model_range, to_uint8
 from medmnist_diffusion.data.sources import load_dataset

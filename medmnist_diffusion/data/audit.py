@@ -35,7 +35,8 @@ def audit(dataset: ImageDataset) -> dict[str, Any]:
         leaks[f"{first}-{second}"] = {
             f"{first}_images_in_{second}": int(in_other(hashes[first], hashes[second]).sum()),
             f"{second}_images_in_{first}": int(in_other(hashes[second], hashes[first]).sum()),
-            "near_duplicate_pairs": _near_pairs(few, many, _looked_up(few)),
+            "near_duplicate_pairs": _near_pairs(few, many, looked_up := _looked_up(few)),
+            "looked_up_for_near_duplicates": len(looked_up),
         }
     counts = np.bincount(dataset.train.labels, minlength=dataset.num_classes)
     return {
@@ -115,19 +116,29 @@ def findings(report: dict[str, Any]) -> list[str]:
             rows = leak[f"{first}_images_in_{second}"]
             lines.append(f"{count} {second} images also stand in {first} (as {rows} rows).")
         if leak["near_duplicate_pairs"]:
-            lines.append(f"{leak['near_duplicate_pairs']} near-duplicate pairs between {first} and {second}.")
+            images = min(report["splits"][name]["images"] for name in (first, second))
+            lines.append(f"{_pairs(leak)} between {first} and {second}{_of(leak, images)}.")
     for name, split in report["splits"].items():
         if split["constant_images"]:
             lines.append(f"{split['constant_images']} {name} images are constant (blank).")
         if split["repeated_images"]:
             lines.append(f"{split['repeated_images']} {name} images repeat an earlier one of the split.")
         if split["near_duplicate_pairs"]:
-            part = split.get("looked_up_for_near_duplicates", split["images"])
-            of = f", of {part:,} of its {split['images']:,} images looked up" if part < split["images"] else ""
-            lines.append(f"{split['near_duplicate_pairs']} near-duplicate pairs within {name}{of}.")
+            lines.append(f"{_pairs(split)} within {name}{_of(split, split['images'])}.")
     if report["imbalance"] >= 2:
         lines.append(f"The largest class has {report['imbalance']:.1f} times the images of the smallest.")
     return lines
+
+
+def _pairs(counted: dict[str, Any]) -> str:
+    count = counted["near_duplicate_pairs"]
+    return f"{count}{' or more' if count >= MOST_PAIRS else ''} near-duplicate pairs"
+
+
+def _of(counted: dict[str, Any], images: int) -> str:
+    """Which part of the images was looked up, where it was not all of them."""
+    part = counted.get("looked_up_for_near_duplicates", images)  # audits of older runs do not say
+    return f", of {part:,} of {images:,} images looked up" if part < images else ""
 
 
 def print_audit(report: dict[str, Any]) -> None:
@@ -161,7 +172,7 @@ def _pixels(split: dict[str, Any]) -> str:
     return "\n".join(f"{mean:.0f} ± {std:.0f}" for mean, std in pairs)
 
 
-def main(argv: Sequence[str] | None = None) -> None:
+def main(argv: Sequence[str]) -> None:
     parser = argparse.ArgumentParser(
         prog="medmnist-diffusion audit",
         description="Counts, pixel statistics, blank images, duplicates, leaks.",

@@ -14,6 +14,11 @@ ImageArray = np.ndarray | ArrowImages  # uint8 N×H×W×C, in memory or memory-m
 CHUNK = 1024  # images read at once where a whole split is walked through
 
 
+def without_grey_axis(images: np.ndarray) -> np.ndarray:
+    """`…×H×W×1` as `…×H×W`, which is what Pillow and MedMNIST take; RGB as it is."""
+    return images.squeeze(-1) if images.shape[-1] == 1 else images
+
+
 @dataclass(frozen=True)
 class Split:
     """The images of one split, uint8 N×H×W×C, and their class ids, int64 N."""

@@ -10,7 +10,7 @@ from scipy.spatial import cKDTree
 
 from medmnist_diffusion.data.dataset import CHUNK, ImageDataset, Split
 
-POOLED = 7  # images are compared first as 7×7 means, a lower bound of their distance
+POOLED = 8  # images are compared first as means over at most 8×8 cells, a lower bound of their distance
 INDEXED = 8  # principal components of these that a k-d tree holds
 QUERIES = 256  # images looked up at once
 
@@ -44,37 +44,14 @@ def drop_leaks(dataset: ImageDataset) -> tuple[ImageDataset, int]:
     return replace(dataset, splits=splits, notes=notes), int(leaks.sum())
 
 
-def nearest_distances(queries: np.ndarray, references: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Each query's nearest reference by root-mean-square grey-level difference.
-
-    Args:
-        queries, references: uint8 N×H×W×C and M×H×W×C of one shape.
-
-    Returns:
-        distances (N, in grey levels 0 … 255) and the references' indices (N).
-    """
-    flat = _flat(references)
-    norms = np.einsum("ij,ij->i", flat, flat)
-    distances, indices = np.empty(len(queries)), np.empty(len(queries), np.int64)
-    for start in range(0, len(queries), CHUNK):
-        block = _flat(queries[start : start + CHUNK])
-        squared = norms[None] - 2 * block @ flat.T
-        nearest = squared.argmin(1)
-        # Recomputed from the pixels: the expanded square loses digits exactly where copies are close.
-        differences = block - flat[nearest]
-        indices[start : start + CHUNK] = nearest
-        distances[start : start + CHUNK] = np.sqrt((differences**2).mean(1))
-    return distances, indices
-
-
 def near_pairs(
     split: Split, other: Split, threshold: float, looked_up: np.ndarray | None = None
 ) -> Iterator[tuple[int, int]]:
     """Pairs (i, j) of not identical images of two splits at most `threshold` grey levels (RMS) apart.
 
-    Two lower bounds of the distance come first: means over 7×7 cells (by Jensen's inequality), and their leading principal
+    Two lower bounds of the distance come first: means over at most 8×8 cells (by Jensen's inequality), and their leading principal
     components (a projection), whose neighbours a k-d tree finds without comparing every pair. Only the pairs that pass are
-    compared pixel by pixel, so that memory holds 49 numbers a channel and image.
+    compared pixel by pixel, so that memory holds at most 64 numbers a channel and image.
     Within one split (the same object) each pair comes once, with i < j if both are looked up.
 
     Args:
@@ -114,9 +91,11 @@ def _flat(images: np.ndarray) -> np.ndarray:
 
 
 def _pooled(split: Split) -> np.ndarray:
-    """Float32 N×(7·7·C) means over equal cells; where 7 does not divide the size, over the largest divisor below."""
+    """Float32 N×(k·k·C) means over k×k equal cells, with the largest k up to 8 that divides the size. Where none but 1 does
+    (29, 31 pixels) the bound is the mean grey level, and most pairs are compared pixel by pixel.
+    """
     size = split.images.shape[1]
-    cells = max(divisor for divisor in range(1, POOLED + 2) if size % divisor == 0)
+    cells = max(divisor for divisor in range(1, POOLED + 1) if size % divisor == 0)
     pooled = [
         chunk.reshape(len(chunk), cells, size // cells, cells, size // cells, -1)
         .mean((2, 4), dtype=np.float32)

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from medmnist_diffusion.data.arrow import IN_MEMORY_BYTES, is_stored, store_images
-from medmnist_diffusion.data.dataset import CHUNK, Split
+from medmnist_diffusion.data.dataset import CHUNK, Split, without_grey_axis
 from medmnist_diffusion.errors import UserError
 from medmnist_diffusion.files import atomic_file, cache_dir, file_hash
 from medmnist_diffusion.resources import check_disk, check_memory
@@ -185,7 +185,16 @@ def generated_images(path: Path) -> int:
         raise UserError(f"{path}: {SYNTHETIC} cannot be read ({error}). Write the file again.") from None
 
 
+def npz_arrays(splits: dict[str, Split], num_classes: int) -> dict[str, np.ndarray]:
+    """MedMNIST's arrays of the splits: grey images as N×H×W, labels N×1 in the smallest unsigned type that holds them."""
+    arrays = {}
+    for name, split in splits.items():
+        arrays[f"{name}_images"] = without_grey_axis(split.images[:])
+        arrays[f"{name}_labels"] = split.labels.astype(np.min_scalar_type(num_classes - 1))[:, None]
+    return arrays
+
+
 def write_npz(path: Path, arrays: dict[str, np.ndarray]) -> None:
-    """Write the six arrays atomically, images of one channel as N×H×W, as MedMNIST does."""
+    """Write the arrays (of MedMNIST's layout) atomically."""
     with atomic_file(path) as temporary:
         np.savez_compressed(temporary, allow_pickle=False, **arrays)

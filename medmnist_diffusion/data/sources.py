@@ -301,8 +301,14 @@ def _split_folders(path: Path) -> dict[str, Path]:
     `datasets` would also take a file or class named `stress_test` for a split.
     """
     names = {"train": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
-    found = {names[child.name.lower()]: child for child in path.iterdir() if child.name.lower() in names}
-    return {split: folder for split, folder in found.items() if folder.is_dir()} or {"train": path}
+    found: dict[str, Path] = {}
+    for folder in sorted(path.iterdir()):
+        split = names.get(folder.name.lower())
+        if split and folder.is_dir():
+            if split in found:
+                raise UserError(f"{path}: {found[split].name} and {folder.name} are both {split}. Keep one of them.")
+            found[split] = folder
+    return found or {"train": path}
 
 
 def _image_patterns(folder: Path) -> list[str]:

@@ -143,7 +143,7 @@ def check_weights_memory(network: dict[str, Any]) -> None:
 def check_training_memory(unet: UNet2DModel, activations: int, batch_size: int, precision: str) -> None:
     """Refuse a training that cannot fit into this machine's memory.
 
-    All copies of the weights, float32, and the activations of a batch.
+    All copies of the weights, float32, and the activations of a batch; `auto` counts as float32, which its trial runs, too.
 
     Raises:
         UserError: with the estimate and what to change.
@@ -151,7 +151,7 @@ def check_training_memory(unet: UNet2DModel, activations: int, batch_size: int, 
     if torch.accelerator.is_available():  # the network lives in another memory
         return
     weights = WEIGHT_COPIES * 4 * sum(parameter.numel() for parameter in unet.parameters())
-    batch = activations * batch_size * (1.0 if precision == "no" else 0.5)
+    batch = activations * batch_size * (0.5 if precision in ("bf16", "fp16") else 1.0)
     check_memory(
         weights + batch,
         f"training with {batch_size} images a batch",

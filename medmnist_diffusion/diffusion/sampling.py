@@ -1,4 +1,4 @@
-"""Images from a pipeline folder: which sampler, which seed for which image, how many processes."""
+"""Images from a pipeline folder: which sampler, and which seed for which image."""
 
 from collections.abc import Sequence
 from pathlib import Path

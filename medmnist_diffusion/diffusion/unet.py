@@ -6,7 +6,7 @@ from diffusers import DDPMScheduler, UNet2DModel
 
 from medmnist_diffusion.errors import UserError
 
-SMALLEST_GRID = 14  # pixels a side that the network sees, at least; from 28 on it is unshuffled further
+SMALLEST_GRID = 14  # pixels a side that the network sees, at least
 
 
 def build_unet(
@@ -55,7 +55,8 @@ def unshuffle_factor(image_size: int, channels: int, block_out_channels: Sequenc
     channels than its last layer can tell apart.
 
     A UNet2DModel ends in a convolution from its first block's channels: more output channels than these would lie in a subspace,
-    and the rest of the noise would never be removed. With 32 channels grey images of 28 px are unshuffled by 2, larger ones by 4.
+    and the rest of the noise would never be removed. With 32 channels grey images of 28 px are unshuffled by 2, of 64 px and more
+    by 4.
     """
     factor = 1
     while (

@@ -96,16 +96,12 @@ def frechet_estimate(real: FeatureStatistics, generated: np.ndarray, seed: int =
     return Estimate(prepared.distance(), spread(replicates), 0)
 
 
-def extrapolated_frechet_distance(real: FeatureStatistics, generated: np.ndarray, seed: int = 0) -> float:
-    """FID∞ of Chong & Forsyth 2020 (arXiv 1911.07023): the distance at 15 sizes, fitted as a + b/n; returns a.
+def extrapolated_estimate(real: FeatureStatistics, generated: np.ndarray, seed: int = 0) -> Estimate:
+    """FID∞ of Chong & Forsyth 2020 (arXiv 1911.07023): the distance at 15 sizes, fitted as a + b/n; a, with its standard
+    error over random halves.
 
     Its bias for the number of generated images is gone, so that it may come out slightly below zero; that of the real side is not.
     """
-    return _extrapolate(GeneratedFeatures(real, generated), np.arange(len(generated)), np.random.default_rng(seed))
-
-
-def extrapolated_estimate(real: FeatureStatistics, generated: np.ndarray, seed: int = 0) -> Estimate:
-    """`extrapolated_frechet_distance` with its standard error over random halves."""
     prepared, rng = GeneratedFeatures(real, generated), np.random.default_rng(seed)
     value = _extrapolate(prepared, np.arange(len(prepared)), rng)
     return Estimate(value, spread([_extrapolate(prepared, rows, rng) for rows in halves(len(prepared), seed)]))

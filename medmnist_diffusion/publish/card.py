@@ -2,7 +2,6 @@
 
 import argparse
 import json
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NotRequired
@@ -123,7 +122,7 @@ def _metadata(summary: dict[str, Any], metrics: Metrics | None) -> ModelCardData
             dataset_name=dataset["name"],
             dataset_split="train",
             metric_type="fid"
-            if record.extractor == "inception" and record.name == "frechet_distance"
+            if (record.extractor, record.name, record.dimension) == ("inception", "frechet_distance", 2048)
             else record.name,
             metric_name=record.label,
             metric_value=round(record.value, 6),
@@ -284,11 +283,11 @@ def copying(metrics: Metrics) -> tuple[list[MetricRecord], list[MetricRecord]]:
     return shares, [record for record, p_value in zip(shares, corrected, strict=True) if p_value < COPYING]
 
 
-def main(argv: Sequence[str] | None = None) -> None:
+def main(argv: Sequence[str]) -> None:
     parser = argparse.ArgumentParser(
         prog="medmnist-diffusion card", description="Write the model card (README.md) into a pipeline folder."
     )
     parser.add_argument("pipeline", type=Path, help="a pipeline folder that training wrote")
     parser.add_argument("--load_from", help="what the loading snippet names: a path or a Hub id")
-    args = parser.parse_args(sys.argv[1:] if argv is None else argv)
+    args = parser.parse_args(argv)
     print(f"Written to {write_card(args.pipeline, args.load_from)}")

@@ -5,7 +5,6 @@ The images are what `sample` wrote; the pipeline that made them gives the figure
 
 import argparse
 import json
-import sys
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -160,7 +159,7 @@ def publish_dataset(args: argparse.Namespace) -> None:
     print(f'\nLoad it with\n  from datasets import load_dataset\n  load_dataset("{args.repo_id}")')
 
 
-def main(argv: Sequence[str] | None = None) -> None:
+def main(argv: Sequence[str]) -> None:
     parser = argparse.ArgumentParser(prog="medmnist-diffusion publish-dataset", description=__doc__.split(": ", 1)[1])
     parser.add_argument("images", type=Path, help="what `medmnist-diffusion sample` wrote")
     add_publishing_arguments(parser)
@@ -168,4 +167,4 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument(
         "--study", type=Path, help="the folder of an augmentation study of the same data: its verdicts"
     )
-    publish_dataset(parser.parse_args(sys.argv[1:] if argv is None else argv))
+    publish_dataset(parser.parse_args(argv))

@@ -80,10 +80,6 @@ def check_folder(folder: Path) -> None:
         # diffusers prefers an index of shards, or another variant, to the file that is checked here.
         if path.relative_to(folder).as_posix() not in NEEDED and path.suffix != ".bin":
             raise _refused(folder, path.relative_to(folder).as_posix(), "it is no part of a pipeline of ours")
-    for path in (*(folder / "unet").rglob("*"), *(folder / "scheduler").rglob("*")):
-        # diffusers prefers an index of shards, or another variant, to the file that is checked here.
-        if path.relative_to(folder).as_posix() not in NEEDED and path.suffix != ".bin":
-            raise _refused(folder, path.relative_to(folder).as_posix(), "it is no part of a pipeline of ours")
     _check_manifest(folder)
     index = _checked(folder, MODEL_INDEX, _ModelIndex)
     kind = getattr(diffusers, index.scheduler[1], None)

@@ -1,4 +1,4 @@
-"""Every picture that the project draws, from result files and images, never from memory."""
+"""The pictures of runs, cards and evaluations, from result files and images, never from memory; a study draws its own."""
 
 from pathlib import Path
 
@@ -6,7 +6,7 @@ import matplotlib
 import numpy as np
 from PIL import Image
 
-from medmnist_diffusion.data.dataset import Split
+from medmnist_diffusion.data.dataset import Split, without_grey_axis
 from medmnist_diffusion.diffusion.loss_log import BUCKETS
 from medmnist_diffusion.files import atomic_file
 from medmnist_diffusion.metrics.records import UNBIASED, Metrics
@@ -21,7 +21,7 @@ def save_grid(images: np.ndarray, path: Path, columns: int) -> None:
     """A grid of uint8 N×H×W×C images, `columns` in a row, as PNG."""
     grid = image_grid(images, columns)
     scale = max(1, min(SCALE, 1200 // grid.shape[1]))
-    picture = Image.fromarray(grid.squeeze(-1) if grid.shape[-1] == 1 else grid)
+    picture = Image.fromarray(without_grey_axis(grid))
     picture = picture.resize((picture.width * scale, picture.height * scale), Image.Resampling.NEAREST)
     with atomic_file(path) as temporary:
         picture.save(temporary, optimize=True)
@@ -88,7 +88,7 @@ def real_beside_generated(
     figure, axes = plt.subplots(1, 2, figsize=(11, 4.8 / columns * len(names) + 0.7), constrained_layout=True)
     for axis, images, heading in ((axes[0], real, "real"), (axes[1], generated, "generated")):
         grid = image_grid(images, columns)
-        axis.imshow(grid.squeeze(-1) if grid.shape[-1] == 1 else grid, cmap="gray", vmin=0, vmax=255)
+        axis.imshow(without_grey_axis(grid), cmap="gray", vmin=0, vmax=255)
         axis.set_title(heading)
         axis.set_xticks([])
         step = images.shape[1] + 1
@@ -117,7 +117,7 @@ def save_sides(sides: dict[str, Split], id2label: dict[int, str], path: Path, co
             [np.resize(np.flatnonzero(split.labels == label), columns) for label in sorted(id2label)]
         )
         grid = image_grid(split.images[rows], columns)
-        axis.imshow(grid.squeeze(-1) if grid.shape[-1] == 1 else grid, cmap="gray", vmin=0, vmax=255)
+        axis.imshow(without_grey_axis(grid), cmap="gray", vmin=0, vmax=255)
         step = split.images.shape[1] + 1
         axis.set_title(title, fontsize=9)
         axis.set_xticks([])
@@ -174,7 +174,7 @@ def plot_closest(
     )
     for line, (name, images) in enumerate(zip(("generated", "nearest in train"), lines, strict=False)):
         for axis, image, distance, row in zip(axes[line], images, distances, rows, strict=True):
-            axis.imshow(image.squeeze(-1) if image.shape[-1] == 1 else image, cmap="gray", vmin=0, vmax=255)
+            axis.imshow(without_grey_axis(image), cmap="gray", vmin=0, vmax=255)
             axis.set(xticks=[], yticks=[])
             if line == len(lines) - 1:
                 axis.set_xlabel(f"{distance:.1f}\ntrain {row}", fontsize=7)

@@ -6,7 +6,6 @@ What is uploaded is a copy with a card drawn anew from the folder's own figures;
 import argparse
 import inspect
 import shutil
-import sys
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -161,9 +160,9 @@ def send(folder: Path, repo_id: str, repo_type: str, args: argparse.Namespace, m
     print(f"Committed: {upload(folder, repo_id, repo_type, not args.public, args.update, message)}")
 
 
-def main(argv: Sequence[str] | None = None) -> None:
+def main(argv: Sequence[str]) -> None:
     parser = argparse.ArgumentParser(prog="medmnist-diffusion publish", description=__doc__.split(": ", 1)[1])
     parser.add_argument("pipeline", type=Path, help="an evaluated pipeline folder")
     add_publishing_arguments(parser)
-    args = parser.parse_args(sys.argv[1:] if argv is None else argv)
+    args = parser.parse_args(argv)
     publish(args.pipeline, args.repo_id, args)

@@ -7,7 +7,6 @@ them, so that they are compared in pairs.
 
 import argparse
 import shlex
-import sys
 import time
 from collections.abc import Sequence
 from functools import cache
@@ -187,8 +186,7 @@ def run_units(
                 )
 
 
-def main(argv: Sequence[str] | None = None) -> None:
-    argv = sys.argv[1:] if argv is None else argv
+def main(argv: Sequence[str]) -> None:
     parser = argparse.ArgumentParser(
         prog="medmnist-diffusion study augmentation", description=__doc__.split(": ", 1)[1].split("\n\n", 1)[0]
     )

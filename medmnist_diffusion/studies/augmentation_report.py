@@ -77,7 +77,7 @@ class RegimeResult:
             control: effects(self.figure(figure), honest, control) for control in (CLASSICAL.name, OVERSAMPLED.name)
         }
 
-    def means(self, arm: str, name: str = "auc") -> list[float]:
+    def draws(self, arm: str, name: str = "auc") -> list[float]:
         return list(self.figure(name).values.get(arm, {}).values())
 
 
@@ -127,7 +127,7 @@ def baseline_line(study: Study, results: Sequence[RegimeResult]) -> str:
         return "MedMNIST published no ResNet-18 for this data and image size to compare the baseline with."
     if whole is None:
         return "No regime has all real images, so the baseline cannot be compared with MedMNIST's published ResNet-18."
-    auc, acc = (float(np.mean(whole.means(CLASSICAL.name, name))) for name in ("auc", "acc"))
+    auc, acc = (float(np.mean(whole.draws(CLASSICAL.name, name))) for name in ("auc", "acc"))
     reached = auc >= published[0] and acc >= published[1]
     return (
         f"{'' if reached else '**A weak baseline.** '}On all real images, without generated ones, {study.recipe.network} has AUC "
@@ -257,7 +257,7 @@ def _of_regime(study: Study, result: RegimeResult) -> list[str]:
     for arm in result.arms:
         note = " (a leak: not comparable)" if BY_NAME[arm].leaky else ""
         distinct = np.mean([cell.n_synthetic for unit in result.units if (cell := unit.cell(arm))])
-        rows.append([arm + note, *(mean_and_spread(result.means(arm, name)) for name in FIGURES), f"{distinct:.0f}"])
+        rows.append([arm + note, *(mean_and_spread(result.draws(arm, name)) for name in FIGURES), f"{distinct:.0f}"])
     tests = [["arm", "−", *HIGHER.values(), "95 % interval, AUC", "p, AUC (Holm)"], ["---"] * (len(HIGHER) + 4)]
     by_figure = {
         name: {(one.arm, one.control): one for found in result.effects(name).values() for one in found}
@@ -312,15 +312,15 @@ def _markdown(rows: list[list[str]]) -> str:
 def _worth(results: Sequence[RegimeResult]) -> str:
     """How many real images the classical arm would need for what the primary arm reaches, on its learning curve."""
     curve = [
-        (float(np.mean([unit.n_real for unit in result.units])), float(np.mean(result.means(CLASSICAL.name))))
+        (float(np.mean([unit.n_real for unit in result.units])), float(np.mean(result.draws(CLASSICAL.name))))
         for result in results
-        if result.regime.rare_share == 1 and result.means(CLASSICAL.name)
+        if result.regime.rare_share == 1 and result.draws(CLASSICAL.name)
     ]
     lines = []
     for result in results:
-        if result.regime.rare_share != 1 or not result.means(PRIMARY.name):
+        if result.regime.rare_share != 1 or not result.draws(PRIMARY.name):
             continue
-        reached = float(np.mean(result.means(PRIMARY.name)))
+        reached = float(np.mean(result.draws(PRIMARY.name)))
         n = float(np.mean([unit.n_real for unit in result.units]))
         auc = np.maximum.accumulate([value for _, value in sorted(curve)])
         counts = np.log([count for count, _ in sorted(curve)])
@@ -410,7 +410,7 @@ def plot_learning(results: Sequence[RegimeResult], path: Path) -> None:
     figure, axes = plt.subplots(figsize=(7, 4.2), constrained_layout=True)
     whole = [result for result in results if result.regime.rare_share == 1]
     for at, arm in enumerate(("real", CLASSICAL.name, OVERSAMPLED.name, PRIMARY.name, "synthetic-only")):
-        points = [(np.mean([unit.n_real for unit in result.units]), result.means(arm)) for result in whole]
+        points = [(np.mean([unit.n_real for unit in result.units]), result.draws(arm)) for result in whole]
         points = [(n * 1.03 ** (at - 2), values) for n, values in points if values]
         if points:
             axes.plot(
@@ -430,8 +430,8 @@ def plot_shares(results: Sequence[RegimeResult], path: Path) -> None:
         1, len(results), figsize=(2.6 * len(results), 2.8), squeeze=False, constrained_layout=True
     )
     for axis, result in zip(axes[0], results, strict=True):
-        known = [arm for arm in SHARE_CURVE if result.means(arm)]
-        values = [result.means(arm) for arm in known]
+        known = [arm for arm in SHARE_CURVE if result.draws(arm)]
+        values = [result.draws(arm) for arm in known]
         shares = [100 * BY_NAME[arm].share for arm in known]
         axis.errorbar(
             shares, [np.mean(v) for v in values], [np.std(v, ddof=len(v) > 1) for v in values], marker="o", capsize=3

@@ -24,7 +24,7 @@ STEPS = DEFAULT_STEPS[DEFAULT_SAMPLER]
 INDEX_HASH = "index_hash.txt"  # in a generator's folder: of the real images that it is trained on
 VALIDATIONS, LEAST_STEPS = 20, 20
 NEVER = 10**9
-# Of the images asked for, a pool. Selections take half of `plain`, so that every arm has as many.
+# Of the images asked for, a pool. Selections take at most half of `plain`.
 FRACTION = {"plain": 1.0, "leaky": 0.5, "guided": 0.5, "variants": 0.5}
 
 

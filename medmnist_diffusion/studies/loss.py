@@ -6,7 +6,7 @@ time, and `robustness` (the losses on training images of which some are spoiled)
 """
 
 import argparse
-import sys
+import shlex
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -266,8 +266,7 @@ def check_early(bench: Bench) -> None:
     plan_comparison(bench.dataset, clean_held_out(bench.dataset), Split("planned", empty, labels), None, 0)
 
 
-def main(argv: Sequence[str] | None = None) -> None:
-    argv = sys.argv[1:] if argv is None else argv
+def main(argv: Sequence[str]) -> None:
     parser = argparse.ArgumentParser(
         prog="medmnist-diffusion study loss", description=__doc__.split(": ", 1)[1].split("\n", 1)[0]
     )
@@ -318,7 +317,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         check_early(part.bench)
     seeds, dropped = plan_seeds(parts, args.seeds, budget)
     deadline = float("inf") if budget is None else began + budget
-    command = "medmnist-diffusion study loss " + " ".join(argv)
+    command = "medmnist-diffusion study loss " + shlex.join(argv)
     results: list[PartResult] = []
     for part in parts:
         result, late = run_part(part, seeds[part.name], deadline)

@@ -16,6 +16,7 @@ import numpy as np
 from PIL import Image
 
 from medmnist_diffusion.data import ImageDataset
+from medmnist_diffusion.data.dataset import without_grey_axis
 from medmnist_diffusion.errors import UserError
 from medmnist_diffusion.files import write_json
 from medmnist_diffusion.metrics.intervals import share_interval
@@ -85,7 +86,7 @@ class Rating:
             self.finished = True
             return PAGE.format(title="Done", body=body, index=index)
         picture, image = io.BytesIO(), self.images[index]
-        Image.fromarray(image.squeeze(-1) if image.shape[-1] == 1 else image).save(picture, "png")
+        Image.fromarray(without_grey_axis(image)).save(picture, "png")
         source = base64.b64encode(picture.getvalue()).decode()
         keys = f"Image {index + 1} of {len(self.images)}: <b>r</b> real, <b>g</b> generated"
         body = f'<p><img src="data:image/png;base64,{source}"><p>{keys}'

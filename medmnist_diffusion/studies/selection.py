@@ -1,7 +1,7 @@
 """Which generated images to use: four ways of choosing, each from nothing but the regime's own real images.
 
-Each takes the pool and returns the rows that it keeps, at most half of each class, so that arms do not differ by how many images
-they have; where a threshold would keep fewer than a tenth of a class, the best tenth by its own measure stays.
+Each takes the pool and returns the rows that it keeps, at most half of each class, as the arms without a selection do;
+where a threshold would keep fewer than a tenth of a class, the best tenth by its own measure stays.
 """
 
 from collections.abc import Callable

@@ -2,7 +2,6 @@
 
 import argparse
 import importlib
-import sys
 from collections.abc import Sequence
 
 from medmnist_diffusion.errors import UserError
@@ -13,8 +12,7 @@ STUDIES = {
 }
 
 
-def main(argv: Sequence[str] | None = None) -> None:
-    argv = sys.argv[1:] if argv is None else argv
+def main(argv: Sequence[str]) -> None:
     names = ", ".join(STUDIES)
     parser = argparse.ArgumentParser(
         prog="medmnist-diffusion study",

@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from tqdm import tqdm
 
-from medmnist_diffusion.errors import UserError
+from medmnist_diffusion.errors import StoppedError, UserError
 
 Task = Callable[..., Any]
 
@@ -65,7 +65,7 @@ def run_in_processes(
 
 
 def _stop(number: int, frame: Any) -> None:
-    raise UserError("stopped. The same command goes on with what is missing.")
+    raise StoppedError("stopped. The same command goes on with what is missing.")
 
 
 def _start(cores: Any, parent: int, log: Path) -> None:
