@@ -16,7 +16,7 @@ from medmnist_diffusion.errors import UserError
 
 
 def cache_dir() -> Path:
-    """Where features, neighbours, classifiers and Arrow copies are kept: $MEDMNIST_DIFFUSION_CACHE, else the user's cache folder."""
+    """Where features, neighbours, classifiers and Arrow copies are kept: $MEDMNIST_DIFFUSION_CACHE, else the user's cache."""
     home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
     return Path(os.environ.get("MEDMNIST_DIFFUSION_CACHE") or home / "medmnist-diffusion")
 

@@ -45,33 +45,39 @@ def test_two_arms_give_the_paired_t_test():
     assert found.ratio == pytest.approx(np.exp((logs[0] - logs[1]).mean()))
 
 
-def test_more_arms_share_their_variance_and_holm_corrects():
-    """Against least squares with a column an arm and a seed, and Holm's correction by hand."""
+def test_more_arms_share_their_variance_and_the_pair_has_to_agree():
+    """Against least squares with a column an arm and a seed, Holm's correction by hand, scipy's paired test; a cell is missing."""
     rng = np.random.default_rng(0)
     logs = np.array([0.0, 0.05, 0.3])[:, None] + rng.normal(0, 0.3, 4) + rng.normal(0, 0.1, (3, 4))
-    values = {arm: seeds(*np.exp(row)) for arm, row in zip("abc", logs, strict=True)}
+    cells = [(arm, seed) for arm in range(3) for seed in range(4) if (arm, seed) != (1, 3)]
+    values = {"abc"[arm]: {seed: np.exp(logs[arm, seed]) for a, seed in cells if a == arm} for arm in range(3)}
     found = {(c.first, c.second): c for c in contrasts("x", values, all_pairs("abc"))}
-    design = np.array(
-        [[i == arm for i in (1, 2)] + [j == seed for j in range(4)] for arm in range(3) for seed in range(4)], float
-    )
-    solution, rest, _, _ = np.linalg.lstsq(design, logs.ravel(), rcond=None)
-    covariance = np.linalg.inv(design.T @ design) * rest[0] / (12 - 6)
-    raw = {}
+    design = np.array([[i == arm for i in (1, 2)] + [j == seed for j in range(4)] for arm, seed in cells], float)
+    solution, rest, _, _ = np.linalg.lstsq(design, np.array([logs[cell] for cell in cells]), rcond=None)
+    covariance = np.linalg.inv(design.T @ design) * rest[0] / (11 - 6)
+    common, paired, intervals = {}, {}, {}
     for pair, weights in {("a", "b"): [-1, 0], ("a", "c"): [0, -1], ("b", "c"): [1, -1]}.items():
         weights = np.array([*weights, 0, 0, 0, 0])
         estimate, error = weights @ solution, np.sqrt(weights @ covariance @ weights)
         assert np.log(found[pair].ratio) == pytest.approx(estimate)
-        raw[pair] = 2 * student_t.sf(abs(estimate) / error, 6)
-        assert found[pair].raw_p_value == pytest.approx(raw[pair])
-    ranked = sorted(raw, key=lambda pair: raw[pair])
-    corrected = np.minimum(np.maximum.accumulate([raw[pair] * (3 - rank) for rank, pair in enumerate(ranked)]), 1)
-    assert [found[pair].p_value for pair in ranked] == pytest.approx(corrected.tolist())
+        common[pair] = 2 * student_t.sf(abs(estimate) / error, 5)
+        rows = [logs["abc".index(arm), : 3 if "b" in pair else 4] for arm in pair]
+        paired[pair] = ttest_rel(*rows)
+        own, reach = paired[pair].confidence_interval(0.95), student_t.ppf(0.975, 5) * error
+        intervals[pair] = np.exp([min(estimate - reach, own.low), max(estimate + reach, own.high)])
+    ranked = sorted(common, key=lambda pair: common[pair])
+    corrected = np.minimum(np.maximum.accumulate([common[pair] * (3 - rank) for rank, pair in enumerate(ranked)]), 1)
+    for pair, p in zip(ranked, corrected, strict=True):
+        assert found[pair].p_value == pytest.approx(max(p, paired[pair].pvalue))
+        assert found[pair].interval == pytest.approx(tuple(intervals[pair]))
 
 
-def test_only_seeds_that_all_arms_have_are_compared():
+def test_cells_that_are_missing():
     (found,) = contrasts("x", {"a": {0: 1.0, 1: 1.0, 2: 9.0}, "b": {0: 2.0, 1: 2.1}}, [("a", "b")])
     assert found.seeds == 2
     assert found.ratio == pytest.approx(1 / np.sqrt(2.0 * 2.1))
+    clear = {"a": seeds(1.0, 1.01, 0.99), "b": seeds(2.0, 2.03, 1.98)}
+    assert contrasts("x", {**clear, "c": {0: 1.5}}, [("a", "b")])[0].p_value < 0.05  # a third arm's gaps cost nothing
     assert contrasts("x", {"a": {0: 1.0}, "b": {1: 1.0}}, [("a", "b")]) == []
     (once,) = contrasts("x", {"a": {0: 1.0}, "b": {0: 5.0}}, [("a", "b")])
     assert (once.p_value, once.interval) == (1.0, None)
@@ -85,7 +91,11 @@ def test_what_is_said():
     clear = {"a": seeds(1.0, 1.01, 0.99), "b": seeds(2.0, 2.03, 1.98), "c": seeds(4.0, 4.1, 4.0)}
     assert said(clear) == "x: a is best."
     assert said({"a": seeds(1.0, 1.3, 0.8), "b": seeds(1.0, 1.3, 0.8)}) == "x: the data cannot tell a and b apart."
-    assert "cannot be told apart; b and c are worse" in said({**clear, "d": seeds(1.0, 1.02, 0.98)})
+    several = said({**clear, "d": seeds(1.0, 1.02, 0.98)})
+    assert several.startswith("x: a is better than b and c; ")
+    assert several.endswith("a, the lowest, cannot be told from d.") or several.endswith(
+        "d, the lowest, cannot be told from a."
+    )
     assert "cannot tell" in said({"a": seeds(1.0), "b": seeds(5.0)})
     found = contrasts("x", clear, [("b", "a"), ("c", "b")])
     assert changes("x", found) == "x: worse: b (× 2), c (× 2)."
@@ -95,14 +105,25 @@ def test_what_is_said():
 def test_a_loss_that_is_half_as_good_is_found_with_three_seeds():
     """The study's own layout, five arms and three seeds with 10 % of noise: found nearly always, and the equal arms are not told
     apart more often than 5 %."""
-    rng, found, false = np.random.default_rng(0), 0, 0
+    rng, found, false = np.random.default_rng(0), 0.0, 0
     for _ in range(200):
         values = {arm: seeds(*np.exp(rng.normal(0.7 * (arm == "e"), 0.1, 3))) for arm in "abcde"}
         tests = contrasts("x", values, all_pairs("abcde"))
-        found += all(c.p_value < 0.05 for c in tests if "e" in (c.first, c.second))
+        found += np.mean([c.p_value < 0.05 for c in tests if "e" in (c.first, c.second)])
         false += any(c.p_value < 0.05 for c in tests if "e" not in (c.first, c.second))
     assert found > 190
     assert binomtest(false, 200, 0.05, alternative="greater").pvalue > 0.01
+
+
+def test_arms_that_vary_much_are_not_told_apart_from_the_default_by_the_others_calm():
+    """The layout of the parameters, with variances as unequal as were measured; by a common variance 14 % of studies are wrong."""
+    rng, false = np.random.default_rng(1), 0
+    for _ in range(300):
+        spread = 0.07 * np.sqrt(3 / rng.chisquare(3, 17))
+        values = {f"arm {i}": seeds(*np.exp(rng.normal(0, spread[i], 3))) for i in range(17)}
+        tests = contrasts("x", values, [(f"arm {i}", "arm 0") for i in range(1, 17)])
+        false += any(c.p_value < 0.05 for c in tests)
+    assert binomtest(false, 300, 0.05, alternative="greater").pvalue > 0.01
 
 
 # Arms
@@ -156,7 +177,11 @@ def test_a_crippled_loss_is_found_and_twins_are_not_told_apart(small_npz, tmp_pa
     part = PartResult(
         name="losses", base=bench.base, num_images=100, arms=[a.name for a in arms], pairs=None, cells=cells
     )
-    assert any("L2, L2 again and twin cannot be told apart; crippled is worse" in line for line in verdicts(part))
+    (texture,) = [line for line in verdicts(part) if line.startswith("Fréchet distance, texture")]
+    for arm in ("L2", "L2 again", "twin"):
+        assert f"{arm} is better than crippled" in texture
+    assert texture.count("better") == 3
+    assert "cannot be told from" in texture
 
 
 def test_a_diverging_arm_does_not_stop_the_others(small_npz, tmp_path):
@@ -171,7 +196,7 @@ def test_a_diverging_arm_does_not_stop_the_others(small_npz, tmp_path):
     assert "diverged" in cells[1].failed
     part = PartResult(name="losses", base=bench.base, num_images=100, arms=["L2", "wild"], pairs=None, cells=cells)
     write_report(tmp_path, dataset, [part], [], "command")
-    assert "Diverged: wild (seed 0)" in (tmp_path / "report.md").read_text()
+    assert "Diverged, and so compared with none: wild (in 1 of 1 seeds)" in (tmp_path / "report.md").read_text()
 
 
 def test_cells_know_all_that_they_depend_on(small_npz, tmp_path):
@@ -277,36 +302,34 @@ def test_budget_takes_fewer_seeds_before_it_drops_a_part(small_npz, tmp_path, mo
 def test_spoiled_is_compared_with_clean():
     """A loss that suffers less is found, whatever its level."""
 
-    def cell(arm: str, seed: int, value: float) -> CellResult:
-        record = MetricRecord(
-            name="frechet_distance", extractor="texture", dimension=81, class_=None, value=value, interval=None, floor=1.0,
-            ratio=value, floor_source="", n_real=1, n_generated=1, reference_split="train", seed=0,
-        )  # fmt: skip
-        return CellResult(arm=Arm(name=arm), seed=seed, fingerprint=f"{arm}{seed}", records=[record])
-
     rng = np.random.default_rng(0)
     levels = {"L2": (2.0, 6.0), "Huber": (5.0, 5.5)}  # clean, spoiled
     cells = []
     for seed in range(3):
         for loss, (clean, spoiled) in levels.items():
             for arm, level in ((loss, clean), (f"{loss}, 20% spoiled", spoiled)):
-                cells.append(cell(arm, seed, level * np.exp(rng.normal(0, 0.03))))
+                cells.append(judged(Arm(name=arm), seed, *(level * np.exp(rng.normal(0, 0.03, 2)))))
     arms = list(dict.fromkeys(c.arm.name for c in cells))
     part = PartResult(name="robustness", base={}, num_images=1, arms=arms, pairs=None, cells=cells)
-    assert f"{PRIMARY}, 20% spoiled ÷ clean: Huber is best." in verdicts(part)
+    said = verdicts(part)
+    assert f"{PRIMARY}, 20% spoiled ÷ clean: Huber suffers least." in said
+    assert f"{PRIMARY}, 20% spoiled: Huber is best." in said
+    assert not any("clean: Huber is best" in line for line in said)
+
+
+def judged(arm: Arm, seed: int, classifier: float, texture: float) -> CellResult:
+    """A cell with these distances, as if the floors were 1."""
+    records = [
+        MetricRecord(
+            name="frechet_distance", extractor=name, dimension=64, class_=None, value=value, interval=None, floor=1.0,
+            ratio=value, floor_source="", n_real=1, n_generated=1, reference_split="train", seed=0,
+        )
+        for name, value in (("classifier", classifier), ("texture", texture))
+    ]  # fmt: skip
+    return CellResult(arm=arm, seed=seed, fingerprint=f"{arm.name}{seed}", records=records)
 
 
 def test_proposed_settings_are_better_and_nowhere_much_worse():
-    def cell(arm: Arm, seed: int, classifier: float, texture: float) -> CellResult:
-        records = [
-            MetricRecord(
-                name="frechet_distance", extractor=name, dimension=64, class_=None, value=value, interval=None, floor=1.0,
-                ratio=value, floor_source="", n_real=1, n_generated=1, reference_split="train", seed=0,
-            )
-            for name, value in (("classifier", classifier), ("texture", texture))
-        ]  # fmt: skip
-        return CellResult(arm=arm, seed=seed, fingerprint=f"{arm.name}{seed}", records=records)
-
     rng = np.random.default_rng(0)
     levels = [
         (Arm(name="default"), (2.0, 2.0)),
@@ -317,14 +340,47 @@ def test_proposed_settings_are_better_and_nowhere_much_worse():
         (Arm(name="guidance: 1.5", guidance_scale=1.5), (1.4, 1.5)),
     ]
     cells = [
-        cell(arm, seed, *(np.array(level) * np.exp(rng.normal(0, 0.02, 2))))
+        judged(arm, seed, *(np.array(level) * np.exp(rng.normal(0, 0.02, 2))))
         for seed in range(3)
         for arm, level in levels
     ]
     names = [arm.name for arm, _ in levels]
     pairs = [(name, "default") for name in names[1:]]
     part = PartResult(name="parameters", base={}, num_images=1, arms=names, pairs=pairs, cells=cells)
-    assert proposed_settings(part) == ({"block_out_channels": [64, 64]}, {"guidance_scale": 1.5})
+    proposal = ({"block_out_channels": [64, 64]}, {"guidance_scale": 1.5})
+    assert proposed_settings(part) == proposal
+
+    together = [judged(Arm(name="proposed"), seed, 0.3 + 0.1 * seed, 0.3) for seed in range(3)]
+    whole = part.model_copy(
+        update={
+            "arms": [*names, "proposed"],
+            "cells": [*cells, *together],
+            "follow_ups": [("proposed", "default")],
+        }
+    )
+    assert proposed_settings(whole) == proposal  # what was chosen by the others does not change the choice
+    assert verdicts(whole)[0] == verdicts(part)[0]
+    assert any(
+        "proposed ÷ default" in line and "chosen and tested on the same seeds" in line for line in verdicts(whole)
+    )
+
+
+def test_an_arm_that_diverged_once_is_not_proposed():
+    cells = [judged(Arm(name="default"), seed, 2.0 + 0.01 * seed, 2.0) for seed in range(3)]
+    wild = Arm(name="rate: 1", options={"learning_rate": 1.0})
+    cells += [judged(wild, seed, 1.0, 1.0) for seed in range(2)]
+    cells.append(CellResult(arm=wild, seed=2, fingerprint="w2", failed="diverged"))
+    part = PartResult(
+        name="parameters",
+        base={},
+        num_images=1,
+        arms=["default", "rate: 1"],
+        pairs=[("rate: 1", "default")],
+        cells=cells,
+    )
+    assert proposed_settings(part) == ({}, {})
+    assert any("Diverged, and so compared with none: rate: 1 (in 1 of 3 seeds)" in line for line in verdicts(part))
+    assert best_arm([Arm(name="default"), wild], cells) == Arm(name="default")
 
 
 @pytest.mark.parametrize(

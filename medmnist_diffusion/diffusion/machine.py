@@ -22,6 +22,17 @@ PROBE_SECONDS = 1.0
 WEIGHT_COPIES = 6  # weights, gradients, two moments, two copies of the average
 
 
+def describe_machine() -> str:
+    """What figures and speeds here depend on beside the code: `AVX512, 2 threads, torch 2.14.1`."""
+    device = torch.accelerator.current_accelerator()
+    kind = torch.backends.cpu.get_cpu_capability()
+    if device is not None and device.type == "cuda":
+        kind = torch.cuda.get_device_name()
+    elif device is not None:
+        kind = device.type
+    return f"{kind}, {torch.get_num_threads()} threads, torch {torch.__version__}"
+
+
 def start_processes() -> PartialState:
     """Join the processes that the launcher started, on GPUs or on this machine's cores, and share the cores among them.
 

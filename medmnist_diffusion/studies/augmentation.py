@@ -141,7 +141,7 @@ def plan(
         f"Smallest effect that {count} seeds and {len(test)} test images find in four cases of five, for one of {candidates} "
         f"candidate arms: about {planned_effect(test, count, candidates):.3f} AUC (if the AUC is near {ASSUMED_AUC:g}, two arms' "
         f"scores correlate by {ASSUMED_CORRELATION:g}, and their difference varies by {ASSUMED_SPREAD:g} from draw to draw; the "
-        "report says what it was)."
+        "report says what it was), over the harder of its two controls."
     )
     return list(regimes[:kept]), count, dropped
 
@@ -256,7 +256,11 @@ def _run(
     late = sum(len(study.missing(*unit)) for unit in units)
     if late:
         dropped.append(f"{late} classifiers, and with them their draws (the time was over)")
-    dropped += [f"{unit.regime.name}, seed {unit.seed}: {unit.failed}" for unit in results if unit.failed]
+    dropped += [
+        f"{unit.regime.name}, seed {unit.seed}: {unit.failed} (leaving it out favours generated images)"
+        for unit in results
+        if unit.failed
+    ]
     command = "medmnist-diffusion study augmentation " + shlex.join(argv)
     verdicts = write_report(study, regimes, results, dropped, command)
     for verdict in verdicts:

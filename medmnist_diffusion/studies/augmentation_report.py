@@ -20,7 +20,7 @@ from medmnist_diffusion.files import atomic_file, write_json, write_text
 from medmnist_diffusion.publish.card import OPEN_LICENSES
 from medmnist_diffusion.studies.arms import BY_NAME, CLASSICAL, LEAKY, OVERSAMPLED, PRIMARY
 from medmnist_diffusion.studies.comparison import mean_and_spread
-from medmnist_diffusion.studies.effects import Effect, Judgement, Results, effect, effects, judge
+from medmnist_diffusion.studies.effects import ALPHA, Effect, Judgement, Results, effect, effects, judge
 from medmnist_diffusion.studies.regimes import Regime
 from medmnist_diffusion.studies.scores import FIGURES, resampled_auc
 from medmnist_diffusion.studies.units import Study, UnitResult, picture_path
@@ -74,10 +74,18 @@ class RegimeResult:
         """Of every honest arm against each of the two controls that every table shows."""
         honest = [arm for arm in self.arms if not BY_NAME[arm].leaky]
         return {
-            control: effects(self.figure(figure), honest, control) for control in (CLASSICAL.name, OVERSAMPLED.name)
+            control: effects(self.figure(figure), honest, control, self.judgement.beats_controls)
+            for control in (CLASSICAL.name, OVERSAMPLED.name)
         }
 
+    def twin_effects(self, figure: str = "auc") -> list[Effect]:
+        """Of the candidates whose own control is another one than the tables' second, against that."""
+        pairs = [(arm, BY_NAME[arm].twin or "") for arm in self.judgement.beats_controls]
+        found = [effect(self.figure(figure), arm, twin) for arm, twin in pairs if twin != OVERSAMPLED.name]
+        return [one for one in found if one]
+
     def draws(self, arm: str, name: str = "auc") -> list[float]:
+        """An arm's figure in every draw that has it."""
         return list(self.figure(name).values.get(arm, {}).values())
 
 
@@ -93,7 +101,9 @@ def judge_regime(study: Study, regime: Regime, units: list[UnitResult]) -> Regim
     labels = study.dataset.splits["test"].labels
     resampled: dict[str, dict[int, np.ndarray]] = {}
     for unit in units:
-        for arm, scores in study.scores(regime, unit.seed).items():
+        scores_of_arms = study.scores(regime, unit.seed)
+        for arm in (cell.arm for cell in unit.cells):
+            scores = scores_of_arms[arm]
             resampled.setdefault(arm, {})[unit.seed] = resampled_auc(scores, labels, RESAMPLINGS)
     auc = Results(_values(units, lambda cell: cell.auc), resampled)
     controls = {arm: [CLASSICAL.name, BY_NAME[arm].twin or ""] for arm in auc.values if BY_NAME[arm].candidate}
@@ -107,10 +117,14 @@ def sentence(result: RegimeResult) -> str:
     if judgement.effect is None:
         return f"{head}; fewer than two draws have all arms."
     one = judgement.effect
-    chosen = f", corrected for {judgement.comparisons} candidates" if judgement.verdict == "helps" else ""
+    helps = judgement.verdict == "helps"
+    chosen = f", both corrected for {judgement.comparisons} candidates (Bonferroni, Holm)" if helps else ""
+    worse = judgement.verdict == "no evidence" and one.p_value < ALPHA
+    but = f"; worse than {one.control}, not than each control" if worse else ""
     text = (
         f"{head}; {one.arm} − {one.control}: AUC {one.difference:+.4f} (95 % interval {one.interval[0]:+.4f} … "
-        f"{one.interval[1]:+.4f}, p = {judgement.p_value:.2g}{chosen}; {one.draws} draws). Recommended: {judgement.recommended}."
+        f"{one.interval[1]:+.4f}, p = {judgement.p_value:.2g}{chosen}; {one.draws} draws{but}). "
+        f"Recommended: {judgement.recommended}."
     )
     of_primary = effect(result.auc, PRIMARY.name, one.control)
     if one.arm != PRIMARY.name and of_primary:
@@ -142,10 +156,12 @@ def write_report(
     """results.json, report.md, report.html and the plots, from the draws that have all arms; returns the verdicts as sentences."""
     results = []
     for regime in regimes:
+        asked = {arm.name for arm in study.arms_of(regime)}  # an earlier command may have asked for more
         of_regime = [
-            unit for unit in units if unit.regime == regime and unit.cells and not study.missing(regime, unit.seed)
+            unit.model_copy(update={"cells": [cell for cell in unit.cells if cell.arm in asked]})
+            for unit in units
+            if unit.regime == regime and unit.cells and not unit.failed and not study.missing(regime, unit.seed)
         ]
-        of_regime = [unit for unit in of_regime if not unit.failed]
         if of_regime:
             results.append(judge_regime(study, regime, of_regime))
     if not results:
@@ -175,7 +191,9 @@ def _json(study: Study, results: Sequence[RegimeResult], dropped: Sequence[str],
                 "draws": one.draws if one else 0,
                 "smallest_detectable": one.detectable(result.judgement.comparisons) if one else None,
                 "n_real": [unit.n_real for unit in result.units],
-                "effects": [asdict(each) for found in result.effects().values() for each in found],
+                "effects": [asdict(each) for found in result.effects().values() for each in found]
+                + [asdict(each) for each in result.twin_effects()],
+                "beats_controls": dict(result.judgement.beats_controls),
             }
         )
     return {
@@ -253,28 +271,36 @@ LIMITS = (
 
 
 def _of_regime(study: Study, result: RegimeResult) -> list[str]:
-    rows = [["arm", *NAMES.values(), "distinct generated images"], ["---"] * (len(NAMES) + 2)]
+    rows = [["arm", *NAMES.values(), "distinct generated images", "better than both controls, p (Holm)"]]
+    rows += [["---"] * len(rows[0])]
     for arm in result.arms:
         note = " (a leak: not comparable)" if BY_NAME[arm].leaky else ""
         distinct = np.mean([cell.n_synthetic for unit in result.units if (cell := unit.cell(arm))])
-        rows.append([arm + note, *(mean_and_spread(result.draws(arm, name)) for name in FIGURES), f"{distinct:.0f}"])
-    tests = [["arm", "−", *HIGHER.values(), "95 % interval, AUC", "p, AUC (Holm)"], ["---"] * (len(HIGHER) + 4)]
+        p_value = f"{result.judgement.beats_controls[arm]:.2g}" if arm in result.judgement.beats_controls else ""
+        figures = [mean_and_spread(result.draws(arm, name)) for name in FIGURES]
+        rows.append([arm + note, *figures, f"{distinct:.0f}", p_value])
+    tests = [["arm", "−", *HIGHER.values(), "95 % interval, AUC", "p, AUC", "Holm"], ["---"] * (len(HIGHER) + 5)]
     by_figure = {
-        name: {(one.arm, one.control): one for found in result.effects(name).values() for one in found}
+        name: {
+            (one.arm, one.control): one
+            for found in (*result.effects(name).values(), result.twin_effects(name))
+            for one in found
+        }
         for name in HIGHER
     }
     for key, one in by_figure["auc"].items():
+        corrected = f"{one.corrected_p_value:.2g}" if one.corrected_p_value != one.p_value else ""
         tests.append(
             [*key, *(_difference(by_figure[name].get(key)) for name in HIGHER),
-             f"{one.interval[0]:+.4f} … {one.interval[1]:+.4f}", f"{one.corrected_p_value:.2g}"]
+             f"{one.interval[0]:+.4f} … {one.interval[1]:+.4f}", f"{one.p_value:.2g}", corrected]
         )  # fmt: skip
     counts = result.units[0].n_real_per_class
     per_class = ", ".join(f"{count} × {study.dataset.id2label[label]}" for label, count in enumerate(counts))
     judgement, found = result.judgement, ""
     if judgement.effect:
         found = (
-            f" A candidate arm's effect of about {judgement.effect.detectable(judgement.comparisons):.4f} over the harder "
-            "control would have been found in four cases of five."
+            f" A candidate arm's effect of about {judgement.effect.detectable(judgement.comparisons):.4f} over a control would "
+            "have been found in four cases of five; over two controls that are equally hard to beat, in fewer."
         )
     pictures = []
     path = picture_path(study, result.regime)
@@ -311,30 +337,37 @@ def _markdown(rows: list[list[str]]) -> str:
 
 def _worth(results: Sequence[RegimeResult]) -> str:
     """How many real images the classical arm would need for what the primary arm reaches, on its learning curve."""
-    curve = [
+    whole = [result for result in results if result.regime.rare_share == 1 and result.draws(CLASSICAL.name)]
+    curve = sorted(
         (float(np.mean([unit.n_real for unit in result.units])), float(np.mean(result.draws(CLASSICAL.name))))
-        for result in results
-        if result.regime.rare_share == 1 and result.draws(CLASSICAL.name)
-    ]
-    lines = []
-    for result in results:
-        if result.regime.rare_share != 1 or not result.draws(PRIMARY.name):
-            continue
-        reached = float(np.mean(result.draws(PRIMARY.name)))
-        n = float(np.mean([unit.n_real for unit in result.units]))
-        auc = np.maximum.accumulate([value for _, value in sorted(curve)])
-        counts = np.log([count for count, _ in sorted(curve)])
+        for result in whole
+    )
+    counts, auc = np.log([count for count, _ in curve]), np.maximum.accumulate([value for _, value in curve])
+
+    def worth(reached: float) -> str:
         if reached > auc[-1]:
-            worth = f"more than all {np.exp(counts[-1]):.0f} real images"
-        elif reached < auc[0]:
-            worth = f"fewer than {np.exp(counts[0]):.0f} real images"
-        else:
-            worth = f"about {np.exp(np.interp(reached, auc, counts)):.0f} real images"
-        lines.append(f"- {n:.0f} real images with generated ones ({PRIMARY.name}) do what {worth} do without.")
+            return f"more than {np.exp(counts[-1]):.0f}"
+        if reached < auc[0]:
+            return f"fewer than {np.exp(counts[0]):.0f}"
+        return f"{np.exp(np.interp(reached, auc, counts)):.0f}"
+
+    lines = []
+    for result in whole:
+        gain = effect(result.auc, PRIMARY.name, CLASSICAL.name)
+        if gain:
+            base = float(np.mean(result.draws(CLASSICAL.name)))
+            low, middle, high = (
+                worth(base + value) for value in (gain.interval[0], gain.difference, gain.interval[1])
+            )
+            n = float(np.mean([unit.n_real for unit in result.units]))
+            lines.append(
+                f"- {n:.0f} real images with generated ones ({PRIMARY.name}) do what {middle} ({low} … {high}) do without."
+            )
     if not lines:
         return ""
-    return "On the learning curve of real images (no interval; between its points, by the logarithm):\n\n" + "\n".join(
-        lines
+    return (
+        "On the learning curve of real images (between its points by the logarithm; the interval is that of the difference to "
+        f"*{CLASSICAL.name}*, the curve's own is not in it):\n\n" + "\n".join(lines)
     )
 
 

@@ -19,6 +19,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from medmnist_diffusion.data import ImageDataset, Split
 from medmnist_diffusion.diffusion.loss_log import read_loss_csv
+from medmnist_diffusion.diffusion.machine import describe_machine
 from medmnist_diffusion.diffusion.sampling import DEFAULT_SAMPLER, DEFAULT_STEPS, generate, load_pipeline
 from medmnist_diffusion.errors import TrainingDivergedError, UserError
 from medmnist_diffusion.files import write_json
@@ -56,6 +57,7 @@ class CellResult(BaseModel):
     arm: Arm
     seed: int
     fingerprint: str
+    machine: str = ""  # not in the fingerprint: cells of several machines may stand in one report, which says so
     failed: str | None = None
     steps: int = 0
     training_seconds: float = 0.0
@@ -139,7 +141,7 @@ def run_cell(bench: Bench, arm: Arm, seed: int) -> CellResult:
     if done := bench.finished(arm, seed):
         return done
     began, key = time.monotonic(), bench.fingerprint(arm, seed)
-    result = CellResult(arm=arm, seed=seed, fingerprint=key)
+    result = CellResult(arm=arm, seed=seed, fingerprint=key, machine=describe_machine())
     try:
         pipeline = _trained(bench, arm, seed)
     except TrainingDivergedError as error:

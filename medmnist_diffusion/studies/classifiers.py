@@ -118,7 +118,7 @@ def _fit(recipe: Recipe, learning_rate: float, mixture: Mixture, val: Split, num
         augment = classical_augmentation(mixture.real.images.shape[1])
         batches = MixedBatches(mixture, recipe.batch_size, num_classes, seed)
         check_every = max(1, recipe.steps // CHECKS)
-        best, best_step, best_loss = model.state_dict(), 0, WORST_LOSS
+        best, best_step, best_loss = copy.deepcopy(model.state_dict()), 0, WORST_LOSS
         for step in range(recipe.steps):
             model.train()
             images, labels = batches.draw(extra=step < mixture.until * recipe.steps)

@@ -1,8 +1,7 @@
-"""Arms against each other over seeds: planned contrasts, tested with the variance of all arms together, and a sentence that says
-no more than they do."""
+"""Arms against each other over seeds: planned contrasts, and a sentence that says no more than they do."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import combinations
 
 import numpy as np
@@ -21,7 +20,7 @@ class Contrast:
     figure: str
     first: str
     second: str
-    seeds: int
+    seeds: int  # that both have
     ratio: float
     interval: tuple[float, float] | None
     raw_p_value: float
@@ -33,54 +32,103 @@ def all_pairs(arms: Sequence[str]) -> list[tuple[str, str]]:
 
 
 def contrasts(figure: str, values: Values, pairs: Sequence[tuple[str, str]]) -> list[Contrast]:
-    """The given pairs of arms in one figure.
+    """The given pairs of arms in one figure, those that have a seed in common.
 
-    The logarithm is modelled as arm + seed + chance: the same seed in every arm, and one variance of chance for all arms, from the
-    seeds that every arm has. So with a arms and s seeds Student's t has (a − 1)(s − 1) degrees of freedom, not the s − 1 of a pair
-    alone, which three seeds could never satisfy. Two arms alone give the paired t-test.
+    Two tests have to agree. The first models the logarithm as arm + seed + chance, by least squares over all cells that there are,
+    with one variance of chance for all arms: three seeds have hardly any power without what the other arms add to it. But where
+    arms differ in how much they vary, it calls the most variable ones different too often, so that the second is the pair's own
+    paired t-test. The p-value is the larger of the two, the first one after Holm's correction; the interval holds both intervals.
+    (In simulations with this study's own spread of variances: 5 % of studies with a false finding; by the first alone 14 %.)
     """
     arms = [arm for arm in values if values[arm]]
-    seeds = sorted(set.intersection(*(set(values[arm]) for arm in arms))) if arms else []
-    pairs = [pair for pair in pairs if set(pair) <= set(arms)]
-    n, freedom = len(seeds), (len(arms) - 1) * (len(seeds) - 1)
-    if not n or not pairs:
-        return []
-    logs = np.log([[values[arm][seed] for seed in seeds] for arm in arms])
-    residuals = logs - logs.mean(0) - logs.mean(1, keepdims=True) + logs.mean()
-    error = float(np.sqrt(2 / n * (residuals**2).sum() / freedom)) if freedom else float("inf")
+    pairs = [(first, second) for first, second in pairs if set(values.get(first, ())) & set(values.get(second, ()))]
+    shared = _common_variance(values, arms, pairs)
+    paired = [_paired(values, *pair) for pair in pairs]
+    corrected = holm([one.p_value for one in shared])
+    found = []
+    for (first, second), one, own, p in zip(pairs, shared, paired, corrected, strict=True):
+        seeds = len(set(values[first]) & set(values[second]))
+        interval = None
+        if one.reach is not None and own.reach is not None:
+            low = min(one.difference - one.reach, own.difference - own.reach)
+            high = max(one.difference + one.reach, own.difference + own.reach)
+            interval = (float(np.exp(low)), float(np.exp(high)))
+        raw = max(one.p_value, own.p_value)
+        found.append(
+            Contrast(figure, first, second, seeds, float(np.exp(one.difference)), interval, raw, max(p, own.p_value))
+        )
+    return found
+
+
+@dataclass(frozen=True)
+class _Difference:
+    """Of two arms' logarithms, with half of its 95 % interval (None: no degree of freedom) and the p-value of none."""
+
+    difference: float
+    reach: float | None
+    p_value: float
+
+    @classmethod
+    def tested(cls, difference: float, error: float, freedom: int) -> "_Difference":
+        if freedom < 1:
+            return cls(difference, None, 1.0)
+        if error < 1e-9:  # every seed the same difference, to rounding: either none, or no chance in it
+            return cls(difference, 0.0, float(abs(difference) < 1e-9))
+        p = float(2 * student_t.sf(abs(difference) / error, freedom))
+        return cls(difference, float(student_t.ppf(1 - ALPHA / 2, freedom)) * error, p)
+
+
+def _common_variance(values: Values, arms: Sequence[str], pairs: Sequence[tuple[str, str]]) -> list[_Difference]:
+    """By least squares, the logarithm as arm + seed + chance; every arm may lack seeds."""
+    seeds = sorted({seed for arm in arms for seed in values[arm]})
+    cells = [(arm, seed) for arm in arms for seed in values[arm]]
+    logs = np.log([values[arm][seed] for arm, seed in cells])
+    design = np.array([[arm == a for a in arms] + [seed == s for s in seeds] for arm, seed in cells], float)
+    inverse = np.linalg.pinv(design.T @ design)
+    solution = inverse @ design.T @ logs
+    freedom = len(cells) - int(np.linalg.matrix_rank(design))
+    variance = ((logs - design @ solution) ** 2).sum() / freedom if freedom else 0.0
     found = []
     for first, second in pairs:
-        difference = float(logs[arms.index(first)].mean() - logs[arms.index(second)].mean())
-        interval = None
-        if not freedom:
-            p = 1.0
-        elif error < 1e-12:  # every seed the same difference, to rounding: either none, or no chance in it
-            p = float(abs(difference) < 1e-9)
-            interval = (float(np.exp(difference)),) * 2
-        else:
-            p = float(2 * student_t.sf(abs(difference) / error, freedom))
-            reach = float(student_t.ppf(1 - ALPHA / 2, freedom)) * error
-            interval = (float(np.exp(difference - reach)), float(np.exp(difference + reach)))
-        found.append(Contrast(figure, first, second, n, float(np.exp(difference)), interval, p, p))
-    corrected = holm([contrast.raw_p_value for contrast in found])
-    return [replace(contrast, p_value=p) for contrast, p in zip(found, corrected, strict=True)]
+        weights = np.zeros(design.shape[1])
+        weights[[arms.index(first), arms.index(second)]] = 1, -1
+        error = float(np.sqrt(weights @ inverse @ weights * variance))
+        found.append(_Difference.tested(float(weights @ solution), error, freedom))
+    return found
 
 
-def verdict(figure: str, arms: Sequence[str], found: Sequence[Contrast]) -> str:
-    """Of all pairs: who is best, or that the data cannot tell."""
+def _paired(values: Values, first: str, second: str) -> _Difference:
+    """By the pair's own differences, over the seeds that both have."""
+    seeds = sorted(set(values[first]) & set(values[second]))
+    differences = np.log([values[first][seed] / values[second][seed] for seed in seeds])
+    error = float(differences.std(ddof=1) / np.sqrt(len(seeds))) if len(seeds) > 1 else 0.0
+    return _Difference.tested(float(differences.mean()), error, len(seeds) - 1)
+
+
+def verdict(figure: str, arms: Sequence[str], found: Sequence[Contrast], best_is: str = "is best") -> str:
+    """Of all pairs: which are told apart, or that the data cannot tell."""
     mean_log = dict.fromkeys(arms, 0.0)
+    better: dict[str, list[str]] = {}
     for contrast in found:
         mean_log[contrast.first] += np.log(contrast.ratio)
         mean_log[contrast.second] -= np.log(contrast.ratio)
+        if contrast.p_value < ALPHA:
+            low, high = (contrast.first, contrast.second)[:: 1 if contrast.ratio < 1 else -1]
+            better.setdefault(low, []).append(high)
     best = min(mean_log, key=lambda arm: mean_log[arm])
-    worse = [arm for arm in arms if any(_beats(contrast, best, arm) for contrast in found)]
-    alike = [arm for arm in arms if arm not in (best, *worse)]
-    if not worse:
+    alike = [arm for arm in arms if arm not in (best, *better.get(best, []))]
+    if not better:
         return f"{figure}: the data cannot tell {listed(arms)} apart."
     if not alike:
-        return f"{figure}: {best} is best."
-    verb = "is" if len(worse) == 1 else "are"
-    return f"{figure}: {listed([best, *alike])} cannot be told apart; {listed(worse)} {verb} worse than {best}."
+        return f"{figure}: {best} {best_is}."
+    lines = [f"{low} is better than {listed(highs)}" for low, highs in better.items()]
+    return f"{figure}: {'; '.join(lines)}; {best}, the lowest, cannot be told from {listed(alike)}."
+
+
+def one_contrast(c: Contrast) -> str:
+    """`a ÷ b 1.2 (0.9 … 1.5, p = 0.2)`."""
+    interval = "no interval" if c.interval is None else f"{c.interval[0]:.2g} … {c.interval[1]:.2g}"
+    return f"{c.first} ÷ {c.second} {c.ratio:.2g} ({interval}, p = {c.p_value:.2g})"
 
 
 def changes(figure: str, found: Sequence[Contrast]) -> str:
@@ -89,11 +137,6 @@ def changes(figure: str, found: Sequence[Contrast]) -> str:
     worse = [f"{c.first} (× {c.ratio:.2g})" for c in found if c.p_value < ALPHA and c.ratio > 1]
     said = [f"{word}: {', '.join(arms)}" for word, arms in (("better", better), ("worse", worse)) if arms]
     return f"{figure}: {'; '.join(said) or 'no change can be told from none'}."
-
-
-def _beats(contrast: Contrast, best: str, other: str) -> bool:
-    lower = contrast.first if contrast.ratio < 1 else contrast.second
-    return {contrast.first, contrast.second} == {best, other} and lower == best and contrast.p_value < ALPHA
 
 
 def listed(names: Sequence[str]) -> str:

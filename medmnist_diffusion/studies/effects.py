@@ -1,6 +1,6 @@
 """Paired differences between arms, with the draws' and the test set's uncertainty in one interval, and the verdict on them."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -40,7 +40,7 @@ class Effect:
     freedom: float
     interval: tuple[float, float]
     p_value: float  # uncorrected
-    corrected_p_value: float  # after Holm, for the arms that are compared with this control
+    corrected_p_value: float  # of a candidate: after Holm, for all candidates that are compared with this control
 
     def reach(self, comparisons: int = 1) -> float:
         """Half of the 95 % interval's width; wider by Bonferroni's correction where it is one of several comparisons."""
@@ -85,11 +85,12 @@ def effect(results: Results, arm: str, control: str) -> Effect | None:
     return replace(one, interval=(difference - one.reach(), difference + one.reach()))
 
 
-def effects(results: Results, arms: Sequence[str], control: str) -> list[Effect]:
-    """Every arm against one control, corrected for their number (Holm 1979)."""
+def effects(results: Results, arms: Sequence[str], control: str, candidates: Collection[str]) -> list[Effect]:
+    """Every arm against one control; the candidates corrected for their number (Holm 1979)."""
     found = [one for arm in arms if arm != control and (one := effect(results, arm, control)) is not None]
-    corrected = holm([one.p_value for one in found])
-    return [replace(one, corrected_p_value=p) for one, p in zip(found, corrected, strict=True)]
+    ours = [one for one in found if one.arm in candidates]
+    corrected = dict(zip((one.arm for one in ours), holm([one.p_value for one in ours]), strict=True))
+    return [replace(one, corrected_p_value=corrected.get(one.arm, one.p_value)) for one in found]
 
 
 @dataclass(frozen=True)
@@ -100,7 +101,9 @@ class Judgement:
         effect: of the arm that helps, else of the primary arm, against the control that is harder to beat. Its interval is as wide
             as choosing it among `comparisons` candidates asks for; that of the primary arm, named in advance, is a plain one.
         p_value: two-sided; of an arm that helps the largest over its controls, after Holm.
-        recommended: an arm, one of the controls where generated images do not help.
+        recommended: an arm; where generated images do not help, the first control, unless another one is better than it.
+        comparisons: how many candidates there are.
+        beats_controls: of every candidate, the p-value of being better than each of its controls, after Holm.
     """
 
     verdict: Verdict
@@ -108,6 +111,7 @@ class Judgement:
     p_value: float
     recommended: str
     comparisons: int
+    beats_controls: Mapping[str, float]
 
 
 def judge(results: Results, controls: Mapping[str, Sequence[str]], primary: str) -> Judgement:
@@ -133,13 +137,17 @@ def judge(results: Results, controls: Mapping[str, Sequence[str]], primary: str)
         best = max(helping, key=lambda arm: helping[arm].difference)
         one = helping[best]
         wide = (one.difference - one.reach(m), one.difference + one.reach(m))
-        return Judgement("helps", replace(one, interval=wide), corrected[best], best, m)
+        return Judgement("helps", replace(one, interval=wide), corrected[best], best, m, corrected)
     of_primary = against.get(primary, [])
-    fallback = max(controls[primary], key=lambda arm: np.mean(list(results.values.get(arm, {}).values()) or [-1.0]))
+    fallback, *others = controls[primary]
+    for other in others:
+        gain = effect(results, other, fallback)
+        if gain and gain.difference > 0 and gain.p_value < ALPHA:
+            fallback = other
     if not of_primary:
-        return Judgement("no evidence", None, 1.0, fallback, m)
+        return Judgement("no evidence", None, 1.0, fallback, m, corrected)
     harder = min(of_primary, key=lambda one: one.difference)
     worse = max(of_primary, key=lambda one: one.difference)
     if worse.difference < 0 and max(one.p_value for one in of_primary) < ALPHA:
-        return Judgement("harms", worse, max(one.p_value for one in of_primary), fallback, m)
-    return Judgement("no evidence", harder, harder.p_value, fallback, m)
+        return Judgement("harms", worse, max(one.p_value for one in of_primary), fallback, m, corrected)
+    return Judgement("no evidence", harder, harder.p_value, fallback, m, corrected)

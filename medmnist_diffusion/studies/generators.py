@@ -68,8 +68,11 @@ class DiffusionSource:
 
     @property
     def identity(self) -> str:
-        settings = {**self.options, "num_images": self.num_images, "guidance_scale": GUIDANCE, "strength": STRENGTH}
-        return json.dumps({**settings, "sampler": DEFAULT_SAMPLER, "steps": STEPS}, sort_keys=True)
+        sampling = {"num_images": self.num_images, "guidance_scale": GUIDANCE, "strength": STRENGTH}
+        sampling |= {"sampler": DEFAULT_SAMPLER, "steps": STEPS}
+        content = [self._training(self._config("", 0, "")), sampling]
+        digest = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
+        return json.dumps({**self.options, **sampling, "recipe": digest}, sort_keys=True)
 
     def draw(self, pool: str, regime: RegimeData) -> Pool:
         teacher = draw_regime(self.whole, Regime(1.0), regime.seed) if pool == "leaky" else regime
@@ -110,7 +113,7 @@ class DiffusionSource:
             if saved_step(run / "pipeline") is None:  # written last
                 write_text(run / INDEX_HASH, teacher.index_hash)
                 with (run / "log.txt").open("a", encoding="utf-8") as log, contextlib.redirect_stdout(log):
-                    train(self._config(teacher, run), teacher.dataset)
+                    train(self._config(teacher.dataset.name, teacher.seed, str(run)), teacher.dataset)
             for name in ("checkpoints", "samples"):
                 shutil.rmtree(run / name, ignore_errors=True)
         best = run / "pipeline_best"
@@ -119,18 +122,22 @@ class DiffusionSource:
             raise RuntimeError(f"{best} was trained on other images than its regime's: a leak.")
         return best
 
-    def _config(self, teacher: RegimeData, run: Path | str) -> TrainingConfig:
+    def _config(self, dataset: str, seed: int, run: str) -> TrainingConfig:
         steps = self.options.get("max_train_steps")
         every = max(LEAST_STEPS, steps // VALIDATIONS) if steps else NEVER
         rhythm = {"validation_steps": every, "logging_steps": every, "sample_steps": NEVER, "report_to": "none"}
-        run_of = {"dataset": teacher.dataset.name, "output_dir": str(run), "seed": teacher.seed}
+        run_of = {"dataset": dataset, "output_dir": run, "seed": seed}
         return checked_config(TrainingConfig(**{**run_of, **self.options, **rhythm}))
+
+    def _training(self, config: TrainingConfig) -> list[Any]:
+        """All settings that a training depends on, defaults among them."""
+        kept = {name: value for name, value in asdict(config).items() if name not in FREE_ON_RESUME} | self.options
+        return [kept, VALIDATIONS, LEAST_STEPS]
 
     def _key(self, teacher: RegimeData) -> str:
         """Of all that a generator depends on: not the size of the pools."""
-        settings = asdict(self._config(teacher, "run"))
-        kept = {name: value for name, value in settings.items() if name not in FREE_ON_RESUME} | self.options
-        content = [kept, VALIDATIONS, teacher.dataset.train.content_hash, teacher.dataset.splits["val"].content_hash]
+        splits, config = teacher.dataset.splits, self._config(teacher.dataset.name, teacher.seed, "run")
+        content = [*self._training(config), splits["train"].content_hash, splits["val"].content_hash]
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
 
 

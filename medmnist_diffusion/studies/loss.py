@@ -46,6 +46,7 @@ NUM_IMAGES, FEW_IMAGES = (
 SECONDS_AN_IMAGE = {"inception": 0.3, "random": 0.05}  # on two cores, to plan with
 OVERHEAD_SECONDS = 20.0
 FEWEST_SEEDS = 2
+FOLLOWED = ("losses", "parameters")  # parts with an arm that is known only after the others
 SPOILED = (0.05, 0.2)
 SOURCE = "source's recipe"
 SOURCE_STEPS: dict[str, Any] = {"sampler": "ddpm", "num_inference_steps": 200}
@@ -156,9 +157,12 @@ def parameters() -> Iterator[Arm]:
 
 
 def best_arm(arms: Sequence[Arm], cells: Sequence[CellResult]) -> Arm | None:
-    """The arm with the lowest distance ÷ floor over the offline pair of spaces; None if no arm has one."""
+    """The arm with the lowest distance ÷ floor over the offline pair of spaces that never diverged; None if there is none."""
     scores: dict[str, float] = {}
+    failed = {cell.arm.name for cell in cells if cell.failed}
     for arm in arms:
+        if arm.name in failed:
+            continue
         ratios = [geometric_ratio(cell) for cell in cells if cell.arm.name == arm.name]
         known = [ratio for ratio in ratios if ratio is not None]
         if known:
@@ -166,13 +170,15 @@ def best_arm(arms: Sequence[Arm], cells: Sequence[CellResult]) -> Arm | None:
     return min((arm for arm in arms if arm.name in scores), key=lambda arm: scores[arm.name], default=None)
 
 
-def follow_ups(part: Part, cells: Sequence[CellResult]) -> list[Arm]:
-    """Arms that are known only after the others: the best loss with min-SNR weighting, the proposed settings all together."""
+def follow_ups(part: Part, cells: Sequence[CellResult]) -> list[tuple[Arm, str]]:
+    """Arms that are known only after the others, with what they are compared with: the best loss with min-SNR weighting, and the
+    proposed settings together where they are several."""
     if part.name == "losses" and (best := best_arm(part.arms, cells)):
-        return [Arm(name=f"{best.name}, min-SNR", options={**best.options, "snr_gamma": SNR_GAMMA})]
+        return [(Arm(name=f"{best.name}, min-SNR", options={**best.options, "snr_gamma": SNR_GAMMA}), best.name)]
     if part.name == "parameters":
         settings, sampling = proposed_settings(_result(part, cells))
-        return [Arm(name="proposed", options=settings, **sampling)] if settings or sampling else []
+        if len(settings) + len(sampling) > 1:
+            return [(Arm(name="proposed", options=settings, **sampling), DEFAULT)]
     return []
 
 
@@ -212,7 +218,8 @@ def plan_seeds(parts: Sequence[Part], seeds: int, budget: float | None) -> tuple
     for part in parts:
         costs = []  # of so many seeds
         for seed in range(seeds):
-            costs.append(sum(clock.seconds(part.bench, arm, seed) for arm in part.arms))
+            arms = [clock.seconds(part.bench, arm, seed) for arm in part.arms]
+            costs.append(sum(arms) + (max(arms) if part.name in FOLLOWED else 0.0))
         totals = np.cumsum(costs)
         fitting = [n for n in range(min(FEWEST_SEEDS, seeds), seeds + 1) if left is None or totals[n - 1] <= left]
         count = max(fitting, default=0)
@@ -241,20 +248,19 @@ def run_part(part: Part, seeds: int, deadline: float) -> tuple[PartResult, list[
 
     run_all(part.arms)
     more = follow_ups(part, cells)
-    run_all(more)
-    extra = tuple((arm.name, DEFAULT) for arm in more) if part.pairs is not None else ()
-    whole = replace(part, arms=(*part.arms, *more), pairs=None if part.pairs is None else (*part.pairs, *extra))
-    return _result(whole, cells), late
+    run_all([arm for arm, _ in more])
+    return _result(part, cells, more), late
 
 
-def _result(part: Part, cells: Sequence[CellResult]) -> PartResult:
+def _result(part: Part, cells: Sequence[CellResult], more: Sequence[tuple[Arm, str]] = ()) -> PartResult:
     made = {cell.arm.name for cell in cells}
     return PartResult(
         name=part.name,
         base=part.bench.base,
         num_images=part.bench.num_images,
-        arms=[arm.name for arm in part.arms if arm.name in made],
+        arms=[arm.name for arm in (*part.arms, *(arm for arm, _ in more)) if arm.name in made],
         pairs=None if part.pairs is None else list(part.pairs),
+        follow_ups=[(arm.name, other) for arm, other in more],
         cells=list(cells),
     )
 

@@ -25,6 +25,7 @@ from medmnist_diffusion.studies.comparison import (
     contrasts,
     listed,
     mean_and_spread,
+    one_contrast,
     verdict,
 )
 
@@ -37,23 +38,41 @@ TITLES = {
     "parameters": "One change at a time around the default",
     "robustness": "Losses on spoiled training images",
 }
-PRIMARY = "Both offline spaces, distance ÷ floor"
+SPOILED, SUFFERED = " spoiled", " ÷ clean"
+PRIMARY = "Offline spaces, distance ÷ floor"
 MARGIN = 1.1  # a proposed setting may be worse by so much in a space at most
 Table = dict[str, dict[str, dict[int, float]]]  # figure → arm → seed → value
 
 
 class PartResult(BaseModel):
-    """A part's finished cells; `pairs` are the arms that are compared (None: all)."""
+    """A part's finished cells; `pairs` are the arms that are compared (None: all).
+
+    `follow_ups` are arms that were chosen by the others' results, each with the arm that it is compared with. They stand in the
+    tables, and take no part in the tests of the others.
+    """
 
     name: str
     base: dict[str, Any]
     num_images: int
     arms: list[str]
     pairs: list[tuple[str, str]] | None
+    follow_ups: list[tuple[str, str]] = []
     cells: list[CellResult]
 
     def of(self, arm: str) -> list[CellResult]:
         return [cell for cell in self.cells if cell.arm.name == arm]
+
+    @property
+    def diverged(self) -> dict[str, int]:
+        """Arm → in how many seeds its training diverged. Such an arm is compared with none: a recipe has to work every time."""
+        failed = [cell.arm.name for cell in self.cells if cell.failed]
+        return {arm: failed.count(arm) for arm in self.arms if arm in failed}
+
+    @property
+    def planned(self) -> list[str]:
+        """The arms that are tested: named in advance, and never diverged."""
+        chosen = {first for first, _ in self.follow_ups}
+        return [arm for arm in self.arms if arm not in chosen and arm not in self.diverged]
 
     def table(self, value: Callable[[MetricRecord], float | None]) -> Table:
         """`value(record)` of every record for which it is not None, by the record's label."""
@@ -76,7 +95,8 @@ def is_other(record: MetricRecord) -> bool:
 
 
 def geometric_ratio(cell: CellResult) -> float | None:
-    """The geometric mean of distance ÷ floor in the classifier's and the texture space: the figure that is named in advance."""
+    """The geometric mean of distance ÷ floor in the classifier's and the texture space (of small sets in the texture space alone):
+    the figure that is named in advance."""
     ratios = [r.ratio for r in cell.records if is_distance(r) and r.extractor in OFFLINE_PAIR]
     known = [ratio for ratio in ratios if ratio]
     return float(np.exp(np.mean(np.log(known)))) if known else None
@@ -93,26 +113,39 @@ def ratios_of(part: PartResult) -> Table:
 
 
 def tested(part: PartResult) -> dict[str, list[Contrast]]:
-    """The planned contrasts of each figure. Of spoiled images: whether a loss suffers more than another, spoiled ÷ clean."""
+    """The planned contrasts of each figure. Of spoiled images: whether a loss suffers more than another, and which is better on
+    them after all.
+    """
     if part.name == "robustness":
-        return {
-            figure: contrasts(figure, values, all_pairs(list(values)))
-            for figure, values in spoiled_ratios(part).items()
-        }
-    pairs = all_pairs(part.arms) if part.pairs is None else part.pairs
-    return {figure: contrasts(figure, values, pairs) for figure, values in ratios_of(part).items()}
+        return {figure: contrasts(figure, values, all_pairs(list(values))) for figure, values in spoiled(part).items()}
+    pairs = all_pairs(part.planned) if part.pairs is None else part.pairs
+    return {figure: contrasts(figure, _of(values, part.planned), pairs) for figure, values in ratios_of(part).items()}
 
 
-def spoiled_ratios(part: PartResult) -> Table:
-    """For each figure and spoiled share: loss → seed → the figure ÷ that of the clean training with the same seed."""
+def followed(part: PartResult) -> dict[str, list[Contrast]]:
+    """The follow-ups against what they are compared with; chosen and tested on the same seeds, so somewhat flattered."""
+    able = [arm for arm in part.arms if arm not in part.diverged]
+    return {
+        figure: contrasts(figure, _of(values, able), part.follow_ups) for figure, values in ratios_of(part).items()
+    }
+
+
+def _of(values: dict[str, dict[int, float]], arms: Sequence[str]) -> dict[str, dict[int, float]]:
+    return {arm: values[arm] for arm in arms if arm in values}
+
+
+def spoiled(part: PartResult) -> Table:
+    """For each figure and share: loss → seed → the figure, and the figure ÷ that of the clean training with that seed."""
     table: Table = {}
-    for figure, by_arm in ratios_of(part).items():
+    for figure, of_all in ratios_of(part).items():
+        by_arm = _of(of_all, part.planned)
         for arm, values in by_arm.items():
             loss, _, share = arm.rpartition(", ")
-            if share.endswith(" spoiled") and loss in by_arm:
+            if share.endswith(SPOILED) and loss in by_arm:
                 clean = by_arm[loss]
                 of_loss = {seed: value / clean[seed] for seed, value in values.items() if seed in clean}
-                table.setdefault(f"{figure}, {share} ÷ clean", {})[loss] = of_loss
+                table.setdefault(f"{figure}, {share}{SUFFERED}", {})[loss] = of_loss
+                table.setdefault(f"{figure}, {share}", {})[loss] = values
     return table
 
 
@@ -124,11 +157,13 @@ def verdicts(part: PartResult) -> list[str]:
         if not found:
             lines.append(f"{figure}: not enough seeds that all arms have.")
         elif part.pairs is None:
-            lines.append(verdict(figure, arms, found))
+            lines.append(verdict(figure, arms, found, "suffers least" if figure.endswith(SUFFERED) else "is best"))
         else:
             lines.append(changes(figure, found))
-    failed = [f"{cell.arm.name} (seed {cell.seed})" for cell in part.cells if cell.failed]
-    return [*lines, *([f"Diverged: {listed(failed)}."] if failed else [])]
+    for figure, found in followed(part).items():
+        lines += [f"{figure}: {one_contrast(contrast)}, chosen and tested on the same seeds." for contrast in found]
+    failed = [f"{arm} (in {count} of {len(part.of(arm))} seeds)" for arm, count in part.diverged.items()]
+    return [*lines, *([f"Diverged, and so compared with none: {listed(failed)}."] if failed else [])]
 
 
 def proposed_settings(part: PartResult) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -166,6 +201,7 @@ def write_report(
         result["parts"][part.name] = {
             **part.model_dump(),
             "contrasts": [vars(contrast) for of_figure in found.values() for contrast in of_figure],
+            "follow_up_contrasts": [vars(contrast) for of_figure in followed(part).values() for contrast in of_figure],
             "verdicts": verdicts(part),
         }
         sections.append(_section(part, found, folder))
@@ -185,9 +221,11 @@ def _head(dataset: ImageDataset, command: str, dropped: Sequence[str]) -> str:
         "Each cell is mean ± standard deviation over seeds. A distance has a meaning beside its floor, the distance of as many "
         "real images; distances of different columns do not compare. Distance ÷ floor compares better, but where a space has "
         "nearly as many dimensions as there are images, both are mostly the bias of few images, and the ratio is pressed to 1."
-        f"\n\nThe figure named in advance is the first, {PRIMARY.lower()} (classifier and texture, geometric mean); others stand "
-        "beside it. Tests: the logarithm as arm + seed + chance, Student's t of the planned contrasts, Holm's correction "
-        f"within a figure. With fewer than three seeds take none of it for settled.\n\n{missing}"
+        f"\n\nThe figure named in advance is the first, {PRIMARY.lower()} (geometric mean of classifier and texture, of those that could be "
+        "measured); others stand beside it. Tests, on the logarithm: an arm differs from another where two tests say so, Student's t with the variance of "
+        "all arms (arm + seed + chance), Holm's correction within a figure, and the paired t-test of the two; the p-value is the "
+        "larger one. Figures, parts and shares are tested each by itself at 5 %. With fewer than three seeds take none of it "
+        f"for settled.\n\n{missing}"
     )
 
 
@@ -195,8 +233,8 @@ def _section(part: PartResult, found: dict[str, list[Contrast]], folder: Path) -
     steps = part.base.get("max_train_steps")
     spent = f"{steps} optimizer steps" if steps else f"{part.base['max_train_minutes']:g} minutes"
     trained: Table = {
-        "steps": {arm: {c.seed: float(c.steps) for c in part.of(arm)} for arm in part.arms},
-        "seconds": {arm: {c.seed: c.training_seconds for c in part.of(arm)} for arm in part.arms},
+        "steps": {arm: {c.seed: float(c.steps) for c in part.of(arm) if not c.failed} for arm in part.arms},
+        "seconds": {arm: {c.seed: c.training_seconds for c in part.of(arm) if not c.failed} for arm in part.arms},
     }
     distances = part.table(lambda record: record.value if is_distance(record) else None)
     others = part.table(lambda record: record.value if is_other(record) else None)
@@ -204,11 +242,17 @@ def _section(part: PartResult, found: dict[str, list[Contrast]], folder: Path) -
     judged = {r.label: r.n_generated for cell in part.cells for r in cell.records if is_distance(r)}
     sizes = ", ".join(f"{n} in {label}" for label, n in judged.items()) or "none"
     refused = sorted({line for cell in part.cells for line in cell.refused})
+    machines = sorted({cell.machine for cell in part.cells})
     lines = [
         f"## {TITLES[part.name]}\n",
         f"Every cell trains for {spent}. Images judged: {sizes}.\n",
         *(f"- {line}" for line in verdicts(part)),
         *(f"- not measured: {line}" for line in refused),
+        *(
+            [f"- cells of several machines, which differ in speed and features: {'; '.join(machines)}"]
+            if machines[1:]
+            else []
+        ),
         "\nDistances:\n",
         _table(part.arms, distances, floors),
         "\nDistance ÷ floor:\n",
@@ -216,8 +260,9 @@ def _section(part: PartResult, found: dict[str, list[Contrast]], folder: Path) -
         "\nOther figures, and what the training took:\n",
         _table(part.arms, {**others, **trained}, floors),
     ]
-    if primary := next(iter(found.values()), None):
-        lines += [f"\nContrasts, {primary[0].figure.lower()}:\n", _contrast_table(primary)]
+    for figure, of_figure in found.items():
+        if figure.startswith(PRIMARY) and of_figure:
+            lines += [f"\nContrasts, {figure.lower()}:\n", _contrast_table(of_figure)]
     if ratios_of(part):
         plot_ratios(part, folder / f"{part.name}.png")
         lines.append(f"\n![Distance ÷ floor]({part.name}.png)\n")
@@ -236,9 +281,12 @@ def _proposal(part: PartResult, folder: Path) -> str:
         return "Nothing that was tried is better than the default by these tests: no other settings are proposed.\n"
     note = f"# Sample with: {yaml.safe_dump(sampling).strip()}\n" if sampling else ""
     write_text(folder / "proposed.yaml", note + (yaml.safe_dump(settings) if settings else "{}\n"))
+    together = (
+        "All of them together are the arm *proposed*: chosen and tested on the same seeds, so its gain is flattered.\n"
+    )
     return (
-        "Better than the default by these tests, each alone: [proposed.yaml](proposed.yaml), for `train.py --config`. All of them "
-        "together are the arm *proposed*: chosen and tested on the same seeds, so its gain is somewhat flattered.\n"
+        "Better than the default by these tests, each alone: [proposed.yaml](proposed.yaml), for `train.py --config`. "
+        f"{together if part.follow_ups else ''}"
     )
 
 

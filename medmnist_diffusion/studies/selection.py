@@ -23,6 +23,7 @@ from medmnist_diffusion.studies.classifiers import ImageClassifier, predicted_lo
 KEPT_SHARE = 0.5  # of the pool
 LEAST_SHARE = 0.1
 IN_DISTRIBUTION = 0.95  # quantile of fresh real images' distances
+SETTINGS = [KEPT_SHARE, LEAST_SHARE, IN_DISTRIBUTION, QUANTILE]  # what results depend on
 
 Selection = Callable[[Split, ImageDataset, ImageClassifier], np.ndarray]
 

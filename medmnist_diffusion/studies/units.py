@@ -20,12 +20,12 @@ from medmnist_diffusion.metrics import memorization
 from medmnist_diffusion.metrics.evaluation import Evaluation
 from medmnist_diffusion.metrics.extractors import OFFLINE_PAIR, make_extractor
 from medmnist_diffusion.publish.plots import save_sides
-from medmnist_diffusion.studies.arms import BY_NAME, CLASSICAL, Arm
+from medmnist_diffusion.studies import selection
+from medmnist_diffusion.studies.arms import CLASSICAL, Arm
 from medmnist_diffusion.studies.classifiers import Fitted, ImageClassifier, Mixture, Recipe, fit, predicted_logits
 from medmnist_diffusion.studies.generators import Pool, Source
 from medmnist_diffusion.studies.regimes import Regime, RegimeData, draw_regime
 from medmnist_diffusion.studies.scores import figures_of, scores_of
-from medmnist_diffusion.studies.selection import SELECTIONS, unselected
 
 VERSION = 2  # change it with what a unit's figures mean: units of another version are made again
 JUDGED = 500  # generated images whose metrics stand beside the gain
@@ -95,7 +95,8 @@ class Study:
 
     def fingerprint(self, regime: Regime, seed: int) -> str:
         """Of all that a unit's figures depend on; not of which arms there are."""
-        content = [self.dataset.content_hash, asdict(regime), seed, self.source.identity, asdict(self.recipe), VERSION]
+        content = [self.dataset.content_hash, asdict(regime), seed, self.source.identity, asdict(self.recipe)]
+        content += [selection.SETTINGS, VERSION]
         return hashlib.sha256(json.dumps(content).encode()).hexdigest()[:16]
 
     def arms_of(self, regime: Regime) -> list[Arm]:
@@ -123,8 +124,8 @@ class Study:
             return arms
         if unit.failed:
             return []
-        done = {cell.arm for cell in unit.cells if cell.settings == asdict(BY_NAME[cell.arm]) and cell.arm in scores}
-        return [arm for arm in arms if arm.name not in done]
+        done = {cell.arm: cell.settings for cell in unit.cells if cell.arm in scores}
+        return [arm for arm in arms if done.get(arm.name) != asdict(arm)]
 
     def pools_of(self, regime: Regime) -> list[str]:
         """The pools of generated images that the arms use."""
@@ -212,9 +213,9 @@ def _mixture(study: Study, data: RegimeData, arm: Arm, pool: Pool | None) -> Mix
     """What the arm's classifier is trained on."""
     extra = data.dataset.train if arm.share and arm.pool == "real" else pool.split if pool else None
     if extra and arm.selection:
-        extra = extra.subset(SELECTIONS[arm.selection](extra, data.dataset, _selector(study, data)))
+        extra = extra.subset(selection.SELECTIONS[arm.selection](extra, data.dataset, _selector(study, data)))
     elif extra and arm.generated and arm.pool == "plain":
-        extra = extra.subset(unselected(extra.labels))
+        extra = extra.subset(selection.unselected(extra.labels))
     return Mixture(data.dataset.train, extra, arm.share, arm.until, arm.classical)
 
 
@@ -303,8 +304,10 @@ def pool_metrics(whole: ImageDataset, data: RegimeData, pool: Split) -> dict[str
         elif record.name == "label_accuracy":
             figures["label_accuracy"] = record.value
     held_out, train = memorization.clean_held_out(whole), data.dataset.train
-    threshold = memorization.Threshold.of(memorization.nearest_copies(held_out, train).distances)
-    figures["memorized_share"] = float((memorization.nearest_copies(judged, train).distances < threshold.value).mean())
+    if len(held_out):
+        threshold = memorization.Threshold.of(memorization.nearest_copies(held_out, train).distances)
+        copies = memorization.nearest_copies(judged, train).distances < threshold.value
+        figures["memorized_share"] = float(copies.mean())
     return figures
 
 
