@@ -222,9 +222,10 @@ def _head(dataset: ImageDataset, command: str, dropped: Sequence[str]) -> str:
         "real images; distances of different columns do not compare. Distance ÷ floor compares better, but where a space has "
         "nearly as many dimensions as there are images, both are mostly the bias of few images, and the ratio is pressed to 1."
         f"\n\nThe figure named in advance is the first, {PRIMARY.lower()} (geometric mean of classifier and texture, of those that "
-        "could be measured); others stand beside it. Tests, on the logarithm: an arm differs from another where two tests say so, "
-        "Student's t with the variance of all arms (arm + seed + chance), Holm's correction within a figure, and the paired t-test "
-        "of the two; the p-value is the larger one. Figures, parts and shares are tested each by itself at 5 %. With fewer than three seeds take none of it "
+        "could be measured); others stand beside it. Tests, on the logarithm: an arm differs from another where two tests say "
+        "so, Student's t with the variance of all arms (arm + seed + chance), Holm's correction within a figure, and the paired "
+        "t-test of the two; the p-value is the larger one. Figures, parts and shares are tested each by itself at 5 %. With "
+        "fewer than three seeds take none of it "
         f"for settled.\n\n{missing}"
     )
 
