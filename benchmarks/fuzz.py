@@ -31,11 +31,11 @@ from judging import RESULTS
 
 from medmnist_diffusion.data import load_dataset, phantom
 from medmnist_diffusion.data.npz import write_npz
+from medmnist_diffusion.diffusion.folder_check import FIXED, WEIGHTS, write_manifest
 from medmnist_diffusion.diffusion.sampling import load_pipeline
 from medmnist_diffusion.diffusion.unet import build_noise_scheduler, build_unet
 from medmnist_diffusion.errors import UserError, run_command
 from medmnist_diffusion.files import MANIFEST, write_json
-from medmnist_diffusion.publish.folder_check import FIXED, WEIGHTS, write_manifest
 from medmnist_diffusion.publish.pipeline_folder import build_pipeline
 
 SECONDS = 20  # a loader that takes longer hangs

@@ -37,16 +37,15 @@ def generate_beside(dataset: ImageDataset, args: argparse.Namespace) -> Split:
     """As many generated images as give the share that was asked for, each class equally often; with `strength` variants of real
     ones."""
     from medmnist_diffusion.diffusion.sampling import generate, load_pipeline
-    from medmnist_diffusion.studies.generators import balanced_labels, images_of
 
     pipe = load_pipeline(args.pipeline, args.sampler)
     pipe.to(start_processes().device)
     pipe.set_progress_bar_config(desc="sampling")
     wanted = max(1, round(len(dataset.train) * args.share / (1 - args.share)))
-    labels = balanced_labels(wanted, dataset.num_classes)
+    labels = dataset.balanced_labels(wanted)
     options: dict[str, Any] = {}
     if args.strength is not None:
-        options = {"image": images_of(dataset.train, labels, args.seed), "strength": args.strength}
+        options = {"image": dataset.train.images_of(labels, args.seed), "strength": args.strength}
     images = generate(
         pipe, labels, args.num_inference_steps, args.guidance_scale, args.seed, args.batch_size, **options
     )

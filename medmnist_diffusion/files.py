@@ -7,12 +7,15 @@ import os
 import shutil
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
+from pydantic import BaseModel, ValidationError
 from safetensors import SafetensorError
 
 from medmnist_diffusion.errors import UserError
+
+KeptModel = TypeVar("KeptModel", bound=BaseModel)
 
 
 def cache_dir() -> Path:
@@ -106,6 +109,21 @@ def cached_arrays(
 def write_text(path: str | Path, text: str) -> None:
     with atomic_file(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
+
+
+def read_kept(path: Path, model: type[KeptModel], what: str) -> KeptModel | None:
+    """A result file of an earlier run, checked; None where there is none.
+
+    Raises:
+        UserError: for a damaged one.
+    """
+    if not path.is_file():
+        return None
+    try:
+        return model.model_validate_json(path.read_text(encoding="utf-8"))
+    except (OSError, ValidationError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise UserError(f"{path} is no valid {what} ({reason}). Remove it: it will be made again.") from None
 
 
 def write_json(path: str | Path, value: Any) -> None:

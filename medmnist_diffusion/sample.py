@@ -117,11 +117,12 @@ def sample(args: argparse.Namespace) -> None:
 
 def pipeline_record(folder: Path) -> dict[str, Any]:
     """Which pipeline made the images: its weights' hash, the data set that it was trained on, and whether that is synthetic."""
+    from medmnist_diffusion.diffusion.folder_check import WEIGHTS
     from medmnist_diffusion.publish.card import SUMMARY, read_summary
 
     dataset = read_summary(folder)["dataset"] if (folder / SUMMARY).is_file() else {}
     return {
-        "pipeline_weights_sha256": file_hash(folder / "unet" / "diffusion_pytorch_model.safetensors"),
+        "pipeline_weights_sha256": file_hash(folder / WEIGHTS),
         "trained_on": dataset.get("name", "unknown"),
         "synthetic": dataset.get("synthetic", False),
     }

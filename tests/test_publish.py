@@ -14,10 +14,10 @@ from safetensors.torch import load_file, save_file
 from medmnist_diffusion import cli
 from medmnist_diffusion.data import phantom
 from medmnist_diffusion.data.npz import write_npz
+from medmnist_diffusion.diffusion import folder_check
 from medmnist_diffusion.diffusion.sampling import generate, load_pipeline
 from medmnist_diffusion.files import file_hash
 from medmnist_diffusion.metrics import classifier
-from medmnist_diffusion.publish import folder_check
 from medmnist_diffusion.publish.card import write_card
 
 from .conftest import WITHOUT_US, run_python, small_training

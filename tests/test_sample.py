@@ -57,7 +57,8 @@ def test_folder_of_pngs_with_metadata(pipeline, expected, small_npz, tmp_path):
         "sampler": "dpmsolver++", "num_inference_steps": "4", "guidance_scale": "1.0", "seed": "0",
     }  # fmt: skip
     # Our own reader, and the ecosystem's.
-    split = load_labelled_folder(out, load_dataset(str(small_npz)))
+    dataset = load_dataset(str(small_npz))
+    split = load_labelled_folder(out, dataset.name, dataset.id2label, dataset.image_size, dataset.channels)
     agree(split.images[np.argsort(split.labels, kind="stable")], expected)
     table = datasets.load_dataset("imagefolder", data_dir=str(out), split="train")
     assert sorted(table["label"]) == np.repeat(range(4), 6).tolist()

@@ -85,6 +85,7 @@ def _generated(args: argparse.Namespace, dataset: ImageDataset) -> tuple[Split, 
     """The generated images with their labels, what made them, and how."""
     path = args.generated
     if (path / "model_index.json").is_file():
+        from medmnist_diffusion.diffusion.folder_check import WEIGHTS
         from medmnist_diffusion.diffusion.machine import in_shares
         from medmnist_diffusion.diffusion.sampling import generate_rows, load_pipeline
 
@@ -100,12 +101,12 @@ def _generated(args: argparse.Namespace, dataset: ImageDataset) -> tuple[Split, 
         options = (args.num_inference_steps, args.guidance_scale, args.seed, args.batch_size)
         pipe.set_progress_bar_config(desc="sampling", disable=not PartialState().is_main_process)
         images = in_shares(len(rows), lambda mine: generate_rows(pipe, [rows[i] for i in mine], *options))
-        weights = file_hash(path / "unet" / "diffusion_pytorch_model.safetensors")
+        weights = file_hash(path / WEIGHTS)
         return Split("generated", images, labels), {"weights_sha256": weights}, sampling_record(args)
     if path.suffix == ".npz":
         split = read_npz(path, ("train",))["train"]
     elif path.is_dir():
-        split = load_labelled_folder(path, dataset)
+        split = load_labelled_folder(path, dataset.name, dataset.id2label, dataset.image_size, dataset.channels)
     else:
         raise UserError(f"{path} is no pipeline folder, image folder or npz. Give the path of one.")
     unknown = split.labels[(split.labels < 0) | (split.labels >= dataset.num_classes)]

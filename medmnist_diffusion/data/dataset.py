@@ -39,6 +39,11 @@ class Split:
         """The images at `indices` as a split in memory."""
         return Split(self.name, self.images[indices], self.labels[indices])
 
+    def images_of(self, labels: np.ndarray, seed: int) -> np.ndarray:
+        """A random image of each label."""
+        rng = np.random.default_rng([seed, 11])
+        return self.images[np.array([rng.choice(np.flatnonzero(self.labels == label)) for label in labels])]
+
     @cached_property
     def content_hash(self) -> str:
         """SHA-256 over shape, pixels and labels: the same content has the same hash whatever file it came from."""
@@ -96,6 +101,10 @@ class ImageDataset:
         """SHA-256 over the hashes of all splits."""
         parts = [f"{name}:{split.content_hash}" for name, split in sorted(self.splits.items())]
         return hashlib.sha256("\n".join(parts).encode()).hexdigest()
+
+    def balanced_labels(self, count: int) -> np.ndarray:
+        """At least `count` class ids, each equally often, in order."""
+        return np.repeat(np.arange(self.num_classes), -(-count // self.num_classes))
 
     def labels_in_shares(self, count: int) -> np.ndarray:
         """At least `count` class ids in the training set's shares, rounded up a class, in order: what to generate."""

@@ -220,8 +220,8 @@ def _npz(path: Path, size: int | None) -> ImageDataset:
     return ImageDataset(path.stem, splits, {label: str(label) for label in classes}, notes=notes)
 
 
-def load_labelled_folder(path: Path, dataset: ImageDataset) -> Split:
-    """All images of a folder, labelled as in `dataset`: its subfolders bear class names, ids, or ids with names.
+def load_labelled_folder(path: Path, dataset: str, id2label: dict[int, str], size: int, channels: int) -> Split:
+    """All images of a folder, labelled as in a data set: its subfolders bear class names, ids, or ids with names.
 
     Nothing is resized or converted: a figure must be of the images as they are.
 
@@ -235,15 +235,14 @@ def load_labelled_folder(path: Path, dataset: ImageDataset) -> Split:
     features = next(iter(tables.values())).features
     ids = {}
     for number, folder in enumerate(features["label"].names):
-        matches = [label for label, name in dataset.id2label.items() if folder in (name, str(label))]
+        matches = [label for label, name in id2label.items() if folder in (name, str(label))]
         prefix = folder.split("_", 1)[0]
-        if not matches and prefix.isdigit() and int(prefix) in dataset.id2label:
+        if not matches and prefix.isdigit() and int(prefix) in id2label:
             matches = [int(prefix)]
         if not matches:
-            raise UserError(f"{path}: {folder!r} is no class of {dataset.name}; its classes are {dataset.id2label}.")
+            raise UserError(f"{path}: {folder!r} is no class of {dataset}; its classes are {id2label}.")
         ids[number] = matches[0]
     table = next(iter(tables.values())).cast_column("image", _undecoded())
-    size, channels = dataset.image_size, dataset.channels
     grey: list[bool] = []
     sizes: dict[tuple[int, int], str] = {}  # each size with the first file that has it
     for row in table["image"]:
@@ -257,12 +256,12 @@ def load_labelled_folder(path: Path, dataset: ImageDataset) -> Split:
     if (channels == 1 and not all(grey)) or (channels == 3 and all(grey)):
         kinds = ("colour", "grey") if channels == 1 else ("grey", "colour")
         raise UserError(
-            f"{path} holds {kinds[0]} images, {dataset.name} {kinds[1]} ones. Convert them, or choose the right set."
+            f"{path} holds {kinds[0]} images, {dataset} {kinds[1]} ones. Convert them, or choose the right set."
         )
     for (width, height), file in sizes.items():
         if (width, height) != (size, size):
             raise UserError(
-                f"{file} in {path} has {width}×{height} pixels, {dataset.name} {size}×{size}. Resize the images, or give --size."
+                f"{file} in {path} has {width}×{height} pixels, {dataset} {size}×{size}. Resize the images, or give --size."
             )
     images = np.concatenate(list(_decoded(table, size, channels, str(path))))
     return Split("generated", images, np.array([ids[label] for label in table["label"]], np.int64))

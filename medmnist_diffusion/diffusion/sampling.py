@@ -9,9 +9,9 @@ import torch
 from diffusers import DDIMScheduler, DDPMScheduler, DPMSolverMultistepScheduler
 
 from medmnist_diffusion.diffusion.batches import derived_seed
+from medmnist_diffusion.diffusion.folder_check import check_folder
 from medmnist_diffusion.errors import UserError
 from medmnist_diffusion.pipelines import ClassConditionalDDPMPipeline
-from medmnist_diffusion.publish.folder_check import check_folder
 
 # DPM-Solver++ visits the pipeline's own `fast_timesteps`: with steps uniform in t, 20 of them end too early and leave images
 # without fine texture.

@@ -13,13 +13,14 @@ from typing_extensions import TypedDict
 
 import medmnist_diffusion.model_cards
 from medmnist_diffusion.data.audit import findings
+from medmnist_diffusion.diffusion.folder_check import WEIGHTS
 from medmnist_diffusion.errors import UserError
 from medmnist_diffusion.files import file_hash, write_text
 from medmnist_diffusion.metrics.intervals import holm
 from medmnist_diffusion.metrics.records import NAMES, MetricRecord, Metrics
 
 TEMPLATE = Path(medmnist_diffusion.model_cards.__path__[0]) / "template.md"
-SUMMARY, WEIGHTS = "training_summary.json", "unet/diffusion_pytorch_model.safetensors"
+SUMMARY = "training_summary.json"
 _ESCAPED = str.maketrans({"<": "&lt;", ">": "&gt;", "|": "\\|", "`": "'", "[": "\\[", "]": "\\]"})
 UNKNOWN_LICENSE = "unknown"  # of a data set whose source gives none
 COPYING = 0.01  # p-value below which the card says that the model copies

@@ -14,13 +14,13 @@ import numpy as np
 from huggingface_hub import DatasetCard, DatasetCardData
 
 from medmnist_diffusion.data import Split
+from medmnist_diffusion.diffusion.folder_check import WEIGHTS
 from medmnist_diffusion.errors import UserError
 from medmnist_diffusion.files import file_hash, write_json, write_text
 from medmnist_diffusion.metrics.records import Metrics
 from medmnist_diffusion.publish.card import (
     OPEN_LICENSES,
     TEMPLATE,
-    WEIGHTS,
     memorization,
     overall_rows,
     plain,
@@ -44,6 +44,7 @@ def read_export(path: Path, summary: dict[str, Any]) -> Split:
     from medmnist_diffusion.data.sources import load_labelled_folder
 
     dataset = summary["dataset"]
+    id2label = {int(label): name for label, name in dataset["id2label"].items()}
     shape = (dataset["image_size"], dataset["image_size"], dataset["channels"])
     if any(child.is_symlink() for child in (path, *path.rglob("*"))):
         raise UserError(
@@ -52,21 +53,13 @@ def read_export(path: Path, summary: dict[str, Any]) -> Split:
     if path.suffix == ".npz":
         split = read_npz(path, ("train",))["train"]
     elif path.is_dir():
-        split = load_labelled_folder(path, _ImagesOf(dataset))  # type: ignore[arg-type]
+        split = load_labelled_folder(path, dataset["name"], id2label, dataset["image_size"], dataset["channels"])
     else:
         raise UserError(f"{path} is no npz and no folder. Give what `medmnist-diffusion sample` wrote.")
     known = (split.labels >= 0) & (split.labels < len(dataset["id2label"]))
     if split.images.shape[1:] != shape or not known.all():
         raise UserError(f"{path} does not hold images of this pipeline: {shape} (H×W×C) of its classes are needed.")
     return split
-
-
-class _ImagesOf:
-    """Of a data set as a summary describes it, what reading a labelled folder needs."""
-
-    def __init__(self, dataset: dict[str, Any]) -> None:
-        self.name, self.image_size, self.channels = dataset["name"], dataset["image_size"], dataset["channels"]
-        self.id2label = {int(label): name for label, name in dataset["id2label"].items()}
 
 
 def verdicts(study: Path | None, summary: dict[str, Any]) -> list[str]:

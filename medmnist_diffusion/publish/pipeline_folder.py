@@ -8,11 +8,11 @@ import numpy as np
 from diffusers import DDPMScheduler, UNet2DModel
 
 from medmnist_diffusion.data.dataset import ImageDataset
+from medmnist_diffusion.diffusion.folder_check import write_manifest
 from medmnist_diffusion.diffusion.sampling import generate, set_sampler
 from medmnist_diffusion.files import atomic_folder, write_json
 from medmnist_diffusion.pipelines import ClassConditionalDDPMPipeline
 from medmnist_diffusion.publish.card import SUMMARY, write_card
-from medmnist_diffusion.publish.folder_check import write_manifest
 from medmnist_diffusion.publish.plots import plot_loss, save_grid
 from medmnist_diffusion.training.config import TrainingConfig, write_config
 

@@ -1,6 +1,7 @@
 """The pictures of runs, cards and evaluations, from result files and images, never from memory; a study draws its own."""
 
 from pathlib import Path
+from typing import Any
 
 import matplotlib
 import numpy as np
@@ -14,6 +15,7 @@ from medmnist_diffusion.metrics.records import UNBIASED, Metrics
 matplotlib.use("Agg")
 from matplotlib import pyplot as plt
 
+REPORT_DPI = 80  # of the studies' plots
 SCALE = 3  # each pixel of a small image becomes 3×3 in a grid
 
 
@@ -65,9 +67,7 @@ def plot_loss(rows: list[dict[str, float]], path: Path) -> None:
     for axes in (left, right):
         axes.legend(fontsize=8)
         axes.grid(alpha=0.3)
-    with atomic_file(path) as temporary:
-        figure.savefig(temporary, dpi=90)
-    plt.close(figure)
+    save_figure(figure, path)
 
 
 def smoothed(values: np.ndarray, share: float = 0.03) -> np.ndarray:
@@ -97,9 +97,7 @@ def real_beside_generated(
         for spine in axis.spines.values():
             spine.set_visible(False)
     figure.suptitle(title)
-    with atomic_file(path) as temporary:
-        figure.savefig(temporary, dpi=90)
-    plt.close(figure)
+    save_figure(figure, path)
 
 
 def save_sides(sides: dict[str, Split], id2label: dict[int, str], path: Path, columns: int = 8) -> None:
@@ -122,9 +120,7 @@ def save_sides(sides: dict[str, Split], id2label: dict[int, str], path: Path, co
         axis.set_title(title, fontsize=9)
         axis.set_xticks([])
         axis.set_yticks([step * row + step / 2 for row in range(len(names))], [] if at else names, fontsize=8)
-    with atomic_file(path) as temporary:
-        figure.savefig(temporary, dpi=90)
-    plt.close(figure)
+    save_figure(figure, path)
 
 
 def plot_ratios(metrics: Metrics, path: Path) -> None:
@@ -150,9 +146,7 @@ def plot_ratios(metrics: Metrics, path: Path) -> None:
     axes.set_yticklabels([label for label, *_ in reversed(rows)], fontsize=8)
     axes.xaxis.set_major_formatter("{x:g}")
     axes.grid(alpha=0.3)
-    with atomic_file(path) as temporary:
-        figure.savefig(temporary, dpi=90)
-    plt.close(figure)
+    save_figure(figure, path)
 
 
 def plot_closest(
@@ -180,6 +174,11 @@ def plot_closest(
                 axis.set_xlabel(f"{distance:.1f}\ntrain {row}", fontsize=7)
         axes[line, 0].set_ylabel(name, fontsize=8)
     figure.suptitle(title, fontsize=9)
+    save_figure(figure, path)
+
+
+def save_figure(figure: Any, path: Path, dpi: int = 90) -> None:
+    """Write a matplotlib figure whole or not at all, and forget it."""
     with atomic_file(path) as temporary:
-        figure.savefig(temporary, dpi=90)
+        figure.savefig(temporary, dpi=dpi)
     plt.close(figure)

@@ -10,23 +10,21 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import matplotlib
 import numpy as np
 from markdown_it import MarkdownIt
+from matplotlib import pyplot as plt
 from scipy.stats import spearmanr
 
 from medmnist_diffusion.data.audit import audit, describe, findings
-from medmnist_diffusion.files import atomic_file, write_json, write_text
+from medmnist_diffusion.files import write_json, write_text
 from medmnist_diffusion.publish.card import OPEN_LICENSES
+from medmnist_diffusion.publish.plots import REPORT_DPI, save_figure
 from medmnist_diffusion.studies.arms import BY_NAME, CLASSICAL, LEAKY, OVERSAMPLED, PRIMARY
 from medmnist_diffusion.studies.comparison import mean_and_spread
 from medmnist_diffusion.studies.effects import ALPHA, Effect, Judgement, Results, effect, effects, judge
 from medmnist_diffusion.studies.regimes import Regime
 from medmnist_diffusion.studies.scores import FIGURES, resampled_auc
 from medmnist_diffusion.studies.units import Study, UnitResult, picture_path
-
-matplotlib.use("Agg")
-from matplotlib import pyplot as plt
 
 RESAMPLINGS = 500
 ENOUGH = 8  # draws, for a verdict
@@ -454,7 +452,7 @@ def plot_learning(results: Sequence[RegimeResult], path: Path) -> None:
     axes.set(xscale="log", xlabel="real training images", ylabel="test AUC")
     axes.grid(alpha=0.3)
     axes.legend(fontsize=8)
-    _save(figure, path)
+    save_figure(figure, path, REPORT_DPI)
 
 
 def plot_shares(results: Sequence[RegimeResult], path: Path) -> None:
@@ -473,7 +471,7 @@ def plot_shares(results: Sequence[RegimeResult], path: Path) -> None:
         axis.set(xlabel="generated, % of a batch")
         axis.grid(alpha=0.3)
     axes[0][0].set_ylabel("test AUC")
-    _save(figure, path)
+    save_figure(figure, path, REPORT_DPI)
 
 
 def plot_effects(results: Sequence[RegimeResult], path: Path) -> None:
@@ -498,7 +496,7 @@ def plot_effects(results: Sequence[RegimeResult], path: Path) -> None:
     axes[0][0].set_yticks(range(len(arms)), arms, fontsize=8)
     axes[0][0].invert_yaxis()
     axes[0][0].legend(fontsize=7)
-    _save(figure, path)
+    save_figure(figure, path, REPORT_DPI)
 
 
 def plot_usefulness(metrics: dict[str, list[float]], gain: np.ndarray, path: Path) -> None:
@@ -515,10 +513,4 @@ def plot_usefulness(metrics: dict[str, list[float]], gain: np.ndarray, path: Pat
         axis.set_title(name, fontsize=8)
         axis.axhline(0, color="0.5", lw=1)
         axis.grid(alpha=0.3)
-    _save(figure, path)
-
-
-def _save(figure: Any, path: Path) -> None:
-    with atomic_file(path) as temporary:
-        figure.savefig(temporary, dpi=80)
-    plt.close(figure)
+    save_figure(figure, path, REPORT_DPI)

@@ -15,14 +15,14 @@ from typing import Any
 
 import numpy as np
 from accelerate import PartialState
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict
 
 from medmnist_diffusion.data import ImageDataset, Split
 from medmnist_diffusion.diffusion.loss_log import read_loss_csv
 from medmnist_diffusion.diffusion.machine import describe_machine
 from medmnist_diffusion.diffusion.sampling import DEFAULT_SAMPLER, DEFAULT_STEPS, generate, load_pipeline
-from medmnist_diffusion.errors import TrainingDivergedError, UserError
-from medmnist_diffusion.files import write_json
+from medmnist_diffusion.errors import TrainingDivergedError
+from medmnist_diffusion.files import read_kept, write_json
 from medmnist_diffusion.metrics.evaluation import Evaluation
 from medmnist_diffusion.metrics.extractors import Extractor
 from medmnist_diffusion.metrics.records import MetricRecord
@@ -121,15 +121,8 @@ class Bench:
         Raises:
             UserError: for a damaged file.
         """
-        path = self.folder / "cells" / f"{self.fingerprint(arm, seed)}.json"
-        if not path.is_file():
-            return None
-        try:
-            result = CellResult.model_validate_json(path.read_text(encoding="utf-8"))
-        except (OSError, ValidationError) as error:
-            reason = " ".join(str(error).split())[:200]
-            raise UserError(f"{path} is no valid cell ({reason}). Remove it: it will be made again.") from None
-        return result.model_copy(update={"arm": arm})
+        result = read_kept(self.folder / "cells" / f"{self.fingerprint(arm, seed)}.json", CellResult, "cell")
+        return result and result.model_copy(update={"arm": arm})
 
 
 def run_cell(bench: Bench, arm: Arm, seed: int) -> CellResult:

@@ -68,7 +68,7 @@ class DiffusionSource:
 
     @property
     def identity(self) -> str:
-        sampling = {"num_images": self.num_images, "guidance_scale": GUIDANCE, "strength": STRENGTH}
+        sampling: dict[str, Any] = {"num_images": self.num_images, "guidance_scale": GUIDANCE, "strength": STRENGTH}
         sampling |= {"sampler": DEFAULT_SAMPLER, "steps": STEPS}
         content = [self._training(self._config("", 0, "")), sampling]
         digest = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
@@ -76,7 +76,7 @@ class DiffusionSource:
 
     def draw(self, pool: str, regime: RegimeData) -> Pool:
         teacher = draw_regime(self.whole, Regime(1.0), regime.seed) if pool == "leaky" else regime
-        labels = balanced_labels(round(self.num_images * FRACTION[pool]), regime.dataset.num_classes)
+        labels = regime.dataset.balanced_labels(round(self.num_images * FRACTION[pool]))
         settings = hashlib.sha256(self.identity.encode()).hexdigest()[:8]
         path = self.folder / "pools" / f"{self._key(teacher)}-{settings}-{pool}.npz"
         arrays = cached_arrays(path, lambda: self._sampled(pool, teacher, labels))
@@ -95,7 +95,7 @@ class DiffusionSource:
         if pool == "guided":
             return generate(pipe, labels, guidance_scale=GUIDANCE, seed=seed)
         if pool == "variants":
-            image = images_of(teacher.dataset.train, labels, seed)
+            image = teacher.dataset.train.images_of(labels, seed)
             return generate(pipe, labels, seed=seed, image=image, strength=STRENGTH)
         return generate(pipe, labels, seed=seed)
 
@@ -139,14 +139,3 @@ class DiffusionSource:
         splits, config = teacher.dataset.splits, self._config(teacher.dataset.name, teacher.seed, "run")
         content = [*self._training(config), splits["train"].content_hash, splits["val"].content_hash]
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
-
-
-def images_of(train: Split, labels: np.ndarray, seed: int) -> np.ndarray:
-    """A random training image of each label: what variants start from."""
-    rng = np.random.default_rng([seed, 11])
-    return train.images[np.array([rng.choice(np.flatnonzero(train.labels == label)) for label in labels])]
-
-
-def balanced_labels(count: int, num_classes: int) -> np.ndarray:
-    """At least `count` class ids, each equally often, in order."""
-    return np.repeat(np.arange(num_classes), -(-count // num_classes))

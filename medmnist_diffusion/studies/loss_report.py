@@ -4,18 +4,19 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-import matplotlib
 import numpy as np
 import yaml
+from matplotlib import pyplot as plt
 from PIL import Image
 from pydantic import BaseModel
 
 from medmnist_diffusion.data import ImageDataset
 from medmnist_diffusion.data.audit import describe
 from medmnist_diffusion.diffusion.loss_log import BUCKETS
-from medmnist_diffusion.files import atomic_file, write_json, write_text
+from medmnist_diffusion.files import write_json, write_text
 from medmnist_diffusion.metrics.extractors import OFFLINE_PAIR
 from medmnist_diffusion.metrics.records import MetricRecord
+from medmnist_diffusion.publish.plots import REPORT_DPI, save_figure
 from medmnist_diffusion.studies.cells import CellResult
 from medmnist_diffusion.studies.comparison import (
     ALPHA,
@@ -28,9 +29,6 @@ from medmnist_diffusion.studies.comparison import (
     one_contrast,
     verdict,
 )
-
-matplotlib.use("Agg")
-from matplotlib import pyplot as plt
 
 TITLES = {
     "losses": "Losses",
@@ -222,7 +220,7 @@ def _head(dataset: ImageDataset, command: str, dropped: Sequence[str]) -> str:
         "real images; distances of different columns do not compare. Distance ÷ floor compares better, but where a space has "
         "nearly as many dimensions as there are images, both are mostly the bias of few images, and the ratio is pressed to 1."
         f"\n\nThe figure named in advance is the first, {PRIMARY.lower()} (geometric mean of classifier and texture, of those "
-        "that could be measured); others stand beside it. Tests, on the logarithm: an arm differs from another where two tests say "
+        "that could be measured); others stand beside it. Tests (of logarithms): an arm differs from another where two tests say "
         "so, Student's t with the variance of all arms (arm + seed + chance), Holm's correction within a figure, and the paired "
         "t-test of the two; the p-value is the larger one. Figures, parts and shares are tested each by itself at 5 %. With "
         "fewer than three seeds take none of it "
@@ -328,7 +326,7 @@ def plot_ratios(part: PartResult, path: Path) -> None:
         axis.grid(alpha=0.3)
     axes[0][0].set_yticks(range(len(part.arms)), part.arms, fontsize=8)
     axes[0][0].invert_yaxis()
-    _save(figure, path)
+    save_figure(figure, path, REPORT_DPI)
 
 
 def plot_curves(part: PartResult, path: Path) -> None:
@@ -347,7 +345,7 @@ def plot_curves(part: PartResult, path: Path) -> None:
         axis.set(xlabel="step", yscale="linear" if "÷" in name else "log")
         axis.grid(alpha=0.3)
     axes[0][0].legend(fontsize=8)
-    _save(figure, path)
+    save_figure(figure, path, REPORT_DPI)
 
 
 def plot_grids(part: PartResult, folder: Path) -> None:
@@ -363,10 +361,4 @@ def plot_grids(part: PartResult, folder: Path) -> None:
                 axis.imshow(np.asarray(picture), cmap="gray", vmin=0, vmax=255, interpolation="nearest")
         axis.set_ylabel(cell.arm.name, rotation=0, ha="right", va="center", fontsize=8)
         axis.set(xticks=[], yticks=[])
-    _save(figure, folder / f"{part.name}_grids.png")
-
-
-def _save(figure: Any, path: Path) -> None:
-    with atomic_file(path) as temporary:
-        figure.savefig(temporary, dpi=80)
-    plt.close(figure)
+    save_figure(figure, folder / f"{part.name}_grids.png", REPORT_DPI)

@@ -11,11 +11,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict
 
 from medmnist_diffusion.data import ImageDataset, Split
 from medmnist_diffusion.errors import TrainingDivergedError, UserError
-from medmnist_diffusion.files import atomic_file, write_json
+from medmnist_diffusion.files import atomic_file, read_kept, write_json
 from medmnist_diffusion.metrics import memorization
 from medmnist_diffusion.metrics.evaluation import Evaluation
 from medmnist_diffusion.metrics.extractors import OFFLINE_PAIR, make_extractor
@@ -108,14 +108,7 @@ class Study:
 
     def read(self, regime: Regime, seed: int) -> UnitResult | None:
         """A unit's file, finished or not; None where there is none. A UserError names a damaged one."""
-        path = self.path(regime, seed)
-        if not path.is_file():
-            return None
-        try:
-            return UnitResult.model_validate_json(path.read_text(encoding="utf-8"))
-        except (OSError, ValidationError) as error:
-            reason = " ".join(str(error).split())[:200]
-            raise UserError(f"{path} is no valid unit ({reason}). Remove it: it will be made again.") from None
+        return read_kept(self.path(regime, seed), UnitResult, "unit")
 
     def missing(self, regime: Regime, seed: int) -> list[Arm]:
         """The arms that a unit still lacks: without a result, or with one of other settings, or without its scores."""
