@@ -20,6 +20,8 @@ from sklearn.metrics import roc_auc_score
 
 from medmnist_diffusion import cli
 from medmnist_diffusion.data import ImageDataset, Split, load_dataset, phantom
+from medmnist_diffusion.errors import StoppedError
+from medmnist_diffusion.studies import generators, selection
 from medmnist_diffusion.studies.arms import ARMS, BY_NAME, CLASSICAL, OVERSAMPLED, PRIMARY, with_controls
 from medmnist_diffusion.studies.augmentation import planned_effect
 from medmnist_diffusion.studies.augmentation_report import judge_regime
@@ -167,6 +169,14 @@ def test_beating_one_control_alone_is_not_enough() -> None:
     rng = np.random.default_rng(2)
     arms = {arm: 0.06 if arm in CANDIDATES or arm.startswith("oversampled") else 0.0 for arm in NAMES}
     assert [verdict_of(simulated(rng, arms)) for _ in range(100)].count("helps") <= 5
+
+
+def test_where_nothing_helps_the_first_control_is_recommended_unless_another_is_better() -> None:
+    rng = np.random.default_rng(6)
+    found = [judged(simulated(rng, dict.fromkeys(NAMES, 0.0))) for _ in range(60)]
+    assert sum(one.recommended == CLASSICAL.name for one in found) >= 55
+    better = dict.fromkeys(NAMES, 0.0) | {OVERSAMPLED.name: 0.06}
+    assert sum(judged(simulated(rng, better)).recommended == OVERSAMPLED.name for _ in range(20)) >= 19
 
 
 def test_interval_covers_the_truth_for_new_draws_and_new_test_images() -> None:
@@ -359,6 +369,31 @@ def test_generators_train_on_the_regime_alone(small: ImageDataset, tmp_path: Pat
     assert sorted(summary["training_images"] for summary in summaries) == [len(regime.dataset.train), len(small.train)]
 
 
+def test_units_know_the_whole_recipe(small: ImageDataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another default of the training, or of a selection, makes other units."""
+    source = DiffusionSource(tmp_path, small, {"max_train_steps": 20}, 8)
+    study = Study(tmp_path, small, source, Recipe(), ARMS)
+    before = study.fingerprint(Regime(0.1), 0)
+    monkeypatch.setattr(generators, "checked_config", lambda config: replace(config, ema_decay=0.5))
+    recipe = study.fingerprint(Regime(0.1), 0)
+    monkeypatch.undo()
+    monkeypatch.setattr(selection, "SETTINGS", [0.4])
+    assert len({before, recipe, study.fingerprint(Regime(0.1), 0)}) == 3
+
+
+def test_arms_that_were_not_asked_for_are_not_judged(
+    finished: Path, small_npz: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "fewer"
+    shutil.copytree(finished, folder)
+    arguments = study_command(small_npz, folder)
+    arguments.remove("diverse-25")
+    assert cli.main(arguments) == 0
+    results = json.loads((folder / "results.json").read_text(encoding="utf-8"))
+    assert "diverse-25" not in {cell["arm"] for cell in results["cells"]}
+    assert all("diverse-25" not in regime["beats_controls"] for regime in results["regimes"])
+
+
 @pytest.mark.slow
 def test_metrics_of_real_images_are_like_their_floors(small: ImageDataset) -> None:
     arrays = phantom.make_phantom(seed=9, counts={"train": 600})
@@ -431,7 +466,7 @@ def test_interrupted_it_ends_with_the_same_results(
         time.sleep(0.2)
     process.send_signal(number)
     _, errors = process.communicate(timeout=60)
-    assert process.returncode != 0
+    assert process.returncode == (StoppedError.exit_code if number == signal.SIGTERM else -number)
     if number == signal.SIGTERM:
         assert "The same command goes on" in errors
         assert "Traceback" not in errors

@@ -70,7 +70,7 @@ class DiffusionSource:
     def identity(self) -> str:
         sampling: dict[str, Any] = {"num_images": self.num_images, "guidance_scale": GUIDANCE, "strength": STRENGTH}
         sampling |= {"sampler": DEFAULT_SAMPLER, "steps": STEPS}
-        content = [self._training(self._config("", 0, "")), sampling]
+        content = [self._training(self._config("any", 0, "run")), sampling]
         digest = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
         return json.dumps({**self.options, **sampling, "recipe": digest}, sort_keys=True)
 
