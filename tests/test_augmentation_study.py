@@ -21,11 +21,9 @@ from sklearn.metrics import roc_auc_score
 from medmnist_diffusion import cli
 from medmnist_diffusion.data import ImageDataset, Split, load_dataset, phantom
 from medmnist_diffusion.errors import StoppedError
-from medmnist_diffusion.studies import generators, selection
-from medmnist_diffusion.studies.arms import ARMS, BY_NAME, CLASSICAL, OVERSAMPLED, PRIMARY, with_controls
-from medmnist_diffusion.studies.augmentation import planned_effect
-from medmnist_diffusion.studies.augmentation_report import judge_regime
-from medmnist_diffusion.studies.classifiers import (
+from medmnist_diffusion.studies.augmentation import generators, selection
+from medmnist_diffusion.studies.augmentation.arms import ARMS, BY_NAME, CLASSICAL, OVERSAMPLED, PRIMARY, with_controls
+from medmnist_diffusion.studies.augmentation.classifiers import (
     ImageClassifier,
     MixedBatches,
     Mixture,
@@ -34,12 +32,14 @@ from medmnist_diffusion.studies.classifiers import (
     fit,
     predicted_logits,
 )
-from medmnist_diffusion.studies.effects import Judgement, Results, effect, judge
-from medmnist_diffusion.studies.generators import DiffusionSource, Pool
-from medmnist_diffusion.studies.regimes import LEAST, Regime, RegimeData, draw_regime
-from medmnist_diffusion.studies.scores import figures_of, probabilities, resampled_auc, scores_of
-from medmnist_diffusion.studies.selection import SELECTIONS
-from medmnist_diffusion.studies.units import Study, pool_metrics, run_unit
+from medmnist_diffusion.studies.augmentation.effects import Judgement, Results, effect, judge
+from medmnist_diffusion.studies.augmentation.generators import DiffusionSource, Pool
+from medmnist_diffusion.studies.augmentation.regimes import LEAST, Regime, RegimeData, draw_regime
+from medmnist_diffusion.studies.augmentation.report import judge_regime
+from medmnist_diffusion.studies.augmentation.scores import figures_of, probabilities, resampled_auc, scores_of
+from medmnist_diffusion.studies.augmentation.selection import SELECTIONS
+from medmnist_diffusion.studies.augmentation.study import planned_effect
+from medmnist_diffusion.studies.augmentation.units import Study, pool_metrics, run_unit
 
 QUICK = Recipe(steps=60, batch_size=64, learning_rates=(3e-3,))
 

@@ -21,11 +21,12 @@ from medmnist_diffusion.data import load_dataset
 from medmnist_diffusion.errors import UserError
 from medmnist_diffusion.metrics.extractors import make_extractor
 from medmnist_diffusion.metrics.records import MetricRecord
-from medmnist_diffusion.studies.cells import Arm, Bench, CellResult, corrupted, run_cell
-from medmnist_diffusion.studies.comparison import all_pairs, changes, contrasts, mean_and_spread, verdict
-from medmnist_diffusion.studies.loss import SOURCE, WATERFALL, Clock, Part, best_arm, plan_seeds, waterfall
-from medmnist_diffusion.studies.loss_report import PRIMARY, PartResult, proposed_settings, verdicts, write_report
-from medmnist_diffusion.studies.rating import Rating, make_server
+from medmnist_diffusion.studies.loss.cells import Arm, Bench, CellResult, corrupted, run_cell
+from medmnist_diffusion.studies.loss.comparison import all_pairs, changes, contrasts, verdict
+from medmnist_diffusion.studies.loss.rating import Rating, make_server
+from medmnist_diffusion.studies.loss.report import PRIMARY, PartResult, proposed_settings, verdicts, write_report
+from medmnist_diffusion.studies.loss.study import SOURCE, WATERFALL, Clock, Part, best_arm, plan_seeds, waterfall
+from medmnist_diffusion.studies.tables import mean_and_spread
 
 # Comparison
 

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from medmnist_diffusion.errors import UserError
 
 STUDIES = {
-    "loss": "medmnist_diffusion.studies.loss",
-    "augmentation": "medmnist_diffusion.studies.augmentation",
+    "loss": "medmnist_diffusion.studies.loss.study",
+    "augmentation": "medmnist_diffusion.studies.augmentation.study",
 }
 
 

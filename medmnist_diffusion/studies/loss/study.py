@@ -27,8 +27,8 @@ from medmnist_diffusion.metrics.extractors import OFFLINE_PAIR, Extractor, make_
 from medmnist_diffusion.metrics.inception import weights_at_hand
 from medmnist_diffusion.metrics.memorization import clean_held_out
 from medmnist_diffusion.studies.budget import chosen_precision, seconds_of
-from medmnist_diffusion.studies.cells import Arm, Bench, CellResult, generate_cell, run_cell
-from medmnist_diffusion.studies.loss_report import PartResult, geometric_ratio, proposed_settings, write_report
+from medmnist_diffusion.studies.loss.cells import Arm, Bench, CellResult, generate_cell, run_cell
+from medmnist_diffusion.studies.loss.report import PartResult, geometric_ratio, proposed_settings, write_report
 from medmnist_diffusion.training.config import preset
 
 PARTS = ("losses", "waterfall", "parameters", "robustness")
@@ -335,7 +335,7 @@ def main(argv: Sequence[str]) -> None:
 
 
 def _rate(folder: Path, part: Part, seeds: int) -> None:
-    from medmnist_diffusion.studies.rating import rate
+    from medmnist_diffusion.studies.loss.rating import rate
 
     done = [cell for seed in range(seeds) for arm in part.arms if (cell := part.bench.finished(arm, seed))]
     best = best_arm(part.arms, done)

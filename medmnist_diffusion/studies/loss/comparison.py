@@ -141,12 +141,3 @@ def changes(figure: str, found: Sequence[Contrast]) -> str:
 
 def listed(names: Sequence[str]) -> str:
     return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
-
-
-def mean_and_spread(values: Sequence[float]) -> str:
-    """`mean ± standard deviation` of a few seeds, as tables print it."""
-    if len(values) == 0:
-        return "–"
-    if len(values) == 1:
-        return f"{values[0]:.3g}"
-    return f"{np.mean(values):.3g} ± {np.std(values, ddof=1):.2g}"

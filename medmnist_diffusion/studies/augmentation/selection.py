@@ -18,7 +18,7 @@ from medmnist_diffusion.metrics.memorization import (
     nearest_copies,
     nearest_features,
 )
-from medmnist_diffusion.studies.classifiers import ImageClassifier, predicted_logits
+from medmnist_diffusion.studies.augmentation.classifiers import ImageClassifier, predicted_logits
 
 KEPT_SHARE = 0.5  # of the pool
 LEAST_SHARE = 0.1

@@ -17,18 +17,18 @@ from medmnist_diffusion.files import write_json, write_text
 from medmnist_diffusion.metrics.extractors import OFFLINE_PAIR
 from medmnist_diffusion.metrics.records import MetricRecord
 from medmnist_diffusion.publish.plots import REPORT_DPI, save_figure
-from medmnist_diffusion.studies.cells import CellResult
-from medmnist_diffusion.studies.comparison import (
+from medmnist_diffusion.studies.loss.cells import CellResult
+from medmnist_diffusion.studies.loss.comparison import (
     ALPHA,
     Contrast,
     all_pairs,
     changes,
     contrasts,
     listed,
-    mean_and_spread,
     one_contrast,
     verdict,
 )
+from medmnist_diffusion.studies.tables import markdown_table, mean_and_spread
 
 TITLES = {
     "losses": "Losses",
@@ -291,20 +291,20 @@ def _proposal(part: PartResult, folder: Path) -> str:
 
 def _table(arms: Sequence[str], columns: Table, floors: dict[str, float]) -> str:
     """Markdown: a row an arm, the real images' row last."""
-    rows = [["", *columns], ["---"] * (len(columns) + 1)]
+    rows = []
     for arm in arms:
         rows.append([arm, *(mean_and_spread(list(by_arm.get(arm, {}).values())) for by_arm in columns.values())])
     if floors:
         rows.append(["*real images*", *(f"{floors[label]:.3g}" if label in floors else "" for label in columns)])
-    return "\n".join(f"| {' | '.join(row)} |" for row in rows)
+    return markdown_table(["", *columns], rows)
 
 
 def _contrast_table(found: Sequence[Contrast]) -> str:
-    rows = [["", "÷", "ratio", "95 % interval", "p (Holm)"], ["---"] * 5]
+    rows = []
     for c in found:
         interval = "–" if c.interval is None else f"{c.interval[0]:.2f} … {c.interval[1]:.2f}"
         rows.append([c.first, c.second, f"{c.ratio:.2f}", interval, f"{c.p_value:.2g}"])
-    return "\n".join(f"| {' | '.join(row)} |" for row in rows)
+    return markdown_table(["", "÷", "ratio", "95 % interval", "p (Holm)"], rows)
 
 
 def plot_ratios(part: PartResult, path: Path) -> None:

@@ -20,12 +20,19 @@ from medmnist_diffusion.metrics import memorization
 from medmnist_diffusion.metrics.evaluation import Evaluation
 from medmnist_diffusion.metrics.extractors import OFFLINE_PAIR, make_extractor
 from medmnist_diffusion.publish.plots import save_sides
-from medmnist_diffusion.studies import selection
-from medmnist_diffusion.studies.arms import CLASSICAL, Arm
-from medmnist_diffusion.studies.classifiers import Fitted, ImageClassifier, Mixture, Recipe, fit, predicted_logits
-from medmnist_diffusion.studies.generators import Pool, Source
-from medmnist_diffusion.studies.regimes import Regime, RegimeData, draw_regime
-from medmnist_diffusion.studies.scores import figures_of, scores_of
+from medmnist_diffusion.studies.augmentation import selection
+from medmnist_diffusion.studies.augmentation.arms import CLASSICAL, Arm
+from medmnist_diffusion.studies.augmentation.classifiers import (
+    Fitted,
+    ImageClassifier,
+    Mixture,
+    Recipe,
+    fit,
+    predicted_logits,
+)
+from medmnist_diffusion.studies.augmentation.generators import Pool, Source
+from medmnist_diffusion.studies.augmentation.regimes import Regime, RegimeData, draw_regime
+from medmnist_diffusion.studies.augmentation.scores import figures_of, scores_of
 
 VERSION = 2  # change it with what a unit's figures mean: units of another version are made again
 JUDGED = 500  # generated images whose metrics stand beside the gain

@@ -19,12 +19,12 @@ from medmnist_diffusion.data.audit import audit, describe, findings
 from medmnist_diffusion.files import write_json, write_text
 from medmnist_diffusion.publish.card import OPEN_LICENSES
 from medmnist_diffusion.publish.plots import REPORT_DPI, save_figure
-from medmnist_diffusion.studies.arms import BY_NAME, CLASSICAL, LEAKY, OVERSAMPLED, PRIMARY
-from medmnist_diffusion.studies.comparison import mean_and_spread
-from medmnist_diffusion.studies.effects import ALPHA, Effect, Judgement, Results, effect, effects, judge
-from medmnist_diffusion.studies.regimes import Regime
-from medmnist_diffusion.studies.scores import FIGURES, resampled_auc
-from medmnist_diffusion.studies.units import Study, UnitResult, picture_path
+from medmnist_diffusion.studies.augmentation.arms import BY_NAME, CLASSICAL, LEAKY, OVERSAMPLED, PRIMARY
+from medmnist_diffusion.studies.augmentation.effects import ALPHA, Effect, Judgement, Results, effect, effects, judge
+from medmnist_diffusion.studies.augmentation.regimes import Regime
+from medmnist_diffusion.studies.augmentation.scores import FIGURES, resampled_auc
+from medmnist_diffusion.studies.augmentation.units import Study, UnitResult, picture_path
+from medmnist_diffusion.studies.tables import markdown_table, mean_and_spread
 
 RESAMPLINGS = 500
 ENOUGH = 8  # draws, for a verdict
@@ -269,15 +269,15 @@ LIMITS = (
 
 
 def _of_regime(study: Study, result: RegimeResult) -> list[str]:
-    rows = [["arm", *NAMES.values(), "distinct generated images", "better than both controls, p (Holm)"]]
-    rows += [["---"] * len(rows[0])]
+    head = ["arm", *NAMES.values(), "distinct generated images", "better than both controls, p (Holm)"]
+    rows = []
     for arm in result.arms:
         note = " (a leak: not comparable)" if BY_NAME[arm].leaky else ""
         distinct = np.mean([cell.n_synthetic for unit in result.units if (cell := unit.cell(arm))])
         p_value = f"{result.judgement.beats_controls[arm]:.2g}" if arm in result.judgement.beats_controls else ""
         figures = [mean_and_spread(result.draws(arm, name)) for name in FIGURES]
         rows.append([arm + note, *figures, f"{distinct:.0f}", p_value])
-    tests = [["arm", "−", *HIGHER.values(), "95 % interval, AUC", "p, AUC", "Holm"], ["---"] * (len(HIGHER) + 5)]
+    tests = []
     by_figure = {
         name: {
             (one.arm, one.control): one
@@ -309,28 +309,24 @@ def _of_regime(study: Study, result: RegimeResult) -> list[str]:
         f"## {result.regime.name}",
         f"{per_class}; {result.units[0].n_val} validation images; {len(result.units)} draws.{found}",
         *pictures,
-        _markdown(rows),
+        markdown_table(head, rows),
         "Differences ± standard error (AUC: of the draws and the test set; the others: of the draws alone):",
-        _markdown(tests),
+        markdown_table(["arm", "−", *HIGHER.values(), "95 % interval, AUC", "p, AUC", "Holm"], tests),
         recalls,
     ]
 
 
 def _recalls(study: Study, result: RegimeResult) -> str:
     arms = [arm for arm in (CLASSICAL.name, OVERSAMPLED.name, PRIMARY.name) if arm in result.arms]
-    rows = [["recall", *study.dataset.id2label.values()], ["---"] * (study.dataset.num_classes + 1)]
+    rows = []
     for arm in arms:
         recall = np.array([cell.recall for unit in result.units if (cell := unit.cell(arm))])
         rows.append([arm, *(mean_and_spread(list(column)) for column in recall.T)])
-    return _markdown(rows)
+    return markdown_table(["recall", *study.dataset.id2label.values()], rows)
 
 
 def _difference(one: Effect | None) -> str:
     return "–" if one is None else f"{one.difference:+.4f} ± {one.error:.4f}"
-
-
-def _markdown(rows: list[list[str]]) -> str:
-    return "\n".join(f"| {' | '.join(cell.replace('|', '/') for cell in row)} |" for row in rows)
 
 
 def _worth(results: Sequence[RegimeResult]) -> str:
@@ -370,8 +366,13 @@ def _worth(results: Sequence[RegimeResult]) -> str:
 
 
 def _leak(results: Sequence[RegimeResult]) -> str:
-    rows = [["regime", f"honest: {PRIMARY.name} − {CLASSICAL.name}", f"leaky: {LEAKY.name} − {CLASSICAL.name}", "inflated by"],
-            ["---"] * 4]  # fmt: skip
+    head = [
+        "regime",
+        f"honest: {PRIMARY.name} − {CLASSICAL.name}",
+        f"leaky: {LEAKY.name} − {CLASSICAL.name}",
+        "inflated by",
+    ]
+    rows = []
     for result in results:
         values = [
             effect(result.auc, *pair)
@@ -381,7 +382,7 @@ def _leak(results: Sequence[RegimeResult]) -> str:
             rows.append([result.regime.name, *map(_difference, values)])
     return (
         "The leaky arm's generator saw the whole training set, the classifier's real images were those of the regime, as in many "
-        "published gains. It is shown to measure that mistake, and has no verdict.\n\n" + _markdown(rows)
+        "published gains. It is shown to measure that mistake, and has no verdict.\n\n" + markdown_table(head, rows)
     )
 
 
@@ -402,7 +403,7 @@ def _usefulness(results: Sequence[RegimeResult], folder: Path) -> str:
                         values.append(measured.get(name, np.nan))
     if len(gains) < 4:
         return "Too few generators for a correlation."
-    rows, gain = [["metric", "rank correlation with the gain", "pools"], ["---"] * 3], np.array(gains)
+    rows, gain = [], np.array(gains)
     for name, of_pools in metrics.items():
         figures = np.array(of_pools)
         known = np.isfinite(figures)
@@ -414,7 +415,7 @@ def _usefulness(results: Sequence[RegimeResult], folder: Path) -> str:
         "Gain: AUC of the 25 % arm that uses a pool − *classical*, of the same draw. Distances, precision and the like are figure "
         "÷ floor. Draws of different regimes stand together, so that a correlation may be that of the number of real images, and "
         "the pools of one draw share a control: no p-value is given.\n\n"
-        + _markdown(rows)
+        + markdown_table(["metric", "rank correlation with the gain", "pools"], rows)
         + "\n\n![Metrics and gain](usefulness.png)"
     )
 

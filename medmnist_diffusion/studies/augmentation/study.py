@@ -25,15 +25,15 @@ from medmnist_diffusion.diffusion.machine import probe_precision, start_processe
 from medmnist_diffusion.diffusion.sampling import DEFAULT_SAMPLER, DEFAULT_STEPS
 from medmnist_diffusion.diffusion.unet import build_unet
 from medmnist_diffusion.errors import UserError
-from medmnist_diffusion.studies.arms import ARMS, BY_NAME, CLASSICAL, LEAKY, PRIMARY, Arm, with_controls
-from medmnist_diffusion.studies.augmentation_report import write_report
+from medmnist_diffusion.studies.augmentation.arms import ARMS, BY_NAME, CLASSICAL, LEAKY, PRIMARY, Arm, with_controls
+from medmnist_diffusion.studies.augmentation.classifiers import NETWORKS, Mixture, Recipe, timed_step
+from medmnist_diffusion.studies.augmentation.effects import smallest_detectable
+from medmnist_diffusion.studies.augmentation.generators import FRACTION, STRENGTH, DiffusionSource
+from medmnist_diffusion.studies.augmentation.regimes import LEAST, Regime
+from medmnist_diffusion.studies.augmentation.report import write_report
+from medmnist_diffusion.studies.augmentation.units import Study, UnitResult, measure_unit, run_unit
+from medmnist_diffusion.studies.augmentation.workers import available_cores, run_in_processes
 from medmnist_diffusion.studies.budget import chosen_precision, seconds_of
-from medmnist_diffusion.studies.classifiers import NETWORKS, Mixture, Recipe, timed_step
-from medmnist_diffusion.studies.effects import smallest_detectable
-from medmnist_diffusion.studies.generators import FRACTION, STRENGTH, DiffusionSource
-from medmnist_diffusion.studies.regimes import LEAST, Regime
-from medmnist_diffusion.studies.units import Study, UnitResult, measure_unit, run_unit
-from medmnist_diffusion.studies.workers import available_cores, run_in_processes
 from medmnist_diffusion.training.config import TrainingConfig
 
 SHARES = (0.01, 0.05, 0.25, 1.0)

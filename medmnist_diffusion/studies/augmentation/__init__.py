@@ -1,0 +1,1 @@
+"""Do generated images help a classifier? `study.py` is the command."""
