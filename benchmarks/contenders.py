@@ -17,12 +17,12 @@ from diffusers import DDPMScheduler, DPMSolverMultistepScheduler, UNet2DModel
 from diffusers.optimization import get_cosine_schedule_with_warmup
 from diffusers.training_utils import EMAModel
 from judging import train_quietly
-from medmnist_diffusion.training.config import read_config_file
 from torch.utils.flop_counter import FlopCounterMode
 
 from medmnist_diffusion.data.dataset import to_model_range, to_uint8
 from medmnist_diffusion.data.npz import write_npz
 from medmnist_diffusion.diffusion.sampling import generate, load_pipeline
+from medmnist_diffusion.training.config import read_config_file
 
 Sample = Callable[[int, int], np.ndarray]
 SAMPLE_BATCH = 64

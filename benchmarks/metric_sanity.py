@@ -18,8 +18,6 @@ from pathlib import Path
 
 import matplotlib
 import numpy as np
-from medmnist_diffusion.training.config import parse_config
-from medmnist_diffusion.training.train import train
 from scipy.ndimage import gaussian_filter
 from tqdm import tqdm
 
@@ -33,6 +31,8 @@ from medmnist_diffusion.metrics.extractors import make_extractor
 from medmnist_diffusion.metrics.frechet import FeatureStatistics, frechet_distance
 from medmnist_diffusion.metrics.intervals import Z, halves, spread
 from medmnist_diffusion.metrics.records import MetricRecord
+from medmnist_diffusion.training.config import parse_config
+from medmnist_diffusion.training.train import train
 
 matplotlib.use("Agg")
 from matplotlib import pyplot as plt

@@ -21,7 +21,6 @@ from pathlib import Path
 import numpy as np
 import yaml
 from judging import RESULTS, dataset_options, floor, judge, peak_memory_gib, summary_line, train_quietly
-from medmnist_diffusion.training.config import preset
 
 from medmnist_diffusion.data import load_dataset
 from medmnist_diffusion.data.audit import add_dataset_arguments
@@ -30,6 +29,7 @@ from medmnist_diffusion.diffusion.sampling import generate, load_pipeline
 from medmnist_diffusion.errors import run_command
 from medmnist_diffusion.files import write_json
 from medmnist_diffusion.metrics import memorization
+from medmnist_diffusion.training.config import preset
 
 PRESETS = ("fast", "default", "best")
 MOST = 1000

@@ -18,13 +18,13 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from judging import RESULTS
-from medmnist_diffusion.training.config import TrainingConfig
 from time_to_quality import matmul_gflops
 
 from medmnist_diffusion.diffusion.machine import start_processes, training_cost
 from medmnist_diffusion.diffusion.unet import build_unet, unshuffle_factor
 from medmnist_diffusion.errors import run_command
 from medmnist_diffusion.files import write_json
+from medmnist_diffusion.training.config import TrainingConfig
 
 SECONDS = 5.0
 DTYPES = {"no": None, "bf16": torch.bfloat16}

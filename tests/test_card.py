@@ -6,11 +6,11 @@ import shutil
 
 import pytest
 from huggingface_hub import ModelCard
-from medmnist_diffusion.training.config import OWN, TrainingConfig
 from PIL import Image
 
 from medmnist_diffusion import cli
 from medmnist_diffusion.publish.card import write_card
+from medmnist_diffusion.training.config import OWN, TrainingConfig
 
 from .conftest import run_python
 

@@ -12,7 +12,6 @@ from subprocess import Popen
 
 import numpy as np
 import pytest
-from medmnist_diffusion.training.config import TrainingConfig, checked_config, preset
 from scipy.stats import binomtest, ttest_rel
 from scipy.stats import t as student_t
 
@@ -27,6 +26,7 @@ from medmnist_diffusion.studies.loss.rating import Rating, make_server
 from medmnist_diffusion.studies.loss.report import PRIMARY, PartResult, proposed_settings, verdicts, write_report
 from medmnist_diffusion.studies.loss.study import SOURCE, WATERFALL, Clock, Part, best_arm, plan_seeds, waterfall
 from medmnist_diffusion.studies.tables import mean_and_spread
+from medmnist_diffusion.training.config import TrainingConfig, checked_config, preset
 
 # Comparison
 

@@ -10,9 +10,9 @@ import pytest
 import torch
 import torch.nn.functional as F
 from diffusers import DDIMScheduler, DDPMScheduler, DPMSolverMultistepScheduler, UNet2DModel
-from medmnist_diffusion.pipelines import ClassConditionalDDPMPipeline
 
 from medmnist_diffusion.diffusion.unet import build_noise_scheduler, build_unet
+from medmnist_diffusion.pipelines import ClassConditionalDDPMPipeline
 
 from .conftest import WITHOUT_US, run_python
 

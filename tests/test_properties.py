@@ -12,7 +12,6 @@ import yaml
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
-from medmnist_diffusion.training.config import TrainingConfig, parse_config, write_config
 from PIL import Image
 
 from medmnist_diffusion.data import load_dataset, to_model_range, to_uint8
@@ -23,6 +22,7 @@ from medmnist_diffusion.metrics.intervals import holm
 from medmnist_diffusion.metrics.kernel import kernel_distance
 from medmnist_diffusion.metrics.neighbours import precision_recall_density_coverage
 from medmnist_diffusion.sample import class_folder
+from medmnist_diffusion.training.config import TrainingConfig, parse_config, write_config
 
 settings.register_profile(
     "ci", max_examples=60, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow]

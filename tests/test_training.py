@@ -13,7 +13,6 @@ import torch
 import yaml
 from accelerate.commands.config.config_args import load_config_from_file
 from diffusers import UNet2DModel
-from medmnist_diffusion.training.config import parse_config
 from safetensors.torch import load_file
 from scipy.special import huber
 from scipy.stats import kstest, norm
@@ -31,6 +30,7 @@ from medmnist_diffusion.diffusion.unet import build_noise_scheduler, build_unet,
 from medmnist_diffusion.errors import TrainingDivergedError
 from medmnist_diffusion.files import file_hash
 from medmnist_diffusion.metrics import classifier
+from medmnist_diffusion.training.config import parse_config
 
 from .conftest import ROOT, run_python, small_training
 

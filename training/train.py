@@ -3,7 +3,7 @@
     accelerate launch training/train.py --dataset pneumoniamnist --output_dir runs/pneumonia
     accelerate launch training/train.py --config training/configs/default.yaml --dataset phantom --output_dir runs/x
 
-Read `train` from top to bottom: it is the whole method. An image x_0 is mixed with noise, x_t = √ᾱ_t x_0 + √(1−ᾱ_t) ε,
+Read `_train` from top to bottom: it is the whole method. An image x_0 is mixed with noise, x_t = √ᾱ_t x_0 + √(1−ᾱ_t) ε,
 at a random noise level t; the network sees x_t, t and the image's class, and learns to undo the mixing. Sampling later
 runs this backwards, from pure noise to an image, step by step.
 
@@ -26,14 +26,6 @@ from accelerate import Accelerator, PartialState
 from accelerate.state import AcceleratorState
 from accelerate.utils import DistributedType, broadcast_object_list, set_seed
 from diffusers.training_utils import EMAModel
-from medmnist_diffusion.training.config import (
-    CHOSEN,
-    TrainingConfig,
-    changed_settings,
-    parse_config,
-    read_config_file,
-    write_config,
-)
 from tqdm import tqdm
 
 from medmnist_diffusion.data import ImageDataset, load_dataset
@@ -41,8 +33,8 @@ from medmnist_diffusion.data.audit import audit, findings
 from medmnist_diffusion.data.duplicates import drop_leaks
 from medmnist_diffusion.diffusion.batches import TrainingBatches
 from medmnist_diffusion.diffusion.checkpoints import load_checkpoint, newest_checkpoint, read_state, save_checkpoint
-from medmnist_diffusion.diffusion.held_out import HeldOut, held_out_losses
-from medmnist_diffusion.diffusion.loss_log import BUCKETS, LossLog, LossMeter, diverged
+from medmnist_diffusion.diffusion.held_out import HeldOut, held_out_row
+from medmnist_diffusion.diffusion.loss_log import LossLog, LossMeter, diverged
 from medmnist_diffusion.diffusion.machine import (
     check_training_memory,
     check_weights_memory,
@@ -59,6 +51,14 @@ from medmnist_diffusion.files import could_not_write
 from medmnist_diffusion.publish.card import check_license
 from medmnist_diffusion.publish.pipeline_folder import save_pipeline_folder, save_sample_grid, saved_step
 from medmnist_diffusion.publish.plots import plot_loss
+from medmnist_diffusion.training.config import (
+    CHOSEN,
+    TrainingConfig,
+    changed_settings,
+    parse_config,
+    read_config_file,
+    write_config,
+)
 
 HELD_OUT_SEED = 0  # whatever the run's own seed, so that runs compare
 RAW_GRIDS_UNTIL = 1000  # while the average is young, the grid of the raw weights is drawn beside it
@@ -110,7 +110,6 @@ def _train(config: TrainingConfig, dataset: ImageDataset | None, run: Path, stop
     dataset, dropped = drop_leaks(as_given) if config.drop_leaks else (as_given, 0)
     if config.drop_leaks:
         print(f"{dropped} training images that also stand in val or test were removed.")
-    null_label = dataset.num_classes
 
     # 3. The network and the noise it learns to undo: both stock diffusers classes.
     set_seed(config.seed)
@@ -169,15 +168,15 @@ def _train(config: TrainingConfig, dataset: ImageDataset | None, run: Path, stop
         batch_size,
         config.seed,
         config.num_train_timesteps,
-        null_label,
-        config.label_dropout,
-        config.class_balanced,
-        config.random_shift,
-        config.random_flip,
-        accelerator.process_index,
-        accelerator.num_processes,
-        accelerator.device,
-        log_snr(scheduler) if config.timestep_sampling == "log_snr" else None,
+        null_label=dataset.num_classes,
+        label_dropout=config.label_dropout,
+        class_balanced=config.class_balanced,
+        random_shift=config.random_shift,
+        random_flip=config.random_flip,
+        rank=accelerator.process_index,
+        world_size=accelerator.num_processes,
+        device=accelerator.device,
+        log_snr=log_snr(scheduler) if config.timestep_sampling == "log_snr" else None,
     )
     # The same questions to training and to held-out images, every time: where the answers part, memorizing begins.
     held_out = {
@@ -285,20 +284,6 @@ def _train(config: TrainingConfig, dataset: ImageDataset | None, run: Path, stop
         spent = elapsed() / (60 * config.max_train_minutes)
         return broadcast_object_list([spent])[0] if accelerator.num_processes > 1 else spent
 
-    def held_out_row() -> dict[str, float]:
-        """The average weights' losses on fixed images, noise and timesteps, and the squared error, on val also by noise level."""
-        arguments = (factor, config.loss_type, config.huber_delta)
-        on_train, train_squares = held_out_losses(ema_unet, scheduler, held_out["train"], *arguments)
-        on_val, squares = held_out_losses(ema_unet, scheduler, held_out["val"], *arguments)
-        by_bucket = {f"val_l2_bucket_{i}": float(part.mean()) for i, part in enumerate(squares.chunk(BUCKETS))}
-        return {
-            "train_loss_fixed": float(on_train.mean()),
-            "val_loss": float(on_val.mean()),
-            "train_l2": float(train_squares.mean()),
-            "val_l2": float(squares.mean()),
-            **by_bucket,
-        }
-
     def log_step(validate: bool) -> None:
         """A row of loss.csv; with `validate` also the held-out losses, the plot, and the best pipeline so far."""
         nonlocal last_step, last_time, best, best_val_loss
@@ -314,7 +299,7 @@ def _train(config: TrainingConfig, dataset: ImageDataset | None, run: Path, stop
         last_step, last_time = step, now
         ema.copy_to(ema_unet.parameters())
         if validate and is_main:
-            row |= held_out_row()
+            row |= held_out_row(ema_unet, scheduler, held_out, factor, config.loss_type, config.huber_delta)
         log.append(row)
         accelerator.log({key: value for key, value in row.items() if key != "step"}, step=step)
         _show(bar, row, max_steps or round(step / max(spent, 1e-9)))
@@ -396,7 +381,9 @@ def _train(config: TrainingConfig, dataset: ImageDataset | None, run: Path, stop
     # 8. The end: the last checkpoint, the curve, and the pipeline folder that gets evaluated and published.
     save_state()
     if is_main:
-        val_loss = held_out_row()["val_loss"]
+        val_loss = held_out_row(ema_unet, scheduler, held_out, factor, config.loss_type, config.huber_delta)[
+            "val_loss"
+        ]
         folder = save_pipeline("pipeline", "latest", val_loss, step, seconds)
         save_sample_grid(ema_unet, scheduler, dataset, config, run / "samples" / f"step_{step:08d}.png")
         print(

@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from diffusers import DDPMScheduler, UNet2DModel
 
 from medmnist_diffusion.data.dataset import Split, to_model_range
+from medmnist_diffusion.diffusion.loss_log import BUCKETS
 from medmnist_diffusion.diffusion.objectives import loss_per_image, prediction_target
 
 IMAGES = 512
@@ -32,6 +33,28 @@ class HeldOut:
         timesteps = ((torch.arange(count) + 0.5) / count * num_train_timesteps).long()
         noise = torch.randn(images.shape, generator=generator)
         return cls(images, torch.from_numpy(split.labels[rows]), noise, timesteps)
+
+
+def held_out_row(
+    unet: UNet2DModel,
+    scheduler: DDPMScheduler,
+    problems: dict[str, HeldOut],
+    pixel_unshuffle: int,
+    loss_type: str,
+    huber_delta: float,
+) -> dict[str, float]:
+    """The mean losses on the problems `train` and `val`, and the squared errors, on val also by noise level, for loss.csv."""
+    arguments = (pixel_unshuffle, loss_type, huber_delta)
+    on_train, train_squares = held_out_losses(unet, scheduler, problems["train"], *arguments)
+    on_val, squares = held_out_losses(unet, scheduler, problems["val"], *arguments)
+    by_bucket = {f"val_l2_bucket_{i}": float(part.mean()) for i, part in enumerate(squares.chunk(BUCKETS))}
+    return {
+        "train_loss_fixed": float(on_train.mean()),
+        "val_loss": float(on_val.mean()),
+        "train_l2": float(train_squares.mean()),
+        "val_l2": float(squares.mean()),
+        **by_bucket,
+    }
 
 
 @torch.no_grad()
