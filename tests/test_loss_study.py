@@ -101,6 +101,8 @@ def test_what_is_said():
     found = contrasts("x", clear, [("b", "a"), ("c", "b")])
     assert changes("x", found) == "x: worse: b (× 2), c (× 2)."
     assert mean_and_spread([1.0, 3.0]) == "2 ± 1.4"
+    assert mean_and_spread([1000.0, 1000.0]) == "1000 ± 0"
+    assert mean_and_spread([0.012345]) == "0.0123"
 
 
 def test_a_loss_that_is_half_as_good_is_found_with_three_seeds():

@@ -24,12 +24,9 @@ WEIGHT_COPIES = 6  # weights, gradients, two moments, two copies of the average
 
 def describe_machine() -> str:
     """What figures and speeds here depend on beside the code: `AVX512, 2 threads, torch 2.14.1`."""
-    device = torch.accelerator.current_accelerator()
     kind = torch.backends.cpu.get_cpu_capability()
-    if device is not None and device.type == "cuda":
-        kind = torch.cuda.get_device_name()
-    elif device is not None:
-        kind = device.type
+    if torch.accelerator.is_available():
+        kind = torch.cuda.get_device_name() if torch.cuda.is_available() else PartialState().device.type
     return f"{kind}, {torch.get_num_threads()} threads, torch {torch.__version__}"
 
 

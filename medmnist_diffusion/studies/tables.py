@@ -11,10 +11,15 @@ def markdown_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     return "\n".join(f"| {' | '.join(cell.replace('|', '/') for cell in line)} |" for line in lines)
 
 
+def short(value: float, digits: int = 3) -> str:
+    """A few digits, and no exponent for what a reader would write out."""
+    return f"{value:.0f}" if 100 <= abs(value) < 1e6 else f"{value:.{digits}g}"
+
+
 def mean_and_spread(values: Sequence[float]) -> str:
     """`mean ± standard deviation` of a few seeds."""
     if len(values) == 0:
         return "–"
     if len(values) == 1:
-        return f"{values[0]:.3g}"
-    return f"{np.mean(values):.3g} ± {np.std(values, ddof=1):.2g}"
+        return short(values[0])
+    return f"{short(float(np.mean(values)))} ± {short(float(np.std(values, ddof=1)), 2)}"

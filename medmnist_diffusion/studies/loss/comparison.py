@@ -8,6 +8,7 @@ import numpy as np
 from scipy.stats import t as student_t
 
 from medmnist_diffusion.metrics.intervals import holm
+from medmnist_diffusion.studies.tables import short
 
 ALPHA = 0.05
 Values = Mapping[str, Mapping[int, float]]  # arm → seed → a figure above 0, the lower the better
@@ -133,8 +134,8 @@ def one_contrast(c: Contrast) -> str:
 
 def changes(figure: str, found: Sequence[Contrast]) -> str:
     """Of changes (first) against what they change (second): which help, which harm."""
-    better = [f"{c.first} (× {c.ratio:.2g})" for c in found if c.p_value < ALPHA and c.ratio < 1]
-    worse = [f"{c.first} (× {c.ratio:.2g})" for c in found if c.p_value < ALPHA and c.ratio > 1]
+    better = [f"{c.first} (× {short(c.ratio, 2)})" for c in found if c.p_value < ALPHA and c.ratio < 1]
+    worse = [f"{c.first} (× {short(c.ratio, 2)})" for c in found if c.p_value < ALPHA and c.ratio > 1]
     said = [f"{word}: {', '.join(arms)}" for word, arms in (("better", better), ("worse", worse)) if arms]
     return f"{figure}: {'; '.join(said) or 'no change can be told from none'}."
 

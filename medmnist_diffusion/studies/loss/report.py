@@ -28,7 +28,7 @@ from medmnist_diffusion.studies.loss.comparison import (
     one_contrast,
     verdict,
 )
-from medmnist_diffusion.studies.tables import markdown_table, mean_and_spread
+from medmnist_diffusion.studies.tables import markdown_table, mean_and_spread, short
 
 TITLES = {
     "losses": "Losses",
@@ -295,7 +295,7 @@ def _table(arms: Sequence[str], columns: Table, floors: dict[str, float]) -> str
     for arm in arms:
         rows.append([arm, *(mean_and_spread(list(by_arm.get(arm, {}).values())) for by_arm in columns.values())])
     if floors:
-        rows.append(["*real images*", *(f"{floors[label]:.3g}" if label in floors else "" for label in columns)])
+        rows.append(["*real images*", *(short(floors[label]) if label in floors else "" for label in columns)])
     return markdown_table(["", *columns], rows)
 
 
