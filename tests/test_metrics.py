@@ -23,9 +23,10 @@ from medmnist_diffusion.errors import UserError
 from medmnist_diffusion.files import file_hash
 from medmnist_diffusion.metrics import classifier, inception
 from medmnist_diffusion.metrics.classifier import predict, real_data_classifier
-from medmnist_diffusion.metrics.evaluation import Evaluation, plan_comparison
+from medmnist_diffusion.metrics.evaluation import Evaluation
 from medmnist_diffusion.metrics.extractors import extract, make_extractor, texture_features
 from medmnist_diffusion.metrics.frechet import FeatureStatistics, frechet_distance, frechet_estimate
+from medmnist_diffusion.metrics.plan import plan_comparison
 from medmnist_diffusion.metrics.records import MetricRecord, Metrics, over_seeds
 
 from .conftest import run_python

@@ -28,98 +28,42 @@ from medmnist_diffusion.metrics.intervals import (
 )
 from medmnist_diffusion.metrics.kernel import kernel_distance
 from medmnist_diffusion.metrics.neighbours import NEAREST_K, precision_recall_density_coverage
+from medmnist_diffusion.metrics.plan import Comparison, class_counts, draw_rows, most_images, plan_comparison
 from medmnist_diffusion.metrics.records import NAMES, UNBIASED, MetricRecord
 
-MIN_IMAGES = 50  # below this no figure says anything
 MIN_CLASS_IMAGES = 20
 MAX_PAIRWISE = 5000  # images a side where all pairs are looked at: the cost stays linear beyond
 
 
 @dataclass(frozen=True)
-class Comparison:
-    """Which images stand on which side.
+class Space:
+    """A feature space: an extractor and one of its dimensions."""
 
-    The generated images, the reference (training) images, and as many other real images as there are generated ones: their
-    distance to the same reference is the floor that no generator is expected to beat.
-    """
+    extractor: str
+    dimension: int
 
-    generated: np.ndarray  # rows of the generated split
-    reference: np.ndarray  # rows of train
-    floor: np.ndarray  # rows of floor_split
-    floor_split: Split  # the held-out images, or train
-    floor_source: str
+    def __str__(self) -> str:
+        return f"{self.extractor} ({self.dimension})"
 
 
-def plan_comparison(
-    dataset: ImageDataset,
-    held_out: Split,
-    generated: Split,
-    num_real: int | None,
-    seed: int,
-    only_held_out: bool = False,
-) -> Comparison:
-    """Choose both sides so that the figure and its floor have the same size and the same class shares.
-
-    Class shares are those of the training split: a distance must not measure that the generated set is balanced. A class that
-    the generated images lack altogether is a loss, and is counted as one: the others fill its place.
-    The floor's images are held out where there are enough of them, else a part of train that is left out of the reference.
-    `only_held_out` takes fewer generated images instead: in a space that was fitted to the training images these lie too close
-    to each other, and their floor would be one that no fresh image reaches, real or not.
-
-    Raises:
-        UserError: if too few generated (or, with `only_held_out`, held-out) images fit the class shares.
-    """
-    # A stream each, so that the real side is the same for every model with as many images.
-    of_generated, of_floor, of_reference = (np.random.default_rng([seed, stream]) for stream in range(3))
-    train, k = dataset.train, dataset.num_classes
-    shares = np.bincount(train.labels, minlength=k) / len(train)
-    ours = np.bincount(generated.labels, minlength=k)
-    our_shares = shares * (ours > 0) / shares[ours > 0].sum()
-
-    room = _most(np.bincount(held_out.labels, minlength=k), shares)
-    if not only_held_out:
-        room = max(room, len(train) // 2)
-    counts = _counts(min(_most(ours, our_shares), room), shares)
-    n = int(counts.sum())
-    if n < MIN_IMAGES:
-        lack = "real images outside the reference" if room < MIN_IMAGES else f"of {len(generated)} generated images"
-        raise UserError(
-            f"only {n} {lack} fit the training set's class shares; at least {MIN_IMAGES} are needed. Give more of every class "
-            f"(training shares: {np.round(shares, 3).tolist()})."
-        )
-    chosen = _draw(generated.labels, counts if (ours > 0).all() else _spread_out(n, our_shares), of_generated)
-    if (np.bincount(held_out.labels, minlength=k) >= counts).all():
-        floor_split, source = held_out, f"{n} val images"
-        floor, reference = _draw(held_out.labels, counts, of_floor), np.arange(len(train))
-    else:
-        floor_split, source = train, f"{n} training images left out of the reference (val has too few)"
-        floor = _draw(train.labels, counts, of_floor)
-        reference = np.setdiff1d(np.arange(len(train)), floor)
-    if num_real is not None and num_real < len(reference):
-        reference = np.sort(of_reference.choice(reference, num_real, replace=False))
-    return Comparison(chosen, reference, floor, floor_split, source)
+CLASSIFIER = Space("classifier", FEATURES)
 
 
-def _most(available: np.ndarray, shares: np.ndarray) -> int:
-    """How many images with these class shares there are, from the numbers available a class."""
-    return int(np.min(available[shares > 0] / shares[shares > 0]))
+@dataclass(frozen=True)
+class Side:
+    """Rows of anything (features N×D, booleans N) with their labels."""
 
+    values: np.ndarray
+    labels: np.ndarray
 
-def _counts(n: int, shares: np.ndarray) -> np.ndarray:
-    """At most n images with the given class shares, a class."""
-    return np.floor(n * shares + 1e-9).astype(int)
+    def __len__(self) -> int:
+        return len(self.values)
 
-
-def _spread_out(n: int, shares: np.ndarray) -> np.ndarray:
-    """Exactly n images, as near to the shares as whole numbers are."""
-    edges = np.round(n * np.cumsum(shares) + 1e-9).astype(int)
-    return np.diff(edges, prepend=0)
-
-
-def _draw(labels: np.ndarray, counts: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Rows of `counts` images a class, drawn without replacement; all of a class that has fewer."""
-    rows = [rng.permutation(np.flatnonzero(labels == label))[:count] for label, count in enumerate(counts)]
-    return np.sort(np.concatenate(rows))
+    def of(self, class_: int | None) -> "Side":
+        """The rows of one class; all of them for None."""
+        if class_ is None:
+            return self
+        return Side(self.values[self.labels == class_], self.labels[self.labels == class_])
 
 
 class Evaluation:
@@ -157,10 +101,10 @@ class Evaluation:
         shares = np.where(scarce, 0, shares)
         if shares.any():
             shares /= shares.sum()
-            counts = _counts(_most(available, shares), shares)
+            counts = class_counts(most_images(available, shares), shares)
         else:
             counts = np.zeros(dataset.num_classes, int)
-        self.held_out_rows = _draw(self.held_out.labels, counts, np.random.default_rng([seed, 3]))
+        self.held_out_rows = draw_rows(self.held_out.labels, counts, np.random.default_rng([seed, 3]))
         self.judged_rows = self.plan.generated[~scarce[generated.labels[self.plan.generated]]]
         for class_ in np.setdiff1d(np.arange(dataset.num_classes), generated.labels):
             self._refuse("All figures: no generated image of this class", int(class_))
@@ -202,10 +146,10 @@ class Evaluation:
                 )
                 self._copies(space, near.distances, near_held_out.distances, "in feature space")
             elif not self.whole_train:
-                self._refuse(f"Memorized share, {space}: --num_real leaves training images out", None)
+                self._refuse(f"Memorized share, {space}: the reference is a part of the training images", None)
 
     def _compare(
-        self, space: "Space", floor_source: str, class_: int | None, reference: "Side", fresh: "Side", ours: "Side"
+        self, space: Space, floor_source: str, class_: int | None, reference: Side, fresh: Side, ours: Side
     ) -> None:
         """The distances, the four neighbour figures and the spread of one class, or of all."""
         dimension, n = space.dimension, min(len(reference), len(fresh), len(ours))
@@ -213,7 +157,7 @@ class Evaluation:
             self._refuse(f"{space}: at least {MIN_CLASS_IMAGES} images on either side are needed", class_)
             return
 
-        def add(name: str, estimate: Callable[["Side"], Estimate], n_real: int, n_generated: int) -> None:
+        def add(name: str, estimate: Callable[[Side], Estimate], n_real: int, n_generated: int) -> None:
             add_estimates(name, estimate(ours), estimate(fresh), n_real, n_generated)
 
         def add_estimates(
@@ -232,37 +176,37 @@ class Evaluation:
             )  # fmt: skip
 
         if n > dimension:
-            statistics = FeatureStatistics.of(reference.features)
+            statistics = FeatureStatistics.of(reference.values)
             add(
                 "frechet_distance",
-                lambda side: frechet_estimate(statistics, side.features, self.seed),
+                lambda side: frechet_estimate(statistics, side.values, self.seed),
                 len(reference),
                 len(ours),
             )
             if n // 10 > dimension:  # the smallest size within a half must exceed it, too
                 add(
                     "frechet_distance_extrapolated",
-                    lambda side: extrapolated_estimate(statistics, side.features, self.seed),
+                    lambda side: extrapolated_estimate(statistics, side.values, self.seed),
                     len(reference),
                     len(ours),
                 )
         else:
             self._refuse(f"Fréchet distance, {space}: more than {dimension} images on either side are needed", class_)
-        near, n_generated = self._thinned(reference.features), min(len(ours), MAX_PAIRWISE)
+        near, n_generated = self._thinned(reference.values), min(len(ours), MAX_PAIRWISE)
         add(
             "kernel_distance",
-            lambda side: kernel_distance(near, self._thinned(side.features), self.seed),
+            lambda side: kernel_distance(near, self._thinned(side.values), self.seed),
             len(near),
             n_generated,
         )
         of_ours, of_fresh = (
-            precision_recall_density_coverage(near, self._thinned(side.features), self.seed) for side in (ours, fresh)
+            precision_recall_density_coverage(near, self._thinned(side.values), self.seed) for side in (ours, fresh)
         )
         for name, value in of_ours.items():
             add_estimates(name, value, of_fresh[name], len(near), n_generated, note=f"k = {NEAREST_K}")
         add(
             "intra_class_spread",
-            lambda side: intra_class_spread(side.features, side.labels, self.seed),
+            lambda side: intra_class_spread(side.values, side.labels, self.seed),
             len(fresh),
             len(ours),
         )
@@ -288,12 +232,12 @@ class Evaluation:
                 "label_accuracy", CLASSIFIER, class_, ours, fresh, self._held_out_source(fresh), len(ours)
             )
 
-    def _side(self, values: np.ndarray, class_: int | None) -> "Side":
+    def _side(self, values: np.ndarray, class_: int | None) -> Side:
         """Values of the generated images: all of a class, or of as many as give the class shares of train."""
         whole, rows = Side(values, self.generated.labels), self.judged_rows
         return Side(values[rows], whole.labels[rows]) if class_ is None else whole.of(class_)
 
-    def _held_out_side(self, values: np.ndarray, class_: int | None) -> "Side":
+    def _held_out_side(self, values: np.ndarray, class_: int | None) -> Side:
         """Values of the held-out images, likewise."""
         whole, rows = Side(values, self.held_out.labels), self.held_out_rows
         return Side(values[rows], whole.labels[rows]) if class_ is None else whole.of(class_)
@@ -358,7 +302,7 @@ class Evaluation:
             self._duplicates(space, class_, flat_ours)
         return ours
 
-    def _duplicates(self, space: "Space", class_: int | None, flat_ours: np.ndarray) -> None:
+    def _duplicates(self, space: Space, class_: int | None, flat_ours: np.ndarray) -> None:
         """Near-duplicates among the generated images, by how near fresh real images are to each other."""
         plan = self.plan
         labels, floor_labels = self.generated.labels[plan.generated], plan.floor_split.labels[plan.floor]
@@ -377,11 +321,11 @@ class Evaluation:
             threshold.expected, f"{len(fresh)} real images among themselves, by construction", len(fresh), len(flagged),
         )  # fmt: skip
 
-    def _copies(self, space: "Space", ours: np.ndarray, held_out: np.ndarray, unit: str) -> None:
+    def _copies(self, space: Space, ours: np.ndarray, held_out: np.ndarray, unit: str) -> None:
         """The share below the held-out threshold, overall and by each class's own, and the nearness to train."""
         for class_ in self.classes:
-            distances, fresh_side = self._side(ours, class_).features, self._held_out_side(held_out, class_)
-            fresh, source = fresh_side.features, self._held_out_source(fresh_side)
+            distances, fresh_side = self._side(ours, class_).values, self._held_out_side(held_out, class_)
+            fresh, source = fresh_side.values, self._held_out_source(fresh_side)
             if min(len(distances), len(fresh)) < MIN_CLASS_IMAGES:
                 self._refuse(
                     f"Memorized share, {space}: at least {MIN_CLASS_IMAGES} images on either side are needed", class_
@@ -401,7 +345,7 @@ class Evaluation:
                 len(self.dataset.train), len(distances), p_value=p_value,
             )  # fmt: skip
 
-    def _held_out_source(self, fresh: "Side") -> str:
+    def _held_out_source(self, fresh: Side) -> str:
         left_out = len(self.dataset.splits["val"]) - len(self.held_out)
         return f"{len(fresh)} val images" + (f" ({left_out} left out: they stand in train)" if left_out else "")
 
@@ -410,10 +354,10 @@ class Evaluation:
     def _add_shares(
         self,
         name: str,
-        space: "Space",
+        space: Space,
         class_: int | None,
-        ours: "Side",
-        fresh: "Side",
+        ours: Side,
+        fresh: Side,
         source: str,
         n_generated: int,
         n_real: int | None = None,
@@ -422,7 +366,7 @@ class Evaluation:
         """A record of two shares, of booleans."""
         if not len(ours) or not len(fresh):
             return
-        yes, yes_real = int(ours.features.sum()), int(fresh.features.sum())
+        yes, yes_real = int(ours.values.sum()), int(fresh.values.sum())
         self._add(
             name, space, class_, yes / len(ours), share_interval(yes, len(ours)), yes_real / len(fresh), source,
             len(self.dataset.train) if n_real is None else n_real, n_generated,
@@ -432,7 +376,7 @@ class Evaluation:
     def _add(
         self,
         name: str,
-        space: "Space",
+        space: Space,
         class_: int | None,
         value: float,
         interval: tuple[float, float] | None,
@@ -464,37 +408,6 @@ class Evaluation:
         return sorted(
             self.records, key=lambda record: (order.index(record.name), -1 if record.class_ is None else record.class_)
         )
-
-
-@dataclass(frozen=True)
-class Space:
-    """A feature space: an extractor and one of its dimensions."""
-
-    extractor: str
-    dimension: int
-
-    def __str__(self) -> str:
-        return f"{self.extractor} ({self.dimension})"
-
-
-CLASSIFIER = Space("classifier", FEATURES)
-
-
-@dataclass(frozen=True)
-class Side:
-    """Rows of anything (features N×D, booleans N) with their labels."""
-
-    features: np.ndarray
-    labels: np.ndarray
-
-    def __len__(self) -> int:
-        return len(self.features)
-
-    def of(self, class_: int | None) -> "Side":
-        """The rows of one class; all of them for None."""
-        if class_ is None:
-            return self
-        return Side(self.features[self.labels == class_], self.labels[self.labels == class_])
 
 
 def intra_class_spread(features: np.ndarray, labels: np.ndarray, seed: int = 0) -> Estimate:

@@ -22,10 +22,10 @@ from medmnist_diffusion.data.audit import add_dataset_arguments
 from medmnist_diffusion.diffusion.machine import probe_precision, start_processes
 from medmnist_diffusion.diffusion.unet import build_unet
 from medmnist_diffusion.errors import UserError
-from medmnist_diffusion.metrics.evaluation import plan_comparison
 from medmnist_diffusion.metrics.extractors import OFFLINE_PAIR, Extractor, make_extractor
 from medmnist_diffusion.metrics.inception import weights_at_hand
 from medmnist_diffusion.metrics.memorization import clean_held_out
+from medmnist_diffusion.metrics.plan import plan_comparison
 from medmnist_diffusion.studies.budget import chosen_precision, seconds_of
 from medmnist_diffusion.studies.loss.cells import Arm, Bench, CellResult, generate_cell, run_cell
 from medmnist_diffusion.studies.loss.report import PartResult, geometric_ratio, proposed_settings, write_report

@@ -1,0 +1,97 @@
+"""Which images are compared with which, so that a figure and its floor have the same size and the same class shares."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from medmnist_diffusion.data.dataset import ImageDataset, Split
+from medmnist_diffusion.errors import UserError
+
+MIN_IMAGES = 50  # below this no figure says anything
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Which images stand on which side.
+
+    The generated images, the reference (training) images, and as many other real images as there are generated ones: their
+    distance to the same reference is the floor that no generator is expected to beat.
+    """
+
+    generated: np.ndarray  # rows of the generated split
+    reference: np.ndarray  # rows of train
+    floor: np.ndarray  # rows of floor_split
+    floor_split: Split  # the held-out images, or train
+    floor_source: str
+
+
+def plan_comparison(
+    dataset: ImageDataset,
+    held_out: Split,
+    generated: Split,
+    num_real: int | None,
+    seed: int,
+    only_held_out: bool = False,
+) -> Comparison:
+    """Choose both sides so that the figure and its floor have the same size and the same class shares.
+
+    Class shares are those of the training split: a distance must not measure that the generated set is balanced. A class that
+    the generated images lack altogether is a loss, and is counted as one: the others fill its place.
+    The floor's images are held out where there are enough of them, else a part of train that is left out of the reference.
+    `only_held_out` takes fewer generated images instead: in a space that was fitted to the training images these lie too close
+    to each other, and their floor would be one that no fresh image reaches, real or not.
+
+    Raises:
+        UserError: if too few generated (or, with `only_held_out`, held-out) images fit the class shares.
+    """
+    # A stream each, so that the real side is the same for every model with as many images.
+    of_generated, of_floor, of_reference = (np.random.default_rng([seed, stream]) for stream in range(3))
+    train, k = dataset.train, dataset.num_classes
+    shares = np.bincount(train.labels, minlength=k) / len(train)
+    ours = np.bincount(generated.labels, minlength=k)
+    our_shares = shares * (ours > 0) / shares[ours > 0].sum()
+
+    room = most_images(np.bincount(held_out.labels, minlength=k), shares)
+    if not only_held_out:
+        room = max(room, len(train) // 2)
+    counts = class_counts(min(most_images(ours, our_shares), room), shares)
+    n = int(counts.sum())
+    if n < MIN_IMAGES:
+        lack = "real images outside the reference" if room < MIN_IMAGES else f"of {len(generated)} generated images"
+        raise UserError(
+            f"only {n} {lack} fit the training set's class shares; at least {MIN_IMAGES} are needed. Give more of every class "
+            f"(training shares: {np.round(shares, 3).tolist()})."
+        )
+    chosen = draw_rows(generated.labels, counts if (ours > 0).all() else _spread_out(n, our_shares), of_generated)
+    if (np.bincount(held_out.labels, minlength=k) >= counts).all():
+        floor_split, source = held_out, f"{n} val images"
+        floor, reference = draw_rows(held_out.labels, counts, of_floor), np.arange(len(train))
+    else:
+        floor_split, source = train, f"{n} training images left out of the reference (val has too few)"
+        floor = draw_rows(train.labels, counts, of_floor)
+        reference = np.setdiff1d(np.arange(len(train)), floor)
+    if num_real is not None and num_real < len(reference):
+        reference = np.sort(of_reference.choice(reference, num_real, replace=False))
+    return Comparison(chosen, reference, floor, floor_split, source)
+
+
+def most_images(available: np.ndarray, shares: np.ndarray) -> int:
+    """How many images with these class shares there are, from the numbers available a class."""
+    return int(np.min(available[shares > 0] / shares[shares > 0]))
+
+
+def class_counts(n: int, shares: np.ndarray) -> np.ndarray:
+    """At most n images with the given class shares, a class."""
+    return np.floor(n * shares + 1e-9).astype(int)
+
+
+def _spread_out(n: int, shares: np.ndarray) -> np.ndarray:
+    """Exactly n images, as near to the shares as whole numbers are."""
+    edges = np.round(n * np.cumsum(shares) + 1e-9).astype(int)
+    return np.diff(edges, prepend=0)
+
+
+def draw_rows(labels: np.ndarray, counts: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Rows of `counts` images a class, drawn without replacement; all of a class that has fewer."""
+    rows = [rng.permutation(np.flatnonzero(labels == label))[:count] for label, count in enumerate(counts)]
+    return np.sort(np.concatenate(rows))
