@@ -72,8 +72,8 @@ def read_export_record(path: Path, types: dict[str, Callable[[Any], Any]]) -> di
 
 def sample(args: argparse.Namespace) -> None:
     """Draw `num_per_class` images of every class, shared among the processes, and write them in the asked form."""
-    from medmnist_diffusion.diffusion.machine import in_shares, start_processes
-    from medmnist_diffusion.diffusion.sampling import generate_rows, load_pipeline
+    from medmnist_diffusion.diffusion.machine import start_processes
+    from medmnist_diffusion.diffusion.sampling import generate_in_shares, load_pipeline
 
     for path in (args.output, *([args.output.with_suffix(".json")] if args.format == "npz" else [])):
         if path.exists():
@@ -89,17 +89,7 @@ def sample(args: argparse.Namespace) -> None:
         count * (4 * pixels + 200), f"making {count:,} images", "Make fewer at once, with another --seed each time."
     )
     rows = [(label, index) for label in pipe.id2label for index in range(args.num_per_class)]
-    images = in_shares(
-        len(rows),
-        lambda mine: generate_rows(
-            pipe,
-            [rows[i] for i in mine],
-            args.num_inference_steps,
-            args.guidance_scale,
-            args.seed,
-            args.batch_size,
-        ),
-    )
+    images = generate_in_shares(pipe, rows, args.num_inference_steps, args.guidance_scale, args.seed, args.batch_size)
     if state.is_main_process:
         made = Split("train", images, np.array([label for label, _ in rows]))
         record = {

@@ -29,7 +29,7 @@ from medmnist_diffusion.metrics.extractors import EXTRACTORS, OFFLINE_PAIR, Extr
 from medmnist_diffusion.metrics.inception import INCEPTION_DIMENSIONS, weights_at_hand
 from medmnist_diffusion.metrics.memorization import NearestImages
 from medmnist_diffusion.metrics.records import Metrics, over_seeds
-from medmnist_diffusion.publish.card import OPEN_LICENSES
+from medmnist_diffusion.publish.card import OPEN_LICENSES, overall_rows
 from medmnist_diffusion.publish.plots import plot_closest, plot_ratios
 from medmnist_diffusion.sample import (
     add_sampling_arguments,
@@ -86,8 +86,7 @@ def _generated(args: argparse.Namespace, dataset: ImageDataset) -> tuple[Split, 
     path = args.generated
     if (path / "model_index.json").is_file():
         from medmnist_diffusion.diffusion.folder_check import WEIGHTS
-        from medmnist_diffusion.diffusion.machine import in_shares
-        from medmnist_diffusion.diffusion.sampling import generate_rows, load_pipeline
+        from medmnist_diffusion.diffusion.sampling import generate_in_shares, load_pipeline
 
         pipe = load_pipeline(path, args.sampler)
         if pipe.id2label != dataset.id2label:
@@ -98,9 +97,9 @@ def _generated(args: argparse.Namespace, dataset: ImageDataset) -> tuple[Split, 
         pipe.to(PartialState().device)
         labels = dataset.labels_in_shares(args.num_images)
         rows = [(label, index) for label, count in enumerate(np.bincount(labels)) for index in range(count)]
-        options = (args.num_inference_steps, args.guidance_scale, args.seed, args.batch_size)
         pipe.set_progress_bar_config(desc="sampling", disable=not PartialState().is_main_process)
-        images = in_shares(len(rows), lambda mine: generate_rows(pipe, [rows[i] for i in mine], *options))
+        options = (args.num_inference_steps, args.guidance_scale, args.seed, args.batch_size)
+        images = generate_in_shares(pipe, rows, *options)
         weights = file_hash(path / WEIGHTS)
         return Split("generated", images, labels), {"weights_sha256": weights}, sampling_record(args)
     if path.suffix == ".npz":
@@ -122,13 +121,10 @@ def print_metrics(metrics: Metrics) -> None:
 
     name = f"{metrics.dataset['name']}{' (synthetic)' if metrics.dataset.get('synthetic') else ''}"
     table = Table(title=f"{name}: generated against train", box=box.SIMPLE_HEAD)
-    for heading in ("figure", "value", "95 % interval", "floor", "÷ floor"):
+    for heading in ("figure", "value", "95 % interval", "floor", "against floor"):
         table.add_column(heading, justify="left" if heading == "figure" else "right", no_wrap=heading == "figure")
-    for record in metrics.metrics:
-        interval = "–" if record.interval is None else f"{record.interval[0]:.3g} … {record.interval[1]:.3g}"
-        if record.class_ is None:
-            ratio = "" if record.ratio is None else f"{record.ratio:.2g}"
-            table.add_row(record.label, f"{record.value:.3g}", interval, f"{record.floor:.3g}", ratio)
+    for row in overall_rows(metrics):
+        table.add_row(row["label"], row["value"], row["interval"], row["floor"], row["against_floor"])
     console = Console(highlight=False, markup=False)
     console.print(table)
     sizes = dict.fromkeys(

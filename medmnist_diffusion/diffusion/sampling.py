@@ -10,6 +10,7 @@ from diffusers import DDIMScheduler, DDPMScheduler, DPMSolverMultistepScheduler
 
 from medmnist_diffusion.diffusion.batches import derived_seed
 from medmnist_diffusion.diffusion.folder_check import check_folder
+from medmnist_diffusion.diffusion.machine import in_shares
 from medmnist_diffusion.errors import UserError
 from medmnist_diffusion.pipelines import ClassConditionalDDPMPipeline
 
@@ -121,3 +122,16 @@ def generate_rows(
         ),
     )
     return (output.images * 255).round().astype(np.uint8)
+
+
+def generate_in_shares(
+    pipe: ClassConditionalDDPMPipeline,
+    rows: Sequence[tuple[int, int]],
+    num_inference_steps: int,
+    guidance_scale: float,
+    seed: int,
+    batch_size: int,
+) -> np.ndarray:
+    """`generate_rows`, shared among the processes: the same images however many there are; every process gets all of them."""
+    options = (num_inference_steps, guidance_scale, seed, batch_size)
+    return in_shares(len(rows), lambda mine: generate_rows(pipe, [rows[i] for i in mine], *options))
