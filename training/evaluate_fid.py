@@ -124,7 +124,8 @@ def print_metrics(metrics: Metrics) -> None:
     for heading in ("figure", "value", "95 % interval", "floor", "against floor"):
         table.add_column(heading, justify="left" if heading == "figure" else "right", no_wrap=heading == "figure")
     for row in overall_rows(metrics):
-        table.add_row(row["label"], row["value"], row["interval"], row["floor"], row["against_floor"])
+        against = row["against_floor"].partition(" (")[0]  # its interval, which the card shows, does not fit
+        table.add_row(row["label"], row["value"], row["interval"], row["floor"], against)
     console = Console(highlight=False, markup=False)
     console.print(table)
     sizes = dict.fromkeys(
