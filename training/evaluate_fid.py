@@ -121,8 +121,8 @@ def print_metrics(metrics: Metrics) -> None:
 
     name = f"{metrics.dataset['name']}{' (synthetic)' if metrics.dataset.get('synthetic') else ''}"
     table = Table(title=f"{name}: generated against train", box=box.SIMPLE_HEAD)
-    for heading in ("figure", "value", "95 % interval", "floor", "against floor"):
-        table.add_column(heading, justify="left" if heading == "figure" else "right", no_wrap=heading == "figure")
+    for heading in ("figure", "value", "95 % interval", "floor", "to floor"):
+        table.add_column(heading, justify="left" if heading == "figure" else "right", no_wrap=heading != "figure")
     for row in overall_rows(metrics):
         against = row["against_floor"].partition(" (")[0]  # its interval, which the card shows, does not fit
         table.add_row(row["label"], row["value"], row["interval"], row["floor"], against)
