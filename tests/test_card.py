@@ -9,7 +9,8 @@ from huggingface_hub import ModelCard
 from PIL import Image
 
 from medmnist_diffusion import cli
-from medmnist_diffusion.publish.card import write_card
+from medmnist_diffusion.metrics.records import Metrics
+from medmnist_diffusion.publish.card import _metadata, read_summary, write_card
 from medmnist_diffusion.training.config import OWN, TrainingConfig
 
 from .conftest import run_python
@@ -70,6 +71,16 @@ def test_metadata_block_is_valid_yaml_for_the_hub(evaluated):
     assert card.data.license == "other"
     assert card.data.license_name == "unknown"
     assert card.data.pipeline_tag == "unconditional-image-generation"
+
+
+def test_only_the_official_features_in_full_are_called_fid_on_the_hub(evaluated):
+    metrics = Metrics.read(evaluated / "metrics.json")
+    distance = next(
+        record for record in metrics.metrics if record.name == "frechet_distance" and record.class_ is None
+    )
+    of_inception = [distance.model_copy(update={"extractor": "inception", "dimension": d}) for d in (64, 768, 2048)]
+    data = _metadata(read_summary(evaluated), metrics.model_copy(update={"metrics": of_inception}))
+    assert [result.metric_type for result in data.eval_results] == ["frechet_distance", "frechet_distance", "fid"]
 
 
 def test_the_whole_configuration_and_the_pictures_are_there(pipeline):

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from medmnist_diffusion.data import load_dataset, phantom, to_model_range, to_uint8
+from medmnist_diffusion.data import Split, load_dataset, phantom, to_model_range, to_uint8
 from medmnist_diffusion.data.arrow import ArrowImages
-from medmnist_diffusion.data.npz import read_npz, write_npz
+from medmnist_diffusion.data.npz import npz_arrays, read_npz, write_npz
 from medmnist_diffusion.errors import UserError
 
 
@@ -149,6 +149,27 @@ def test_only_top_level_folders_name_splits(tmp_path):
     dataset = load_dataset(str(folder))
     assert dataset.id2label == {0: "test_positive", 1: "training_artifact"}
     assert {name: len(split) for name, split in dataset.splits.items()} == {"train": 32, "val": 4, "test": 4}
+
+
+def test_two_folders_for_one_split_are_refused(tmp_path, cli_error):
+    for name in ("train", "val", "validation"):
+        image_folder(tmp_path / "mine" / name, per_class=3)
+    assert "val and validation are both val" in cli_error("audit", str(tmp_path / "mine"))
+
+
+@pytest.mark.parametrize("classes", [2, 300])
+def test_written_splits_are_read_as_they_were(tmp_path, classes):
+    """More classes than a byte can count keep their labels."""
+    rng = np.random.default_rng(0)
+    splits = {}
+    for name in ("train", "val", "test"):
+        images = rng.integers(0, 256, (classes, 8, 8, 1), np.uint8)
+        splits[name] = Split(name, images, np.arange(classes, dtype=np.int64))
+    write_npz(tmp_path / "x.npz", npz_arrays(splits, classes))
+    again = read_npz(tmp_path / "x.npz")
+    assert {name: split.content_hash for name, split in again.items()} == {
+        name: split.content_hash for name, split in splits.items()
+    }
 
 
 def test_a_lone_test_folder_becomes_the_set_and_leaks_nowhere(tmp_path):

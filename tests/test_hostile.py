@@ -20,6 +20,7 @@ from safetensors.torch import load_file, save_file
 from medmnist_diffusion import cli
 from medmnist_diffusion.data import phantom
 from medmnist_diffusion.data.npz import write_npz
+from medmnist_diffusion.diffusion import machine
 from medmnist_diffusion.errors import DEBUG
 from medmnist_diffusion.files import MANIFEST
 
@@ -388,6 +389,15 @@ def test_what_no_machine_has_memory_for(pipeline: Path, small_npz: Path, tmp_pat
     arguments[arguments.index("--train_batch_size") + 1] = str(10**8)
     error = cli_error("train", *arguments)
     assert "smaller --train_batch_size" in error
+
+
+def test_the_trial_of_precisions_counts_as_float32(monkeypatch: pytest.MonkeyPatch) -> None:
+    """`auto` tries float32, too: what does not fit in float32 is refused before the trial."""
+    needed = {}
+    monkeypatch.setattr(machine, "check_memory", lambda bytes_, *_: needed.setdefault(precision, bytes_))
+    for precision in ("no", "auto", "bf16"):
+        machine.check_training_memory(torch.nn.Linear(2, 2), 1000, 64, precision)  # type: ignore[arg-type]
+    assert needed["auto"] == needed["no"] == needed["bf16"] + 0.5 * 64 * 1000
 
 
 def test_no_place_to_write(small_npz: Path, pipeline: Path, cli_error: CliError, tmp_path: Path) -> None:
