@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import yaml
 from matplotlib import pyplot as plt
+from matplotlib.ticker import MaxNLocator, NullFormatter, ScalarFormatter
 from PIL import Image
 from pydantic import BaseModel
 
@@ -38,6 +39,7 @@ TITLES = {
 }
 SPOILED, SUFFERED = " spoiled", " ÷ clean"
 PRIMARY = "Offline spaces, distance ÷ floor"
+WIDE = 20  # a plot whose values span more than this factor has powers of ten on its axis
 MARGIN = 1.1  # a proposed setting may be worse by so much in a space at most
 Table = dict[str, dict[str, dict[int, float]]]  # figure → arm → seed → value
 
@@ -323,6 +325,11 @@ def plot_ratios(part: PartResult, path: Path) -> None:
         axis.axvline(1, color="0.5", ls="--")
         axis.set_title(label.replace("Fréchet distance, ", "").replace(", distance ÷ floor", ""), fontsize=9)
         axis.set(xscale="log", xlabel="÷ floor")
+        known = [value for of_arm in by_arm.values() for value in of_arm.values()]
+        if max(known, default=1) < WIDE * min(known, default=1):
+            axis.xaxis.set_major_locator(MaxNLocator(4, steps=[1, 2, 5, 10]))
+            axis.xaxis.set_major_formatter(ScalarFormatter())
+        axis.xaxis.set_minor_formatter(NullFormatter())
         axis.grid(alpha=0.3)
     axes[0][0].set_yticks(range(len(part.arms)), part.arms, fontsize=8)
     axes[0][0].invert_yaxis()
@@ -352,13 +359,14 @@ def plot_grids(part: PartResult, folder: Path) -> None:
     """The arms' images under each other, of the first seed: the same labels in every column."""
     seed = part.cells[0].seed
     cells = [cell for arm in part.arms for cell in part.of(arm) if cell.seed == seed and not cell.failed]
-    size = (11, 0.6 * len(cells) + 0.4)
+    size = (7, 0.56 * len(cells) + 0.4)
     figure, axes = plt.subplots(max(1, len(cells)), 1, figsize=size, squeeze=False, constrained_layout=True)
     for axis, cell in zip(axes[:, 0], cells, strict=False):
         path = folder / "grids" / f"{cell.fingerprint}.png"
         if path.is_file():
             with Image.open(path) as picture:
-                axis.imshow(np.asarray(picture), cmap="gray", vmin=0, vmax=255, interpolation="nearest")
+                half = picture.crop((0, 0, picture.width // 2, picture.height))  # room for large enough images
+                axis.imshow(np.asarray(half), cmap="gray", vmin=0, vmax=255, interpolation="nearest")
         axis.set_ylabel(cell.arm.name, rotation=0, ha="right", va="center", fontsize=8)
-        axis.set(xticks=[], yticks=[])
+        axis.set(xticks=[], yticks=[], anchor="E")
     save_figure(figure, folder / f"{part.name}_grids.png", REPORT_DPI)
