@@ -359,8 +359,10 @@ def plot_grids(part: PartResult, folder: Path) -> None:
     """The arms' images under each other, of the first seed: the same labels in every column."""
     seed = part.cells[0].seed
     cells = [cell for arm in part.arms for cell in part.of(arm) if cell.seed == seed and not cell.failed]
-    size = (7, 0.56 * len(cells) + 0.4)
-    figure, axes = plt.subplots(max(1, len(cells)), 1, figsize=size, squeeze=False, constrained_layout=True)
+    names = 0.07 * max((len(cell.arm.name) for cell in cells), default=0)  # inches
+    size = (names + 5.4, 0.56 * max(1, len(cells)))
+    figure, axes = plt.subplots(max(1, len(cells)), 1, figsize=size, squeeze=False)
+    figure.subplots_adjust(left=names / size[0], right=0.99, bottom=0.01, top=0.99, hspace=0.05)
     for axis, cell in zip(axes[:, 0], cells, strict=False):
         path = folder / "grids" / f"{cell.fingerprint}.png"
         if path.is_file():
