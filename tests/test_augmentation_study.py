@@ -20,9 +20,17 @@ from sklearn.metrics import roc_auc_score
 
 from medmnist_diffusion import cli
 from medmnist_diffusion.data import ImageDataset, Split, load_dataset, phantom
-from medmnist_diffusion.errors import StoppedError
+from medmnist_diffusion.errors import StoppedError, TrainingDivergedError
 from medmnist_diffusion.studies.augmentation import generators, selection
-from medmnist_diffusion.studies.augmentation.arms import ARMS, BY_NAME, CLASSICAL, OVERSAMPLED, PRIMARY, with_controls
+from medmnist_diffusion.studies.augmentation.arms import (
+    ARMS,
+    BY_NAME,
+    CLASSICAL,
+    LEAKY,
+    OVERSAMPLED,
+    PRIMARY,
+    with_controls,
+)
 from medmnist_diffusion.studies.augmentation.classifiers import (
     ImageClassifier,
     MixedBatches,
@@ -39,7 +47,7 @@ from medmnist_diffusion.studies.augmentation.report import judge_regime
 from medmnist_diffusion.studies.augmentation.scores import figures_of, probabilities, resampled_auc, scores_of
 from medmnist_diffusion.studies.augmentation.selection import SELECTIONS
 from medmnist_diffusion.studies.augmentation.study import planned_effect
-from medmnist_diffusion.studies.augmentation.units import Study, pool_metrics, run_unit
+from medmnist_diffusion.studies.augmentation.units import Study, measure_unit, pool_metrics, run_unit
 
 QUICK = Recipe(steps=60, batch_size=64, learning_rates=(3e-3,))
 
@@ -345,6 +353,26 @@ def test_a_generator_of_other_images_is_refused(small: ImageDataset, tmp_path: P
     study = Study(tmp_path, small, Leaking(), QUICK, (PRIMARY,))
     with pytest.raises(RuntimeError, match="other real images"):
         run_unit(study, Regime(0.1), 0)
+
+
+def test_a_generator_that_diverges_ends_its_draw_and_a_leaky_one_only_its_arm(
+    small: ImageDataset, tmp_path: Path
+) -> None:
+    class Diverging(Oracle):
+        def draw(self, pool: str, regime: RegimeData) -> Pool:
+            if pool == diverging:
+                raise TrainingDivergedError("the loss exploded")
+            return super().draw(pool, regime)
+
+    quick = replace(QUICK, steps=2)
+    for diverging, lost in (("leaky", False), ("plain", True)):
+        study = Study(tmp_path / diverging, small, Diverging(), quick, (CLASSICAL, PRIMARY, LEAKY))
+        unit = run_unit(study, Regime(0.3), 0)
+        assert bool(unit.failed) == lost
+        assert unit.skipped == ({} if lost else {LEAKY.name: "the loss exploded"})
+        measure_unit(study, Regime(0.3), 0)
+        assert study.finished(Regime(0.3), 0)
+        assert {cell.arm for cell in unit.cells} == {CLASSICAL.name} | (set() if lost else {PRIMARY.name})
 
 
 def test_a_pipeline_trained_on_other_images_is_refused(small: ImageDataset, trained_run: Path, tmp_path: Path) -> None:

@@ -261,6 +261,9 @@ def _run(
         for unit in results
         if unit.failed
     ]
+    dropped += [
+        f"{unit.regime.name}, seed {unit.seed}: {arm} ({why})" for unit in results for arm, why in unit.skipped.items()
+    ]
     command = "medmnist-diffusion study augmentation " + shlex.join(argv)
     verdicts = write_report(study, regimes, results, dropped, command)
     for verdict in verdicts:

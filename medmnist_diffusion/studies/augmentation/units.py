@@ -81,6 +81,7 @@ class UnitResult(BaseModel):
     cells: list[Cell] = []
     pools: dict[str, dict[str, float]] = {}
     failed: str | None = None  # why its generator could not be trained; the draw is left out then
+    skipped: dict[str, str] = {}  # leaky arms, and why their generator could not be trained; the draw stays
 
     @property
     def regime(self) -> Regime:
@@ -125,18 +126,19 @@ class Study:
         if unit.failed:
             return []
         done = {cell.arm: cell.settings for cell in unit.cells if cell.arm in scores}
-        return [arm for arm in arms if done.get(arm.name) != asdict(arm)]
+        return [arm for arm in arms if done.get(arm.name) != asdict(arm) and arm.name not in unit.skipped]
 
-    def pools_of(self, regime: Regime) -> list[str]:
-        """The pools of generated images that the arms use."""
-        return list(dict.fromkeys(arm.pool for arm in self.arms_of(regime) if arm.generated))
+    def pools_of(self, unit: UnitResult) -> list[str]:
+        """The pools of generated images that a unit's arms use."""
+        arms = [arm for arm in self.arms_of(unit.regime) if arm.generated and arm.name not in unit.skipped]
+        return list(dict.fromkeys(arm.pool for arm in arms))
 
     def finished(self, regime: Regime, seed: int) -> bool:
         """Whether all arms of a unit are trained, and its pools measured; or it failed for good."""
         unit = self.read(regime, seed)
         if unit is None or self.missing(regime, seed):
             return False
-        return unit.failed is not None or set(self.pools_of(regime)) <= set(unit.pools)
+        return unit.failed is not None or set(self.pools_of(unit)) <= set(unit.pools)
 
     def scores(self, regime: Regime, seed: int) -> dict[str, np.ndarray]:
         """The test scores of a unit's finished arms (see `scores_of`)."""
@@ -162,6 +164,10 @@ def run_unit(study: Study, regime: Regime, seed: int, deadline: float = float("i
         try:
             pool = study.source.draw(arm.pool, data) if arm.generated else None
         except TrainingDivergedError as error:
+            if arm.leaky:
+                result.skipped[arm.name] = str(error)
+                _save(study, data, result, scores)
+                continue
             result.failed = f"{arm.pool}: {error}"
             _save(study, data, result, scores)
             return result
@@ -183,7 +189,7 @@ def measure_unit(study: Study, regime: Regime, seed: int, deadline: float = floa
     if result is None or result.failed:
         return result
     pools: dict[str, Pool] = {}
-    for name in study.pools_of(regime):
+    for name in study.pools_of(result):
         if time.time() > deadline:
             return result
         pools[name] = study.source.draw(name, data)
