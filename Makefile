@@ -3,6 +3,8 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
+# A process a core, four at most; tests/conftest.py gives each a core of its own. A file's tests stay together: they share fixtures.
+PARALLEL := --numprocesses logical --maxprocesses 4 --dist loadfile
 
 .DEFAULT_GOAL := help
 .PHONY: help install install-locked audit-dependencies demo test test-slow lint sanity evaluation-cost benchmark clean
@@ -34,10 +36,10 @@ demo: $(INSTALLED) ## audit, train, sample, evaluate and card on the phantom set
 
 test: $(INSTALLED) ## lint, types and the tests
 	$(MAKE) --no-print-directory lint
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest $(PARALLEL)
 
 test-slow: $(INSTALLED) ## the tests that take minutes
-	$(BIN)/python -m pytest -m slow
+	$(BIN)/python -m pytest -m slow $(PARALLEL)
 
 # mypy reads the package as it is installed, where pipelines/ and training/ have their names.
 lint: $(INSTALLED) ## ruff and mypy

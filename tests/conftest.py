@@ -1,6 +1,11 @@
 """Shared fixtures: a private cache, a tiny phantom, one small trained run, and where the real data lies."""
 
 import os
+
+if (worker := os.environ.get("PYTEST_XDIST_WORKER")) and hasattr(os, "sched_setaffinity"):
+    cores = sorted(os.sched_getaffinity(0))  # before torch counts them
+    os.sched_setaffinity(0, {cores[int(worker.removeprefix("gw")) % len(cores)]})
+
 import subprocess
 import sys
 from collections.abc import Callable

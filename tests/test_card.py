@@ -75,10 +75,11 @@ def test_metadata_block_is_valid_yaml_for_the_hub(evaluated):
 
 def test_only_the_official_features_in_full_are_called_fid_on_the_hub(evaluated):
     metrics = Metrics.read(evaluated / "metrics.json")
-    distance = next(
-        record for record in metrics.metrics if record.name == "frechet_distance" and record.class_ is None
-    )
-    of_inception = [distance.model_copy(update={"extractor": "inception", "dimension": d}) for d in (64, 768, 2048)]
+    overall = next(record for record in metrics.metrics if record.class_ is None)
+    of_inception = [
+        overall.model_copy(update={"name": "frechet_distance", "extractor": "inception", "dimension": dimension})
+        for dimension in (64, 768, 2048)
+    ]
     data = _metadata(read_summary(evaluated), metrics.model_copy(update={"metrics": of_inception}))
     assert [result.metric_type for result in data.eval_results] == ["frechet_distance", "frechet_distance", "fid"]
 
