@@ -126,6 +126,11 @@ def read_kept(path: Path, model: type[KeptModel], what: str) -> KeptModel | None
         raise UserError(f"{path} is no valid {what} ({reason}). Remove it: it will be made again.") from None
 
 
+def digest(content: Any) -> str:
+    """16 hex digits that name JSON-ready content: what a kept result or a run depends on."""
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
+
+
 def write_json(path: str | Path, value: Any) -> None:
     write_text(path, json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
 

@@ -14,7 +14,7 @@ from filelock import FileLock
 
 from medmnist_diffusion.data import ImageDataset, Split
 from medmnist_diffusion.diffusion.sampling import DEFAULT_SAMPLER, DEFAULT_STEPS, generate, load_pipeline
-from medmnist_diffusion.files import cached_arrays, write_text
+from medmnist_diffusion.files import cached_arrays, digest, write_text
 from medmnist_diffusion.publish.pipeline_folder import saved_step
 from medmnist_diffusion.studies.augmentation.regimes import Regime, RegimeData, draw_regime
 from medmnist_diffusion.training.config import FREE_ON_RESUME, TrainingConfig, checked_config
@@ -71,8 +71,7 @@ class DiffusionSource:
         sampling: dict[str, Any] = {"num_images": self.num_images, "guidance_scale": GUIDANCE, "strength": STRENGTH}
         sampling |= {"sampler": DEFAULT_SAMPLER, "steps": STEPS}
         content = [self._training(self._config("any", 0, "run")), sampling]
-        digest = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
-        return json.dumps({**self.options, **sampling, "recipe": digest}, sort_keys=True)
+        return json.dumps({**self.options, **sampling, "recipe": digest(content)}, sort_keys=True)
 
     def draw(self, pool: str, regime: RegimeData) -> Pool:
         teacher = draw_regime(self.whole, Regime(1.0), regime.seed) if pool == "leaky" else regime
@@ -138,4 +137,4 @@ class DiffusionSource:
         """Of all that a generator depends on: not the size of the pools."""
         splits, config = teacher.dataset.splits, self._config(teacher.dataset.name, teacher.seed, "run")
         content = [*self._training(config), splits["train"].content_hash, splits["val"].content_hash]
-        return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
+        return digest(content)

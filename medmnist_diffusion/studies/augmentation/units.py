@@ -3,8 +3,6 @@
 A unit's file is written anew after every arm, so that a study stopped anywhere goes on with the next one.
 """
 
-import hashlib
-import json
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -15,7 +13,7 @@ from pydantic import BaseModel, ConfigDict
 
 from medmnist_diffusion.data import ImageDataset, Split
 from medmnist_diffusion.errors import TrainingDivergedError, UserError
-from medmnist_diffusion.files import atomic_file, read_kept, write_json
+from medmnist_diffusion.files import atomic_file, digest, read_kept, write_json
 from medmnist_diffusion.metrics import memorization
 from medmnist_diffusion.metrics.evaluation import Evaluation
 from medmnist_diffusion.metrics.extractors import OFFLINE_PAIR, make_extractor
@@ -105,7 +103,7 @@ class Study:
         """Of all that a unit's figures depend on; not of which arms there are."""
         content = [self.dataset.content_hash, asdict(regime), seed, self.source.identity, asdict(self.recipe)]
         content += [selection.SETTINGS, VERSION]
-        return hashlib.sha256(json.dumps(content).encode()).hexdigest()[:16]
+        return digest(content)
 
     def arms_of(self, regime: Regime) -> list[Arm]:
         """With all real images there is nothing that a leaky generator could see beyond them."""

@@ -4,11 +4,9 @@ A study that was stopped goes on with the cells that are missing, and a training
 """
 
 import contextlib
-import hashlib
 import json
 import shutil
 import time
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -22,7 +20,7 @@ from medmnist_diffusion.diffusion.loss_log import read_loss_csv
 from medmnist_diffusion.diffusion.machine import describe_machine
 from medmnist_diffusion.diffusion.sampling import DEFAULT_SAMPLER, DEFAULT_STEPS, generate, load_pipeline
 from medmnist_diffusion.errors import TrainingDivergedError
-from medmnist_diffusion.files import read_kept, write_json
+from medmnist_diffusion.files import digest, read_kept, write_json
 from medmnist_diffusion.metrics.evaluation import Evaluation
 from medmnist_diffusion.metrics.extractors import Extractor
 from medmnist_diffusion.metrics.records import MetricRecord
@@ -101,14 +99,14 @@ class Bench:
 
     def run_folder(self, arm: Arm, seed: int) -> Path:
         """Where a cell's training lies: named by all that it depends on, which sampling is not."""
-        return self.folder / "runs" / _digest(self._training(arm, seed))
+        return self.folder / "runs" / digest(self._training(arm, seed))
 
     def fingerprint(self, arm: Arm, seed: int) -> str:
         """Of all that a cell's figures depend on; not of the arm's name."""
         sampling = [arm.sampler, arm.num_inference_steps, arm.guidance_scale, self.num_images]
         spaces = [extractor.identity for extractor in (*self.extractors, *self.slow_extractors)]
         held_out = [self.dataset.splits[name].content_hash for name in ("val", "test")]
-        return _digest([self._training(arm, seed), sampling, spaces, held_out, MEASURES])
+        return digest([self._training(arm, seed), sampling, spaces, held_out, MEASURES])
 
     def _training(self, arm: Arm, seed: int) -> list[Any]:
         settings = asdict(self.config(arm, seed))
@@ -203,7 +201,3 @@ def corrupted(split: Split, share: float, num_classes: int, seed: int) -> Split:
     images[inverted] = 255 - images[inverted]
     labels[mislabelled] = (labels[mislabelled] + rng.integers(1, num_classes, len(mislabelled))) % num_classes
     return Split(split.name, images, labels)
-
-
-def _digest(content: Sequence[Any]) -> str:
-    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
