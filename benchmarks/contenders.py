@@ -19,7 +19,7 @@ from diffusers.training_utils import EMAModel
 from judging import train_quietly
 from torch.utils.flop_counter import FlopCounterMode
 
-from medmnist_diffusion.data.dataset import to_model_range, to_uint8
+from medmnist_diffusion.data.dataset import to_model_range, to_uint8, without_grey_axis
 from medmnist_diffusion.data.npz import write_npz
 from medmnist_diffusion.diffusion.sampling import generate, load_pipeline
 from medmnist_diffusion.training.config import read_config_file
@@ -30,7 +30,7 @@ SAMPLE_BATCH = 64
 
 def ours(images: np.ndarray, labels: np.ndarray, seconds: float, folder: Path) -> tuple[Sample, dict[str, Any]]:
     """Our defaults with a budget of so many seconds; 10 DPM-Solver++ steps, labels in the training images' shares."""
-    arrays = {"train_images": images.squeeze(-1) if images.shape[-1] == 1 else images, "train_labels": labels[:, None]}
+    arrays = {"train_images": without_grey_axis(images), "train_labels": labels[:, None]}
     for split in ("val", "test"):  # held-out losses are not looked at here, and no pipeline is chosen by them
         arrays |= {f"{split}_images": arrays["train_images"][-64:], f"{split}_labels": arrays["train_labels"][-64:]}
     write_npz(folder / "data.npz", arrays)

@@ -22,6 +22,7 @@ from scipy.ndimage import gaussian_filter
 from tqdm import tqdm
 
 from medmnist_diffusion.data import ImageDataset, Split, load_dataset
+from medmnist_diffusion.data.dataset import without_grey_axis
 from medmnist_diffusion.data.npz import write_npz
 from medmnist_diffusion.diffusion.sampling import generate, load_pipeline
 from medmnist_diffusion.errors import run_command
@@ -91,7 +92,7 @@ def undertrained(split: Split, dataset: ImageDataset, pool: Split, strength: flo
         data, run = Path(folder) / "reference.npz", Path(folder) / "run"
         arrays = {}
         for name, part in dataset.splits.items():
-            arrays[f"{name}_images"] = np.asarray(part.images).squeeze(-1) if dataset.channels == 1 else part.images
+            arrays[f"{name}_images"] = without_grey_axis(np.asarray(part.images))
             arrays[f"{name}_labels"] = part.labels.astype(np.uint8)[:, None]
         write_npz(data, arrays)
         steps = ["--max_train_steps", str(int(strength)), "--lr_warmup_steps", "20", "--report_to", "none"]
