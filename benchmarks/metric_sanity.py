@@ -22,8 +22,7 @@ from scipy.ndimage import gaussian_filter
 from tqdm import tqdm
 
 from medmnist_diffusion.data import ImageDataset, Split, load_dataset
-from medmnist_diffusion.data.dataset import without_grey_axis
-from medmnist_diffusion.data.npz import write_npz
+from medmnist_diffusion.data.npz import npz_arrays, write_npz
 from medmnist_diffusion.diffusion.sampling import generate, load_pipeline
 from medmnist_diffusion.errors import run_command
 from medmnist_diffusion.files import atomic_file, write_json
@@ -90,11 +89,7 @@ def undertrained(split: Split, dataset: ImageDataset, pool: Split, strength: flo
     """Samples of our own generator, trained for so few steps on the reference; no pool image is involved."""
     with tempfile.TemporaryDirectory() as folder:
         data, run = Path(folder) / "reference.npz", Path(folder) / "run"
-        arrays = {}
-        for name, part in dataset.splits.items():
-            arrays[f"{name}_images"] = without_grey_axis(np.asarray(part.images))
-            arrays[f"{name}_labels"] = part.labels.astype(np.uint8)[:, None]
-        write_npz(data, arrays)
+        write_npz(data, npz_arrays(dataset.splits, dataset.num_classes))
         steps = ["--max_train_steps", str(int(strength)), "--lr_warmup_steps", "20", "--report_to", "none"]
         train(parse_config(["--dataset", str(data), "--output_dir", str(run), *steps]))
         images = generate(load_pipeline(run / "pipeline"), split.labels)
