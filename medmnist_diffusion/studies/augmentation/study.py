@@ -247,7 +247,8 @@ def _run(
     study, source = make_study(args, folder, dataset)
     processes = args.processes or (1 if torch.accelerator.is_available() else len(available_cores()))
     regimes, seeds, dropped = plan(study, Clock(study, source), chosen_regimes(args), args.seeds, processes, budget)
-    units = [(regime, seed) for seed in range(seeds) for regime in regimes]
+    teachers_first = sorted(regimes, key=lambda regime: regime != Regime(1.0))  # leaky arms need its generator
+    units = [(regime, seed) for seed in range(seeds) for regime in teachers_first]
     key = (args.dataset, args.root, args.size, tuple((name, _hashable(value)) for name, value in vars(args).items()))
     to_do = [unit for unit in units if not study.finished(*unit)]
     if to_do:
