@@ -42,12 +42,20 @@ from medmnist_diffusion.studies.augmentation.classifiers import (
 )
 from medmnist_diffusion.studies.augmentation.effects import Judgement, Results, effect, judge
 from medmnist_diffusion.studies.augmentation.generators import DiffusionSource, Pool
+from medmnist_diffusion.studies.augmentation.insights import correlations, leak, real_images_worth
 from medmnist_diffusion.studies.augmentation.regimes import LEAST, Regime, RegimeData, draw_regime
-from medmnist_diffusion.studies.augmentation.report import judge_regime
-from medmnist_diffusion.studies.augmentation.scores import figures_of, probabilities, resampled_auc, scores_of
+from medmnist_diffusion.studies.augmentation.scores import (
+    FIGURES,
+    figures_of,
+    probabilities,
+    resampled_figures,
+    resampled_test_sets,
+    scores_of,
+)
 from medmnist_diffusion.studies.augmentation.selection import SELECTIONS
 from medmnist_diffusion.studies.augmentation.study import planned_effect
-from medmnist_diffusion.studies.augmentation.units import Study, measure_unit, pool_metrics, run_unit
+from medmnist_diffusion.studies.augmentation.units import Cell, Study, UnitResult, measure_unit, pool_metrics, run_unit
+from medmnist_diffusion.studies.augmentation.verdicts import RegimeResult, judge_regime
 
 QUICK = Recipe(steps=60, batch_size=64, learning_rates=(3e-3,))
 
@@ -106,17 +114,33 @@ def test_figures_survive_a_classifier_that_is_quite_sure() -> None:
     assert figures_of(scores_of(many), np.arange(3))["acc"] == 1.0
 
 
-def test_resampled_auc_is_sklearns_on_the_same_images() -> None:
-    rng = np.random.default_rng(0)
-    labels = rng.integers(2, size=200)
-    scores = np.round(rng.normal(size=(200, 1)) + labels[:, None], 1).astype(np.float16)  # with ties
-    values = resampled_auc(scores, labels, 120)
-    assert values.mean() == pytest.approx(roc_auc_score(labels, scores[:, 0]), abs=0.01)
-    again = np.random.default_rng(0)  # the documented draw: within each class, with replacement
-    members = [np.flatnonzero(labels == label) for label in (0, 1)]
-    for value in values[:20]:
-        rows = np.concatenate([rows[again.integers(len(rows), size=len(rows))] for rows in members])
-        assert value == pytest.approx(roc_auc_score(labels[rows], scores[rows, 0]))
+@pytest.mark.parametrize("classes", [2, 4])
+def test_resampled_figures_are_those_of_the_same_images(classes: int) -> None:
+    rng = np.random.default_rng(classes)
+    labels = rng.integers(classes, size=200)
+    logits = np.round(rng.normal(size=(200, classes)) + np.eye(classes)[labels], 1)  # with ties
+    scores, counts = scores_of(torch.from_numpy(logits)), resampled_test_sets(labels, 60)
+    found = resampled_figures(scores, labels, counts)
+    assert set(found) == {*FIGURES, "recall"}
+    for at, count in enumerate(counts):
+        rows = np.repeat(np.arange(200), count)
+        truth = figures_of(scores[rows], labels[rows])
+        for name, values in found.items():
+            np.testing.assert_allclose(values[at], truth[name], atol=1e-6, err_msg=name)
+
+
+def test_test_sets_are_drawn_within_each_class_with_replacement() -> None:
+    labels = np.repeat([0, 1, 2], [5, 40, 300])
+    counts = resampled_test_sets(labels, 400)
+    for label in range(3):
+        of_class = counts[:, labels == label]
+        assert (of_class.sum(1) == of_class.shape[1]).all()
+        assert of_class.mean(0) == pytest.approx(1, abs=0.25)
+    assert (counts == 0).mean() == pytest.approx((1 - 1 / 300) ** 300, abs=0.02)
+
+
+def resampled(scores: np.ndarray, labels: np.ndarray, times: int) -> np.ndarray:
+    return resampled_figures(scores, labels, resampled_test_sets(labels, times))["auc"]
 
 
 def test_resampled_auc_of_several_classes_has_the_spread_of_new_test_sets() -> None:
@@ -127,7 +151,7 @@ def test_resampled_auc_of_several_classes_has_the_spread_of_new_test_sets() -> N
         return scores_of(torch.from_numpy(rng.normal(size=(180, 3)) + np.eye(3)[labels])), labels
 
     fresh = [figures_of(*draw())["auc"] for _ in range(200)]
-    spreads = [resampled_auc(*draw(), 200).std(ddof=1) for _ in range(10)]
+    spreads = [resampled(*draw(), 200).std(ddof=1) for _ in range(10)]
     assert np.mean(spreads) == pytest.approx(np.std(fresh, ddof=1), rel=0.2)
 
 
@@ -220,13 +244,88 @@ def test_test_set_error_is_that_of_new_test_sets() -> None:
             for arm, gain in (("a", 1.2), ("b", 1.0)):
                 scores = (gain * labels + difficulty * (0.5 if arm == "a" else 1) + rng.normal(0, 0.5, n))[:, None]
                 values[arm][draw] = roc_auc_score(labels, scores[:, 0])
-                again[arm][draw] = resampled_auc(scores.astype(np.float16), labels, 100)
+                again[arm][draw] = resampled(scores.astype(np.float16), labels, 100)
         one = effect(Results(values, again), "a", "b")
         assert one is not None
         return one.difference, one.error
 
     found = np.array([study() for _ in range(80)])
     assert np.sqrt((found[:, 1] ** 2).mean()) == pytest.approx(found[:, 0].std(ddof=1), rel=0.25)
+
+
+def curve_of(auc: dict[int, tuple[float, float]], spread: float = 0.0) -> list[RegimeResult]:
+    """Regimes with a count of real images, and the AUC without and with generated ones; `leaky` is 0.05 above the latter."""
+    rng, results = np.random.default_rng(0), []
+    for count, (without, gain) in auc.items():
+        arms = {CLASSICAL.name: 0.0, OVERSAMPLED.name: 0.0, PRIMARY.name: gain, LEAKY.name: gain + 0.05}
+        values = {arm: {d: without + more + rng.normal(0, spread) for d in range(8)} for arm, more in arms.items()}
+        again = {
+            arm: {d: np.array([value - 0.001, value + 0.001]) for d, value in of.items()} for arm, of in values.items()
+        }
+        units = [
+            UnitResult(
+                fingerprint="", share=count / 1000, rare_share=1, seed=d, n_real=count, n_real_per_class=[count], n_val=9,
+                cells=[stub_cell(arm, d, values[arm][d]) for arm in arms],
+            )
+            for d in range(8)
+        ]  # fmt: skip
+        auc_results = Results(values, again)
+        judgement = judge(auc_results, {PRIMARY.name: [CLASSICAL.name, OVERSAMPLED.name]}, PRIMARY.name)
+        results.append(RegimeResult(Regime(count / 1000), units, {"auc": auc_results}, judgement))
+    return results
+
+
+def stub_cell(arm: str, seed: int, auc: float) -> Cell:
+    figures = {"auc": auc, "acc": 0.5, "balanced_accuracy": 0.5, "recall": [0.5, 0.5], "ece": 0.0, "seconds": 0.0}
+    counts = {"n_real": 9, "n_val": 9, "n_synthetic": 0, "learning_rate": 0.1, "step": 1, "val_loss": 1.0}
+    hashes = {"real_index_hash": "", "generator_index_hash": None, "leaky": False}
+    names = {"regime": "", "arm": arm, "settings": {}, "seed": seed, "classifier": ""}
+    return Cell(**names, **hashes, **counts, **figures)
+
+
+def test_generated_images_are_worth_what_the_curve_of_real_ones_says() -> None:
+    rising = curve_of({10: (0.7, 0.1), 100: (0.8, 0.05), 1000: (0.9, -0.1)})
+    found = {row["n_real"]: row["worth"] for row in real_images_worth(rising)}
+    assert found[10] == pytest.approx(100)
+    assert found[100] == pytest.approx(10**2.5)
+    assert found[1000] == pytest.approx(100)
+    beyond = curve_of({10: (0.7, -0.1), 100: (0.8, 0.3), 1000: (0.9, 0.0)})
+    assert [row["worth"] for row in real_images_worth(beyond)] == [0, np.inf, 1000]
+
+
+def test_no_gain_is_worth_no_images_where_the_curve_is_level_or_falls() -> None:
+    for curve in ((0.9, 0.9, 0.9), (0.8, 0.9, 0.88)):
+        results = curve_of({count: (auc, 0.0) for count, auc in zip((10, 100, 1000), curve, strict=True)})
+        assert [row["worth"] for row in real_images_worth(results)] == pytest.approx([10, 100, 1000])
+
+
+def test_what_a_noisy_study_says_of_worth_is_uncertain() -> None:
+    rows = real_images_worth(curve_of({10: (0.9, 0.0), 100: (0.9, 0.0), 1000: (0.9, 0.0)}, spread=0.02))
+    low, high = rows[1]["interval"]
+    assert low < 10
+    assert high > 1000
+
+
+def test_a_leak_is_named_with_the_verdict_that_it_would_have_had() -> None:
+    results = curve_of({10: (0.8, 0.0), 1000: (0.9, 0.0)}, spread=0.005)
+    (row,) = leak(results)  # with all images there is nothing to leak
+    assert row["verdict_of_the_leak"] == "helps"
+    assert results[0].judgement.verdict == "no evidence"
+    assert row["inflated_by"].difference == pytest.approx(0.05, abs=0.02)
+
+
+def test_a_metric_that_goes_with_the_gain_within_regimes_alone_is_found() -> None:
+    rng = np.random.default_rng(0)
+    gains = rng.normal(size=(2, 12))
+    pools = [
+        (f"regime {at}", {"tells": gain + 100 * at, "fixed": 1.0}, gain - 100 * at)
+        for at, of_regime in enumerate(gains)
+        for gain in of_regime
+    ]
+    found = {row["metric"]: row for row in correlations(pools)}
+    assert found["tells"]["within_regimes"] == pytest.approx(1)
+    assert found["tells"]["all"] < 0
+    assert found["fixed"]["all"] is found["fixed"]["within_regimes"] is None
 
 
 def test_planned_effect_falls_with_seeds_and_test_images() -> None:

@@ -6,6 +6,20 @@ from typing import Literal
 
 PoolName = Literal["plain", "guided", "variants", "leaky", "real"]
 
+FILLERS: dict[PoolName, str] = {
+    "plain": "generated images",
+    "guided": "images generated with classifier-free guidance",
+    "variants": "variants of real images (noised in part, and denoised)",
+    "leaky": "images of a generator that saw the whole training set",
+    "real": "the real images again, each class equally often",
+}
+CHOICES = {
+    "confident": "those of whose label a classifier of the real images is surest",
+    "in-distribution": "those that lie as near to real ones as fresh real images do",
+    "not-memorized": "those that copy no real image",
+    "diverse": "those that cover the feature space most widely",
+}
+
 
 @dataclass(frozen=True)
 class Arm:
@@ -40,6 +54,19 @@ class Arm:
     def twin(self) -> str | None:
         """The control that fills the same places of a batch with real images again: all but the new images."""
         return f"oversampled-{100 * self.share:.0f}" if 0 < self.share < 1 else None
+
+    @property
+    def description(self) -> str:
+        """In words."""
+        if self.share == 0:
+            words = "real images"
+        elif self.share == 1:
+            words = f"{FILLERS[self.pool]} alone"
+        else:
+            early = f", in the first {100 * self.until:.0f} % of the training" if self.until < 1 else ""
+            words = f"real images, and {100 * self.share:.0f} % of each batch {FILLERS[self.pool]}{early}"
+        words += f": {CHOICES[self.selection]}" if self.selection else ""
+        return words + ("" if self.classical else "; nothing shifted, rotated or changed in brightness")
 
     @property
     def candidate(self) -> bool:

@@ -4,6 +4,7 @@ import contextlib
 import hashlib
 import json
 import shutil
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -48,6 +49,10 @@ class Source(Protocol):
         """The named pool of one draw of a regime; the same arguments give the same images."""
         ...
 
+    def summary(self, draws: Sequence[tuple[Regime, int]]) -> list[str]:
+        """Of the generators of several draws, in words: training images, the best weights' step, their held-out loss."""
+        ...
+
 
 @dataclass(frozen=True)
 class DiffusionSource:
@@ -86,6 +91,23 @@ class DiffusionSource:
         folder = self._trained(teacher)
         index_hash = (folder.parent / INDEX_HASH).read_text(encoding="utf-8")
         return {"images": self._images(folder, pool, teacher, labels), "index_hash": np.array(index_hash)}
+
+    def summary(self, draws: Sequence[tuple[Regime, int]]) -> list[str]:
+        """Of the generators of several draws, in words: training images, the best weights' step, their held-out loss."""
+        found = []
+        for regime, seed in draws:
+            run = self.folder / "generators" / self._key(draw_regime(self.whole, regime, seed))
+            path = run / "pipeline_best" / "training_summary.json"
+            if path.is_file():
+                found.append(json.loads(path.read_text(encoding="utf-8")))
+        if not found:
+            return ["–"] * 3
+        images, steps, losses = ([one[name] for one in found] for name in ("training_images", "step", "val_loss"))
+        return [
+            f"{min(images)} … {max(images)} images" if min(images) < max(images) else f"{images[0]} images",
+            f"{min(steps)} … {max(steps)} of {self.options.get('max_train_steps')}",
+            f"{np.mean(losses):.4f} ± {np.std(losses, ddof=len(losses) > 1):.4f}",
+        ]
 
     def _images(self, folder: Path, pool: str, teacher: RegimeData, labels: np.ndarray) -> np.ndarray:
         pipe, seed = load_pipeline(folder), teacher.seed

@@ -1,4 +1,4 @@
-"""What a classifier's test scores say: MedMNIST's AUC and ACC, balance, recall, calibration; the AUC over resampled test sets."""
+"""What a classifier's test scores say: MedMNIST's AUC and ACC, balance, recall, calibration; the same over resampled test sets."""
 
 from typing import Any
 
@@ -52,24 +52,42 @@ def figures_of(scores: np.ndarray, labels: np.ndarray) -> dict[str, Any]:
     }
 
 
-def resampled_auc(scores: np.ndarray, labels: np.ndarray, times: int, seed: int = 0) -> np.ndarray:
-    """The AUC over `times` test sets drawn with replacement within each class (bootstrap), the same ones for every classifier.
-
-    Of several classes the mean of one against the rest, as in MedMNIST's evaluator.
-    """
+def resampled_test_sets(labels: np.ndarray, times: int, seed: int = 0) -> np.ndarray:
+    """uint8 T×N: how often each test image is in each of `times` bootstrapped test sets, drawn within each class."""
     rng, members = np.random.default_rng(seed), [np.flatnonzero(labels == label) for label in np.unique(labels)]
-    columns = [(scores[:, 0], labels == 1)] if scores.shape[1] == 1 else [
-        (scores[:, label], labels == label) for label in range(scores.shape[1])
-    ]  # fmt: skip
-    orders = [(*_tied(score), positive) for score, positive in columns]
-    values = []
-    for start in range(0, times, BLOCK):
-        weights = np.zeros((min(BLOCK, times - start), len(labels)))
-        for row in weights:
-            for rows in members:
-                row[rows] = np.bincount(rng.integers(len(rows), size=len(rows)), minlength=len(rows))
-        values.append(np.mean([_weighted_auc(weights, *order) for order in orders], 0))
-    return np.concatenate(values)
+    counts = np.zeros((times, len(labels)), dtype=np.uint8)
+    for row in counts:
+        for rows in members:
+            row[rows] = np.bincount(rng.integers(len(rows), size=len(rows)), minlength=len(rows))
+    return counts
+
+
+def resampled_figures(scores: np.ndarray, labels: np.ndarray, counts: np.ndarray) -> dict[str, np.ndarray]:
+    """What `figures_of` gives, over resampled test sets T×N: each figure T, `recall` T×K.
+
+    The AUC of several classes is the mean of one against the rest, as in MedMNIST's evaluator.
+    """
+    values = probabilities(scores)
+    classes, right = values.shape[1], values.argmax(1) == labels
+    of_auc = range(1, 2) if classes == 2 else range(classes)
+    orders = [(*_tied(values[:, label]), labels == label) for label in of_auc]
+    bins = np.searchsorted(np.linspace(0, 1, ECE_BINS + 1), values.max(1), side="right") - 1
+    excess = np.eye(ECE_BINS + 1)[bins] * (values.max(1) - right)[:, None]  # confidence beyond accuracy, N×bins
+    members = np.eye(classes)[labels]
+    blocks = []
+    for start in range(0, len(counts), BLOCK):
+        weights = counts[start : start + BLOCK].astype(np.float64)
+        recall = (weights @ (members * right[:, None])) / np.maximum(weights @ members, 1)
+        blocks.append(
+            {
+                "auc": np.mean([_weighted_auc(weights, *order) for order in orders], 0),
+                "acc": weights @ right / weights.sum(1),
+                "balanced_accuracy": recall[:, np.unique(labels)].mean(1),
+                "ece": np.abs(weights @ excess).sum(1) / weights.sum(1),
+                "recall": recall,
+            }
+        )
+    return {name: np.concatenate([block[name] for block in blocks]) for name in blocks[0]}
 
 
 def _tied(score: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
