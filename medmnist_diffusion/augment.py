@@ -15,6 +15,7 @@ from medmnist_diffusion.files import atomic_folder, write_json
 from medmnist_diffusion.publish.card import read_summary
 from medmnist_diffusion.sample import (
     add_sampling_arguments,
+    check_images_memory,
     check_sampling_arguments,
     image_table,
     pipeline_record,
@@ -42,6 +43,7 @@ def generate_beside(dataset: ImageDataset, args: argparse.Namespace) -> Split:
     pipe.to(start_processes().device)
     pipe.set_progress_bar_config(desc="sampling")
     wanted = max(1, round(len(dataset.train) * args.share / (1 - args.share)))
+    check_images_memory(pipe, wanted + len(dataset.train), "Give a smaller --share.")
     labels = dataset.balanced_labels(wanted)
     options: dict[str, Any] = {}
     if args.strength is not None:

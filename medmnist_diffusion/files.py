@@ -5,6 +5,8 @@ import hashlib
 import json
 import os
 import shutil
+import zipfile
+import zlib
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
@@ -59,13 +61,24 @@ def replace_folder(source: Path, target: Path) -> None:
     """fsync all of `source` and rename it to `target`; an old `target` is moved away first, then removed."""
     for path in (*source.rglob("*"), source):
         _sync(path)
-    old = target.with_name(f".{target.name}.old")
+    recover_folder(target)
+    old = _aside(target)
     shutil.rmtree(old, ignore_errors=True)
     if target.exists():
         target.rename(old)
     source.rename(target)
     _sync(target.parent)
     shutil.rmtree(old, ignore_errors=True)
+
+
+def recover_folder(target: Path) -> None:
+    """Put the old `target` back, where `replace_folder` died after it had moved it away and before the new one came."""
+    if not target.exists() and _aside(target).exists():
+        _aside(target).rename(target)
+
+
+def _aside(target: Path) -> Path:
+    return target.with_name(f".{target.name}.old")
 
 
 def _sync(path: Path) -> None:
@@ -95,15 +108,23 @@ def could_not_write(what: str, remedy: str) -> Iterator[None]:
 def cached_arrays(
     path: Path, compute: Callable[[], dict[str, np.ndarray]], write: bool = True
 ) -> dict[str, np.ndarray]:
-    """The arrays of an npz in a cache; where it is missing they are computed, and written if `write`."""
-    if path.is_file():
-        with np.load(path, allow_pickle=False) as arrays:
-            return {name: arrays[name] for name in arrays.files}
+    """The arrays of an npz in a cache; where it is missing or damaged they are computed, and written if `write`."""
+    if (kept := kept_arrays(path)) is not None:
+        return kept
     values = compute()
     if write:
         with atomic_file(path) as temporary:
             np.savez(temporary, allow_pickle=False, **values)
     return values
+
+
+def kept_arrays(path: Path) -> dict[str, np.ndarray] | None:
+    """The arrays of an npz of our own; None where there is none that is whole."""
+    try:
+        with np.load(path, allow_pickle=False) as arrays:
+            return {name: arrays[name] for name in arrays.files}
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error):
+        return None
 
 
 def write_text(path: str | Path, text: str) -> None:

@@ -83,11 +83,8 @@ def sample(args: argparse.Namespace) -> None:
     pipe.to(state.device)
     pipe.set_progress_bar_config(disable=not state.is_main_process, desc="sampling")
 
-    count, config = args.num_per_class * len(pipe.id2label), pipe.unet.config
-    pixels = config.in_channels * config.sample_size**2
-    check_memory(
-        count * (4 * pixels + 200), f"making {count:,} images", "Make fewer at once, with another --seed each time."
-    )
+    count = args.num_per_class * len(pipe.id2label)
+    check_images_memory(pipe, count, "Make fewer at once, with another --seed each time.")
     rows = [(label, index) for label in pipe.id2label for index in range(args.num_per_class)]
     images = generate_in_shares(pipe, rows, args.num_inference_steps, args.guidance_scale, args.seed, args.batch_size)
     if state.is_main_process:
@@ -103,6 +100,15 @@ def sample(args: argparse.Namespace) -> None:
             print("Trained on the synthetic phantom set: computed shapes, no patients.")
         print(f"{len(rows)} images by {state.num_processes} process(es) written to {args.output} ({args.format}).")
     state.wait_for_everyone()
+
+
+def check_images_memory(pipe: Any, count: int, remedy: str) -> None:
+    """Raises:
+    UserError: if so many images of a pipeline do not fit into memory, before the first one is made.
+    """
+    config = pipe.unet.config
+    pixels = config.in_channels * config.sample_size**2
+    check_memory(count * (4 * pixels + 200), f"making {count:,} images", remedy)
 
 
 def pipeline_record(folder: Path) -> dict[str, Any]:

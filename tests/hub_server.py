@@ -24,6 +24,7 @@ class Fault:
     match: str
     status: int | None = None  # None: the connection is cut in the middle of the request
     times: int = 1
+    done: bool = False  # what was asked for is done before that; only the answer is lost
     headers: dict[str, str] = field(default_factory=dict)
 
 
@@ -86,7 +87,9 @@ class _Handler(BaseHTTPRequestHandler):
         for fault in self.hub.faults:
             if fault.times and fault.match in line:
                 fault.times -= 1
-                self.rfile.read(length // 2 if fault.status is None else length)
+                body = self.rfile.read(length // 2 if fault.status is None and not fault.done else length)
+                if fault.done:
+                    self._answered_to_nobody(body)
                 if fault.status is None:
                     self.connection.close()
                     self.close_connection = True
@@ -94,11 +97,18 @@ class _Handler(BaseHTTPRequestHandler):
                     self._json({"error": "injected"}, fault.status, fault.headers)
                 return
         body = self.rfile.read(length)
-        parts = [unquote(part) for part in urlsplit(self.path).path.strip("/").split("/")]
         try:
-            self._route(parts, body)
+            self._route(self._parts(), body)
         except _HTTPError as error:
             self._json({"error": error.message}, error.status, {"X-Error-Message": error.message, **error.headers})
+
+    def _parts(self) -> list[str]:
+        return [unquote(part) for part in urlsplit(self.path).path.strip("/").split("/")]
+
+    def _answered_to_nobody(self, body: bytes) -> None:
+        self._send = lambda *answer: None  # type: ignore[method-assign]
+        self._route(self._parts(), body)
+        del self._send
 
     def _route(self, parts: list[str], body: bytes) -> None:
         kind, parts = ("dataset", parts[1:]) if parts[0] == "datasets" else ("model", parts)
@@ -162,7 +172,7 @@ class _Handler(BaseHTTPRequestHandler):
                 raise _HTTPError(404, "no such page")
 
     def _commit(self, repo: Repo, repo_id: str, lines: list[dict[str, Any]]) -> None:
-        files: dict[str, bytes] = {}
+        files, gone = dict[str, bytes](), set[str]()
         for line in lines:
             value = line["value"]
             if line["key"] == "file":
@@ -172,7 +182,11 @@ class _Handler(BaseHTTPRequestHandler):
                     raise _HTTPError(400, f"{value['path']} was never uploaded")
                 files[value["path"]] = self.hub.objects[value["oid"]]
                 repo.large.add(value["path"])
-        repo.files |= files  # all of the commit or nothing
+            elif line["key"] == "deletedFile":
+                gone.add(value["path"])
+        repo.files = {
+            name: content for name, content in {**repo.files, **files}.items() if name not in gone
+        }  # all of the commit or nothing
         repo.commits.append(next(line["value"]["summary"] for line in lines if line["key"] == "header"))
         self._json({"commitUrl": f"{self.hub.endpoint}/{repo_id}/commit/{repo.sha}", "commitOid": repo.sha})
 

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from huggingface_hub import HfApi
 from PIL import Image, PngImagePlugin
 from safetensors.torch import load_file, save_file
 
@@ -179,8 +180,11 @@ def test_dry_run_needs_no_network_and_no_token(
 
 def test_a_repository_that_holds_files_needs_update(hub: Hub, folder: Path, cli_error: CliError) -> None:
     assert cli.main(publishing(folder)) == 0
-    assert "add a commit to it by --update" in cli_error(*publishing(folder))
+    assert "publish … --update" in cli_error(*publishing(folder))
+    files = hub.repos["model", REPO].files
+    files["unet/diffusion_pytorch_model.safetensors.index.json"] = b"{}"  # diffusers would load what it names
     assert cli.main(publishing(folder, "--update")) == 0
+    assert set(hub.repos["model", REPO].files) == set(files) - {"unet/diffusion_pytorch_model.safetensors.index.json"}
     assert hub.repos["model", REPO].files[WEIGHTS] == (folder / WEIGHTS).read_bytes()
 
 
@@ -219,6 +223,32 @@ def test_an_upload_that_broke_goes_on(hub: Hub, folder: Path, cli_error: CliErro
     assert cli.main(publishing(folder)) == 0
     assert sum(line.startswith("PUT /lfs") for line in hub.requests) == sent
     assert len(hub.repos["model", REPO].commits) == 1
+
+
+@pytest.mark.parametrize("status", [None, 504], ids=["cut", "504 of a gateway"])
+def test_a_commit_whose_answer_was_lost_is_there(
+    status: int | None, hub: Hub, folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    hub.faults = [Fault("POST /api/models/tester/phantom-28/commit", status, done=True)]
+    assert cli.main(publishing(folder)) == 0
+    assert f"Committed: {hub.endpoint}/tester/phantom-28/commit/" in capsys.readouterr().out
+    assert len(hub.repos["model", REPO].commits) == 1
+
+
+def test_a_hub_that_falls_silent_in_the_commit(
+    hub: Hub, folder: Path, monkeypatch: pytest.MonkeyPatch, cli_error: CliError
+) -> None:
+    """Nobody knows whether it arrived, and that is what is said."""
+    commit = HfApi.create_commit
+
+    def last_words(self: HfApi, *args: object, **options: object) -> object:
+        hub.faults = [Fault("/commit/", done=True), Fault("GET /api/models/tester", times=1000)]
+        return commit(self, *args, **options)
+
+    monkeypatch.setattr(HfApi, "create_commit", last_words)
+    error = cli_error(*publishing(folder))
+    assert "cannot be asked whether it arrived" in error
+    assert "Nothing was committed" not in error
 
 
 @pytest.mark.parametrize(

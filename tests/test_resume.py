@@ -1,5 +1,6 @@
 """Stopped at any step and started again: bit-identical to a run that was never stopped. And what must not resume."""
 
+import itertools
 import json
 import os
 import resource
@@ -10,17 +11,21 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from filelock import FileLock
+from PIL import Image
 
 from medmnist_diffusion import cli
 from medmnist_diffusion.data import phantom
 from medmnist_diffusion.data.npz import write_npz
-from medmnist_diffusion.diffusion.checkpoints import newest_checkpoint
+from medmnist_diffusion.diffusion.checkpoints import newest_checkpoint, read_state
 from medmnist_diffusion.diffusion.loss_log import read_loss_csv
-from medmnist_diffusion.files import MANIFEST
+from medmnist_diffusion.errors import StoppedError
+from medmnist_diffusion.files import MANIFEST, recover_folder, replace_folder
+from medmnist_diffusion.training import train as train_script
 
 from .conftest import ROOT, small_training
 
@@ -314,3 +319,137 @@ def test_an_asked_for_change_that_cannot_be(
     arguments[arguments.index("32")] = "48"
     assert "does not fit" in cli_error("train", *arguments)
     assert np.isfinite(read_loss_csv(run / "loss.csv")[-1]["loss"])
+
+
+def test_a_change_is_not_forgotten_by_a_kill_before_the_next_checkpoint(
+    trained_run: Path,
+    small_npz: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    cli_error: CliError,
+) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(trained_run, run)
+    arguments = [*small_training(small_npz, run), "--max_train_steps", "70"]
+    with monkeypatch.context() as patch:  # as a kill between the start and the next checkpoint
+        patch.setattr(train_script, "_print_plan", lambda *plan: (_ for _ in ()).throw(StoppedError("killed")))
+        assert cli.main(["train", *arguments, "--learning_rate", "0.001", "--allow_changes", "true"]) == 4
+    capsys.readouterr()
+    assert "learning_rate: 0.004 → 0.001" in cli_error("train", *arguments, "--learning_rate", "0.001")
+    assert cli.main(["train", *arguments]) == 0  # the checkpoint is one of the first settings
+    summary = json.loads((run / "pipeline" / "training_summary.json").read_text())
+    assert summary["changes"] == []
+    assert summary["extensions"] == ["step 60: max_train_steps: 60 → 70"]
+    assert "max_train_steps: 60 → 70" in (run / "pipeline" / "README.md").read_text()
+
+
+def test_a_precision_that_is_asked_for_is_used(trained_run: Path, small_npz: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(trained_run, run)
+    checkpoint = newest_checkpoint(run / "checkpoints")
+    assert checkpoint is not None
+    before = read_state(checkpoint)["config"]["mixed_precision"]
+    after = "bf16" if before == "no" else "no"
+    arguments = [*small_training(small_npz, run), "--max_train_steps", "62", "--allow_changes", "true"]
+    assert cli.main(["train", *arguments, "--mixed_precision", after]) == 0
+    summary = json.loads((run / "pipeline" / "training_summary.json").read_text())
+    assert summary["changes"] == [f"step 60: mixed_precision: {before} → {after}"]
+    assert f"mixed_precision: '{after}'" in (run / "training_config.yaml").read_text().replace("bf16", "'bf16'")
+
+
+def test_killed_between_the_last_step_and_the_pipeline(
+    never_stopped: dict[str, object], small_npz: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever of the end was not written is written by the same command."""
+    run, arguments = tmp_path / "run", [*small_training(small_npz, tmp_path / "run"), *EVERYTHING]
+    saved = train_script.save_pipeline_folder
+
+    def killed(folder: Path, *rest: object) -> Path:
+        if folder.name == "pipeline":
+            raise StoppedError("killed")
+        return saved(folder, *rest)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(train_script, "save_pipeline_folder", killed)
+        assert cli.main(["train", *arguments]) == 4
+    assert cli.main(["train", *arguments]) == 0
+    assert outcome(run) == never_stopped
+
+
+def test_another_test_set_counts_where_leaks_are_dropped(tmp_path: Path, cli_error: CliError) -> None:
+    """Which training images leak depends on it."""
+    data, run = tmp_path / "small.npz", tmp_path / "run"
+    arrays = phantom.make_phantom(counts={"train": 60, "val": 20, "test": 20})
+    write_npz(data, arrays)
+    arguments = [*small_training(data, run), "--drop_leaks", "true", "--max_train_steps"]
+    assert cli.main(["train", *arguments, "2"]) == 0
+    arrays["test_images"][0] = arrays["train_images"][0]
+    write_npz(data, arrays)
+    assert "test images: " in cli_error("train", *arguments, "4")
+
+
+def test_renamed_classes_do_not_resume(tmp_path: Path, cli_error: CliError) -> None:
+    arrays = phantom.make_phantom(counts={"train": 60, "val": 4, "test": 4})
+    folder, run = tmp_path / "images", tmp_path / "run"
+    for row, (image, label) in enumerate(zip(arrays["train_images"], arrays["train_labels"][:, 0], strict=True)):
+        (folder / f"class_{label}").mkdir(parents=True, exist_ok=True)
+        Image.fromarray(image).save(folder / f"class_{label}" / f"{row:03d}.png")
+    arguments = [*small_training(folder, run), "--max_train_steps"]
+    assert cli.main(["train", *arguments, "2"]) == 0
+    (folder / "class_0").rename(folder / "class_00")
+    assert "classes: class_0, " in cli_error("train", *arguments, "4")
+
+
+def test_an_older_damaged_checkpoint_does_not_push_out_a_whole_one(
+    trained_run: Path, small_npz: Path, tmp_path: Path
+) -> None:
+    """30 is whole, 45 torn; at 50 with two to keep, 30 and 50 stay."""
+    run = tmp_path / "run"
+    shutil.copytree(trained_run, run)
+    torn = (run / "checkpoints" / "step_00000060").rename(run / "checkpoints" / "step_00000045")
+    (torn / MANIFEST).unlink()
+    assert cli.main(["train", *small_training(small_npz, run), "--max_train_steps", "50"]) == 0
+    assert sorted(path.name for path in (run / "checkpoints").glob("step_*")) == ["step_00000030", "step_00000050"]
+
+
+def test_a_folder_that_was_being_replaced_comes_back(tmp_path: Path) -> None:
+    """Killed between the two renames, the old one lies aside."""
+    old, new = tmp_path / ".pipeline.old", tmp_path / "new"
+    old.mkdir()
+    (old / "weights").write_text("old")
+    recover_folder(tmp_path / "pipeline")
+    assert (tmp_path / "pipeline" / "weights").read_text() == "old"
+    (tmp_path / "pipeline").rename(old)
+    new.mkdir()
+    replace_folder(new, tmp_path / "pipeline")
+    assert not list((tmp_path / "pipeline").iterdir())
+    assert not old.exists()
+
+
+@pytest.mark.parametrize("content", ["garbage", "step,loss\n1,x\n", "a,b\n1,2\n", "\0"])
+def test_a_damaged_loss_log_is_named(
+    content: str, trained_run: Path, small_npz: Path, tmp_path: Path, cli_error: CliError
+) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(trained_run, run)
+    (run / "loss.csv").write_text(content)
+    assert "loss.csv is damaged" in cli_error("train", *small_training(small_npz, run), "--max_train_steps", "70")
+
+
+def test_minutes_already_spent_count(small_npz: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Stopped in its budget and started again, a run takes no more steps than one that was never stopped."""
+    from medmnist_diffusion.diffusion import stopping
+
+    steps = []
+    for name, stops_at in (("whole", None), ("stopped", 20)):
+        arguments = [*small_training(small_npz, tmp_path / name), "--max_train_minutes", "0.05"]
+        ticks = itertools.count()  # a clock that counts how often it is asked
+        monkeypatch.setattr(train_script, "time", SimpleNamespace(monotonic=lambda ticks=ticks: next(ticks) / 20))
+        if stops_at:
+            with monkeypatch.context() as patch:
+                patch.setattr(stopping.StopRequest, "agreed", lambda self, accelerator, step, at=stops_at: step == at)
+                assert cli.main(["train", *arguments]) == 4
+        assert cli.main(["train", *arguments]) == 0
+        steps.append(read_loss_csv(tmp_path / name / "loss.csv")[-1]["step"])
+    assert 20 < steps[1] == pytest.approx(steps[0], abs=4)

@@ -3,7 +3,7 @@
 import dataclasses
 import difflib
 import reprlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -182,24 +182,39 @@ def preset(name: str) -> dict[str, Any]:
 
 
 def write_config(config: TrainingConfig, path: Path) -> None:
-    """Write the configuration as YAML that `--config` reads, without what is this user's or this machine's own."""
-    values = dataclasses.asdict(config)
-    for name in OWN:
-        del values[name]
-    if any(separator in values["dataset"] for separator in ("/", "\\")):
-        values["dataset"] = Path(values["dataset"]).name
-    write_text(path, yaml.safe_dump(values, sort_keys=False))
+    """Write the configuration as YAML that `--config` reads, as far as `kept_settings` go."""
+    write_text(path, yaml.safe_dump(kept_settings(config), sort_keys=False))
 
 
-def changed_settings(config: TrainingConfig, path: Path) -> list[str]:
-    """`name: old → new` for what a resumed run would compute differently from the run saved at `path`."""
-    new, saved = dataclasses.asdict(config), read_config_file(path)
-    new["dataset"] = Path(new["dataset"]).name
+def kept_settings(config: TrainingConfig) -> dict[str, Any]:
+    """All settings but what is this user's or this machine's own; of a data set's path the last part."""
+    values = {name: value for name, value in dataclasses.asdict(config).items() if name not in OWN}
+    return values | {"dataset": values["dataset"].replace("\\", "/").rstrip("/").rsplit("/", 1)[-1]}
+
+
+def changed_settings(config: TrainingConfig, saved: dict[str, Any]) -> list[str]:
+    """`name: old → new` for what a resumed run would compute differently from the saved settings."""
+    return _differences(config, saved, lambda name: name not in FREE_ON_RESUME)
+
+
+def changed_budget(config: TrainingConfig, saved: dict[str, Any]) -> list[str]:
+    """`name: old → new` of the budget; the learning rate decays over it, so that its curve bends where the budget changes."""
+    return _differences(config, saved, lambda name: name in BUDGETS)
+
+
+def _differences(config: TrainingConfig, saved: dict[str, Any], counts: Callable[[str], bool]) -> list[str]:
+    new = kept_settings(config)
     return [
-        f"{name}: {value} → {new[name]}"
-        for name, value in saved.items()
-        if name not in FREE_ON_RESUME and new[name] != value and not (name in CHOSEN and new[name] == CHOSEN[name])
+        f"{name}: {saved[name]} → {value}"
+        for name, value in new.items()
+        if name in saved and counts(name) and saved[name] != value and not (name in CHOSEN and value == CHOSEN[name])
     ]
+
+
+def chosen_before(config: TrainingConfig, saved: dict[str, Any]) -> TrainingConfig:
+    """What a run once chose for itself it keeps to, unless it is told otherwise."""
+    again = {name: saved[name] for name, value in CHOSEN.items() if name in saved and getattr(config, name) == value}
+    return dataclasses.replace(config, **again)
 
 
 def checked_config(config: TrainingConfig) -> TrainingConfig:

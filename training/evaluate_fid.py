@@ -33,6 +33,7 @@ from medmnist_diffusion.publish.card import OPEN_LICENSES, overall_rows
 from medmnist_diffusion.publish.plots import plot_closest, plot_ratios
 from medmnist_diffusion.sample import (
     add_sampling_arguments,
+    check_images_memory,
     check_sampling_arguments,
     read_sampling_record,
     sampling_record,
@@ -94,6 +95,7 @@ def _generated(args: argparse.Namespace, dataset: ImageDataset) -> tuple[Split, 
                 f"{path} makes the classes {pipe.id2label}, {dataset.name} has {dataset.id2label}. Evaluate against the data set "
                 "that it was trained on."
             )
+        check_images_memory(pipe, args.num_images, "Give a smaller --num_images.")
         pipe.to(PartialState().device)
         labels = dataset.labels_in_shares(args.num_images)
         rows = [(label, index) for label, count in enumerate(np.bincount(labels)) for index in range(count)]
@@ -203,8 +205,7 @@ def main(argv: Sequence[str]) -> None:
     if not state.is_main_process:
         return
     output = args.output or (args.generated if is_pipeline else Path()) / "metrics.json"
-    metrics.write(output)
-    print_metrics(metrics)
+    output.unlink(missing_ok=True)  # old figures do not stand beside new pictures
     plot_ratios(metrics, output.with_name("ratios.png"))
     # A pipeline folder gets published: training images go into it only where everybody has them anyway.
     publishable = dataset.license in OPEN_LICENSES
@@ -216,6 +217,8 @@ def main(argv: Sequence[str]) -> None:
     ours = generated.images[closest]
     plot_closest(ours, None, *shown, output.with_name("closest_generated.png"), title)
     plot_closest(ours, dataset.train.images[nearest.rows[closest]], *shown, pairs, title)
+    metrics.write(output)  # last: where it lies, the pictures are its own
+    print_metrics(metrics)
     warning = "" if publishable else ": do not publish it"
     print(
         f"Written to {output}, with ratios.png and closest_generated.png. {pairs} shows training images "

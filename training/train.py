@@ -47,16 +47,17 @@ from medmnist_diffusion.diffusion.optimizers import build_optimizers
 from medmnist_diffusion.diffusion.stopping import StopRequest, exclusive, stop_signals
 from medmnist_diffusion.diffusion.unet import build_noise_scheduler, build_unet, unshuffle_factor
 from medmnist_diffusion.errors import StoppedError, TrainingDivergedError, UserError, run_command
-from medmnist_diffusion.files import could_not_write
+from medmnist_diffusion.files import could_not_write, recover_folder
 from medmnist_diffusion.publish.card import check_license
 from medmnist_diffusion.publish.pipeline_folder import save_pipeline_folder, save_sample_grid, saved_step
 from medmnist_diffusion.publish.plots import plot_loss
 from medmnist_diffusion.training.config import (
-    CHOSEN,
     TrainingConfig,
+    changed_budget,
     changed_settings,
+    chosen_before,
+    kept_settings,
     parse_config,
-    read_config_file,
     write_config,
 )
 
@@ -84,22 +85,27 @@ def train(config: TrainingConfig, dataset: ImageDataset | None = None) -> Path:
 
 def _train(config: TrainingConfig, dataset: ImageDataset | None, run: Path, stop: StopRequest) -> Path:
     # 1. The run's folder. A run that was begun with other settings is not continued with these, unless that is asked for.
-    saved_config = run / "training_config.yaml"
+    for name in ("pipeline", "pipeline_best"):
+        recover_folder(run / name)
     checkpoint = newest_checkpoint(run / "checkpoints")
-    changes = changed_settings(config, saved_config) if checkpoint else []
-    if checkpoint:
-        saved = read_config_file(saved_config)
-        config = replace(config, **{name: saved[name] for name in CHOSEN})
+    state = read_state(checkpoint) if checkpoint else {}
+    saved = state.get("config", {})
+    changes = changed_settings(config, saved)
+    extensions = [
+        *state.get("extensions", []),
+        *(f"step {state['step']}: {one}" for one in changed_budget(config, saved)),
+    ]
+    config = chosen_before(config, saved)
 
     # 2. The data: uint8 images and integer labels, and what an audit finds wrong with them.
     as_given = dataset or load_dataset(config.dataset, config.root, config.size)  # what evaluation will compare with
-    content = {name: as_given.splits[name].content_hash[:12] for name in ("train", "val")}
-    history: list[str] = []  # of what the run was trained with before it was changed
-    if checkpoint:
-        state = read_state(checkpoint)
-        before, history = state.get("data", content), state.get("changes", [])
-        changes += [f"{name} images: {before[name]} → {new}" for name, new in content.items() if before[name] != new]
-        history = [*history, *(f"step {state['step']}: {change}" for change in changes)]
+    matters = ("train", "val", "test") if config.drop_leaks else ("train", "val")
+    content = {f"{name} images": as_given.splits[name].content_hash[:12] for name in matters}
+    content["classes"] = ", ".join(as_given.id2label.values())
+    before = state.get("data", content)
+    changes += [f"{name}: {before.get(name)} → {new}" for name, new in content.items() if before.get(name) != new]
+    # What the run was trained with before it was changed.
+    history = [*state.get("changes", []), *(f"step {state['step']}: {change}" for change in changes)]
     if config.push_to_hub:
         check_license(as_given.license, config.data_license)
     if changes and not config.allow_changes:
@@ -201,12 +207,12 @@ def _train(config: TrainingConfig, dataset: ImageDataset | None, run: Path, stop
             )
         best_val_loss = math.inf if changes else progress_state["best_val_loss"] or math.inf
         log = LossLog.resumed(run / "loss.csv", step) if is_main else log
-        log.comparable_from = step if changes else -1
+        log.comparable_from = step if changes else progress_state.get("comparable_from", -1)
         accelerator.print(f"Resuming at step {step} from {checkpoint}.", *changes, sep="\n  changed: ")
 
     if is_main:
         data_audit = audit(as_given)
-        write_config(config, saved_config)
+        write_config(config, run / "training_config.yaml")
         _print_plan(
             config, raw_unet, gflop, speeds, accelerator, max_steps, step, [*dataset.notes, *findings(data_audit)]
         )
@@ -219,6 +225,7 @@ def _train(config: TrainingConfig, dataset: ImageDataset | None, run: Path, stop
             "dropped_leaks": dropped,
             "processes": accelerator.num_processes,
             "changes": history,
+            "extensions": extensions,
         }
     if config.report_to != "none":
         values = {key: value for key, value in asdict(config).items() if isinstance(value, (int, float, str, bool))}
@@ -255,8 +262,11 @@ def _train(config: TrainingConfig, dataset: ImageDataset | None, run: Path, stop
             "images_a_step": images_a_step,
             "best_val_loss": best_val_loss if math.isfinite(best_val_loss) else None,
             "ema_step": ema.optimization_step,
+            "config": kept_settings(config),
             "data": content,
             "changes": history,
+            "extensions": extensions,
+            "comparable_from": log.comparable_from,
         }
         ema.copy_to(ema_unet.parameters())
         remedy = "The checkpoints before it are untouched: make room, and the same command goes on from them."
@@ -357,7 +367,7 @@ def _train(config: TrainingConfig, dataset: ImageDataset | None, run: Path, stop
 
             validate = spent >= 1 or step % config.validation_steps == 0
             draw_samples = step % config.sample_steps == 0
-            checkpoint_now = step % config.checkpointing_steps == 0
+            checkpoint_now = spent >= 1 or step % config.checkpointing_steps == 0
             stop_now = stop.agreed(accelerator, step)
             bar.disable = bar.disable or stop_now
             pause = validate or draw_samples or checkpoint_now
@@ -378,14 +388,13 @@ def _train(config: TrainingConfig, dataset: ImageDataset | None, run: Path, stop
             if pause:
                 last_time = time.monotonic()  # images/s counts training alone
 
-    # 8. The end: the last checkpoint, the curve, and the pipeline folder that gets evaluated and published.
-    save_state()
+    # 8. The end: the last grid, and the pipeline folder that gets evaluated and published. Where that lies, all else does.
     if is_main:
         val_loss = held_out_row(ema_unet, scheduler, held_out, factor, config.loss_type, config.huber_delta)[
             "val_loss"
         ]
-        folder = save_pipeline("pipeline", "latest", val_loss, step, seconds)
         save_sample_grid(ema_unet, scheduler, dataset, config, run / "samples" / f"step_{step:08d}.png")
+        folder = save_pipeline("pipeline", "latest", val_loss, step, seconds)
         print(
             f"\nTrained {step} steps ({step * images_a_step} images) in {elapsed():.0f} s; held-out loss {val_loss:.4f}"
             f" (best {best_val_loss:.4f}).\nPipeline: {folder}\nLoad it anywhere with\n"

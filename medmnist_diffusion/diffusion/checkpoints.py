@@ -2,7 +2,8 @@
 
 A checkpoint is a folder `checkpoints/step_00000500` with Accelerate's state (weights, optimizer, random states, scaler),
 the EMA weights as safetensors, each process's loss sums since the last row of loss.csv, `state.json` (step, seconds spent, best
-held-out loss) and `manifest.json` (SHA-256 of every file). Batches need no state: they are a function of the seed and the step.
+held-out loss, settings, data) and `manifest.json` (SHA-256 of every file). Batches need no state: they are a function of the seed
+and the step.
 
 Accelerate writes optimizers and random states by torch.save; they are read with `weights_only`, after the manifest was checked.
 """
@@ -48,9 +49,12 @@ def save_checkpoint(
             write_json(temporary / "state.json", {"step": step, **state})
             write_json(temporary / MANIFEST, folder_manifest(temporary))
             replace_folder(temporary, target)
-            # A damaged one of later steps, which this run has passed over, must not push out those that are whole.
-            for old in [path for path in _checkpoints(folder) if path.name <= target.name][keep:]:
-                shutil.rmtree(old)
+            # Damaged ones, of later or earlier steps, must not push out those that are whole.
+            until_now = [path for path in _checkpoints(folder) if path.name <= target.name]
+            kept = [path for path in until_now if _whole(path)][:keep]
+            for old in until_now:
+                if old not in kept:
+                    shutil.rmtree(old)
     except BaseException:
         if accelerator.is_main_process:
             shutil.rmtree(temporary, ignore_errors=True)
@@ -62,7 +66,7 @@ def save_checkpoint(
 def newest_checkpoint(folder: Path) -> Path | None:
     """The newest checkpoint whose files match its manifest; a damaged one is named and passed over."""
     for checkpoint in _checkpoints(folder):
-        if intact(checkpoint, ("state.json", "model.safetensors", "optimizer.bin")):
+        if _whole(checkpoint):
             return checkpoint
         print(f"warning: {checkpoint} is damaged (its files do not match its manifest): passed over.")
     return None
@@ -97,6 +101,10 @@ def load_checkpoint(
 def read_state(checkpoint: Path) -> dict[str, Any]:
     """The checkpoint's state.json."""
     return json.loads((checkpoint / "state.json").read_text())
+
+
+def _whole(checkpoint: Path) -> bool:
+    return intact(checkpoint, ("state.json", "model.safetensors", "optimizer.bin"))
 
 
 def _meter_file(accelerator: Accelerator) -> str:

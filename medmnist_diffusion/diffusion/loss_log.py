@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from medmnist_diffusion.errors import TrainingDivergedError
+from medmnist_diffusion.errors import TrainingDivergedError, UserError
 from medmnist_diffusion.files import atomic_file
 
 BUCKETS = 4  # quarters of the timestep range, from little noise to pure noise
@@ -31,7 +31,10 @@ class LossLog:
     @classmethod
     def resumed(cls, path: Path, step: int) -> "LossLog":
         """The log as it stood at `step`: later rows belong to work that was lost and will be done again."""
-        return cls(path, [row for row in read_loss_csv(path) if row["step"] <= step] if path.is_file() else [])
+        if not path.is_file():
+            print(f"warning: {path} is gone, and with it the losses up to step {step}.")
+            return cls(path)
+        return cls(path, [row for row in read_loss_csv(path) if row["step"] <= step])
 
     def append(self, row: dict[str, float]) -> None:
         """Add a row; a loss that is not finite, or has exploded, ends the run.
@@ -74,9 +77,20 @@ def _written(value: float) -> str:
 
 
 def read_loss_csv(path: Path) -> list[dict[str, float]]:
-    """The rows of a loss.csv, without their empty cells."""
-    with path.open(newline="") as file:
-        return [{key: float(value) for key, value in row.items() if value} for row in csv.DictReader(file)]
+    """The rows of a loss.csv, without their empty cells.
+
+    Raises:
+        UserError: for a file that is no table of numbers with a step in every row.
+    """
+    try:
+        with path.open(newline="", encoding="utf-8") as file:
+            reader = csv.DictReader(file)
+            rows = [{key: float(value) for key, value in row.items() if value} for row in reader]
+        if not all({"step", "loss"} <= set(row) for row in (reader.fieldnames or [], *rows)):
+            raise ValueError("step or loss is missing")
+    except (OSError, ValueError, TypeError, csv.Error) as error:
+        raise UserError(f"{path} is damaged ({error}). Restore it, or remove it: the history is lost then.") from None
+    return rows
 
 
 def diverged(what: str) -> str:

@@ -66,7 +66,7 @@ def stop_signals() -> Iterator[StopRequest]:
 
 
 @contextlib.contextmanager
-def exclusive(folder: Path) -> Iterator[None]:
+def exclusive(folder: Path, option: str = "--output_dir") -> Iterator[None]:
     """Hold a run's folder, which is made if need be; the first of the processes that a launcher started holds it for all.
 
     Raises:
@@ -81,10 +81,10 @@ def exclusive(folder: Path) -> Iterator[None]:
         lock.acquire(timeout=0)
     except Timeout:
         raise UserError(
-            f"another process works in {folder}. Wait for it or stop it, or choose another --output_dir."
+            f"another process works in {folder}. Wait for it or stop it, or choose another {option}."
         ) from None
     except OSError as error:
-        raise UserError(f"{folder} cannot be written ({error.strerror}). Choose another --output_dir.") from None
+        raise UserError(f"{folder} cannot be written ({error.strerror}). Choose another {option}.") from None
     try:
         yield
     finally:

@@ -175,8 +175,8 @@ def backbone(name: str) -> Extractor:
     from transformers import AutoImageProcessor, AutoModel
 
     try:
-        processor = AutoImageProcessor.from_pretrained(name, use_fast=True)
-        model = AutoModel.from_pretrained(name, use_safetensors=True)
+        processor = AutoImageProcessor.from_pretrained(name, use_fast=True, trust_remote_code=False)
+        model = AutoModel.from_pretrained(name, use_safetensors=True, trust_remote_code=False)
     except (OSError, ValueError) as error:
         reason = " ".join(str(error).split())[:160]
         raise UserError(

@@ -59,6 +59,7 @@ class _Summary(TypedDict):
     images_seen: int
     val_loss: float | None
     changes: NotRequired[list[str]]
+    extensions: NotRequired[list[str]]
 
 
 _SUMMARY = TypeAdapter(_Summary)
@@ -183,6 +184,7 @@ def _values(folder: Path, summary: dict[str, Any], metrics: Metrics | None, load
         "has_loss": (folder / "loss.png").is_file(),
         "findings": plain(findings(summary["audit"])),
         "changes": plain(summary.get("changes", [])),
+        "extensions": plain(summary.get("extensions", [])),
         "metrics": _metric_values(metrics, folder) if metrics else None,
     }
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import huggingface_hub
-from huggingface_hub import CommitOperationAdd, HfApi
+from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi
 from huggingface_hub.errors import (
     HfHubHTTPError,
     HFValidationError,
@@ -62,7 +62,8 @@ def show_upload(folder: Path, repo_id: str, repo_type: str, private: bool) -> No
 def upload(folder: Path, repo_id: str, repo_type: str, private: bool, update: bool, message: str) -> str:
     """Create the repository if need be and commit all files of the folder at once; returns the commit's address.
 
-    Large files go first, and those that the Hub has are not sent again: an upload that broke goes on where it was.
+    Large files go first, and those that the Hub has are not sent again: an upload that broke goes on where it was. An update takes
+    the place of all that was there: weights that stayed beside the new ones might be loaded in their place.
 
     Raises:
         UserError: for every refusal and break, with what to do. The token is in none of them.
@@ -72,24 +73,49 @@ def upload(folder: Path, repo_id: str, repo_type: str, private: bool, update: bo
     with _in_words(repo_id):
         try:
             names = set(api.list_repo_files(repo_id, repo_type=repo_type))
-            is_private = api.repo_info(repo_id, repo_type=repo_type).private
         except RepositoryNotFoundError as error:
             if error.response.status_code != 404:  # a refused token says so, not that nothing is there
                 raise
             api.create_repo(repo_id, repo_type=repo_type, private=private)
-            names, is_private = set(), private
-        if private and not is_private:
+            names = set()
+        before = api.repo_info(repo_id, repo_type=repo_type)
+        if private and not before.private:
             raise UserError(f"{repo_id} is public on the Hub. Make it private there, or say --public.")
         if (there := names - BELONGS_TO_HUB) and not update:
             raise UserError(
-                f"{repo_id} exists and holds {len(there)} files ({min(there)}, …). Choose another name, or add a commit to it by "
-                "--update."
+                f"{repo_id} exists and holds {len(there)} files ({min(there)}, …). Choose another name, or replace them by "
+                "`publish … --update` (the Hub keeps the history)."
             )
         files = [
             CommitOperationAdd(path_in_repo=path.relative_to(folder).as_posix(), path_or_fileobj=path)
             for path in _files(folder)
         ]
-        return str(api.create_commit(repo_id, files, commit_message=message, repo_type=repo_type).commit_url)
+        api.preupload_lfs_files(repo_id, files, repo_type=repo_type)
+    gone = [CommitOperationDelete(name) for name in sorted(there - {file.path_in_repo for file in files})]
+    if gone:
+        print("Removed there: " + ", ".join(operation.path_in_repo for operation in gone))
+    with _in_words(repo_id):
+        try:
+            commit = api.create_commit(repo_id, [*files, *gone], commit_message=message, repo_type=repo_type)
+        except (HfHubHTTPError, HTTPError, ConnectionError, TimeoutError) as error:
+            if isinstance(error, HfHubHTTPError) and error.response.status_code < 500:
+                raise
+            after = _state(api, repo_id, repo_type)
+            if after.sha == before.sha:
+                raise
+            return f"{api.endpoint}/{'datasets/' if repo_type == 'dataset' else ''}{repo_id}/commit/{after.sha}"
+    return str(commit.commit_url)
+
+
+def _state(api: HfApi, repo_id: str, repo_type: str) -> Any:
+    """The repository as it is after the answer to a commit was lost."""
+    try:
+        return api.repo_info(repo_id, repo_type=repo_type)
+    except (HfHubHTTPError, HTTPError, ConnectionError, TimeoutError):
+        raise UserError(
+            f"the connection broke while the commit was sent, and {repo_id} cannot be asked whether it arrived. Look there; "
+            "if it did not, the same command goes on."
+        ) from None
 
 
 def _files(folder: Path) -> list[Path]:

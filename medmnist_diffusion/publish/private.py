@@ -22,6 +22,8 @@ PATTERNS = {
     rb"Volumes|nfs|gpfs|lustre)/[^\s\"'`<>)]+|(?<![\w.])~/\w|\b[A-Za-z]:\\+[^\s\"'`<>)]+|(?<!\\)\\\\\w[\w.-]*\\",
 }
 SHORTEST_NAME = 3
+PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
+PICTURE_CHUNKS = (b"IHDR", b"PLTE", b"IDAT", b"tRNS", b"pHYs", b"IEND")
 
 
 def private_findings(folder: Path, repo_id: str) -> list[str]:
@@ -75,9 +77,24 @@ def _text(path: Path) -> bytes:
     if path.suffix == ".png":
         with Image.open(path) as image:
             image.load()  # notes may follow the pixels
-            return " ".join(f"{key} {value}" for key, value in image.info.items()).encode()
+            notes = " ".join(f"{key} {value}" for key, value in image.info.items()).encode()
+        beside = _beside_pixels(path.read_bytes())
+        return b" ".join([notes, beside, beside.replace(b"\0", b"")])  # EXIF may be UTF-16
     if path.suffix == ".parquet":
         import pyarrow.parquet
 
         return str(pyarrow.parquet.read_schema(path).metadata).encode()
     return path.read_bytes()
+
+
+def _beside_pixels(png: bytes) -> bytes:
+    """What a PNG holds in other chunks than those that make the picture, and after its end."""
+    found, at = b"", len(PNG_SIGNATURE)
+    while at + 8 <= len(png):
+        length, kind = struct.unpack(">I4s", png[at : at + 8])
+        if kind not in PICTURE_CHUNKS:
+            found += png[at + 8 : at + 8 + length] + b" "
+        at += 12 + length
+        if kind == b"IEND":
+            return found + png[at:]
+    return found

@@ -29,7 +29,9 @@ def add_publishing_arguments(parser: argparse.ArgumentParser) -> None:
     """What every publishing command is told."""
     parser.add_argument("repo_id", help="namespace/name on the Hub; made if it is not there")
     parser.add_argument("--public", action="store_true", help="for everybody to see (default: private)")
-    parser.add_argument("--update", action="store_true", help="add a commit to a repository that holds files already")
+    parser.add_argument(
+        "--update", action="store_true", help="replace what a repository holds (the Hub keeps its history)"
+    )
     parser.add_argument("--dry_run", action="store_true", help="check and show all, without a network; upload nothing")
     parser.add_argument(
         "--data_license",
@@ -146,7 +148,7 @@ def publish_trained(
     if not (folder / "metrics.json").is_file():
         evaluate_fid.main([str(folder), "--dataset", dataset, *where])
     if repo_id and PartialState().is_main_process:
-        options = argparse.Namespace(public=False, update=True, dry_run=False, data_license=data_license)
+        options = argparse.Namespace(public=False, update=False, dry_run=False, data_license=data_license)
         publish(folder, repo_id, options)
 
 

@@ -1,22 +1,28 @@
 """What every study decides once: its precision, and how long it may take."""
 
-import json
 import re
 from pathlib import Path
+from typing import Literal
+
+from pydantic import BaseModel
 
 from medmnist_diffusion.data import ImageDataset
 from medmnist_diffusion.diffusion.machine import probe_precision
 from medmnist_diffusion.diffusion.unet import build_unet
 from medmnist_diffusion.errors import UserError
-from medmnist_diffusion.files import write_json
+from medmnist_diffusion.files import read_kept, write_json
 from medmnist_diffusion.training.config import TrainingConfig
+
+
+class _Chosen(BaseModel):
+    mixed_precision: Literal["no", "bf16", "fp16"]
 
 
 def chosen_precision(folder: Path, dataset: ImageDataset) -> str:
     """One precision for all cells of a study, by a trial on the default's network; kept in the study's folder."""
     path = folder / "precision.json"
-    if path.is_file():
-        return json.loads(path.read_text(encoding="utf-8"))["mixed_precision"]
+    if kept := read_kept(path, _Chosen, "choice of a precision"):
+        return kept.mixed_precision
     from medmnist_diffusion.training.train import unet_arguments
 
     config = TrainingConfig()

@@ -16,13 +16,13 @@ from typing import Any
 import numpy as np
 import torch
 from accelerate import PartialState
-from filelock import FileLock, Timeout
 from tqdm import tqdm
 
 from medmnist_diffusion.data import ImageDataset, load_dataset
 from medmnist_diffusion.data.audit import add_dataset_arguments
 from medmnist_diffusion.diffusion.machine import probe_precision, start_processes
 from medmnist_diffusion.diffusion.sampling import DEFAULT_SAMPLER, DEFAULT_STEPS
+from medmnist_diffusion.diffusion.stopping import exclusive
 from medmnist_diffusion.diffusion.unet import build_unet
 from medmnist_diffusion.errors import UserError
 from medmnist_diffusion.studies.augmentation.arms import ARMS, BY_NAME, CLASSICAL, LEAKY, PRIMARY, Arm, with_controls
@@ -226,12 +226,8 @@ def main(argv: Sequence[str]) -> None:
     dataset = load_dataset(args.dataset, args.root, args.size)
     _check_data(dataset)
     folder = args.output or Path("runs") / f"augmentation-{dataset.name}"
-    folder.mkdir(parents=True, exist_ok=True)
-    try:
-        with FileLock(folder / "lock", timeout=0):
-            _run(args, argv, folder, dataset, budget, began)
-    except Timeout:
-        raise UserError(f"another study is at work in {folder}. Wait for it, or choose another --output.") from None
+    with exclusive(folder, "--output"):
+        _run(args, argv, folder, dataset, budget, began)
 
 
 def _run(

@@ -13,7 +13,7 @@ from pydantic import BaseModel, ConfigDict
 
 from medmnist_diffusion.data import ImageDataset, Split
 from medmnist_diffusion.errors import TrainingDivergedError, UserError
-from medmnist_diffusion.files import atomic_file, digest, read_kept, write_json
+from medmnist_diffusion.files import atomic_file, digest, kept_arrays, read_kept, write_json
 from medmnist_diffusion.metrics import memorization
 from medmnist_diffusion.metrics.evaluation import Evaluation
 from medmnist_diffusion.metrics.extractors import OFFLINE_PAIR, make_extractor
@@ -140,11 +140,7 @@ class Study:
 
     def scores(self, regime: Regime, seed: int) -> dict[str, np.ndarray]:
         """The test scores of a unit's finished arms (see `scores_of`)."""
-        path = self.path(regime, seed).with_suffix(".npz")
-        if not path.is_file():
-            return {}
-        with np.load(path, allow_pickle=False) as arrays:
-            return {name: arrays[name] for name in arrays.files}
+        return kept_arrays(self.path(regime, seed).with_suffix(".npz")) or {}
 
 
 def run_unit(study: Study, regime: Regime, seed: int, deadline: float = float("inf")) -> UnitResult:

@@ -20,6 +20,7 @@ from accelerate import PartialState
 from medmnist_diffusion.data import ImageDataset, Split, load_dataset
 from medmnist_diffusion.data.audit import add_dataset_arguments
 from medmnist_diffusion.diffusion.machine import probe_precision, start_processes
+from medmnist_diffusion.diffusion.stopping import exclusive
 from medmnist_diffusion.diffusion.unet import build_unet
 from medmnist_diffusion.errors import UserError
 from medmnist_diffusion.metrics.extractors import OFFLINE_PAIR, Extractor, make_extractor
@@ -318,6 +319,19 @@ def main(argv: Sequence[str]) -> None:
             raise UserError(f"{folder} holds no finished cell. Run the study first, with the same arguments.")
         _rate(folder, plan_parts(args, folder, dataset)[0], args.seeds)
         return
+    with exclusive(folder, "--output"):
+        _run(args, argv, folder, dataset, budget, began)
+
+
+def _run(
+    args: argparse.Namespace,
+    argv: Sequence[str],
+    folder: Path,
+    dataset: ImageDataset,
+    budget: float | None,
+    began: float,
+) -> None:
+    """Plan, run what is missing, and report."""
     parts = [part for part in plan_parts(args, folder, dataset) if part.name in args.parts]
     for part in parts:
         check_early(part.bench)
