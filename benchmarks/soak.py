@@ -12,6 +12,7 @@ import argparse
 import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -34,53 +35,19 @@ from medmnist_diffusion.files import MANIFEST, file_hash, write_json
 
 SIGNALS = (signal.SIGKILL, signal.SIGKILL, signal.SIGTERM, signal.SIGINT)
 CLOCKS = {"seconds", "images_per_second", "training_seconds", "command"}
+# 7.5 steps an epoch: checkpoints and kills fall amid the shuffled order.
 TRAINING = [
-    "--block_out_channels",
-    "16",
-    "32",
-    "--train_batch_size",
-    "16",
-    "--lr_warmup_steps",
-    "10",
-    "--mixed_precision",
-    "bf16",
-    "--dropout",
-    "0.2",
-    "--gradient_accumulation_steps",
-    "2",
-    "--random_shift",
-    "2",
-    "--class_balanced",
-    "true",
-    "--logging_steps",
-    "10",
-    "--validation_steps",
-    "40",
-    "--sample_steps",
-    "150",
-    "--checkpointing_steps",
-    "50",
-    "--report_to",
-    "none",
-    "--max_train_steps",
-    "400",
-]
+    "--block_out_channels", "16", "32", "--train_batch_size", "16", "--lr_warmup_steps", "10", "--mixed_precision", "bf16",
+    "--dropout", "0.2", "--gradient_accumulation_steps", "2", "--random_shift", "2", "--logging_steps", "10",
+    "--validation_steps", "40", "--sample_steps", "150", "--checkpointing_steps", "50", "--report_to", "none",
+    "--max_train_steps", "400",
+]  # fmt: skip
 EVALUATION = ["--features", "texture", "--num_images", "300", "--num_inference_steps", "5"]
 STUDY = [
-    "--shares",
-    "0.5",
-    "1",
-    "--seeds",
-    "2",
-    "--classifier_steps",
-    "60",
-    "--max_train_steps",
-    "60",
-    "--num_images",
-    "80",
-    "--processes",
-    "1",
-]
+    "--shares", "0.5", "1", "--seeds", "2", "--classifier_steps", "60", "--max_train_steps", "60", "--num_images", "80",
+    "--processes", "1", "--arms", "diverse-25", "variants-25",
+]  # fmt: skip
+PRECISION = "study/precision.json"  # which a trial of a second chose: the same for all
 
 
 @dataclass(frozen=True)
@@ -125,14 +92,16 @@ def json_outcome(name: str) -> Callable[[Path], Any]:
     return lambda folder: without_clocks(json.loads((folder / name).read_text()))
 
 
-def run(command: list[str], after: float | None, number: signal.Signals, log: Path) -> int:
-    """The command's exit code; killed after so many seconds if it still runs."""
+def run(command: list[str], after: float | None, number: signal.Signals, log: Path, cache: Path) -> int:
+    """The command's exit code; killed after so many seconds if it still runs. Its cache is its own: what it writes there can be
+    cut off, too."""
     arguments = [sys.executable, "-m", "medmnist_diffusion.cli", *command]
     with log.open("ab") as stream:
         process = subprocess.Popen(
             arguments,
             stdout=stream,
             stderr=subprocess.STDOUT,
+            env=os.environ | {"MEDMNIST_DIFFUSION_CACHE": str(cache)},
             preexec_fn=lambda: signal.signal(
                 signal.SIGINT, signal.default_int_handler
             ),  # ignored in a shell's background job
@@ -144,32 +113,41 @@ def run(command: list[str], after: float | None, number: signal.Signals, log: Pa
             return process.wait(120)
 
 
+def share_precision(whole: Path, killed: Path) -> None:
+    if (whole / PRECISION).is_file():
+        (killed / PRECISION).parent.mkdir(parents=True)
+        shutil.copyfile(whole / PRECISION, killed / PRECISION)
+
+
 def soak(task: Task, folder: Path, rng: random.Random) -> dict[str, Any]:
     """Kill and start again; what happened, and whether the end is the same."""
     whole, killed = folder / "whole", folder / "killed"
     for path in (whole, killed):
         path.mkdir(parents=True)
     log, began = folder / "log.txt", time.monotonic()
-    if code := run(task.command(whole), None, signal.SIGKILL, log):
+    if code := run(task.command(whole), None, signal.SIGKILL, log, whole / "cache"):
         raise UserError(f"{task.name} failed undisturbed (exit code {code}): {log.read_text()[-800:]}")
     duration = time.monotonic() - began
     codes: list[str] = []
     ended_before = 0
+    share_precision(whole, killed)
     while len(codes) < task.kills:
         number, after = rng.choice(SIGNALS), rng.uniform(0.2, 1.0) * min(duration, 20.0)
-        code = run(task.command(killed), after, number, log)
+        code = run(task.command(killed), after, number, log, killed / "cache")
         if code == 0:  # it was done before the signal: begin anew, or the others would have nothing to kill
             if task.outcome(killed) != task.outcome(whole):
                 break
             ended_before += 1
             killed = folder / f"killed{ended_before}"
             killed.mkdir()
+            share_precision(whole, killed)
             continue
         codes.append(f"{number.name} → {code}")
         print(f"{task.name}: {len(codes)} of {task.kills}: {codes[-1]}", flush=True)
-    code = run(task.command(killed), None, signal.SIGKILL, log)
+    code = run(task.command(killed), None, signal.SIGKILL, log, killed / "cache")
     same = code == 0 and task.outcome(killed) == task.outcome(whole)
     unexpected = {key: count for key, count in Counter(codes).items() if key.endswith((" → 1", " → 2", " → 3"))}
+    same = same and not unexpected  # an end by a mistake of ours is no kill
     print(f"{task.name}: {'bit-identical' if same else 'DIFFERS'} after {len(codes)} kills", flush=True)
     return {
         "kills": len(codes),
@@ -189,7 +167,6 @@ def main(argv: Sequence[str]) -> None:
     args = parser.parse_args(argv)
     rng, tasks = random.Random(args.seed), {}  # noqa: S311
     with tempfile.TemporaryDirectory() as temporary:
-        os.environ["MEDMNIST_DIFFUSION_CACHE"] = str(Path(temporary) / "cache")
         data, made = Path(temporary) / "data.npz", Path(temporary) / "made"
         write_npz(data, phantom.make_phantom(counts={"train": 240, "val": 80, "test": 80}))
         run(
@@ -197,6 +174,7 @@ def main(argv: Sequence[str]) -> None:
             None,
             signal.SIGKILL,
             Path(temporary) / "log",
+            Path(temporary) / "cache",
         )
         for task in (
             Task("training", args.kills[0],

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from medmnist_diffusion.arguments import CommandParser
 from medmnist_diffusion.data import ImageDataset, Split, load_dataset
 from medmnist_diffusion.data.audit import add_dataset_arguments
 from medmnist_diffusion.diffusion.machine import start_processes
@@ -93,7 +94,7 @@ def write_datasets_folder(
 
 
 def main(argv: Sequence[str]) -> None:
-    parser = argparse.ArgumentParser(prog="medmnist-diffusion augment", description=__doc__.split(": ", 1)[1])
+    parser = CommandParser(prog="medmnist-diffusion augment", description=__doc__.split(": ", 1)[1])
     parser.add_argument("pipeline", type=Path, help="a pipeline folder, trained on this data set")
     add_dataset_arguments(parser)
     parser.add_argument("--output", type=Path, required=True, help="a new .npz file, or a new folder for `datasets`")

@@ -1,12 +1,12 @@
 """`medmnist-diffusion demo`: the whole line on the generated phantom set, in minutes: audit → train → sample → evaluate → card."""
 
-import argparse
 import time
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
+from medmnist_diffusion.arguments import CommandParser
 from medmnist_diffusion.errors import UserError
 
 TRAIN_MINUTES = 1.0
@@ -69,7 +69,7 @@ def demo(output: Path, minutes: float) -> None:
 
 
 def main(argv: Sequence[str]) -> None:
-    parser = argparse.ArgumentParser(prog="medmnist-diffusion demo", description=__doc__.split(": ", 1)[1])
+    parser = CommandParser(prog="medmnist-diffusion demo", description=__doc__.split(": ", 1)[1])
     parser.add_argument("--output", type=Path, default=Path("runs/demo"), help="a new folder (default runs/demo)")
     parser.add_argument(
         "--minutes", type=float, default=TRAIN_MINUTES, help=f"training time (default {TRAIN_MINUTES:g})"

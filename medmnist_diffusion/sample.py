@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from medmnist_diffusion.arguments import CommandParser
 from medmnist_diffusion.data.dataset import Split, without_grey_axis
 from medmnist_diffusion.errors import UserError
 from medmnist_diffusion.files import atomic_folder, file_hash, write_json
@@ -179,7 +180,7 @@ def _write_parquet(output: Path, made: Split, id2label: dict[int, str], record: 
 
 
 def main(argv: Sequence[str]) -> None:
-    parser = argparse.ArgumentParser(prog="medmnist-diffusion sample", description=__doc__.split(": ", 1)[1])
+    parser = CommandParser(prog="medmnist-diffusion sample", description=__doc__.split(": ", 1)[1])
     parser.add_argument("pipeline", type=Path, help="a pipeline folder")
     parser.add_argument("--num_per_class", type=int, required=True)
     parser.add_argument("--output", type=Path, required=True, help="a new folder, or a new .npz file")

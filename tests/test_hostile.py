@@ -426,12 +426,35 @@ def test_a_fault_of_ours_is_one_line_without_debug(
         cli.main(["audit", "phantom", DEBUG])
 
 
-def test_contradictory_and_unknown_arguments() -> None:
-    """argparse's own: exit code 2 and no traceback."""
+def test_contradictory_and_unknown_arguments(capsys: pytest.CaptureFixture[str], cli_error: CliError) -> None:
+    """argparse's own: exit code 2 and no traceback; with the nearest option where one is near."""
     for arguments in (["sample"], ["train", "--no_such_option", "1"], ["evaluate", "x", "--seed", "many"]):
         with pytest.raises(SystemExit) as stop:
             cli.main(arguments)
         assert stop.value.code == 2
+        assert "Did you mean" not in capsys.readouterr().err
+    both = ["train", "--dataset", "phantom", "--output_dir", "x", "--max_train_steps", "5", "--max_train_minutes", "5"]
+    assert "only one of" in cli_error(*both)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "nearest"),
+    [
+        (["train", "--learnin_rate", "1"], "--learning_rate"),
+        (["evaluate", "x", "--dataset", "phantom", "--num_imags", "5"], "--num_images"),
+        (["sample", "x", "--num_per_class", "1", "--output", "y", "--guidence_scale", "2"], "--guidance_scale"),
+        (["study", "augmentation", "phantom", "--sharse", "0.5"], "--shares"),
+        (["study", "loss", "phantom", "--sedes", "2"], "--seeds"),
+    ],
+    ids=lambda value: value[0] if isinstance(value, list) else "",
+)
+def test_a_misspelt_option_gets_a_suggestion(
+    arguments: list[str], nearest: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as stop:
+        cli.main(arguments)
+    assert stop.value.code == 2
+    assert f"Did you mean {nearest}?" in capsys.readouterr().err
 
 
 def test_stock_unet_of_the_pipeline_is_what_the_check_builds(trained_run: Path) -> None:

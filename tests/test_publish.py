@@ -427,6 +427,18 @@ def picture_with_a_note(folder: Path, note: str) -> None:
     Image.new("L", (8, 8)).save(folder / "samples.png", pnginfo=info)
 
 
+def picture_with_a_tail(folder: Path, note: str) -> None:
+    """Behind its end, where no reader of pictures looks."""
+    with (folder / "samples.png").open("ab") as file:
+        file.write(note.encode())
+
+
+def picture_with_exif(folder: Path, note: str) -> None:
+    exif = Image.Exif()
+    exif[0x9C9C] = note.encode("utf-16-le")  # Windows' comment
+    Image.new("L", (8, 8)).save(folder / "samples.png", exif=exif)
+
+
 def weights_with_a_note(folder: Path, note: str) -> None:
     save_file(load_file(folder / WEIGHTS), folder / WEIGHTS, {"format": "pt", "note": note})
     folder_check.write_manifest(folder)
@@ -435,7 +447,7 @@ def weights_with_a_note(folder: Path, note: str) -> None:
     (folder / "metrics.json").write_text(json.dumps(metrics))
 
 
-@pytest.mark.parametrize("place", ["json", "png", "weights"])
+@pytest.mark.parametrize("place", ["json", "png", "png's end", "exif", "weights"])
 @pytest.mark.parametrize(
     ("note", "message"),
     [("hf_" + "A1b2" * 9, "holds a token"), ("/home/somebody/scans/7.png", "a local path"),
@@ -448,7 +460,10 @@ def test_private_text(
     place: str, note: str, message: str, folder: Path, monkeypatch: pytest.MonkeyPatch, cli_error: CliError
 ) -> None:
     monkeypatch.setattr("getpass.getuser", lambda: "somebody-odd")
-    places = {"json": figures_with_a_note, "png": picture_with_a_note, "weights": weights_with_a_note}
+    places = {
+        "json": figures_with_a_note, "png": picture_with_a_note, "png's end": picture_with_a_tail, "exif": picture_with_exif,
+        "weights": weights_with_a_note,
+    }  # fmt: skip
     places[place](folder, note)
     error = cli_error(*publishing(folder, "--dry_run"))
     assert message in error

@@ -13,6 +13,7 @@ from accelerate.tracking import get_available_trackers
 from pydantic import TypeAdapter, ValidationError
 from transformers import HfArgumentParser
 
+from medmnist_diffusion.arguments import CommandParser
 from medmnist_diffusion.errors import UserError
 from medmnist_diffusion.files import write_text
 
@@ -129,13 +130,17 @@ BUDGETS = ("max_train_steps", "num_train_epochs", "max_train_minutes")
 _SHARES = ("label_dropout", "dropout", "ema_decay")
 
 
+class _Parser(CommandParser, HfArgumentParser):
+    """Arguments from a dataclass, and a hint after a misspelt one."""
+
+
 def parse_config(argv: Sequence[str]) -> TrainingConfig:
     """The configuration from `--config FILE.yaml`, if given, overridden by the command line.
 
     Raises:
         UserError: for a missing or unreadable file, an unknown key (with the nearest known one), a value out of range.
     """
-    parser = HfArgumentParser(
+    parser = _Parser(
         TrainingConfig,
         prog="train.py",
         description="Train a class-conditional diffusion pipeline.",

@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 from accelerate import PartialState
 
+from medmnist_diffusion.arguments import CommandParser
 from medmnist_diffusion.data import ImageDataset, Split, load_dataset
 from medmnist_diffusion.data.audit import add_dataset_arguments, describe
 from medmnist_diffusion.data.npz import read_npz
@@ -159,7 +160,7 @@ def _seeds(metrics: Metrics) -> str:
 
 
 def main(argv: Sequence[str]) -> None:
-    parser = argparse.ArgumentParser(prog="medmnist-diffusion evaluate", description=__doc__.split("\n", 1)[0])
+    parser = CommandParser(prog="medmnist-diffusion evaluate", description=__doc__.split("\n", 1)[0])
     parser.add_argument("generated", type=Path, help="a pipeline folder, an image folder, or an npz (its train split)")
     add_dataset_arguments(parser)
     parser.add_argument(

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from medmnist_diffusion.arguments import CommandParser
 from medmnist_diffusion.data.dataset import ImageDataset, Split
 from medmnist_diffusion.data.duplicates import image_hashes, in_other, near_pairs, repeats
 from medmnist_diffusion.data.sources import load_dataset
@@ -173,7 +174,7 @@ def _pixels(split: dict[str, Any]) -> str:
 
 
 def main(argv: Sequence[str]) -> None:
-    parser = argparse.ArgumentParser(
+    parser = CommandParser(
         prog="medmnist-diffusion audit",
         description="Counts, pixel statistics, blank images, duplicates, leaks.",
     )

@@ -1,6 +1,5 @@
 """The model card: drawn from the files in the pipeline folder, never from memory."""
 
-import argparse
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,6 +11,7 @@ from pydantic import TypeAdapter
 from typing_extensions import TypedDict
 
 import medmnist_diffusion.model_cards
+from medmnist_diffusion.arguments import CommandParser
 from medmnist_diffusion.data.audit import findings
 from medmnist_diffusion.diffusion.folder_check import WEIGHTS
 from medmnist_diffusion.errors import UserError
@@ -287,7 +287,7 @@ def copying(metrics: Metrics) -> tuple[list[MetricRecord], list[MetricRecord]]:
 
 
 def main(argv: Sequence[str]) -> None:
-    parser = argparse.ArgumentParser(
+    parser = CommandParser(
         prog="medmnist-diffusion card", description="Write the model card (README.md) into a pipeline folder."
     )
     parser.add_argument("pipeline", type=Path, help="a pipeline folder that training wrote")

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 from huggingface_hub import DatasetCard, DatasetCardData
 
+from medmnist_diffusion.arguments import CommandParser
 from medmnist_diffusion.data import Split
 from medmnist_diffusion.diffusion.folder_check import WEIGHTS
 from medmnist_diffusion.errors import UserError
@@ -153,7 +154,7 @@ def publish_dataset(args: argparse.Namespace) -> None:
 
 
 def main(argv: Sequence[str]) -> None:
-    parser = argparse.ArgumentParser(prog="medmnist-diffusion publish-dataset", description=__doc__.split(": ", 1)[1])
+    parser = CommandParser(prog="medmnist-diffusion publish-dataset", description=__doc__.split(": ", 1)[1])
     parser.add_argument("images", type=Path, help="what `medmnist-diffusion sample` wrote")
     add_publishing_arguments(parser)
     parser.add_argument("--pipeline", type=Path, required=True, help="the evaluated pipeline folder that made them")

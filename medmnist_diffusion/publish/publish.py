@@ -12,6 +12,7 @@ from pathlib import Path
 
 from accelerate import PartialState
 
+from medmnist_diffusion.arguments import CommandParser
 from medmnist_diffusion.diffusion.folder_check import FIXED, check_folder, write_manifest
 from medmnist_diffusion.errors import UserError
 from medmnist_diffusion.files import MANIFEST, file_hash, write_json
@@ -163,7 +164,7 @@ def send(folder: Path, repo_id: str, repo_type: str, args: argparse.Namespace, m
 
 
 def main(argv: Sequence[str]) -> None:
-    parser = argparse.ArgumentParser(prog="medmnist-diffusion publish", description=__doc__.split(": ", 1)[1])
+    parser = CommandParser(prog="medmnist-diffusion publish", description=__doc__.split(": ", 1)[1])
     parser.add_argument("pipeline", type=Path, help="an evaluated pipeline folder")
     add_publishing_arguments(parser)
     args = parser.parse_args(argv)

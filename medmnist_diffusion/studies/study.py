@@ -1,9 +1,9 @@
 """`medmnist-diffusion study NAME`: finds the study, as cli.py finds a command."""
 
-import argparse
 import importlib
 from collections.abc import Sequence
 
+from medmnist_diffusion.arguments import CommandParser
 from medmnist_diffusion.errors import UserError
 
 STUDIES = {
@@ -14,7 +14,7 @@ STUDIES = {
 
 def main(argv: Sequence[str]) -> None:
     names = ", ".join(STUDIES)
-    parser = argparse.ArgumentParser(
+    parser = CommandParser(
         prog="medmnist-diffusion study",
         description="Many trainings, one answer.",
         epilog="study NAME --help lists its arguments.",

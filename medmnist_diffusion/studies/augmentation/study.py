@@ -18,6 +18,7 @@ import torch
 from accelerate import PartialState
 from tqdm import tqdm
 
+from medmnist_diffusion.arguments import CommandParser
 from medmnist_diffusion.data import ImageDataset, load_dataset
 from medmnist_diffusion.data.audit import add_dataset_arguments
 from medmnist_diffusion.diffusion.machine import probe_precision, start_processes
@@ -187,7 +188,7 @@ def run_units(
 
 
 def main(argv: Sequence[str]) -> None:
-    parser = argparse.ArgumentParser(
+    parser = CommandParser(
         prog="medmnist-diffusion study augmentation", description=__doc__.split(": ", 1)[1].split("\n\n", 1)[0]
     )
     add_dataset_arguments(parser, positional=True)

@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 from accelerate import PartialState
 
+from medmnist_diffusion.arguments import CommandParser
 from medmnist_diffusion.data import ImageDataset, Split, load_dataset
 from medmnist_diffusion.data.audit import add_dataset_arguments
 from medmnist_diffusion.diffusion.machine import probe_precision, start_processes
@@ -274,7 +275,7 @@ def check_early(bench: Bench) -> None:
 
 
 def main(argv: Sequence[str]) -> None:
-    parser = argparse.ArgumentParser(
+    parser = CommandParser(
         prog="medmnist-diffusion study loss", description=__doc__.split(": ", 1)[1].split("\n", 1)[0]
     )
     add_dataset_arguments(parser, positional=True)
