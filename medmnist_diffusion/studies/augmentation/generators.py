@@ -88,7 +88,7 @@ class DiffusionSource:
 
     def _sampled(self, pool: str, teacher: RegimeData, labels: np.ndarray) -> dict[str, np.ndarray]:
         """The images, and the index hash that the generator's own folder names."""
-        folder = self._trained(teacher)
+        folder = self.trained(teacher)
         index_hash = (folder.parent / INDEX_HASH).read_text(encoding="utf-8")
         return {"images": self._images(folder, pool, teacher, labels), "index_hash": np.array(index_hash)}
 
@@ -120,7 +120,7 @@ class DiffusionSource:
             return generate(pipe, labels, seed=seed, image=image, strength=STRENGTH)
         return generate(pipe, labels, seed=seed)
 
-    def _trained(self, teacher: RegimeData) -> Path:
+    def trained(self, teacher: RegimeData) -> Path:
         """The generator's pipeline with the best weights, trained now or before, here or in another process.
 
         Raises:

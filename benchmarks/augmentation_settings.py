@@ -1,0 +1,149 @@
+"""Which way of sampling makes images that help a classifier: guidance, temperature, and how far variants are from real images.
+
+    python benchmarks/augmentation_settings.py runs/augmentation-pneumoniamnist --dataset pneumoniamnist --share 0.05
+
+Takes the generators of a finished `study augmentation`, draw by draw, samples them in other ways, and trains the study's
+classifier with a quarter of each batch from these images. Compared with the study's own controls, in pairs, with its own statistics
+(Holm over all ways of sampling). This explores: what it finds was looked for among many, and a study of its own has to confirm it.
+
+Temperature: the first noise is multiplied by it. Below 1 images come nearer to what is most likely, above 1 they vary more.
+"""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from judging import RESULTS
+from tqdm import tqdm
+
+from medmnist_diffusion.data import Split, load_dataset
+from medmnist_diffusion.data.audit import add_dataset_arguments
+from medmnist_diffusion.diffusion.machine import start_processes
+from medmnist_diffusion.diffusion.sampling import generate, load_pipeline
+from medmnist_diffusion.errors import UserError, run_command
+from medmnist_diffusion.files import cached_arrays, write_json
+from medmnist_diffusion.studies.augmentation.arms import CLASSICAL, OVERSAMPLED, PRIMARY
+from medmnist_diffusion.studies.augmentation.classifiers import Mixture, fit, predicted_logits
+from medmnist_diffusion.studies.augmentation.effects import Results, effects, mean_interval
+from medmnist_diffusion.studies.augmentation.generators import GUIDANCE, STRENGTH, DiffusionSource
+from medmnist_diffusion.studies.augmentation.regimes import Regime, draw_regime
+from medmnist_diffusion.studies.augmentation.scores import (
+    figures_of,
+    resampled_figures,
+    resampled_test_sets,
+    scores_of,
+)
+from medmnist_diffusion.studies.augmentation.study import make_study
+from medmnist_diffusion.studies.augmentation.units import Study
+from medmnist_diffusion.studies.augmentation.verdicts import RESAMPLINGS
+from medmnist_diffusion.studies.augmentation.workers import available_cores, run_in_processes
+from medmnist_diffusion.studies.budget import chosen_precision
+
+SETTINGS: dict[str, dict[str, float]] = {
+    "guidance 1.5": {"guidance_scale": 1.5},
+    "guidance 4": {"guidance_scale": 4.0},
+    "temperature 0.9": {"temperature": 0.9},
+    "temperature 1.1": {"temperature": 1.1},
+    "strength 0.2": {"strength": 0.2},
+    "strength 0.4": {"strength": 0.4},
+    "strength 0.8": {"strength": 0.8},
+}
+OF_STUDY = {PRIMARY.name: "as it is", "guided-25": f"guidance {GUIDANCE:g}", "variants-25": f"strength {STRENGTH:g}"}
+NUM_IMAGES = 1000
+CONTROLS = (CLASSICAL.name, OVERSAMPLED.name)
+
+
+def scores_with(study: Study, source: DiffusionSource, regime: Regime, seed: int, name: str) -> np.ndarray:
+    """The test scores of the classifier that has images of one setting beside a draw's real ones; kept in the study's folder."""
+    data = draw_regime(study.dataset, regime, seed)
+    path = study.folder / "settings" / f"{study.fingerprint(regime, seed)}-{name.replace(' ', '-')}.npz"
+
+    def compute() -> dict[str, np.ndarray]:
+        settings = dict(SETTINGS[name])
+        pipe = load_pipeline(source.trained(data))
+        pipe.scheduler.init_noise_sigma = settings.pop("temperature", 1.0)
+        pipe.set_progress_bar_config(disable=True)
+        labels, options = data.dataset.balanced_labels(NUM_IMAGES), dict[str, Any](settings)
+        if "strength" in settings:
+            options["image"] = data.dataset.train.images_of(labels, seed)
+        extra = Split(name, generate(pipe, labels, seed=seed, **options), labels)
+        mixture = Mixture(data.dataset.train, extra, PRIMARY.share)
+        fitted = fit(study.recipe, mixture, data.dataset.splits["val"], study.dataset.num_classes, seed)
+        return {"scores": scores_of(predicted_logits(fitted.model, study.dataset.splits["test"]))}
+
+    return cached_arrays(path, compute)["scores"]
+
+
+@cache
+def study_of(
+    folder: str, dataset: str, root: str | None, size: int | None, train_steps: int
+) -> tuple[Study, DiffusionSource]:
+    """The finished study, with the settings that `study augmentation` has where it is told nothing else."""
+    start_processes()
+    data = load_dataset(dataset, root, size)
+    args = argparse.Namespace(
+        max_train_steps=train_steps, precision=chosen_precision(Path(folder), data), classifier="small-cnn",
+        classifier_steps=300, num_images=2000, arms=list(OF_STUDY), leaky=False,
+    )  # fmt: skip
+    return make_study(args, Path(folder), data)
+
+
+def one_draw(key: tuple[Any, ...], regime: Regime, seed: int) -> int:
+    for name in SETTINGS:
+        scores_with(*study_of(*key), regime, seed, name)
+    return seed
+
+
+def main(argv: Sequence[str]) -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
+    parser.add_argument("study", type=Path, help="the folder of a finished augmentation study, generators included")
+    add_dataset_arguments(parser)
+    parser.add_argument("--share", type=float, default=0.05, help="which of its regimes (default 0.05)")
+    parser.add_argument("--max_train_steps", type=int, default=1500, help="of its generators, as the study was told")
+    parser.add_argument("--output", type=Path, default=RESULTS, help="a folder")
+    args = parser.parse_args(argv)
+    key = (str(args.study), args.dataset, args.root, args.size, args.max_train_steps)
+    (study, source), regime = study_of(*key), Regime(args.share)
+    needed = {*CONTROLS, *OF_STUDY}
+    seeds = [seed for seed in range(100) if needed <= set(study.scores(regime, seed))]
+    if len(seeds) < 2:
+        raise UserError(f"{args.study} has no two finished draws of {regime.name}. Run `study augmentation` first.")
+    with tqdm(total=len(seeds), unit="draw") as bar:
+        units = [(key, regime, seed) for seed in seeds]
+        for _ in run_in_processes(one_draw, units, len(available_cores()), args.study / "settings.log", bar):
+            pass
+    labels = study.dataset.splits["test"].labels
+    test_sets, auc = resampled_test_sets(labels, RESAMPLINGS), Results({}, {})
+    for seed in seeds:
+        of_study = study.scores(regime, seed)
+        scores = {name: of_study[name] for name in CONTROLS} | {name: of_study[arm] for arm, name in OF_STUDY.items()}
+        for name, values in (
+            scores | {name: scores_with(study, source, regime, seed, name) for name in SETTINGS}
+        ).items():
+            auc.values.setdefault(name, {})[seed] = figures_of(values, labels)["auc"]
+            auc.resampled.setdefault(name, {})[seed] = resampled_figures(values, labels, test_sets)["auc"]
+    settings = [*OF_STUDY.values(), *SETTINGS]
+    against = {control: effects(auc, [(name, control) for name in settings], settings) for control in CONTROLS}
+    for name in (*CONTROLS, *settings):
+        mean, low, high = mean_interval(auc, name)
+        print(f"{name:18} AUC {mean:.4f} ({low:.4f} … {high:.4f})")
+    write_json(
+        args.output / f"augmentation_settings_{study.dataset.name}.json",
+        {
+            "command": f"python benchmarks/augmentation_settings.py STUDY --dataset {study.dataset.name} --share {args.share:g}",
+            "regime": regime.name,
+            "draws": len(seeds),
+            "num_images": NUM_IMAGES,
+            "auc": {name: dict(zip(("mean", "low", "high"), mean_interval(auc, name), strict=True)) for name in auc.values},
+            "effects": [asdict(one) for found in against.values() for one in found],
+        },
+    )  # fmt: skip
+
+
+if __name__ == "__main__":
+    sys.exit(run_command(main))
