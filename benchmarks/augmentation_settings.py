@@ -3,8 +3,9 @@
     python benchmarks/augmentation_settings.py runs/augmentation-pneumoniamnist --dataset pneumoniamnist --share 0.05
 
 Takes the generators of a finished `study augmentation`, draw by draw, samples them in other ways, and trains the study's
-classifier with a quarter of each batch from these images. Compared with the study's own controls, in pairs, with its own statistics
-(Holm over all ways of sampling). This explores: what it finds was looked for among many, and a study of its own has to confirm it.
+classifier with a quarter of each batch from these images. Compared with the study's own controls, in pairs, with its own
+statistics (Holm over all ways of sampling). This explores: what it finds was looked for among many, and a study of its own has to
+confirm it.
 
 Temperature: the first noise is multiplied by it. Below 1 images come nearer to what is most likely, above 1 they vary more.
 """

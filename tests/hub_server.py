@@ -8,6 +8,7 @@ import base64
 import hashlib
 import json
 import threading
+import time
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
@@ -25,6 +26,7 @@ class Fault:
     status: int | None = None  # None: the connection is cut in the middle of the request
     times: int = 1
     done: bool = False  # what was asked for is done before that; only the answer is lost
+    seconds: float = 0  # of silence before it
     headers: dict[str, str] = field(default_factory=dict)
 
 
@@ -87,6 +89,7 @@ class _Handler(BaseHTTPRequestHandler):
         for fault in self.hub.faults:
             if fault.times and fault.match in line:
                 fault.times -= 1
+                time.sleep(fault.seconds)
                 body = self.rfile.read(length // 2 if fault.status is None and not fault.done else length)
                 if fault.done:
                     self._answered_to_nobody(body)

@@ -79,6 +79,18 @@ def test_members_outside_the_layout(
     assert "does not belong to MedMNIST's layout" in cli_error("audit", str(tmp_path / "x.npz"))
 
 
+def test_a_member_that_is_a_symbolic_link(arrays: dict[str, np.ndarray], tmp_path: Path, cli_error: CliError) -> None:
+    """What it points to is not opened; its own bytes are no array."""
+    np.savez(tmp_path / "target.npz", **arrays)
+    np.save(tmp_path / "secret.npy", arrays["train_images"])
+    np.savez(tmp_path / "x.npz", **{name: array for name, array in arrays.items() if name != "train_images"})
+    link = zipfile.ZipInfo("train_images.npy")
+    link.create_system, link.external_attr = 3, 0o120777 << 16
+    with zipfile.ZipFile(tmp_path / "x.npz", "a") as archive:
+        archive.writestr(link, str(tmp_path / "secret.npy"))
+    assert "no readable array header" in cli_error("audit", str(tmp_path / "x.npz"))
+
+
 @pytest.mark.filterwarnings("ignore:Duplicate name")
 def test_an_array_that_is_there_twice(arrays: dict[str, np.ndarray], tmp_path: Path, cli_error: CliError) -> None:
     np.savez(tmp_path / "x.npz", **arrays)

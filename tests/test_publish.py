@@ -19,6 +19,7 @@ from medmnist_diffusion.diffusion import folder_check
 from medmnist_diffusion.diffusion.sampling import generate, load_pipeline
 from medmnist_diffusion.files import file_hash
 from medmnist_diffusion.metrics import classifier
+from medmnist_diffusion.publish import hub as hub_module
 from medmnist_diffusion.publish.card import write_card
 
 from .conftest import WITHOUT_US, run_python, small_training
@@ -306,6 +307,17 @@ def test_a_hub_that_is_not_there(folder: Path, monkeypatch: pytest.MonkeyPatch, 
     monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
     monkeypatch.setattr("huggingface_hub.utils._http.time.sleep", lambda seconds: None)
     assert "broke or timed out" in cli_error(*publishing(folder))
+
+
+def test_a_hub_that_does_not_answer(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, hub: Hub, cli_error: CliError
+) -> None:
+    monkeypatch.setattr(hub_module, "TIMEOUT_SECONDS", 0.3)
+    monkeypatch.setattr("huggingface_hub.utils._http.time.sleep", lambda seconds: None)
+    hub.faults = [Fault("/commit/", seconds=1.5, times=1000)]
+    error = cli_error(*publishing(folder))
+    assert "timed out" in error
+    assert "The same command goes on" in error
 
 
 def test_offline_mode(folder: Path, monkeypatch: pytest.MonkeyPatch, hub: Hub, cli_error: CliError) -> None:

@@ -74,6 +74,16 @@ def start(run: Path, data: Path, *options: str, launch: tuple[str, ...] = ()) ->
     )
 
 
+def kill_all(run: Path) -> None:
+    """SIGKILL to every process that was started for this run, the launcher first."""
+    for entry in sorted(Path("/proc").glob("[0-9]*/cmdline"), key=lambda entry: int(entry.parent.name)):
+        try:
+            if str(run).encode() in entry.read_bytes():
+                os.kill(int(entry.parent.name), signal.SIGKILL)
+        except OSError:
+            continue  # it ended by itself
+
+
 def wait_for_checkpoint(run: Path, process: "subprocess.Popen[str]") -> None:
     deadline = time.monotonic() + 120
     while not list((run / "checkpoints").glob("step_*")):
@@ -173,18 +183,24 @@ def test_stopped_between_the_rows_of_the_loss_log(
 
 
 @pytest.mark.slow
-def test_two_processes_stopped_and_resumed(small_npz: Path, tmp_path: Path) -> None:
-    """SIGTERM to the launcher reaches both processes; they stop after the same step, and resume to the same end."""
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL], ids=lambda number: number.name)
+def test_two_processes_stopped_and_resumed(number: signal.Signals, small_npz: Path, tmp_path: Path) -> None:
+    """SIGTERM to the launcher reaches both processes; they stop after the same step, and resume to the same end, as they do after
+    a SIGKILL to all of them."""
     results = []
     for name in ("whole", "stopped"):
         run = tmp_path / name
         process = start(run, small_npz, launch=tuple(LAUNCH))
         if name == "stopped":
             wait_for_checkpoint(run, process)
-            process.terminate()
-            _, errors = process.communicate(timeout=120)
+            if number == signal.SIGKILL:
+                kill_all(run)
+                process.communicate(timeout=120)
+            else:
+                process.send_signal(number)
+                _, errors = process.communicate(timeout=120)
+                assert "The same command goes on from there" in errors
             assert process.returncode != 0
-            assert "The same command goes on from there" in errors
             newest = newest_checkpoint(run / "checkpoints")
             assert newest is not None
             assert int(newest.name.removeprefix("step_")) < STEPS
