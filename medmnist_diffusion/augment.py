@@ -22,6 +22,8 @@ from medmnist_diffusion.sample import (
     pipeline_record,
     sampling_record,
 )
+from medmnist_diffusion.studies.augmentation.classifiers import Mixture, Recipe, fit
+from medmnist_diffusion.studies.augmentation.selection import KEPT_SHARE, SELECTIONS
 
 SHARE = 0.25  # what the augmentation study calls synthetic-25
 RECORD = "augmentation.json"  # in a folder; beside an npz it has the npz's name
@@ -44,6 +46,7 @@ def generate_beside(dataset: ImageDataset, args: argparse.Namespace) -> Split:
     pipe.to(start_processes().device)
     pipe.set_progress_bar_config(desc="sampling")
     wanted = max(1, round(len(dataset.train) * args.share / (1 - args.share)))
+    wanted *= 1 if args.selection is None else round(1 / KEPT_SHARE)
     check_images_memory(pipe, wanted + len(dataset.train), "Give a smaller --share.")
     labels = dataset.balanced_labels(wanted)
     options: dict[str, Any] = {}
@@ -52,7 +55,17 @@ def generate_beside(dataset: ImageDataset, args: argparse.Namespace) -> Split:
     images = generate(
         pipe, labels, args.num_inference_steps, args.guidance_scale, args.seed, args.batch_size, **options
     )
-    return Split("generated", images, labels)
+    generated = Split("generated", images, labels)
+    return generated if args.selection is None else selected(generated, dataset, args.selection, args.seed)
+
+
+def selected(generated: Split, dataset: ImageDataset, selection: str, seed: int) -> Split:
+    """What a selection of the augmentation study keeps, through the eyes of a classifier of the real training images."""
+    print(f"Training a classifier of the real images, to select by {selection}.")
+    model = fit(Recipe(), Mixture(dataset.train), dataset.splits["val"], dataset.num_classes, seed).model
+    kept = generated.subset(SELECTIONS[selection](generated, dataset, model))
+    print(f"{len(kept)} of {len(generated)} generated images were selected.")
+    return kept
 
 
 def check_origin(folder: Path, dataset: ImageDataset) -> None:
@@ -104,6 +117,11 @@ def main(argv: Sequence[str]) -> None:
     parser.add_argument(
         "--strength", type=float, help="variants of real images instead, by so much of the noise, in 0 … 1 (0.6, say)"
     )
+    parser.add_argument(
+        "--selection",
+        choices=list(SELECTIONS),
+        help="generate twice as many and keep these, at most half of each class (see docs/augmentation.md)",
+    )
     add_sampling_arguments(parser)
     args = parser.parse_args(argv)
     check_sampling_arguments(args)
@@ -130,6 +148,7 @@ def main(argv: Sequence[str]) -> None:
         "real_images": len(dataset.train),
         "generated_images": len(generated),
         "strength": args.strength,
+        "selection": args.selection,
         **pipeline_record(args.pipeline),
         **sampling_record(args),
     }

@@ -7,9 +7,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from medmnist_diffusion import cli
+from medmnist_diffusion import augment, cli
 from medmnist_diffusion.data import load_dataset
 from medmnist_diffusion.diffusion.sampling import generate, load_pipeline
+from medmnist_diffusion.studies.augmentation.classifiers import Recipe
 
 STEPS = ["--num_inference_steps", "4"]
 
@@ -71,3 +72,16 @@ def test_variants_keep_what_little_noise_leaves(trained_run: Path, small_npz: Pa
         generate(pipe, labels, 10, image=images, strength=0.01)
     with pytest.raises(ValueError, match="shape"):
         generate(pipe, labels, 10, image=images[:3], strength=0.5)
+
+
+def test_a_selection_keeps_half_of_twice_as_many(
+    command: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(augment, "Recipe", lambda: Recipe(steps=5, learning_rates=(1e-3,)))
+    out, plain = tmp_path / "chosen.npz", tmp_path / "plain.npz"
+    assert cli.main([*command, "--output", str(out), "--share", "0.25", "--selection", "diverse"]) == 0
+    assert cli.main([*command, "--output", str(plain), "--share", "0.25"]) == 0
+    chosen, others = load_dataset(str(out)).train, load_dataset(str(plain)).train
+    assert (np.bincount(chosen.labels) == np.bincount(others.labels)).all()
+    assert chosen.content_hash != others.content_hash
+    assert json.loads(out.with_suffix(".json").read_text())["selection"] == "diverse"

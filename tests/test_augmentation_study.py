@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import yaml
 from medmnist.evaluator import getACC, getAUC
 from sklearn.metrics import roc_auc_score
 
@@ -29,6 +30,7 @@ from medmnist_diffusion.studies.augmentation.arms import (
     LEAKY,
     OVERSAMPLED,
     PRIMARY,
+    Arm,
     with_controls,
 )
 from medmnist_diffusion.studies.augmentation.classifiers import (
@@ -371,11 +373,13 @@ def test_the_same_seed_gives_the_same_classifier(small: ImageDataset) -> None:
 def test_classifiers_are_saved_and_loaded(small: ImageDataset, tmp_path: Path) -> None:
     for network in ("small-cnn", "resnet18"):
         model = ImageClassifier(network, 1, 4).eval()
-        model.save_pretrained(tmp_path / network)
+        model.save_pretrained(tmp_path / network, model_card_kwargs={"facts": "Trained on phantoms."})
         again = ImageClassifier.from_pretrained(tmp_path / network).eval()
         few = small.train.subset(np.arange(3))
         assert torch.equal(predicted_logits(model, few), predicted_logits(again, few))
-        assert (tmp_path / network / "README.md").is_file()
+        card = (tmp_path / network / "README.md").read_text(encoding="utf-8")
+        assert "Research only, not for diagnosis. Trained on phantoms." in card
+        assert yaml.safe_load(card.split("---")[1])["library_name"] == "medmnist-diffusion"
         assert model.features(torch.zeros(2, 1, 28, 28)).shape == (2, 64 if network == "small-cnn" else 512)
 
 
@@ -637,12 +641,22 @@ def test_a_budget_drops_what_does_not_fit_and_says_so(
     assert "all of 100 %" in out
 
 
+def test_arms_of_any_share_have_their_control() -> None:
+    arms = {arm.name: arm for arm in with_controls(["synthetic-40"])}
+    assert arms["synthetic-40"] == Arm("synthetic-40", share=0.4)
+    assert arms["synthetic-40"].candidate
+    assert arms["oversampled-40"] == Arm("oversampled-40", share=0.4, pool="real")
+    assert set(arms) == {CLASSICAL.name, OVERSAMPLED.name, PRIMARY.name, "synthetic-40", "oversampled-40"}
+
+
 def test_mistakes_are_named(small_npz: Path, cli_error: Callable[..., str], tmp_path: Path) -> None:
     start = ("study", "augmentation", str(small_npz), "--output", str(tmp_path))
     assert "--shares has 2" in cli_error(*start, "--shares", "2")
     assert "at least 2" in cli_error(*start, "--seeds", "1")
     assert "--budget" in cli_error(*start, "--budget", "soon")
     assert "--imbalance" in cli_error(*start, "--imbalance", "1.5")
+    assert "Did you mean diverse-25?" in cli_error(*start, "--arms", "real", "divers-25")
+    assert "'synthetic-100' is no arm" in cli_error(*start, "--arms", "synthetic-100")
 
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")

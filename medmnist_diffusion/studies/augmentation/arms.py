@@ -1,8 +1,12 @@
 """What the augmentation study compares: how a classifier's batches are made up, and where the images beside the real ones come
 from."""
 
+import difflib
+import re
 from dataclasses import dataclass
 from typing import Literal
+
+from medmnist_diffusion.errors import UserError
 
 PoolName = Literal["plain", "guided", "variants", "leaky", "real"]
 
@@ -97,11 +101,33 @@ ARMS = (
     Arm("guided-25", share=0.25, pool="guided"),
     Arm("variants-25", share=0.25, pool="variants"),
 )
-BY_NAME = {arm.name: arm for arm in (*ARMS, LEAKY)}
+BY_NAME = {arm.name: arm for arm in (*ARMS, LEAKY)}  # all arms of this process, in the order of every table
+OF_ANY_SHARE = re.compile(r"(synthetic|oversampled)-([1-9]\d?)")
+
+
+def arm_named(name: str) -> Arm:
+    """An arm of `BY_NAME`, or `synthetic-N` or `oversampled-N` for N in 1 … 99 % of a batch.
+
+    Raises:
+        UserError: for any other name.
+    """
+    match = OF_ANY_SHARE.fullmatch(name)
+    if name not in BY_NAME and match:
+        BY_NAME[name] = Arm(name, share=int(match[2]) / 100, pool="plain" if match[1] == "synthetic" else "real")
+    if name not in BY_NAME:
+        nearest = difflib.get_close_matches(name, BY_NAME, 1)
+        hint = f" Did you mean {nearest[0]}?" if nearest else ""
+        known = ", ".join(BY_NAME)
+        raise UserError(
+            f"{name!r} is no arm.{hint} There are {known}, and synthetic-N and oversampled-N for any N in 1 … 99 % of a batch."
+        )
+    return BY_NAME[name]
 
 
 def with_controls(names: list[str]) -> tuple[Arm, ...]:
     """The named arms with what they are compared with, in the order of `ARMS`."""
     wanted = {CLASSICAL.name, OVERSAMPLED.name, PRIMARY.name, *names}
-    wanted |= {twin for name in wanted if BY_NAME[name].candidate and (twin := BY_NAME[name].twin)}
+    wanted |= {twin for name in sorted(wanted) if arm_named(name).candidate and (twin := arm_named(name).twin)}
+    for name in sorted(wanted):
+        arm_named(name)
     return tuple(arm for arm in BY_NAME.values() if arm.name in wanted)

@@ -27,6 +27,26 @@ WORST_LOSS = 1e9  # of a training whose validation loss is never finite
 AUGMENTED_AT_ONCE = 16  # images that share one draw of the augmentation's parameters
 SHIFT = 0.08  # of the image's width
 
+# `save_pretrained(folder, model_card_kwargs={"facts": …})`
+CARD = """---
+{{ card_data }}
+---
+
+# An image classifier of a medmnist-diffusion study
+
+Research only, not for diagnosis. {{ facts }}
+
+```python
+from medmnist_diffusion.studies.augmentation.classifiers import ImageClassifier
+
+model = ImageClassifier.from_pretrained("path/to/this/folder").eval()
+logits = model(images)  # float in -1 … 1, N×C×H×W
+```
+
+It was chosen by the loss on the validation images of its regime. What the classifiers of the study reach on test images, with
+intervals, stands in the study's report, not here: a single network of a single draw says little.
+"""
+
 
 @dataclass(frozen=True)
 class Recipe:
@@ -69,7 +89,11 @@ class Fitted:
 
 
 class ImageClassifier(
-    nn.Module, PyTorchModelHubMixin, library_name="medmnist-diffusion", tags=["medical", "image-classification"]
+    nn.Module,
+    PyTorchModelHubMixin,
+    library_name="medmnist-diffusion",
+    tags=["medical", "image-classification"],
+    model_card_template=CARD,
 ):
     """Images float −1 … 1 N×C×H×W → logits N×K; `save_pretrained` and `from_pretrained` as on the Hub.
 

@@ -8,14 +8,11 @@ import numpy as np
 from matplotlib import pyplot as plt
 
 from medmnist_diffusion.publish.plots import REPORT_DPI, save_figure
-from medmnist_diffusion.studies.augmentation.arms import BY_NAME, CLASSICAL, OVERSAMPLED, PRIMARY
+from medmnist_diffusion.studies.augmentation.arms import BY_NAME, CLASSICAL, OVERSAMPLED, PRIMARY, Arm, PoolName
 from medmnist_diffusion.studies.augmentation.verdicts import RegimeResult
 
 COLUMNS = 2  # of panels: readable on a phone
-SHARES = {
-    "generated": (CLASSICAL.name, "synthetic-10", PRIMARY.name, "synthetic-50", "synthetic-only"),
-    "real again": (CLASSICAL.name, "oversampled-10", OVERSAMPLED.name, "oversampled-50"),
-}
+POOLS: dict[str, PoolName] = {"generated": "plain", "real again": "real"}
 
 
 def plot_learning(results: Sequence[RegimeResult], path: Path) -> None:
@@ -40,12 +37,12 @@ def plot_learning(results: Sequence[RegimeResult], path: Path) -> None:
 def plot_shares(results: Sequence[RegimeResult], path: Path) -> bool:
     """AUC against the share of generated images in a batch, and of real images again, a panel a regime; bars are standard
     deviations over draws. False where there are too few shares for a curve."""
-    if all(len(_known(result, SHARES["generated"])) < 3 for result in results):
+    if all(len(_by_share(result, "plain")) < 3 for result in results):
         return False
     figure, axes = _panels(len(results), 2.6)
     for axis, result in zip(axes, results, strict=True):
-        for at, (label, arms) in enumerate(SHARES.items()):
-            known = _known(result, arms)
+        for at, (label, pool) in enumerate(POOLS.items()):
+            known = _by_share(result, pool)
             values = [result.draws(arm) for arm in known]
             shares = [100 * BY_NAME[arm].share + at for arm in known]
             spreads = [np.std(v, ddof=len(v) > 1) for v in values]
@@ -58,8 +55,10 @@ def plot_shares(results: Sequence[RegimeResult], path: Path) -> bool:
     return True
 
 
-def _known(result: RegimeResult, arms: Sequence[str]) -> list[str]:
-    return [arm for arm in arms if result.draws(arm)]
+def _by_share(result: RegimeResult, pool: PoolName) -> list[str]:
+    """The classical arm, and those that differ from it only by a share of every batch from the pool, by that share."""
+    alike = [arm for arm in result.arms if BY_NAME[arm] == Arm(arm, share=BY_NAME[arm].share, pool=pool)]
+    return sorted(dict.fromkeys([CLASSICAL.name, *alike]), key=lambda arm: BY_NAME[arm].share)
 
 
 def plot_effects(results: Sequence[RegimeResult], path: Path) -> None:

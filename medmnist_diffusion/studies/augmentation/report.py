@@ -385,11 +385,11 @@ def _commands(dataset: str, results: Sequence[RegimeResult], command: str) -> st
     options = {"guided": f" --guidance_scale {GUIDANCE:g}", "variants": f" --strength {STRENGTH:g}"}
     lines = [f"- This study: `{command}`"]
     for arm in (BY_NAME[name] for name in helping):
-        beyond = "" if arm.selection is None else ", but for its selection"
+        selection = "" if arm.selection is None else f" --selection {arm.selection}"
         lines.append(
-            f"- A training set like that of *{arm.name}*{beyond}: `accelerate launch training/train.py --dataset {dataset} "
+            f"- A training set like that of *{arm.name}*: `accelerate launch training/train.py --dataset {dataset} "
             f"--output_dir run`, then `medmnist-diffusion augment run/pipeline_best --dataset {dataset} --output augmented.npz "
-            f"--share {arm.share:g}{options.get(arm.pool, '')}`"
+            f"--share {arm.share:g}{options.get(arm.pool, '')}{selection}`"
         )
     return "\n".join(lines)
 

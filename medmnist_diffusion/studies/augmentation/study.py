@@ -26,7 +26,16 @@ from medmnist_diffusion.diffusion.sampling import DEFAULT_SAMPLER, DEFAULT_STEPS
 from medmnist_diffusion.diffusion.stopping import exclusive
 from medmnist_diffusion.diffusion.unet import build_unet
 from medmnist_diffusion.errors import UserError
-from medmnist_diffusion.studies.augmentation.arms import ARMS, BY_NAME, CLASSICAL, LEAKY, PRIMARY, Arm, with_controls
+from medmnist_diffusion.studies.augmentation.arms import (
+    ARMS,
+    BY_NAME,
+    CLASSICAL,
+    LEAKY,
+    PRIMARY,
+    Arm,
+    arm_named,
+    with_controls,
+)
 from medmnist_diffusion.studies.augmentation.classifiers import NETWORKS, Mixture, Recipe, timed_step
 from medmnist_diffusion.studies.augmentation.effects import smallest_detectable
 from medmnist_diffusion.studies.augmentation.generators import FRACTION, STRENGTH, DiffusionSource
@@ -204,7 +213,10 @@ def main(argv: Sequence[str]) -> None:
     )
     parser.add_argument("--seeds", type=int, default=8, help="draws of subset, generator and classifier (default 8)")
     parser.add_argument(
-        "--arms", nargs="+", choices=list(BY_NAME), help="beside the controls and synthetic-25 (default: all)"
+        "--arms",
+        nargs="+",
+        metavar="ARM",
+        help=f"beside the controls and synthetic-25 (default: all): {', '.join(BY_NAME)}, and synthetic-N for any N %% of a batch",
     )
     parser.add_argument("--classifier", choices=list(NETWORKS), default="small-cnn")
     parser.add_argument("--classifier_steps", type=int, default=300)
@@ -282,6 +294,8 @@ def _check(args: argparse.Namespace) -> None:
         raise UserError("--seeds is 1; at least 2 are needed to compare anything, and 8 to trust it.")
     if args.processes < 0:
         raise UserError(f"--processes is {args.processes}; 0 (one a core) or more is needed.")
+    for arm in args.arms or ():
+        arm_named(arm)
     for share in args.shares:
         if not 0 < share <= 1:
             raise UserError(f"--shares has {share:g}; shares in 0 … 1 are needed, such as 0.05.")

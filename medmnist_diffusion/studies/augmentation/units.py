@@ -17,6 +17,7 @@ from medmnist_diffusion.files import atomic_file, digest, kept_arrays, read_kept
 from medmnist_diffusion.metrics import memorization
 from medmnist_diffusion.metrics.evaluation import Evaluation
 from medmnist_diffusion.metrics.extractors import OFFLINE_PAIR, make_extractor
+from medmnist_diffusion.publish.card import plain
 from medmnist_diffusion.publish.plots import save_sides
 from medmnist_diffusion.studies.augmentation import selection
 from medmnist_diffusion.studies.augmentation.arms import CLASSICAL, Arm
@@ -226,7 +227,14 @@ def _fit(study: Study, data: RegimeData, mixture: Mixture) -> Fitted:
 def _classical(study: Study, data: RegimeData) -> Fitted:
     """The classical arm's classifier; kept, as selections look through its eyes."""
     fitted = _fit(study, data, Mixture(data.dataset.train))
-    fitted.model.save_pretrained(_selector_folder(study, data))
+    train = data.dataset.train
+    classes = ", ".join(study.dataset.id2label.values())
+    facts = (
+        f"{study.recipe.network}, trained for {fitted.step} steps on {len(train)} real images of {study.dataset.name} "
+        f"({data.regime.name}, draw {data.seed}), shifted, rotated and changed in brightness; classes: {classes}; licence of the "
+        f"data: {study.dataset.license}. The study's selections look at generated images through it."
+    )
+    fitted.model.save_pretrained(_selector_folder(study, data), model_card_kwargs={"facts": plain(facts)})
     return fitted
 
 
