@@ -62,6 +62,8 @@ class Arm:
     @property
     def description(self) -> str:
         """In words."""
+        if self == CLASSICAL:
+            return "real images, shifted, rotated and changed in brightness, as in all arms that do not say otherwise"
         if self.share == 0:
             words = "real images"
         elif self.share == 1:
@@ -70,7 +72,7 @@ class Arm:
             early = f", in the first {100 * self.until:.0f} % of the training" if self.until < 1 else ""
             words = f"real images, and {100 * self.share:.0f} % of each batch {FILLERS[self.pool]}{early}"
         words += f": {CHOICES[self.selection]}" if self.selection else ""
-        return words + ("" if self.classical else "; nothing shifted, rotated or changed in brightness")
+        return words + ("" if self.classical else "; all as they are")
 
     @property
     def candidate(self) -> bool:

@@ -102,10 +102,11 @@ class DiffusionSource:
                 found.append(json.loads(path.read_text(encoding="utf-8")))
         if not found:
             return ["–"] * 3
+        budget = self.options.get("max_train_steps")
         images, steps, losses = ([one[name] for one in found] for name in ("training_images", "step", "val_loss"))
         return [
-            f"{min(images)} … {max(images)} images" if min(images) < max(images) else f"{images[0]} images",
-            f"{min(steps)} … {max(steps)} of {self.options.get('max_train_steps')}",
+            f"{_from_to(images)} images",
+            f"{_from_to(steps)} of {budget}" + (": more would be better" if np.median(steps) == budget else ""),
             f"{np.mean(losses):.4f} ± {np.std(losses, ddof=len(losses) > 1):.4f}",
         ]
 
@@ -160,3 +161,7 @@ class DiffusionSource:
         splits, config = teacher.dataset.splits, self._config(teacher.dataset.name, teacher.seed, "run")
         content = [*self._training(config), splits["train"].content_hash, splits["val"].content_hash]
         return digest(content)
+
+
+def _from_to(values: list[int]) -> str:
+    return f"{min(values)} … {max(values)}" if min(values) < max(values) else str(values[0])
