@@ -1,6 +1,6 @@
 """What training costs by image size, number of images and number of processes, drawn beside what is expected.
 
-    python benchmarks/scale.py            # about 15 minutes; needs no data set
+    python benchmarks/scale.py            # about 15 minutes; needs no data set; points that scale.json holds are not measured again
 
 Every point is `training/train.py` in a process of its own on generated phantoms, for a few dozen steps: images a second once it
 runs, seconds of the whole call beside them (reading, audit, checkpoint, pipeline), and the highest memory. Expected: images a
@@ -9,12 +9,14 @@ second fall as the pixels that the network sees, and stay the same whatever the 
 
 import argparse
 import csv
+import json
 import os
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -126,32 +128,41 @@ def main(argv: Sequence[str]) -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
     parser.add_argument("--output", type=Path, default=RESULTS, help="a folder")
     args = parser.parse_args(argv)
-    result: dict[str, Any] = {
+    path = args.output / "scale.json"
+    result: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {
         "command": "python benchmarks/scale.py",
         "cores": len(os.sched_getaffinity(0)),
         "image_size": [],
         "images": [],
         "processes": [],
-    }
+    }  # fmt: skip
 
-    def add(kind: str, what: dict[str, int], data: Path, options: list[str], processes: int = 1) -> None:
-        result[kind].append({**what, **measure(data, options, processes)})
+    def add(kind: str, what: dict[str, int], data: Callable[[], Path], options: list[str], processes: int = 1) -> None:
+        if any(what.items() <= point.items() for point in result[kind]):
+            return
+        result[kind].append({**what, **measure(data(), options, processes)})
         print(kind, result[kind][-1], flush=True)
+        write_json(path, result)
 
     with tempfile.TemporaryDirectory() as folder:
         os.environ["MEDMNIST_DIFFUSION_CACHE"] = str(Path(folder) / "cache")  # nothing of an earlier run helps
+
+        def phantoms(count: int, size: int = 28) -> Path:
+            data = Path(folder) / f"{count}x{size}.npz"
+            if not data.is_file():
+                write_phantoms(data, count, size)
+            return data
+
         for size, unshuffle in SIZES:
-            if not (data := Path(folder) / f"size{size}.npz").is_file():
-                write_phantoms(data, 400, size)
             options = ["--pixel_unshuffle", str(unshuffle)]
-            add("image_size", {"image_size": size, "pixel_unshuffle": unshuffle}, data, options)
+            add(
+                "image_size", {"image_size": size, "pixel_unshuffle": unshuffle}, partial(phantoms, 400, size), options
+            )
         for processes in PROCESSES:
             options = ["--train_batch_size", str(64 // processes)]
-            add("processes", {"processes": processes}, Path(folder) / "size28.npz", options, processes)
+            add("processes", {"processes": processes}, partial(phantoms, 400), options, processes)
         for count in COUNTS:
-            write_phantoms(data := Path(folder) / "count.npz", count)
-            add("images", {"images": count}, data, [])
-    write_json(args.output / "scale.json", result)
+            add("images", {"images": count}, partial(phantoms, count), [])
     plot(result, args.output / "scale.png")
 
 
