@@ -11,6 +11,7 @@ Temperature: the first noise is multiplied by it. Below 1 images come nearer to 
 """
 
 import argparse
+import json
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -19,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from accelerate import PartialState
 from judging import RESULTS
 from tqdm import tqdm
 
@@ -43,7 +45,6 @@ from medmnist_diffusion.studies.augmentation.study import make_study
 from medmnist_diffusion.studies.augmentation.units import Study
 from medmnist_diffusion.studies.augmentation.verdicts import RESAMPLINGS
 from medmnist_diffusion.studies.augmentation.workers import available_cores, run_in_processes
-from medmnist_diffusion.studies.budget import chosen_precision
 
 SETTINGS: dict[str, dict[str, float]] = {
     "guidance 1.5": {"guidance_scale": 1.5},
@@ -68,6 +69,7 @@ def scores_with(study: Study, source: DiffusionSource, regime: Regime, seed: int
         settings = dict(SETTINGS[name])
         pipe = load_pipeline(source.trained(data))
         pipe.scheduler.init_noise_sigma = settings.pop("temperature", 1.0)
+        pipe.to(PartialState().device)
         pipe.set_progress_bar_config(disable=True)
         labels, options = data.dataset.balanced_labels(NUM_IMAGES), dict[str, Any](settings)
         if "strength" in settings:
@@ -81,17 +83,25 @@ def scores_with(study: Study, source: DiffusionSource, regime: Regime, seed: int
 
 
 @cache
-def study_of(
-    folder: str, dataset: str, root: str | None, size: int | None, train_steps: int
-) -> tuple[Study, DiffusionSource]:
-    """The finished study, with the settings that `study augmentation` has where it is told nothing else."""
+def study_of(folder: str, dataset: str, root: str | None, size: int | None) -> tuple[Study, DiffusionSource]:
+    """The finished study, with the settings that its results name.
+
+    Raises:
+        UserError: if there is none.
+    """
     start_processes()
-    data = load_dataset(dataset, root, size)
+    try:
+        results = json.loads((Path(folder) / "results.json").read_text(encoding="utf-8"))
+        classifier, source = results["classifier"], json.loads(results["source"])
+    except (OSError, ValueError, KeyError):
+        raise UserError(
+            f"{folder} holds no finished study. Run `medmnist-diffusion study augmentation` first."
+        ) from None
     args = argparse.Namespace(
-        max_train_steps=train_steps, precision=chosen_precision(Path(folder), data), classifier="small-cnn",
-        classifier_steps=300, num_images=2000, arms=list(OF_STUDY), leaky=False,
+        max_train_steps=source["max_train_steps"], precision=source["mixed_precision"], num_images=source["num_images"],
+        classifier=classifier["network"], classifier_steps=classifier["steps"], arms=list(OF_STUDY), leaky=False,
     )  # fmt: skip
-    return make_study(args, Path(folder), data)
+    return make_study(args, Path(folder), load_dataset(dataset, root, size))
 
 
 def one_draw(key: tuple[Any, ...], regime: Regime, seed: int) -> int:
@@ -105,10 +115,9 @@ def main(argv: Sequence[str]) -> None:
     parser.add_argument("study", type=Path, help="the folder of a finished augmentation study, generators included")
     add_dataset_arguments(parser)
     parser.add_argument("--share", type=float, default=0.05, help="which of its regimes (default 0.05)")
-    parser.add_argument("--max_train_steps", type=int, default=1500, help="of its generators, as the study was told")
     parser.add_argument("--output", type=Path, default=RESULTS, help="a folder")
     args = parser.parse_args(argv)
-    key = (str(args.study), args.dataset, args.root, args.size, args.max_train_steps)
+    key = (str(args.study), args.dataset, args.root, args.size)
     (study, source), regime = study_of(*key), Regime(args.share)
     needed = {*CONTROLS, *OF_STUDY}
     seeds = [seed for seed in range(100) if needed <= set(study.scores(regime, seed))]

@@ -1,6 +1,6 @@
 """What training costs by image size, number of images and number of processes, drawn beside what is expected.
 
-    python benchmarks/scale.py            # about 15 minutes; needs no data set; points that scale.json holds are not measured again
+    python benchmarks/scale.py            # about 15 minutes; needs no data set; points in scale.json are kept
 
 Every point is `training/train.py` in a process of its own on generated phantoms, for a few dozen steps: images a second once it
 runs, seconds of the whole call beside them (reading, audit, checkpoint, pipeline), and the highest memory. Expected: images a

@@ -140,6 +140,8 @@ def main(argv: Sequence[str]) -> None:
         raise UserError("augment runs in one process: start it without a launcher.")
     dataset = load_dataset(args.dataset, args.root, args.size)
     check_origin(args.pipeline, dataset)
+    if args.selection and set(dataset.splits["val"].labels) != set(dataset.id2label):
+        raise UserError(f"--selection needs validation images of every class; {dataset.name} has none of some.")
     generated = generate_beside(dataset, args)
     train, synthetic = augmented_split(dataset.train, generated)
     made = {

@@ -73,8 +73,9 @@ def replace_folder(source: Path, target: Path) -> None:
 
 def recover_folder(target: Path) -> None:
     """Put the old `target` back, where `replace_folder` died after it had moved it away and before the new one came."""
-    if not target.exists() and _aside(target).exists():
-        _aside(target).rename(target)
+    if not target.exists():
+        with contextlib.suppress(FileNotFoundError):  # there is none, or another process was faster
+            _aside(target).rename(target)
 
 
 def _aside(target: Path) -> Path:

@@ -8,7 +8,6 @@ import base64
 import hashlib
 import json
 import threading
-import time
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
@@ -89,7 +88,7 @@ class _Handler(BaseHTTPRequestHandler):
         for fault in self.hub.faults:
             if fault.times and fault.match in line:
                 fault.times -= 1
-                time.sleep(fault.seconds)
+                threading.Event().wait(fault.seconds)  # tests may have put time.sleep to sleep
                 body = self.rfile.read(length // 2 if fault.status is None and not fault.done else length)
                 if fault.done:
                     self._answered_to_nobody(body)
@@ -152,7 +151,7 @@ class _Handler(BaseHTTPRequestHandler):
         repo = self._repo(kind, repo_id, write=bool(rest) and rest[0] in ("preupload", "commit"))
         match rest:
             case [] | ["revision", _]:
-                siblings = [{"rfilename": name} for name in repo.files]
+                siblings = [_sibling(repo, name) for name in repo.files]
                 self._json({"id": repo_id, "sha": repo.sha, "private": repo.private, "tags": [], "siblings": siblings})
             case ["tree", _, *under]:
                 prefix = "/".join(under)
@@ -242,6 +241,17 @@ class _Handler(BaseHTTPRequestHandler):
 class _HTTPError(Exception):
     def __init__(self, status: int, message: str, headers: dict[str, str] | None = None) -> None:
         self.status, self.message, self.headers = status, message, headers or {}
+
+
+def _sibling(repo: Repo, name: str) -> dict[str, Any]:
+    content = repo.files[name]
+    lfs = {"lfs": {"sha256": hashlib.sha256(content).hexdigest(), "size": len(content), "pointerSize": 130}}
+    return {
+        "rfilename": name,
+        "size": len(content),
+        "blobId": _git_oid(content),
+        **(lfs if name in repo.large else {}),
+    }
 
 
 def _git_oid(content: bytes) -> str:

@@ -183,9 +183,10 @@ def test_a_repository_that_holds_files_needs_update(hub: Hub, folder: Path, cli_
     assert cli.main(publishing(folder)) == 0
     assert "publish … --update" in cli_error(*publishing(folder))
     files = hub.repos["model", REPO].files
-    files["unet/diffusion_pytorch_model.safetensors.index.json"] = b"{}"  # diffusers would load what it names
+    index = "unet/diffusion_pytorch_model.safetensors.index.json"  # diffusers would load what it names
+    files[index] = b"{}"
     assert cli.main(publishing(folder, "--update")) == 0
-    assert set(hub.repos["model", REPO].files) == set(files) - {"unet/diffusion_pytorch_model.safetensors.index.json"}
+    assert set(hub.repos["model", REPO].files) == set(files) - {index}
     assert hub.repos["model", REPO].files[WEIGHTS] == (folder / WEIGHTS).read_bytes()
 
 
@@ -236,20 +237,33 @@ def test_a_commit_whose_answer_was_lost_is_there(
     assert len(hub.repos["model", REPO].commits) == 1
 
 
-def test_a_hub_that_falls_silent_in_the_commit(
-    hub: Hub, folder: Path, monkeypatch: pytest.MonkeyPatch, cli_error: CliError
+@pytest.mark.parametrize("late", [False, True], ids=["gone", "late"])
+def test_a_commit_of_which_nobody_knows(
+    late: bool, hub: Hub, folder: Path, monkeypatch: pytest.MonkeyPatch, cli_error: CliError
 ) -> None:
-    """Nobody knows whether it arrived, and that is what is said."""
+    """The Hub is gone after it, or answers 504 and may still be at work: that is what is said."""
     commit = HfApi.create_commit
 
     def last_words(self: HfApi, *args: object, **options: object) -> object:
-        hub.faults = [Fault("/commit/", done=True), Fault("GET /api/models/tester", times=1000)]
+        gone = [Fault("/commit/", done=True), Fault("GET /api/models/tester", times=99)]
+        hub.faults = [Fault("/commit/", 504)] if late else gone
         return commit(self, *args, **options)
 
     monkeypatch.setattr(HfApi, "create_commit", last_words)
+    monkeypatch.setattr(hub_module, "WAITS", (0, 0))
     error = cli_error(*publishing(folder))
-    assert "cannot be asked whether it arrived" in error
+    assert "whether it arrived is not known" in error
     assert "Nothing was committed" not in error
+
+
+def test_what_is_there_already_is_not_committed_again(
+    hub: Hub, folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.main(publishing(folder)) == 0
+    capsys.readouterr()
+    assert cli.main(publishing(folder, "--update")) == 0
+    assert "it holds all of this already" in capsys.readouterr().out
+    assert len(hub.repos["model", REPO].commits) == 1
 
 
 @pytest.mark.parametrize(
@@ -272,7 +286,7 @@ def test_faults_that_pass_are_outlived(fault: Fault, hub: Hub, folder: Path) -> 
         (Fault("/commit/", 403), "may not write to 'tester'"),
         (Fault("/commit/", 409), "another state"),
         (Fault("/commit/", 413), "larger than the Hub accepts"),
-        (Fault("/tree/", 418), "refuses the upload"),
+        (Fault("GET /api/models/tester", 418), "refuses the upload"),
     ],
     ids=lambda value: str(value.status) if isinstance(value, Fault) else "",
 )
@@ -309,15 +323,16 @@ def test_a_hub_that_is_not_there(folder: Path, monkeypatch: pytest.MonkeyPatch, 
     assert "broke or timed out" in cli_error(*publishing(folder))
 
 
+@pytest.mark.parametrize("request_line", ["GET /api/models/tester", "/preupload/", "/commit/"])
 def test_a_hub_that_does_not_answer(
-    folder: Path, monkeypatch: pytest.MonkeyPatch, hub: Hub, cli_error: CliError
+    request_line: str, folder: Path, monkeypatch: pytest.MonkeyPatch, hub: Hub, cli_error: CliError
 ) -> None:
-    monkeypatch.setattr(hub_module, "TIMEOUT_SECONDS", 0.3)
-    monkeypatch.setattr("huggingface_hub.utils._http.time.sleep", lambda seconds: None)
-    hub.faults = [Fault("/commit/", seconds=1.5, times=1000)]
+    monkeypatch.setattr(hub_module, "TIMEOUT_SECONDS", 0.2)
+    monkeypatch.setattr(hub_module, "WAITS", (0, 0))
+    monkeypatch.setattr("huggingface_hub.utils._http.time.sleep", lambda seconds: None)  # between attempts
+    hub.faults = [Fault(request_line, seconds=1, times=99)]
     error = cli_error(*publishing(folder))
-    assert "timed out" in error
-    assert "The same command goes on" in error
+    assert ("whether it arrived is not known" if request_line == "/commit/" else "(ReadTimeout)") in error
 
 
 def test_offline_mode(folder: Path, monkeypatch: pytest.MonkeyPatch, hub: Hub, cli_error: CliError) -> None:
@@ -490,8 +505,11 @@ def test_ids_that_the_hub_does_not_know(repo: str, folder: Path, cli_error: CliE
 # From training
 
 
-def test_training_can_publish_what_it_made(hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Trained, evaluated, published; the id and the licence stay out of the published configuration."""
+def test_training_can_publish_what_it_made(
+    hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cli_error: CliError
+) -> None:
+    """Trained, evaluated, published; the id and the licence stay out of the published configuration. The same command does it
+    again; what is somebody else's is left alone, and that is said before training."""
     monkeypatch.setattr(classifier, "STEPS", 40)
     monkeypatch.setattr(classifier, "RECIPE", "short")
     data, run = tmp_path / "small.npz", tmp_path / "run"
@@ -502,6 +520,10 @@ def test_training_can_publish_what_it_made(hub: Hub, tmp_path: Path, monkeypatch
     assert files[WEIGHTS] == (run / "pipeline" / WEIGHTS).read_bytes()
     assert "metrics.json" in files
     assert b"hub_model_id" not in files["training_config.yaml"]
+    assert cli.main(["train", *small_training(data, run), *options]) == 0
+    hub.repos["model", REPO].files = {"README.md": b"mine"}
+    assert "holds something else" in cli_error("train", *small_training(data, tmp_path / "other"), *options)
+    assert not (tmp_path / "other").exists()
 
 
 @pytest.mark.parametrize(

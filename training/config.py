@@ -2,6 +2,7 @@
 
 import dataclasses
 import difflib
+import math
 import reprlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -133,6 +134,9 @@ _SHARES = ("label_dropout", "dropout", "ema_decay")
 class _Parser(CommandParser, HfArgumentParser):
     """Arguments from a dataclass, and a hint after a misspelt one."""
 
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+
 
 def parse_config(argv: Sequence[str]) -> TrainingConfig:
     """The configuration from `--config FILE.yaml`, if given, overridden by the command line.
@@ -236,6 +240,9 @@ def checked_config(config: TrainingConfig) -> TrainingConfig:
     except ValidationError as error:
         problem = error.errors()[0]
         fail(str(problem["loc"][0]), problem["msg"].lower())
+    for name, value in dataclasses.asdict(config).items():
+        if isinstance(value, float) and not math.isfinite(value):
+            fail(name, "a finite number is needed")
     for name in _POSITIVE + _POSITIVE_OR_NONE:
         value = getattr(config, name)
         if value is not None and value <= 0:

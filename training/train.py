@@ -103,7 +103,7 @@ def _train(config: TrainingConfig, dataset: ImageDataset | None, run: Path, stop
     content = {f"{name} images": as_given.splits[name].content_hash[:12] for name in matters}
     content["classes"] = ", ".join(as_given.id2label.values())
     before = state.get("data", content)
-    changes += [f"{name}: {before.get(name)} → {new}" for name, new in content.items() if before.get(name) != new]
+    changes += [f"{name}: {before[name]} → {new}" for name, new in content.items() if before.get(name, new) != new]
     # What the run was trained with before it was changed.
     history = [*state.get("changes", []), *(f"step {state['step']}: {change}" for change in changes)]
     if config.push_to_hub:

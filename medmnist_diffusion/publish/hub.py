@@ -1,7 +1,9 @@
 """One folder to the Hub in one commit, and every refusal of the Hub in words that say what to do."""
 
 import contextlib
+import hashlib
 import os
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -22,7 +24,9 @@ from rich.table import Table
 from medmnist_diffusion.errors import UserError
 
 TIMEOUT_SECONDS = 60.0  # huggingface_hub's own client waits for ever
+WAITS = (0, 5, 20)  # seconds: a Hub that was late to answer may still be at work
 BELONGS_TO_HUB = {".gitattributes"}  # what a new repository already holds
+OURS = {"model_index.json", "pipeline.py", "manifest.json"}  # in every pipeline that this package publishes
 AGAIN = "The same command goes on: what has arrived is not sent again."
 
 
@@ -71,14 +75,11 @@ def upload(folder: Path, repo_id: str, repo_type: str, private: bool, update: bo
     api = HfApi(endpoint=os.environ.get("HF_ENDPOINT"))
     huggingface_hub.set_client_factory(_client_with_timeout)
     with _in_words(repo_id):
-        try:
-            names = set(api.list_repo_files(repo_id, repo_type=repo_type))
-        except RepositoryNotFoundError as error:
-            if error.response.status_code != 404:  # a refused token says so, not that nothing is there
-                raise
+        before = _there(api, repo_id, repo_type)
+        if before is None:
             api.create_repo(repo_id, repo_type=repo_type, private=private)
-            names = set()
-        before = api.repo_info(repo_id, repo_type=repo_type)
+            before = _info(api, repo_id, repo_type)
+        names = {file.rfilename for file in before.siblings or []}
         if private and not before.private:
             raise UserError(f"{repo_id} is public on the Hub. Make it private there, or say --public.")
         if (there := names - BELONGS_TO_HUB) and not update:
@@ -90,32 +91,108 @@ def upload(folder: Path, repo_id: str, repo_type: str, private: bool, update: bo
             CommitOperationAdd(path_in_repo=path.relative_to(folder).as_posix(), path_or_fileobj=path)
             for path in _files(folder)
         ]
+        if _holds(before, hashes := _hashes(folder)):
+            return f"{_address(api, repo_id, repo_type)} (it holds all of this already)"
         api.preupload_lfs_files(repo_id, files, repo_type=repo_type)
-    gone = [CommitOperationDelete(name) for name in sorted(there - {file.path_in_repo for file in files})]
+        gone = [CommitOperationDelete(name) for name in sorted(there - set(hashes))]
+        address = _commit(api, repo_id, repo_type, [*files, *gone], hashes, message)
     if gone:
         print("Removed there: " + ", ".join(operation.path_in_repo for operation in gone))
-    with _in_words(repo_id):
-        try:
-            commit = api.create_commit(repo_id, [*files, *gone], commit_message=message, repo_type=repo_type)
-        except (HfHubHTTPError, HTTPError, ConnectionError, TimeoutError) as error:
-            if isinstance(error, HfHubHTTPError) and error.response.status_code < 500:
-                raise
-            after = _state(api, repo_id, repo_type)
-            if after.sha == before.sha:
-                raise
-            return f"{api.endpoint}/{'datasets/' if repo_type == 'dataset' else ''}{repo_id}/commit/{after.sha}"
-    return str(commit.commit_url)
+    return address
 
 
-def _state(api: HfApi, repo_id: str, repo_type: str) -> Any:
-    """The repository as it is after the answer to a commit was lost."""
+def _commit(
+    api: HfApi, repo_id: str, repo_type: str, operations: list[Any], hashes: dict[str, tuple[str, str]], message: str
+) -> str:
+    """The commit's address, also where only the answer was lost."""
     try:
-        return api.repo_info(repo_id, repo_type=repo_type)
-    except (HfHubHTTPError, HTTPError, ConnectionError, TimeoutError):
+        return str(api.create_commit(repo_id, operations, commit_message=message, repo_type=repo_type).commit_url)
+    except (HfHubHTTPError, HTTPError, ConnectionError, TimeoutError) as error:
+        late = isinstance(error, TimeoutError) or "Timeout" in type(error).__name__
+        if isinstance(error, HfHubHTTPError):
+            if error.response.status_code < 500:
+                raise
+            late = error.response.status_code == 504
+        if (found := _arrived_nevertheless(api, repo_id, repo_type, hashes, late)) is None:
+            raise
+        return found
+
+
+def check_replaceable(repo_id: str) -> None:
+    """Raises:
+    UserError: if the Hub can be asked, and says that a model repository holds something else than a pipeline of this package.
+    """
+    huggingface_hub.set_client_factory(_client_with_timeout)
+    try:
+        info = _there(HfApi(endpoint=os.environ.get("HF_ENDPOINT")), repo_id, "model")
+    except (HfHubHTTPError, HTTPError, ConnectionError, TimeoutError, OfflineModeIsEnabled):
+        return  # it is asked again when there is something to upload
+    names = {file.rfilename for file in info.siblings or []} - BELONGS_TO_HUB if info else set()
+    if names and not names >= OURS:
         raise UserError(
-            f"the connection broke while the commit was sent, and {repo_id} cannot be asked whether it arrived. Look there; "
-            "if it did not, the same command goes on."
-        ) from None
+            f"{repo_id} exists on the Hub and holds something else ({min(names)}, …). Choose another --hub_model_id, or publish "
+            "by `medmnist-diffusion publish … --update` when training is over."
+        )
+
+
+def _there(api: HfApi, repo_id: str, repo_type: str) -> Any:
+    """The repository's description; None where there is none."""
+    try:
+        return _info(api, repo_id, repo_type)
+    except RepositoryNotFoundError as error:
+        if error.response.status_code != 404:  # a refused token says so, not that nothing is there
+            raise
+        return None
+
+
+def _info(api: HfApi, repo_id: str, repo_type: str) -> Any:
+    return api.repo_info(repo_id, repo_type=repo_type, files_metadata=True, timeout=TIMEOUT_SECONDS)
+
+
+def _address(api: HfApi, repo_id: str, repo_type: str) -> str:
+    return f"{api.endpoint}/{'datasets/' if repo_type == 'dataset' else ''}{repo_id}"
+
+
+def _hashes(folder: Path) -> dict[str, tuple[str, str]]:
+    """Of every file the two hashes by which the Hub knows it: SHA-256 of a large one, git's name for another."""
+    found = {}
+    for path in _files(folder):
+        content = path.read_bytes()
+        git = hashlib.sha1(b"blob %d\0" % len(content) + content, usedforsecurity=False)
+        found[path.relative_to(folder).as_posix()] = (hashlib.sha256(content).hexdigest(), git.hexdigest())
+    return found
+
+
+def _holds(info: Any, hashes: dict[str, tuple[str, str]]) -> bool:
+    """Whether a repository holds just these files."""
+    there = {file.rfilename: file.lfs.sha256 if file.lfs else file.blob_id for file in info.siblings or []}
+    names = set(there) - BELONGS_TO_HUB
+    return names == set(hashes) and all(there[name] in hashes[name] for name in names)
+
+
+def _arrived_nevertheless(
+    api: HfApi, repo_id: str, repo_type: str, hashes: dict[str, tuple[str, str]], late: bool
+) -> str | None:
+    """The commit's address, if it is there and only the answer was lost; None if it is not.
+
+    Raises:
+        UserError: if nobody can tell: the Hub does not answer, or was late and may still be at work.
+    """
+    for wait in WAITS if late else WAITS[:1]:
+        time.sleep(wait)
+        try:
+            info = _info(api, repo_id, repo_type)
+        except (HfHubHTTPError, HTTPError, ConnectionError, TimeoutError):
+            break
+        if _holds(info, hashes):
+            return f"{_address(api, repo_id, repo_type)}/commit/{info.sha}"
+    else:
+        if not late:
+            return None
+    raise UserError(
+        f"the connection broke while the commit was sent, and whether it arrived is not known. Look at {repo_id}; if it did not, "
+        "the same command goes on."
+    )
 
 
 def _files(folder: Path) -> list[Path]:

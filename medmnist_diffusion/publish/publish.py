@@ -18,7 +18,7 @@ from medmnist_diffusion.errors import UserError
 from medmnist_diffusion.files import MANIFEST, file_hash, write_json
 from medmnist_diffusion.metrics.records import Metrics
 from medmnist_diffusion.publish.card import OPEN_LICENSES, SUMMARY, check_license, copying, read_summary, write_card
-from medmnist_diffusion.publish.hub import check_repo_id, check_token, show_upload, upload
+from medmnist_diffusion.publish.hub import check_replaceable, check_repo_id, check_token, show_upload, upload
 from medmnist_diffusion.publish.private import private_findings
 
 CODE = "pipeline.py"
@@ -129,12 +129,14 @@ def check_before_training(repo_id: str | None, data_license: str | None) -> None
     """What would otherwise be refused when hours of training are over.
 
     Raises:
-        UserError: without a valid Hub id, a token, or with a licence that does not permit publication.
+        UserError: without a valid Hub id, a token, or with a licence that does not permit publication; for a repository that holds
+            something else.
     """
     if repo_id is None:
         raise UserError("--push_to_hub needs --hub_model_id: namespace/name.")
     check_repo_id(repo_id)
     check_token()
+    check_replaceable(repo_id)
     if data_license not in (None, *OPEN_LICENSES):
         raise UserError(f"--data_license is {data_license!r}; publishing needs one of {', '.join(OPEN_LICENSES)}.")
 
@@ -149,7 +151,8 @@ def publish_trained(
     if not (folder / "metrics.json").is_file():
         evaluate_fid.main([str(folder), "--dataset", dataset, *where])
     if repo_id and PartialState().is_main_process:
-        options = argparse.Namespace(public=False, update=False, dry_run=False, data_license=data_license)
+        check_replaceable(repo_id)
+        options = argparse.Namespace(public=False, update=True, dry_run=False, data_license=data_license)
         publish(folder, repo_id, options)
 
 

@@ -20,7 +20,7 @@ def plot_learning(results: Sequence[RegimeResult], path: Path) -> None:
     figure, axes = plt.subplots(figsize=(7, 4.2), constrained_layout=True)
     whole = [result for result in results if result.regime.rare_share == 1]
     for at, arm in enumerate(("real", CLASSICAL.name, OVERSAMPLED.name, PRIMARY.name, "synthetic-only")):
-        points = [(np.mean([unit.n_real for unit in result.units]), result.draws(arm)) for result in whole]
+        points = [(result.n_real, result.draws(arm)) for result in whole]
         points = [(n * 1.03 ** (at - 2), values) for n, values in points if values]
         if points:
             axes.plot(

@@ -58,7 +58,7 @@ class RegimeResult:
 
     def _oversampled(self, arm: str) -> str:
         twin = BY_NAME[arm].twin
-        return twin if twin in self.auc.values and twin != arm else OVERSAMPLED.name
+        return twin if twin and twin in self.auc.values and twin != arm else OVERSAMPLED.name
 
     def draws(self, arm: str, name: str = "auc") -> list[float]:
         """An arm's figure in every draw that has it."""
