@@ -267,6 +267,8 @@ def test_no_budget_means_twenty_minutes():
         (["--dataset", "phantom"], "--output_dir is needed"),
         (["--output_dir", "x"], "--dataset is needed"),
         (["--learning_rate", "-1"], "above 0"),
+        (["--learning_rate", "nan"], "a finite number"),
+        (["--max_train_minutes", "inf"], "a finite number"),
         (["--label_dropout", "1.5"], "share in 0 … 1"),
         (["--block_out_channels", "30"], "multiples of 8"),
         (["--block_out_channels", "0"], "multiples of 8"),
