@@ -39,7 +39,7 @@ matplotlib.use("Agg")
 from matplotlib import pyplot as plt
 
 JUDGED = 300  # images; the floor is the distance of as many val images
-OUR_SHARES = (1 / 60, 1 / 40, 1 / 20, 1 / 10, 1 / 4)  # of a peer's time
+OUR_SHARES = (1 / 60, 1 / 40, 1 / 30, 1 / 20, 1 / 10)  # of a peer's time
 
 
 def contend(args: argparse.Namespace) -> None:
