@@ -198,16 +198,16 @@ def _train(config: TrainingConfig, dataset: ImageDataset | None, run: Path, stop
     )
     log = LossLog(run / "loss.csv" if is_main else None)
     if checkpoint:
-        progress_state = load_checkpoint(accelerator, checkpoint, ema, ema_unet, meter)
-        step, seconds_before = progress_state["step"], progress_state["seconds"]
-        if progress_state.get("images_a_step", images_a_step) != images_a_step:
+        load_checkpoint(accelerator, checkpoint, ema, ema_unet, meter)
+        step, seconds_before = state["step"], state["seconds"]
+        if state.get("images_a_step", images_a_step) != images_a_step:
             raise UserError(
-                f"{run} was trained with {progress_state['images_a_step']} images a step over all processes, now it would be "
+                f"{run} was trained with {state['images_a_step']} images a step over all processes, now it would be "
                 f"{images_a_step}: other batches, another run. Use as many processes as before."
             )
-        best_val_loss = math.inf if changes else progress_state["best_val_loss"] or math.inf
+        best_val_loss = math.inf if changes else state["best_val_loss"] or math.inf
         log = LossLog.resumed(run / "loss.csv", step) if is_main else log
-        log.comparable_from = step if changes else progress_state.get("comparable_from", -1)
+        log.comparable_from = step if changes else state.get("comparable_from", -1)
         accelerator.print(f"Resuming at step {step} from {checkpoint}.", *changes, sep="\n  changed: ")
 
     if is_main:

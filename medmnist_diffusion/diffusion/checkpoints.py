@@ -74,8 +74,8 @@ def newest_checkpoint(folder: Path) -> Path | None:
 
 def load_checkpoint(
     accelerator: Accelerator, checkpoint: Path, ema: EMAModel, ema_unet: UNet2DModel, meter: LossMeter
-) -> dict[str, Any]:
-    """Put a verified checkpoint's state back in place; returns its state.json.
+) -> None:
+    """Put a verified checkpoint's state back in place.
 
     Raises:
         UserError: if it is the state of another network or other optimizers.
@@ -88,14 +88,12 @@ def load_checkpoint(
             f"{checkpoint} does not fit what is to be trained ({reason}). Another network or optimizer needs a run of its own: "
             "choose another --output_dir."
         ) from None
-    state = read_state(checkpoint)
     if (sums := checkpoint / _meter_file(accelerator)).is_file():
         meter.sums.copy_(load_file(sums)["sums"])
     saved = UNet2DModel.from_pretrained(checkpoint / "unet_ema")
     ema_unet.load_state_dict(saved.state_dict())
     ema.shadow_params = [parameter.detach().clone() for parameter in ema_unet.parameters()]
-    ema.optimization_step = state["ema_step"]
-    return state
+    ema.optimization_step = read_state(checkpoint)["ema_step"]
 
 
 def read_state(checkpoint: Path) -> dict[str, Any]:

@@ -72,8 +72,7 @@ def upload(folder: Path, repo_id: str, repo_type: str, private: bool, update: bo
     Raises:
         UserError: for every refusal and break, with what to do. The token is in none of them.
     """
-    api = HfApi(endpoint=os.environ.get("HF_ENDPOINT"))
-    huggingface_hub.set_client_factory(_client_with_timeout)
+    api = _api()
     with _in_words(repo_id):
         before = _there(api, repo_id, repo_type)
         if before is None:
@@ -122,9 +121,8 @@ def check_replaceable(repo_id: str) -> None:
     """Raises:
     UserError: if the Hub can be asked, and says that a model repository holds something else than a pipeline of this package.
     """
-    huggingface_hub.set_client_factory(_client_with_timeout)
     try:
-        info = _there(HfApi(endpoint=os.environ.get("HF_ENDPOINT")), repo_id, "model")
+        info = _there(_api(), repo_id, "model")
     except (HfHubHTTPError, HTTPError, ConnectionError, TimeoutError, OfflineModeIsEnabled):
         return  # it is asked again when there is something to upload
     names = {file.rfilename for file in info.siblings or []} - BELONGS_TO_HUB if info else set()
@@ -197,6 +195,12 @@ def _arrived_nevertheless(
 
 def _files(folder: Path) -> list[Path]:
     return sorted(path for path in folder.rglob("*") if path.is_file())
+
+
+def _api() -> HfApi:
+    """The Hub that HF_ENDPOINT names, by a client that does not wait for ever."""
+    huggingface_hub.set_client_factory(_client_with_timeout)
+    return HfApi(endpoint=os.environ.get("HF_ENDPOINT"))
 
 
 def _client_with_timeout() -> Any:
