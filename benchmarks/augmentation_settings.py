@@ -45,6 +45,7 @@ from medmnist_diffusion.studies.augmentation.study import make_study
 from medmnist_diffusion.studies.augmentation.units import Study
 from medmnist_diffusion.studies.augmentation.verdicts import RESAMPLINGS
 from medmnist_diffusion.studies.augmentation.workers import available_cores, run_in_processes
+from medmnist_diffusion.studies.budget import precisions
 
 SETTINGS: dict[str, dict[str, float]] = {
     "guidance 1.5": {"guidance_scale": 1.5},
@@ -60,8 +61,11 @@ NUM_IMAGES = 1000
 CONTROLS = (CLASSICAL.name, OVERSAMPLED.name)
 
 
-def scores_with(study: Study, source: DiffusionSource, regime: Regime, seed: int, name: str) -> np.ndarray:
+def scores_with(study: Study, regime: Regime, seed: int, name: str) -> np.ndarray:
     """The test scores of the classifier that has images of one setting beside a draw's real ones; kept in the study's folder."""
+    study = study.of(regime, seed)
+    source = study.source
+    assert isinstance(source, DiffusionSource)
     data = draw_regime(study.dataset, regime, seed)
     path = study.folder / "settings" / f"{study.fingerprint(regime, seed)}-{name.replace(' ', '-')}.npz"
 
@@ -83,13 +87,15 @@ def scores_with(study: Study, source: DiffusionSource, regime: Regime, seed: int
 
 
 @cache
-def study_of(folder: str, dataset: str, root: str | None, size: int | None) -> tuple[Study, DiffusionSource]:
+def study_of(folder: str, dataset: str, root: str | None, size: int | None) -> Study:
     """The finished study, with the settings that its results name.
 
     Raises:
         UserError: if there is none.
     """
     start_processes()
+    data = load_dataset(dataset, root, size)
+    precision, earlier = precisions(Path(folder), data)
     try:
         results = json.loads((Path(folder) / "results.json").read_text(encoding="utf-8"))
         classifier, source = results["classifier"], json.loads(results["source"])
@@ -98,15 +104,15 @@ def study_of(folder: str, dataset: str, root: str | None, size: int | None) -> t
             f"{folder} holds no finished study. Run `medmnist-diffusion study augmentation` first."
         ) from None
     args = argparse.Namespace(
-        max_train_steps=source["max_train_steps"], precision=source["mixed_precision"], num_images=source["num_images"],
-        classifier=classifier["network"], classifier_steps=classifier["steps"], arms=list(OF_STUDY), leaky=False,
+        max_train_steps=source["max_train_steps"], num_images=source["num_images"], classifier=classifier["network"],
+        classifier_steps=classifier["steps"], arms=list(OF_STUDY), leaky=False, precision=precision, earlier_precisions=earlier,
     )  # fmt: skip
-    return make_study(args, Path(folder), load_dataset(dataset, root, size))
+    return make_study(args, Path(folder), data)
 
 
 def one_draw(key: tuple[Any, ...], regime: Regime, seed: int) -> int:
     for name in SETTINGS:
-        scores_with(*study_of(*key), regime, seed, name)
+        scores_with(study_of(*key), regime, seed, name)
     return seed
 
 
@@ -118,9 +124,9 @@ def main(argv: Sequence[str]) -> None:
     parser.add_argument("--output", type=Path, default=RESULTS, help="a folder")
     args = parser.parse_args(argv)
     key = (str(args.study), args.dataset, args.root, args.size)
-    (study, source), regime = study_of(*key), Regime(args.share)
+    study, regime = study_of(*key), Regime(args.share)
     needed = {*CONTROLS, *OF_STUDY}
-    seeds = [seed for seed in range(100) if needed <= set(study.scores(regime, seed))]
+    seeds = [seed for seed in range(100) if needed <= set(study.of(regime, seed).scores(regime, seed))]
     if len(seeds) < 2:
         raise UserError(f"{args.study} has no two finished draws of {regime.name}. Run `study augmentation` first.")
     with tqdm(total=len(seeds), unit="draw") as bar:
@@ -130,11 +136,9 @@ def main(argv: Sequence[str]) -> None:
     labels = study.dataset.splits["test"].labels
     test_sets, auc = resampled_test_sets(labels, RESAMPLINGS), Results({}, {})
     for seed in seeds:
-        of_study = study.scores(regime, seed)
+        of_study = study.of(regime, seed).scores(regime, seed)
         scores = {name: of_study[name] for name in CONTROLS} | {name: of_study[arm] for arm, name in OF_STUDY.items()}
-        for name, values in (
-            scores | {name: scores_with(study, source, regime, seed, name) for name in SETTINGS}
-        ).items():
+        for name, values in (scores | {name: scores_with(study, regime, seed, name) for name in SETTINGS}).items():
             auc.values.setdefault(name, {})[seed] = figures_of(values, labels)["auc"]
             auc.resampled.setdefault(name, {})[seed] = resampled_figures(values, labels, test_sets)["auc"]
     settings = [*OF_STUDY.values(), *SETTINGS]

@@ -22,6 +22,7 @@ from sklearn.metrics import roc_auc_score
 from medmnist_diffusion import cli
 from medmnist_diffusion.data import ImageDataset, Split, load_dataset, phantom
 from medmnist_diffusion.errors import StoppedError, TrainingDivergedError
+from medmnist_diffusion.studies import budget
 from medmnist_diffusion.studies.augmentation import generators, selection
 from medmnist_diffusion.studies.augmentation.arms import (
     ARMS,
@@ -523,6 +524,31 @@ def test_arms_that_were_not_asked_for_are_not_judged(
     results = json.loads((folder / "results.json").read_text(encoding="utf-8"))
     assert "diverse-25" not in {cell["arm"] for cell in results["cells"]}
     assert all("diverse-25" not in regime["beats_controls"] for regime in results["regimes"])
+
+
+def test_a_study_goes_on_on_a_machine_of_another_precision(
+    finished: Path, small_npz: Path, small: ImageDataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its finished draws count as they are; others are made in what is fast there."""
+    folder = tmp_path / "moved"
+    shutil.copytree(finished, folder)
+    first = json.loads((folder / "precision.json").read_text())["choices"][0]["mixed_precision"]
+    other = {"no": "bf16", "bf16": "no"}[first]
+    monkeypatch.setattr(budget, "kind_of_machine", lambda: "another machine")
+    monkeypatch.setattr(budget, "probe_precision", lambda *_: (other, {}))
+    before = {path.name: path.read_bytes() for path in (folder / "units").iterdir()}
+    assert cli.main(study_command(small_npz, folder)) == 0
+    assert {path.name: path.read_bytes() for path in (folder / "units").iterdir()} == before
+    assert figures(folder) == figures(finished)
+    assert {cell["precision"] for cell in figures(folder)} == {first}
+    assert budget.precisions(folder, small) == (other, [first])
+    assert budget.first_precision(folder, small) == first
+
+    there = Study(tmp_path, small, Oracle(), replace(QUICK, steps=2, precision=first), (CLASSICAL,))
+    here = replace(there, recipe=replace(there.recipe, precision=other), earlier=(there,))
+    run_unit(there, Regime(0.3), 0)
+    assert here.of(Regime(0.3), 0) is not here
+    assert here.of(Regime(0.3), 1) is here
 
 
 @pytest.mark.slow

@@ -22,12 +22,16 @@ PROBE_SECONDS = 1.0
 WEIGHT_COPIES = 6  # weights, gradients, two moments, two copies of the average
 
 
+def kind_of_machine() -> str:
+    """The GPU's name, or what the CPU can compute with: `AVX512`."""
+    if torch.cuda.is_available():
+        return torch.cuda.get_device_name()
+    return PartialState().device.type if torch.accelerator.is_available() else torch.backends.cpu.get_cpu_capability()
+
+
 def describe_machine() -> str:
     """What figures and speeds here depend on beside the code: `AVX512, 2 threads, torch 2.14.1`."""
-    kind = torch.backends.cpu.get_cpu_capability()
-    if torch.accelerator.is_available():
-        kind = torch.cuda.get_device_name() if torch.cuda.is_available() else PartialState().device.type
-    return f"{kind}, {torch.get_num_threads()} threads, torch {torch.__version__}"
+    return f"{kind_of_machine()}, {torch.get_num_threads()} threads, torch {torch.__version__}"
 
 
 def start_processes() -> PartialState:

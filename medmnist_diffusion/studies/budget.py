@@ -1,4 +1,4 @@
-"""What every study decides once: its precision, and how long it may take."""
+"""What a study decides before it starts: its precision, and how long it may take."""
 
 import re
 from pathlib import Path
@@ -7,28 +7,51 @@ from typing import Literal
 from pydantic import BaseModel
 
 from medmnist_diffusion.data import ImageDataset
-from medmnist_diffusion.diffusion.machine import probe_precision
+from medmnist_diffusion.diffusion.machine import kind_of_machine, probe_precision
 from medmnist_diffusion.diffusion.unet import build_unet
 from medmnist_diffusion.errors import UserError
 from medmnist_diffusion.files import read_kept, write_json
 from medmnist_diffusion.training.config import TrainingConfig
 
 
-class _Chosen(BaseModel):
+class _Choice(BaseModel):
+    machine: str
     mixed_precision: Literal["no", "bf16", "fp16"]
+    images_per_second: dict[str, float]
 
 
-def chosen_precision(folder: Path, dataset: ImageDataset) -> str:
-    """One precision for all cells of a study, by a trial on the default's network; kept in the study's folder."""
-    path = folder / "precision.json"
-    if kept := read_kept(path, _Chosen, "choice of a precision"):
-        return kept.mixed_precision
+class _Choices(BaseModel):
+    choices: list[_Choice] = []
+
+
+def first_precision(folder: Path, dataset: ImageDataset) -> str:
+    """One precision for all cells of a study, whatever machine goes on with it: what is fast where it began."""
+    return (_choices(folder).choices or [_tried(folder, dataset)])[0].mixed_precision
+
+
+def precisions(folder: Path, dataset: ImageDataset) -> tuple[str, list[str]]:
+    """What is fast on this machine, and what else a study's earlier machines took (one may need a hundred times as long here)."""
+    kept = _choices(folder).choices
+    here = next((one for one in kept if one.machine == kind_of_machine()), None) or _tried(folder, dataset)
+    return here.mixed_precision, sorted({one.mixed_precision for one in kept} - {here.mixed_precision})
+
+
+def _choices(folder: Path) -> _Choices:
+    return read_kept(folder / "precision.json", _Choices, "choice of a precision") or _Choices()
+
+
+def _tried(folder: Path, dataset: ImageDataset) -> _Choice:
+    """This machine's precision, by a trial on the default's network; kept in the study's folder."""
     from medmnist_diffusion.training.train import unet_arguments
 
     config = TrainingConfig()
     precision, speeds = probe_precision(build_unet(**unet_arguments(config, dataset)), config.train_batch_size)
-    write_json(path, {"mixed_precision": precision, "images_per_second": speeds})
-    return precision
+    choice = _Choice.model_validate(
+        {"machine": kind_of_machine(), "mixed_precision": precision, "images_per_second": speeds}
+    )
+    choices = _Choices(choices=[*_choices(folder).choices, choice])
+    write_json(folder / "precision.json", choices.model_dump())
+    return choice
 
 
 def seconds_of(text: str | None) -> float | None:

@@ -4,7 +4,6 @@ import contextlib
 import hashlib
 import json
 import shutil
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -49,8 +48,8 @@ class Source(Protocol):
         """The named pool of one draw of a regime; the same arguments give the same images."""
         ...
 
-    def summary(self, draws: Sequence[tuple[Regime, int]]) -> list[str]:
-        """Of the generators of several draws, in words: training images, the best weights' step, their held-out loss."""
+    def summary(self, regime: Regime, seed: int) -> dict[str, Any] | None:
+        """The training summary of a draw's generator, with its `max_train_steps`; None if there is none (any more)."""
         ...
 
 
@@ -92,23 +91,12 @@ class DiffusionSource:
         index_hash = (folder.parent / INDEX_HASH).read_text(encoding="utf-8")
         return {"images": self._images(folder, pool, teacher, labels), "index_hash": np.array(index_hash)}
 
-    def summary(self, draws: Sequence[tuple[Regime, int]]) -> list[str]:
-        """Of the generators of several draws, in words: training images, the best weights' step, their held-out loss."""
-        found = []
-        for regime, seed in draws:
-            run = self.folder / "generators" / self._key(draw_regime(self.whole, regime, seed))
-            path = run / "pipeline_best" / "training_summary.json"
-            if path.is_file():
-                found.append(json.loads(path.read_text(encoding="utf-8")))
-        if not found:
-            return ["–"] * 3
-        budget = self.options.get("max_train_steps")
-        images, steps, losses = ([one[name] for one in found] for name in ("training_images", "step", "val_loss"))
-        return [
-            f"{_from_to(images)} images",
-            f"{_from_to(steps)} of {budget}" + (": more would be better" if np.median(steps) == budget else ""),
-            f"{np.mean(losses):.4f} ± {np.std(losses, ddof=len(losses) > 1):.4f}",
-        ]
+    def summary(self, regime: Regime, seed: int) -> dict[str, Any] | None:
+        run = self.folder / "generators" / self._key(draw_regime(self.whole, regime, seed))
+        path = run / "pipeline_best" / "training_summary.json"
+        if not path.is_file():
+            return None
+        return json.loads(path.read_text(encoding="utf-8")) | {"max_train_steps": self.options.get("max_train_steps")}
 
     def _images(self, folder: Path, pool: str, teacher: RegimeData, labels: np.ndarray) -> np.ndarray:
         pipe, seed = load_pipeline(folder), teacher.seed
@@ -161,7 +149,3 @@ class DiffusionSource:
         splits, config = teacher.dataset.splits, self._config(teacher.dataset.name, teacher.seed, "run")
         content = [*self._training(config), splits["train"].content_hash, splits["val"].content_hash]
         return digest(content)
-
-
-def _from_to(values: list[int]) -> str:
-    return f"{min(values)} … {max(values)}" if min(values) < max(values) else str(values[0])

@@ -3,6 +3,7 @@
 import base64
 import mimetypes
 import re
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict
 from html import escape
@@ -55,7 +56,10 @@ def write_report(
         whole = [
             unit
             for unit in units
-            if unit.regime == regime and unit.cells and not unit.failed and not study.missing(regime, unit.seed)
+            if unit.regime == regime
+            and unit.cells
+            and not unit.failed
+            and not study.of(regime, unit.seed).missing(regime, unit.seed)
         ]
         more = sorted({cell.arm for unit in whole for cell in unit.cells} - asked)
         if more:
@@ -86,7 +90,7 @@ def _json(study: Study, results: Sequence[RegimeResult], dropped: Sequence[str],
     return {
         "command": command,
         "dataset": describe(study.dataset),
-        "classifier": asdict(study.recipe),
+        "classifier": {name: value for name, value in asdict(study.recipe).items() if name != "precision"},  # a cell's own
         "source": study.source.identity,
         "dropped": dropped,
         "versions": {name: version(name) for name in ("medmnist-diffusion", "torch", "diffusers", "numpy")},
@@ -97,7 +101,12 @@ def _json(study: Study, results: Sequence[RegimeResult], dropped: Sequence[str],
             {name: asdict(value) if isinstance(value, Effect) else value for name, value in row.items()} for row in leak(results)
         ],
         "correlations": correlations(pools_and_gains(results)),
-        "cells": [cell.model_dump() for result in results for unit in result.units for cell in unit.cells],
+        "cells": [
+            {**cell.model_dump(), "precision": study.of(unit.regime, unit.seed).recipe.precision}
+            for result in results
+            for unit in result.units
+            for cell in unit.cells
+        ],
         "pools": [
             {"regime": result.regime.name, "seed": unit.seed, "pool": name, **figures}
             for result in results
@@ -226,15 +235,44 @@ def _data_and_recipes(study: Study, results: Sequence[RegimeResult]) -> list[str
         "## The generators and the classifiers",
         "Generators follow the default recipe of training/train.py, but for what is listed here (JSON); of each the weights with "
         "the lowest loss on the regime's validation images are used. An image's label is the one that was asked for.",
-        f"`{study.source.identity}`",
+        _settings(study, results),
         markdown_table(
-            ["generators", "trained on", "best step", "held-out loss"],
-            [[result.regime.name, *study.source.summary([(result.regime, unit.seed) for unit in result.units])]
-             for result in results],
+            ["generators", "draws", "trained on", "best step", "held-out loss"],
+            [_generators(study, result) for result in results],
         ),
         f"Classifiers: {recipe.network}, {recipe.steps} steps of {recipe.batch_size} images, AdamW with a largest learning rate "
         f"of {rates} (one cycle) and a weight decay of {recipe.weight_decay:g}.",
     ]  # fmt: skip
+
+
+def _generators(study: Study, result: RegimeResult) -> list[str]:
+    """A row on the generators that are still in the study's folder."""
+    summaries = [study.of(unit.regime, unit.seed).source.summary(unit.regime, unit.seed) for unit in result.units]
+    found = [one for one in summaries if one]
+    count = f"{len(found)} of {len(summaries)}" if len(found) < len(summaries) else str(len(summaries))
+    if not found:
+        return [result.regime.name, count, *["–"] * 3]
+    images, steps, losses = ([one[name] for one in found] for name in ("training_images", "step", "val_loss"))
+    budget = found[0]["max_train_steps"]
+    return [
+        result.regime.name,
+        count,
+        f"{_from_to(images)} images",
+        f"{_from_to(steps)} of {budget}" + (": more would be better" if np.median(steps) == budget else ""),
+        f"{np.mean(losses):.4f} ± {np.std(losses, ddof=len(losses) > 1):.4f}",
+    ]
+
+
+def _from_to(values: list[int]) -> str:
+    return f"{min(values)} … {max(values)}" if min(values) < max(values) else str(values[0])
+
+
+def _settings(study: Study, results: Sequence[RegimeResult]) -> str:
+    """Of the generators, by how many draws have them: a study may move to a machine of another precision."""
+    counts = Counter(
+        study.of(unit.regime, unit.seed).source.identity for result in results for unit in result.units
+    ).most_common()
+    return "\n".join(f"- {count} draws: `{identity}`" for identity, count in counts)
 
 
 def _of_regime(study: Study, result: RegimeResult) -> list[str]:

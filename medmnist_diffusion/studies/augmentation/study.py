@@ -9,6 +9,7 @@ import argparse
 import shlex
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -43,7 +44,7 @@ from medmnist_diffusion.studies.augmentation.regimes import LEAST, Regime
 from medmnist_diffusion.studies.augmentation.report import write_report
 from medmnist_diffusion.studies.augmentation.units import Study, UnitResult, measure_unit, run_unit
 from medmnist_diffusion.studies.augmentation.workers import available_cores, run_in_processes
-from medmnist_diffusion.studies.budget import chosen_precision, seconds_of
+from medmnist_diffusion.studies.budget import precisions, seconds_of
 from medmnist_diffusion.training.config import TrainingConfig
 
 SHARES = (0.01, 0.05, 0.25, 1.0)
@@ -54,12 +55,16 @@ ASSUMED_AUC, ASSUMED_CORRELATION, ASSUMED_SPREAD = 0.95, 0.9, 0.01
 LOG = "log.txt"
 
 
-def make_study(args: argparse.Namespace, folder: Path, dataset: ImageDataset) -> tuple[Study, DiffusionSource]:
-    """The study that the command line describes, and where its images come from."""
-    options = {"max_train_steps": args.max_train_steps, "mixed_precision": args.precision}
-    recipe = Recipe(network=args.classifier, steps=args.classifier_steps, precision=args.precision)
-    source = DiffusionSource(folder, dataset, options, args.num_images)
-    return Study(folder, dataset, source, recipe, chosen_arms(args)), source
+def make_study(args: argparse.Namespace, folder: Path, dataset: ImageDataset) -> Study:
+    """The study that the command line describes, in this machine's precision and in those of the machines before it."""
+    studies = []
+    for precision in (args.precision, *args.earlier_precisions):
+        options = {"max_train_steps": args.max_train_steps, "mixed_precision": precision}
+        recipe = Recipe(network=args.classifier, steps=args.classifier_steps, precision=precision)
+        source = DiffusionSource(folder, dataset, options, args.num_images)
+        studies.append(Study(folder, dataset, source, recipe, chosen_arms(args)))
+    here, *earlier = studies
+    return replace(here, earlier=tuple(earlier))
 
 
 def chosen_arms(args: argparse.Namespace) -> tuple[Arm, ...]:
@@ -76,20 +81,18 @@ def chosen_regimes(args: argparse.Namespace) -> list[Regime]:
 class Clock:
     """Expected seconds of a unit on one core, from a trial of a few seconds."""
 
-    def __init__(self, study: Study, source: DiffusionSource) -> None:
+    def __init__(self, study: Study, max_train_steps: int, num_images: int) -> None:
         from medmnist_diffusion.training.train import unet_arguments
 
-        self.study, self.num_images, threads = study, source.num_images, torch.get_num_threads()
+        self.study, self.num_images, threads = study, num_images, torch.get_num_threads()
         torch.set_num_threads(1)
         try:
-            config = TrainingConfig(**source.options)
+            config = TrainingConfig()
             unet = build_unet(**unet_arguments(config, study.dataset))
             _, speeds = probe_precision(unet, config.train_batch_size, study.recipe.precision)
             self.images_per_second = max(speeds.values(), default=10_000.0)
             self.leaky_done: set[int] = set()
-            self.generator_seconds = (
-                1.3 * (config.max_train_steps or 0) * config.train_batch_size / self.images_per_second
-            )
+            self.generator_seconds = 1.3 * max_train_steps * config.train_batch_size / self.images_per_second
             self.classifier_seconds = (
                 timed_step(study.recipe, Mixture(study.dataset.train), study.dataset.num_classes)
                 * study.recipe.steps
@@ -100,7 +103,7 @@ class Clock:
 
     def seconds(self, regime: Regime, seed: int) -> float:
         """What the unit still lacks."""
-        missing = self.study.missing(regime, seed)
+        missing = self.study.of(regime, seed).missing(regime, seed)
         if not missing:
             return 0.0
         passes = {"plain": 1.0, "leaky": 1.0, "guided": 2.0, "variants": STRENGTH}
@@ -172,11 +175,11 @@ def _study_here(dataset: str, root: str | None, size: int | None, arguments: tup
     """A worker's study, made once."""
     start_processes()
     args = argparse.Namespace(**dict(arguments))
-    return make_study(args, Path(args.folder), load_dataset(dataset, root, size))[0]
+    return make_study(args, Path(args.folder), load_dataset(dataset, root, size))
 
 
 def _unit_here(key: tuple[Any, ...], regime: Regime, seed: int, deadline: float) -> UnitResult:
-    study = _study_here(*key)
+    study = _study_here(*key).of(regime, seed)
     trained = run_unit(study, regime, seed, deadline)
     return measure_unit(study, regime, seed, deadline) or trained
 
@@ -252,18 +255,20 @@ def _run(
     began: float,
 ) -> None:
     """Plan, train what is missing, and report."""
-    args.folder, args.precision = str(folder.resolve()), chosen_precision(folder, dataset)
-    study, source = make_study(args, folder, dataset)
+    args.folder = str(folder.resolve())
+    args.precision, args.earlier_precisions = precisions(folder, dataset)
+    study = make_study(args, folder, dataset)
     processes = args.processes or (1 if torch.accelerator.is_available() else len(available_cores()))
-    regimes, seeds, dropped = plan(study, Clock(study, source), chosen_regimes(args), args.seeds, processes, budget)
+    clock = Clock(study, args.max_train_steps, args.num_images)
+    regimes, seeds, dropped = plan(study, clock, chosen_regimes(args), args.seeds, processes, budget)
     teachers_first = sorted(regimes, key=lambda regime: regime != Regime(1.0))  # leaky arms need its generator
     units = [(regime, seed) for seed in range(seeds) for regime in teachers_first]
     key = (args.dataset, args.root, args.size, tuple((name, _hashable(value)) for name, value in vars(args).items()))
-    to_do = [unit for unit in units if not study.finished(*unit)]
+    to_do = [unit for unit in units if not study.of(*unit).finished(*unit)]
     if to_do:
         run_units(key, to_do, processes, float("inf") if budget is None else began + budget, folder / LOG)
-    results = [unit for regime, seed in units if (unit := study.read(regime, seed)) is not None]
-    late = sum(len(study.missing(*unit)) for unit in units)
+    results = [result for unit in units if (result := study.of(*unit).read(*unit)) is not None]
+    late = sum(len(study.of(*unit).missing(*unit)) for unit in units)
     if late:
         dropped.append(f"{late} classifiers, and with them their draws (the time was over)")
     dropped += [

@@ -92,13 +92,22 @@ class UnitResult(BaseModel):
 
 @dataclass(frozen=True)
 class Study:
-    """What all units share: where they lie, the data, the generated images' source, and how classifiers are trained."""
+    """What all units share: where they lie, the data, the generated images' source, and how classifiers are trained.
+
+    Attributes:
+        earlier: the same in the precisions of other machines, which made a part of the units.
+    """
 
     folder: Path
     dataset: ImageDataset
     source: Source
     recipe: Recipe
     arms: tuple[Arm, ...]
+    earlier: "tuple[Study, ...]" = ()
+
+    def of(self, regime: Regime, seed: int) -> "Study":
+        """The one in whose precision the unit is finished; else itself. All arms of a unit have one precision."""
+        return next((study for study in (self, *self.earlier) if study.finished(regime, seed)), self)
 
     def fingerprint(self, regime: Regime, seed: int) -> str:
         """Of all that a unit's figures depend on; not of which arms there are."""

@@ -71,7 +71,7 @@ def judge_regime(study: Study, regime: Regime, units: list[UnitResult]) -> Regim
     test_sets = resampled_test_sets(labels, RESAMPLINGS)
     figures: dict[str, Results] = {}
     for unit in units:
-        scores = study.scores(regime, unit.seed)
+        scores = study.of(regime, unit.seed).scores(regime, unit.seed)
         for cell in unit.cells:
             again = resampled_figures(scores[cell.arm], labels, test_sets)
             for name in FIGURES:

@@ -28,7 +28,7 @@ from medmnist_diffusion.metrics.extractors import OFFLINE_PAIR, Extractor, make_
 from medmnist_diffusion.metrics.inception import weights_at_hand
 from medmnist_diffusion.metrics.memorization import clean_held_out
 from medmnist_diffusion.metrics.plan import plan_comparison
-from medmnist_diffusion.studies.budget import chosen_precision, seconds_of
+from medmnist_diffusion.studies.budget import first_precision, seconds_of
 from medmnist_diffusion.studies.loss.cells import Arm, Bench, CellResult, generate_cell, run_cell
 from medmnist_diffusion.studies.loss.report import PartResult, geometric_ratio, proposed_settings, write_report
 from medmnist_diffusion.training.config import preset
@@ -111,7 +111,7 @@ class Part:
 
 def plan_parts(args: argparse.Namespace, folder: Path, dataset: ImageDataset) -> list[Part]:
     """All parts, most important first."""
-    precision = chosen_precision(folder, dataset)
+    precision = first_precision(folder, dataset)
     by_steps = {"max_train_steps": args.max_train_steps, "mixed_precision": precision}
     by_time = {"max_train_minutes": args.max_train_minutes, "mixed_precision": precision}
     pair = tuple(make_extractor(name, dataset) for name in OFFLINE_PAIR)
