@@ -128,8 +128,6 @@ def arm_named(name: str) -> Arm:
 
 def with_controls(names: list[str]) -> tuple[Arm, ...]:
     """The named arms with what they are compared with, in the order of `ARMS`."""
-    wanted = {CLASSICAL.name, OVERSAMPLED.name, PRIMARY.name, *names}
-    wanted |= {twin for name in sorted(wanted) if arm_named(name).candidate and (twin := arm_named(name).twin)}
-    for name in sorted(wanted):
-        arm_named(name)
-    return tuple(arm for arm in BY_NAME.values() if arm.name in wanted)
+    asked = [CLASSICAL, OVERSAMPLED, PRIMARY, *(arm_named(name) for name in sorted(names))]
+    twins = [arm_named(arm.twin) for arm in asked if arm.candidate and arm.twin]
+    return tuple(arm for arm in BY_NAME.values() if arm in asked or arm in twins)

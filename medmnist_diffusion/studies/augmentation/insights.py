@@ -2,6 +2,7 @@
 which metric of the generated images goes with the gain."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -20,6 +21,21 @@ USING = {
     "guided": "guided-25",
     "variants": "variants-25",
 }  # of each pool the arm that takes it as it is
+
+
+@dataclass(frozen=True)
+class Insights:
+    """Rows as the functions below return them; `pools` are the points behind `correlations`."""
+
+    worth: list[dict[str, Any]]
+    leak: list[dict[str, Any]]
+    pools: list[tuple[str, dict[str, float], float]]
+    correlations: list[dict[str, Any]]
+
+    @classmethod
+    def of(cls, results: Sequence[RegimeResult]) -> "Insights":
+        pools = pools_and_gains(results)
+        return cls(real_images_worth(results), leak(results), pools, correlations(pools))
 
 
 def real_images_worth(results: Sequence[RegimeResult]) -> list[dict[str, Any]]:

@@ -20,7 +20,7 @@ from medmnist_diffusion.publish.card import OPEN_LICENSES
 from medmnist_diffusion.studies.augmentation.arms import BY_NAME, CLASSICAL, LEAKY, OVERSAMPLED, PRIMARY
 from medmnist_diffusion.studies.augmentation.effects import Effect, mean_interval
 from medmnist_diffusion.studies.augmentation.generators import GUIDANCE, STRENGTH
-from medmnist_diffusion.studies.augmentation.insights import correlations, leak, pools_and_gains, real_images_worth
+from medmnist_diffusion.studies.augmentation.insights import Insights
 from medmnist_diffusion.studies.augmentation.plots import plot_effects, plot_learning, plot_shares, plot_usefulness
 from medmnist_diffusion.studies.augmentation.regimes import Regime
 from medmnist_diffusion.studies.augmentation.units import Study, UnitResult, picture_path
@@ -71,8 +71,9 @@ def write_report(
             results.append(judge_regime(study, regime, [_asked_for(study, unit) for unit in whole]))
     if not results:
         return []
-    write_json(study.folder / "results.json", _json(study, results, dropped, command))
-    text = "\n\n".join(_sections(study, results, dropped, command)) + "\n"
+    insights = Insights.of(results)
+    write_json(study.folder / "results.json", _json(study, results, insights, dropped, command))
+    text = "\n\n".join(_sections(study, results, insights, dropped, command)) + "\n"
     write_text(study.folder / "report.md", text)
     write_text(study.folder / "report.html", as_html(text, study.folder, f"Augmentation study: {study.dataset.name}"))
     return [sentence(result) for result in results]
@@ -86,7 +87,9 @@ def _asked_for(study: Study, unit: UnitResult) -> UnitResult:
     )
 
 
-def _json(study: Study, results: Sequence[RegimeResult], dropped: Sequence[str], command: str) -> dict[str, Any]:
+def _json(
+    study: Study, results: Sequence[RegimeResult], insights: Insights, dropped: Sequence[str], command: str
+) -> dict[str, Any]:
     return {
         "command": command,
         "dataset": describe(study.dataset),
@@ -96,11 +99,11 @@ def _json(study: Study, results: Sequence[RegimeResult], dropped: Sequence[str],
         "versions": {name: version(name) for name in ("medmnist-diffusion", "torch", "diffusers", "numpy")},
         "regimes": [_regime_json(result) for result in results],
         "worth": [{**row, "interval": [_finite(end) for end in row["interval"]], "worth": _finite(row["worth"])}
-                  for row in real_images_worth(results)],
+                  for row in insights.worth],
         "leak": [
-            {name: asdict(value) if isinstance(value, Effect) else value for name, value in row.items()} for row in leak(results)
+            {name: asdict(value) if isinstance(value, Effect) else value for name, value in row.items()} for row in insights.leak
         ],
-        "correlations": correlations(pools_and_gains(results)),
+        "correlations": insights.correlations,
         "cells": [
             {**cell.model_dump(), "precision": study.of(unit.regime, unit.seed).recipe.precision}
             for result in results
@@ -159,7 +162,9 @@ def _finite_all(value: Any) -> Any:
     return value if np.isfinite(value) else None
 
 
-def _sections(study: Study, results: Sequence[RegimeResult], dropped: Sequence[str], command: str) -> list[str]:
+def _sections(
+    study: Study, results: Sequence[RegimeResult], insights: Insights, dropped: Sequence[str], command: str
+) -> list[str]:
     dataset, folder = study.dataset, study.folder
     plot_learning(results, folder / "learning_curve.png")
     plot_effects(results, folder / "effects.png")
@@ -177,15 +182,15 @@ def _sections(study: Study, results: Sequence[RegimeResult], dropped: Sequence[s
         markdown_table(["arm", "what a classifier is trained on"], [[arm, BY_NAME[arm].description] for arm in arms]),
         "## The differences",
         "![Differences to the controls](effects.png)\n\n![AUC by the number of real images](learning_curve.png)",
-        _worth(results),
+        _worth(insights),
         "![AUC by the share of other images in a batch](share_curve.png)" if shares else "",
         *_data_and_recipes(study, results),
     ]
     for result in results:
         sections += _of_regime(study, result)
     if any(LEAKY.name in result.arms for result in results):
-        sections += ["## What a leak would have shown", _leak(results)]
-    sections += ["## Which metric tells usefulness?", _usefulness(results, folder)]
+        sections += ["## What a leak would have shown", _leak(results, insights)]
+    sections += ["## Which metric tells usefulness?", _usefulness(insights, folder)]
     sections += ["## Limits", LIMITS]
     sections += ["## Commands", _commands(dataset.name, results, command)]
     return [section for section in sections if section]
@@ -335,8 +340,8 @@ def _with_interval(one: Effect) -> str:
     return f"{difference(one)} ({interval(one)})"
 
 
-def _worth(results: Sequence[RegimeResult]) -> str:
-    rows = real_images_worth(results)
+def _worth(insights: Insights) -> str:
+    rows = insights.worth
     if not rows:
         return ""
     known = [row["n_real"] for row in rows]
@@ -362,7 +367,7 @@ def _worth(results: Sequence[RegimeResult]) -> str:
     )
 
 
-def _leak(results: Sequence[RegimeResult]) -> str:
+def _leak(results: Sequence[RegimeResult], insights: Insights) -> str:
     head = [
         "regime", f"honest: {PRIMARY.name} − {CLASSICAL.name}", f"leaky: {LEAKY.name} − {CLASSICAL.name}",
         f"inflated by: {LEAKY.name} − {PRIMARY.name}", "p of that", "honest verdict", "the leak's would be",
@@ -376,7 +381,7 @@ def _leak(results: Sequence[RegimeResult]) -> str:
             verdicts[row["regime"]],
             row["verdict_of_the_leak"],
         ]
-        for row in leak(results)
+        for row in insights.leak
     ]
     return (
         "The leaky arm's generator saw the whole training set, the classifier's real images were those of the regime, as in many "
@@ -387,9 +392,8 @@ def _leak(results: Sequence[RegimeResult]) -> str:
     )
 
 
-def _usefulness(results: Sequence[RegimeResult], folder: Path) -> str:
+def _usefulness(insights: Insights, folder: Path) -> str:
     """Rank correlation of each metric with the gain over all draws and pools, and a plot."""
-    pools = pools_and_gains(results)
     rows = [
         [
             row["metric"],
@@ -398,11 +402,11 @@ def _usefulness(results: Sequence[RegimeResult], folder: Path) -> str:
             _correlation(row["within_regimes"]),
             str(row["pools"]),
         ]
-        for row in correlations(pools)
+        for row in insights.correlations
     ]
     if not any(row[2] != "–" for row in rows):
         return "Too few generators for a correlation."
-    plot_usefulness(pools, folder / "usefulness.png")
+    plot_usefulness(insights.pools, folder / "usefulness.png")
     return (
         f"Gain: AUC of the 25 % arm that uses a pool of generated images − *{OVERSAMPLED.name}*, of the same draw. Distances, "
         "precision and the like are figure ÷ floor. A metric that tells usefulness has a negative correlation where lower is "
