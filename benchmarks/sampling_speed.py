@@ -17,7 +17,7 @@ from judging import RESULTS, judge, summary_line
 from medmnist_diffusion.data import load_dataset
 from medmnist_diffusion.data.audit import add_dataset_arguments
 from medmnist_diffusion.diffusion.folder_check import WEIGHTS
-from medmnist_diffusion.diffusion.machine import start_processes
+from medmnist_diffusion.diffusion.machine import describe_machine, start_processes
 from medmnist_diffusion.diffusion.sampling import generate, load_pipeline
 from medmnist_diffusion.errors import run_command
 from medmnist_diffusion.files import file_hash, write_json
@@ -48,7 +48,7 @@ def main(argv: Sequence[str]) -> None:
         print(f"{sampler}, {steps} steps: {speed:.1f} images/s, {summary_line(rows[-1])}", flush=True)
     command = f"python benchmarks/sampling_speed.py PIPELINE --dataset {args.dataset} --num_images {args.num_images}"
     weights = file_hash(args.pipeline / WEIGHTS)
-    result = {"command": command, "weights_sha256": weights, "samplers": rows}
+    result = {"command": command, "machine": describe_machine(), "weights_sha256": weights, "samplers": rows}
     write_json(RESULTS / f"sampling_{dataset.name}.json", result)
 
 

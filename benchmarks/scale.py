@@ -25,6 +25,7 @@ import numpy as np
 from judging import RESULTS, peak_memory_gib
 
 from medmnist_diffusion.data import phantom
+from medmnist_diffusion.diffusion.machine import describe_machine
 from medmnist_diffusion.errors import UserError, run_command
 from medmnist_diffusion.files import atomic_file, write_json
 
@@ -140,7 +141,7 @@ def main(argv: Sequence[str]) -> None:
     def add(kind: str, what: dict[str, int], data: Callable[[], Path], options: list[str], processes: int = 1) -> None:
         if any(what.items() <= point.items() for point in result[kind]):
             return
-        result[kind].append({**what, **measure(data(), options, processes)})
+        result[kind].append({**what, **measure(data(), options, processes), "machine": describe_machine()})
         print(kind, result[kind][-1], flush=True)
         write_json(path, result)
 
