@@ -17,6 +17,7 @@ from medmnist_diffusion.publish.card import read_summary
 from medmnist_diffusion.sample import (
     add_sampling_arguments,
     check_images_memory,
+    check_new,
     check_sampling_arguments,
     image_table,
     pipeline_record,
@@ -132,10 +133,7 @@ def main(argv: Sequence[str]) -> None:
             f"--strength is {args.strength:g}; with {args.num_inference_steps} steps {1 / args.num_inference_steps:g} … 1 is "
             "possible."
         )
-    record = args.output.with_suffix(".json") if args.output.suffix == ".npz" else args.output / RECORD
-    for path in (args.output, record):
-        if path.exists():
-            raise UserError(f"{path} exists already. Choose another --output, or remove it.")
+    check_new(args.output)
     if start_processes().num_processes > 1:
         raise UserError("augment runs in one process: start it without a launcher.")
     dataset = load_dataset(args.dataset, args.root, args.size)

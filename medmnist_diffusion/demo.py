@@ -1,5 +1,6 @@
 """`medmnist-diffusion demo`: the whole line on the generated phantom set, in minutes: audit → train → sample → evaluate → card."""
 
+import math
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -75,6 +76,6 @@ def main(argv: Sequence[str]) -> None:
         "--minutes", type=float, default=TRAIN_MINUTES, help=f"training time (default {TRAIN_MINUTES:g})"
     )
     args = parser.parse_args(argv)
-    if args.minutes <= 0:
+    if not 0 < args.minutes < math.inf:
         raise UserError(f"--minutes is {args.minutes:g}; more than 0 is needed.")
     demo(args.output, args.minutes)

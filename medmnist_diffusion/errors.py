@@ -1,6 +1,7 @@
 """What a user can do something about is a UserError: one line, no traceback, a non-zero exit code."""
 
 import contextlib
+import io
 import sys
 from collections.abc import Callable, Sequence
 
@@ -33,6 +34,9 @@ def run_command(main: Callable[[Sequence[str]], None], argv: Sequence[str] | Non
     """
     argv = list(sys.argv[1:] if argv is None else argv)
     debug = DEBUG in argv
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # a terminal that knows no `×` stops no command
     try:
         main([argument for argument in argv if argument != DEBUG])
     except (Exception, KeyboardInterrupt) as error:

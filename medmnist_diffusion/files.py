@@ -177,5 +177,5 @@ def intact(folder: Path, needed: Sequence[str]) -> bool:
     try:
         manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
         return set(needed) <= set(manifest) and manifest == folder_manifest(folder)
-    except (OSError, ValueError, TypeError):
+    except (OSError, ValueError, TypeError, RecursionError):
         return False

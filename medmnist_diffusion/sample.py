@@ -3,6 +3,7 @@
 import argparse
 import csv
 import json
+import math
 import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -44,6 +45,8 @@ def check_sampling_arguments(args: argparse.Namespace) -> None:
             raise UserError(f"--{name} is {getattr(args, name)}; at least 1 is needed.")
     if args.seed < 0:
         raise UserError(f"--seed is {args.seed}; 0 or more is needed.")
+    if not math.isfinite(args.guidance_scale):
+        raise UserError(f"--guidance_scale is {args.guidance_scale}; a finite number is needed.")
 
 
 def sampling_record(args: argparse.Namespace) -> dict[str, Any]:
@@ -67,7 +70,7 @@ def read_export_record(path: Path, types: dict[str, Callable[[Any], Any]]) -> di
             with (path / "metadata.csv").open(newline="") as file:
                 record = next(csv.DictReader(file))
         return {name: of_type(record[name]) for name, of_type in types.items()}
-    except (OSError, ValueError, KeyError, TypeError, StopIteration):
+    except (OSError, ValueError, KeyError, TypeError, StopIteration, RecursionError):
         return {}
 
 
@@ -76,9 +79,7 @@ def sample(args: argparse.Namespace) -> None:
     from medmnist_diffusion.diffusion.machine import start_processes
     from medmnist_diffusion.diffusion.sampling import generate_in_shares, load_pipeline
 
-    for path in (args.output, *([args.output.with_suffix(".json")] if args.format == "npz" else [])):
-        if path.exists():
-            raise UserError(f"{path} exists already. Choose another --output, or remove it.")
+    check_new(args.output)
     state = start_processes()
     pipe = load_pipeline(args.pipeline, args.sampler)
     pipe.to(state.device)
@@ -101,6 +102,16 @@ def sample(args: argparse.Namespace) -> None:
             print("Trained on the synthetic phantom set: computed shapes, no patients.")
         print(f"{len(rows)} images by {state.num_processes} process(es) written to {args.output} ({args.format}).")
     state.wait_for_everyone()
+
+
+def check_new(output: Path) -> None:
+    """Raises:
+    UserError: if the output exists, or the record that is written beside an npz; one that a stopped command left alone may go.
+    """
+    record = output.with_suffix(".json")
+    for path in (output, *([record] if output.suffix == ".npz" else [])):
+        if path.exists() and not (path == record and read_export_record(output, {"pipeline_weights_sha256": str})):
+            raise UserError(f"{path} exists already. Choose another --output, or remove it.")
 
 
 def check_images_memory(pipe: Any, count: int, remedy: str) -> None:

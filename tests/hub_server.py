@@ -222,7 +222,8 @@ class _Handler(BaseHTTPRequestHandler):
     def _check_token(self, write: bool) -> None:
         token = (self.headers.get("Authorization") or "").removeprefix("Bearer ")
         if token not in (WRITE_TOKEN, READ_TOKEN):
-            raise _HTTPError(401, "Invalid credentials in Authorization header")
+            said = f"Invalid credentials in Authorization header: {self.headers.get('Authorization')}"  # as some servers do
+            raise _HTTPError(401, said)
         if write and token == READ_TOKEN:
             raise _HTTPError(403, "this token may only read")
 

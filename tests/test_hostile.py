@@ -1,8 +1,11 @@
 """Hostile and broken input: the rows of docs/robustness.md. Each ends in one line, with a non-zero code, and runs nothing."""
 
+import errno
 import json
 import os
 import shutil
+import subprocess
+import sys
 import time
 import zipfile
 from collections.abc import Callable
@@ -18,11 +21,12 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 
 from medmnist_diffusion import cli
-from medmnist_diffusion.data import phantom
+from medmnist_diffusion.data import npz, phantom
 from medmnist_diffusion.data.npz import write_npz
 from medmnist_diffusion.diffusion import machine
 from medmnist_diffusion.errors import DEBUG
 from medmnist_diffusion.files import MANIFEST
+from medmnist_diffusion.training import evaluate_fid
 
 from .conftest import small_training
 
@@ -170,6 +174,42 @@ def test_a_table_that_names_files_of_this_machine(tmp_path: Path, cli_error: Cli
     assert "the path of a file, which is not read" in cli_error("audit", str(tmp_path / "set"))
 
 
+def test_a_picture_for_another_program(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cli_error: CliError) -> None:
+    """Pillow hands EPS, whatever the file is called, to a Ghostscript that it finds."""
+    (tmp_path / "bin").mkdir()
+    ghostscript = tmp_path / "bin" / "gs"
+    ghostscript.write_text(f"#!/bin/sh\ntouch {tmp_path / 'run'}\n")
+    ghostscript.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}:{os.environ['PATH']}")
+    monkeypatch.setattr("PIL.EpsImagePlugin.gs_binary", None)  # looked for again
+    for name in ("a", "b"):
+        (tmp_path / "mine" / name).mkdir(parents=True)
+        for i in range(6):
+            Image.new("L", (28, 28), 10 * i).save(tmp_path / "mine" / name / f"{i}.png")
+    Image.new("L", (28, 28)).save(tmp_path / "mine" / "a" / "x.eps")
+    (tmp_path / "mine" / "a" / "x.eps").rename(tmp_path / "mine" / "a" / "x.png")
+    assert "x.png" in cli_error("audit", str(tmp_path / "mine"))
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("images", "labels", "message"),
+    [
+        ([None, 7], ["a", "b"], "a row has no image"),
+        ([5, 7], [None, "b"], "some images have no label"),
+        ([5, 7], [float("nan"), 1.0], "some images have no label"),
+        ([5, 7], [[0], [1]], "not one per image"),
+    ],
+    ids=["no image", "no label", "NaN label", "several labels"],
+)
+def test_a_table_with_holes(images: list, labels: list, message: str, tmp_path: Path, cli_error: CliError) -> None:
+    pictures = [None if grey is None else Image.new("L", (28, 28), grey) for grey in images]
+    table = datasets.Dataset.from_dict({"image": pictures * 10, "label": labels * 10})
+    (tmp_path / "set").mkdir()
+    table.cast_column("image", datasets.Image()).to_parquet(str(tmp_path / "set" / "train.parquet"))
+    assert message in cli_error("audit", str(tmp_path / "set"))
+
+
 def test_a_pipe_among_the_pictures(tmp_path: Path) -> None:
     for name in ("a", "b"):
         (tmp_path / "mine" / name).mkdir(parents=True)
@@ -238,6 +278,42 @@ def test_a_scheduler_that_cannot_work(value: object, pipeline: Path, cli_error: 
     assert "cannot be loaded" in cli_error(*sampling(pipeline))
 
 
+@pytest.mark.parametrize(
+    ("file", "changes"),
+    [
+        ("unet/config.json", {"norm_eps": "x"}),
+        ("unet/config.json", {"freq_shift": "x"}),
+        ("unet/config.json", {"mid_block_scale_factor": 0}),  # NaN everywhere
+        ("unet/config.json", {"downsample_padding": 10**7}),  # 25 petabytes
+        ("scheduler/scheduler_config.json", {"use_karras_sigmas": True}),
+    ],
+    ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
+)
+def test_a_configuration_that_fails_when_images_are_made(
+    file: str, changes: dict, pipeline: Path, cli_error: CliError
+) -> None:
+    edit_json(without_manifest(pipeline) / file, **changes)
+    error = cli_error(*sampling(pipeline))
+    assert "makes no images" in error or "cannot be" in error
+    assert not Path(f"{pipeline}.npz").exists()
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("training_config.yaml", "{"),
+        ("training_config.yaml", "seed: 1"),
+        ("metrics.json", '{"metrics": []}'),
+    ],
+    ids=["broken", "incomplete", "other figures"],
+)
+def test_no_card_of_odd_files(name: str, text: str, pipeline: Path, cli_error: CliError) -> None:
+    before = (without_manifest(pipeline) / "README.md").read_text()
+    (pipeline / name).write_text(text)
+    assert name in cli_error("card", str(pipeline)) or "no card can be made" in cli_error("card", str(pipeline))
+    assert (pipeline / "README.md").read_text() == before
+
+
 @pytest.mark.parametrize("text", ["{}", "[]", '{"a": ' * 5000])
 def test_a_summary_that_says_nothing(text: str, pipeline: Path, cli_error: CliError) -> None:
     (without_manifest(pipeline) / "training_summary.json").write_text(text)
@@ -255,6 +331,7 @@ def test_every_command_refuses_what_is_changed(
     for command in (
         ["evaluate", str(pipeline), "--dataset", str(small_npz), "--features", "texture"],
         ["augment", str(pipeline), "--dataset", str(small_npz), "--output", str(tmp_path / "more.npz")],
+        ["card", str(pipeline)],
         ["publish", str(pipeline), "a/b", "--dry_run"],
         ["publish-dataset", str(small_npz), "a/b", "--pipeline", str(pipeline), "--dry_run"],
     ):
@@ -420,6 +497,49 @@ def test_no_place_to_write(small_npz: Path, pipeline: Path, cli_error: CliError,
     assert "Not a directory" in cli_error(*sampling(pipeline)[:-1], str(inside / "x.npz"))
 
 
+def test_an_evaluation_that_cannot_be_written_leaves_the_one_before(
+    pipeline: Path, small_npz: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cli_error: CliError
+) -> None:
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    before = {name: f"old {name}" for name in ("metrics.json", "ratios.png", "closest_generated.png")}
+    for name, text in before.items():
+        (pipeline / name).write_text(text)
+    command = ["evaluate", str(pipeline), "--dataset", str(small_npz), "--features", "texture", "--num_images", "120"]
+    assert "does not end with .json" in cli_error(*command, "--output", str(small_npz))
+    monkeypatch.setattr(evaluate_fid, "plot_closest", full)
+    assert "No space left on device" in cli_error(*command, "--num_inference_steps", "2")
+    assert {name: (pipeline / name).read_text() for name in before} == before
+    assert not list(pipeline.glob(".evaluation-*"))
+
+
+def test_a_record_without_its_images_stops_no_second_try(
+    pipeline: Path, monkeypatch: pytest.MonkeyPatch, cli_error: CliError
+) -> None:
+    """`sample` and `augment` write the record first: an npz that is there has one."""
+
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(npz, "write_npz", full)
+        assert "No space left" in cli_error(*sampling(pipeline))
+    assert Path(f"{pipeline}.json").exists()
+    assert cli.main(sampling(pipeline)) == 0
+    assert "exists already" in cli_error(*sampling(pipeline))
+    Path(f"{pipeline}.npz").unlink()
+    Path(f"{pipeline}.json").write_text('{"notes": "mine"}')
+    assert "exists already" in cli_error(*sampling(pipeline))
+
+
+def test_a_terminal_that_knows_no_such_character(small_npz: Path) -> None:
+    command = [sys.executable, "-m", "medmnist_diffusion.cli", "audit", str(small_npz)]
+    result = subprocess.run(command, env=os.environ | {"PYTHONIOENCODING": "ascii"}, capture_output=True, timeout=120)
+    assert (result.returncode, result.stderr) == (0, b"")
+    assert b"28\\xd728" in result.stdout
+
+
 def test_a_fault_of_ours_is_one_line_without_debug(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -447,6 +567,11 @@ def test_contradictory_and_unknown_arguments(capsys: pytest.CaptureFixture[str],
         assert "Did you mean" not in capsys.readouterr().err
     both = ["train", "--dataset", "phantom", "--output_dir", "x", "--max_train_steps", "5", "--max_train_minutes", "5"]
     assert "only one of" in cli_error(*both)
+    for size in ("-5", "0", "2", "10000000"):
+        assert f"--size is {size}; from 8 to 1024 pixels" in cli_error("audit", "phantom", "--size", size)
+    nan = ["sample", "x", "--num_per_class", "1", "--output", "y", "--guidance_scale", "nan"]
+    assert "a finite number" in cli_error(*nan)
+    assert "more than 0" in cli_error("demo", "--output", "x", "--minutes", "nan")
 
 
 @pytest.mark.parametrize(

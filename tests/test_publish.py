@@ -312,6 +312,27 @@ def test_tokens(
     assert not hub.repos
 
 
+@pytest.mark.parametrize(
+    ("variable", "value", "message"),
+    [
+        ("HF_TOKEN", "hf_ümläut", "other characters than ASCII"),
+        ("HF_ENDPOINT", "garbage", "no address of a Hub"),
+        ("HF_ENDPOINT", "http://[::1", "no address of a Hub"),
+    ],
+)
+def test_an_environment_that_cannot_be(
+    variable: str,
+    value: str,
+    message: str,
+    hub: Hub,
+    folder: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    cli_error: CliError,
+) -> None:
+    monkeypatch.setenv(variable, value)
+    assert message in cli_error(*publishing(folder))
+
+
 def test_another_namespace(hub: Hub, folder: Path, cli_error: CliError) -> None:
     assert "may not write to 'somebody'" in cli_error(*publishing(folder, repo="somebody/else"))
 

@@ -272,7 +272,11 @@ def test_no_budget_means_twenty_minutes():
         (["--label_dropout", "1.5"], "share in 0 … 1"),
         (["--block_out_channels", "30"], "multiples of 8"),
         (["--block_out_channels", "0"], "multiples of 8"),
-        (["--seed", "-1"], "0 or more"),
+        (["--seed", "-1"], "is possible"),
+        (["--seed", str(2**40)], "is possible"),
+        (["--layers_per_block", str(10**8)], "1 … 32 is possible"),
+        (["--num_train_timesteps", str(10**10)], "10 … 100000 is possible"),
+        (["--num_train_timesteps", "3"], "10 … 100000 is possible"),
         (["--report_to", "nothing_such"], "installed trackers are"),
         (["--mixed_precision", "fp16"], "use bf16, or --optimizer adamw"),
         (["--max_train_steps", "5", "--num_train_epochs", "2"], "only one of"),
@@ -284,6 +288,13 @@ def test_bad_settings(arguments, message, cli_error, tmp_path):
     base = [] if message.endswith("is needed") else ["--dataset", "phantom", "--output_dir", str(tmp_path / "x")]
     assert message in cli_error("train", *base, *arguments)
     assert not (tmp_path / "x" / "pipeline").exists()
+
+
+@pytest.mark.parametrize("text", ["[" * 3000, "block_out_channels: &a [*a]"], ids=["deep", "holds itself"])
+def test_yaml_without_end(text, tmp_path, cli_error):
+    (tmp_path / "x.yaml").write_text(text)
+    arguments = ["--dataset", "phantom", "--output_dir", str(tmp_path / "x"), "--config", str(tmp_path / "x.yaml")]
+    assert "cannot be read as YAML" in cli_error("train", *arguments)
 
 
 def test_unknown_setting_in_yaml_names_the_nearest(tmp_path, cli_error):

@@ -2,6 +2,7 @@
 
 import dataclasses
 import difflib
+import json
 import math
 import reprlib
 from collections.abc import Callable, Sequence
@@ -15,6 +16,8 @@ from pydantic import TypeAdapter, ValidationError
 from transformers import HfArgumentParser
 
 from medmnist_diffusion.arguments import CommandParser
+from medmnist_diffusion.diffusion.folder_check import MOST_TIMESTEPS
+from medmnist_diffusion.diffusion.sampling import DEFAULT_SAMPLER, DEFAULT_STEPS
 from medmnist_diffusion.errors import UserError
 from medmnist_diffusion.files import write_text
 
@@ -114,7 +117,7 @@ OWN = ("root", "output_dir", "allow_changes", "push_to_hub", "hub_model_id", "da
 CHOSEN = {"mixed_precision": "auto", "pixel_unshuffle": None}
 
 _POSITIVE = (
-    "layers_per_block", "num_train_timesteps", "train_batch_size", "gradient_accumulation_steps",
+    "train_batch_size", "gradient_accumulation_steps",
     "learning_rate", "muon_learning_rate", "huber_delta", "max_grad_norm", "logging_steps", "validation_steps", "sample_steps",
     "checkpointing_steps", "checkpoints_total_limit",
 )  # fmt: skip
@@ -126,7 +129,12 @@ _POSITIVE_OR_NONE = (
     "num_train_epochs",
     "max_train_minutes",
 )
-_NOT_NEGATIVE = ("random_shift", "seed", "lr_warmup_steps", "adam_weight_decay")
+_RANGES = {
+    "layers_per_block": (1, 32),
+    "num_train_timesteps": (DEFAULT_STEPS[DEFAULT_SAMPLER], MOST_TIMESTEPS),  # grids are drawn in so many steps
+    "seed": (0, 2**32 - 1),
+}
+_NOT_NEGATIVE = ("random_shift", "lr_warmup_steps", "adam_weight_decay")
 BUDGETS = ("max_train_steps", "num_train_epochs", "max_train_minutes")
 _SHARES = ("label_dropout", "dropout", "ema_decay")
 
@@ -167,7 +175,8 @@ def read_config_file(path: Path) -> dict[str, Any]:
     """A YAML file's settings, checked against TrainingConfig's names."""
     try:
         values = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        json.dumps(values, default=str)  # a ValueError for a list that holds itself
+    except (OSError, ValueError, TypeError, RecursionError, yaml.YAMLError) as error:
         reason = " ".join(str(error).split())[:160]
         raise UserError(
             f"{path} cannot be read as YAML ({reason}). Correct it, or take one from training/configs/."
@@ -253,6 +262,9 @@ def checked_config(config: TrainingConfig) -> TrainingConfig:
     for name in _SHARES:
         if not 0 <= getattr(config, name) <= 1:
             fail(name, "a share in 0 … 1 is needed")
+    for name, (least, most) in _RANGES.items():
+        if not least <= getattr(config, name) <= most:
+            fail(name, f"{least} … {most} is possible")
     if not config.block_out_channels or any(n % 8 or n <= 0 for n in config.block_out_channels):
         fail("block_out_channels", "one or more multiples of 8 are needed (group normalization has 8 groups)")
     if config.optimizer == "muon" and config.mixed_precision == "fp16":

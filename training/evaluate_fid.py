@@ -10,6 +10,7 @@ different scales and do not compare with each other; a distance compares with it
 
 import argparse
 import sys
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -201,13 +202,16 @@ def main(argv: Sequence[str]) -> None:
     check_sampling_arguments(args)
     if args.features is None:
         args.features = [*OFFLINE_PAIR, *(["inception"] if weights_at_hand(args.inception_weights) else [])]
+    output = args.output or (args.generated if is_pipeline else Path()) / "metrics.json"
+    if output.suffix != ".json":
+        raise UserError(f"--output {output} does not end with .json.")
+    output.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryFile(dir=output.parent):  # before minutes of work: may we write there?
+        pass
     state = start_processes()
     metrics, dataset, generated, nearest = evaluate(args)
     if not state.is_main_process:
         return
-    output = args.output or (args.generated if is_pipeline else Path()) / "metrics.json"
-    output.unlink(missing_ok=True)  # old figures do not stand beside new pictures
-    plot_ratios(metrics, output.with_name("ratios.png"))
     # A pipeline folder gets published: training images go into it only where everybody has them anyway.
     publishable = dataset.license in OPEN_LICENSES
     to_publish = (output.parent / "model_index.json").is_file()
@@ -216,9 +220,17 @@ def main(argv: Sequence[str]) -> None:
     shown = (nearest.distances[closest], nearest.rows[closest])
     title = "Generated images nearest to a training image, mirrored or shifted (grey levels, RMS)"
     ours = generated.images[closest]
-    plot_closest(ours, None, *shown, output.with_name("closest_generated.png"), title)
-    plot_closest(ours, dataset.train.images[nearest.rows[closest]], *shown, pairs, title)
-    metrics.write(output)  # last: where it lies, the pictures are its own
+    with tempfile.TemporaryDirectory(dir=output.parent, prefix=".evaluation-") as folder:
+        made = Path(folder)  # what was there before stays until all of it is drawn
+        plot_ratios(metrics, made / "ratios.png")
+        plot_closest(ours, None, *shown, made / "closest_generated.png", title)
+        plot_closest(ours, dataset.train.images[nearest.rows[closest]], *shown, made / "closest_pairs.png", title)
+        metrics.write(made / "metrics.json")
+        output.unlink(missing_ok=True)  # where it lies, the pictures are its own
+        for name in ("ratios.png", "closest_generated.png"):
+            (made / name).replace(output.with_name(name))
+        (made / "closest_pairs.png").replace(pairs)
+        (made / "metrics.json").replace(output)
     print_metrics(metrics)
     warning = "" if publishable else ": do not publish it"
     print(

@@ -16,7 +16,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from medmnist_diffusion.data import phantom
 from medmnist_diffusion.data.arrow import store_images
 from medmnist_diffusion.data.dataset import CHUNK, ImageDataset, Split
-from medmnist_diffusion.data.npz import SPLITS, SYNTHETIC, generated_images, read_npz
+from medmnist_diffusion.data.npz import LARGEST, SMALLEST, SPLITS, SYNTHETIC, generated_images, read_npz
 from medmnist_diffusion.errors import UserError
 from medmnist_diffusion.files import cache_dir
 
@@ -29,6 +29,11 @@ PHANTOMS = {"phantom": 1, "phantom-rgb": 3}
 DEFAULT_SIZE = 28
 # What Pillow raises on a file that is no image, or a damaged one.
 DAMAGED = (UnidentifiedImageError, Image.DecompressionBombError, OSError, ValueError, SyntaxError)
+# Of Pillow's formats those that it reads by itself: it hands EPS to Ghostscript, a program that runs what is in the file.
+SUFFIXES = {
+    "BMP": (".bmp", ".dib"), "GIF": (".gif",), "JPEG": (".jpg", ".jpeg", ".jpe", ".jfif"), "JPEG2000": (".jp2", ".j2k", ".jpx"),
+    "PNG": (".png",), "PPM": (".pgm", ".ppm", ".pbm", ".pnm"), "TIFF": (".tif", ".tiff"), "WEBP": (".webp",),
+}  # fmt: skip
 GREY_MODES, COLOUR_MODES = ("1", "L", "LA"), ("RGB", "RGBA", "P", "CMYK", "YCbCr")
 
 
@@ -49,6 +54,8 @@ def load_dataset(
         UserError: one line that names the source, what is wrong, and the remedy.
     """
     path = Path(name).expanduser()
+    if size is not None and not SMALLEST <= size <= LARGEST:
+        raise UserError(f"--size is {size}; from {SMALLEST} to {LARGEST} pixels a side are possible.")
     if name in PHANTOMS:
         dataset = _phantom(name, size or DEFAULT_SIZE)
     elif name in _medmnist_info():
@@ -229,12 +236,18 @@ def load_labelled_folder(path: Path, dataset: str, id2label: dict[int, str], siz
         UserError: if a subfolder fits no class, an image has another size or other channels than the data set, or the folder
             holds several splits.
     """
+    import datasets
+
     tables = _folder_tables(path)
     if len(tables) > 1:
         raise UserError(f"{path} holds the splits {', '.join(tables)}. Give the folder of one of them.")
-    features = next(iter(tables.values())).features
+    label_feature = next(iter(tables.values())).features.get("label")
+    if not isinstance(label_feature, datasets.ClassLabel):
+        raise UserError(
+            f"{path}: no column of class labels was found. Give a folder that `sample` wrote, or one subfolder a class."
+        )
     ids = {}
-    for number, folder in enumerate(features["label"].names):
+    for number, folder in enumerate(label_feature.names):
         matches = [label for label, name in id2label.items() if folder in (name, str(label))]
         prefix = folder.split("_", 1)[0]
         if not matches and prefix.isdigit() and int(prefix) in id2label:
@@ -243,13 +256,11 @@ def load_labelled_folder(path: Path, dataset: str, id2label: dict[int, str], siz
             raise UserError(f"{path}: {folder!r} is no class of {dataset}; its classes are {id2label}.")
         ids[number] = matches[0]
     table = next(iter(tables.values())).cast_column("image", _undecoded())
+    if any(path.rglob("*.parquet")):
+        _check_images({"train": table}, str(path))
     grey: list[bool] = []
     sizes: dict[tuple[int, int], str] = {}  # each size with the first file that has it
     for row in table["image"]:
-        if row["bytes"] is None and any(path.rglob("*.parquet")):
-            raise UserError(
-                f"{path}: an image is no image but the path of a file, which is not read. Store its bytes."
-            )
         with _open(row, str(path)) as image:
             grey.append(image.mode in GREY_MODES)
             sizes.setdefault(image.size, row["path"])
@@ -312,9 +323,7 @@ def _split_folders(path: Path) -> dict[str, Path]:
 
 def _image_patterns(folder: Path) -> list[str]:
     """The image files under a folder, as patterns for `datasets` that each match one file whatever its name holds."""
-    from datasets.packaged_modules.imagefolder.imagefolder import ImageFolder
-
-    suffixes = set(ImageFolder.EXTENSIONS)
+    suffixes = {suffix for known in SUFFIXES.values() for suffix in known}
     return sorted(
         glob.escape(str(file))
         for file in folder.rglob("*")
@@ -361,12 +370,13 @@ def _from_tables(name: str, where: str, tables: Any, size: int, own_files: bool 
         )
     tables = tables.select_columns([image_columns[0], label_columns[0]])
     tables = tables.rename_columns({image_columns[0]: "image", label_columns[0]: "label"})
+    _check_labels(tables, where)
     if not isinstance(next(iter(tables.values())).features["label"], datasets.ClassLabel):
         tables = _encode_labels(tables, where)
     names = next(iter(tables.values())).features["label"].names
     tables = tables.cast_column("image", _undecoded())
-    if not own_files and any(row["bytes"] is None for table in tables.values() for row in table["image"]):
-        raise UserError(f"{where}: an image is no image but the path of a file, which is not read. Store its bytes.")
+    if not own_files:
+        _check_images(tables, where)
 
     notes = [f"Images were cropped to a square and resized to {size}×{size}."]
     parts = {{"validation": "val"}.get(key, key): table for key, table in tables.items()}
@@ -392,13 +402,35 @@ def _from_tables(name: str, where: str, tables: Any, size: int, own_files: bool 
     return ImageDataset(name, splits, dict(enumerate(names)), notes=notes)
 
 
+def _check_labels(tables: Any, where: str) -> None:
+    """Every image has one label, a text or a number."""
+    import datasets
+
+    for table in tables.values():
+        if not isinstance(table.features["label"], (datasets.ClassLabel, datasets.Value)):
+            raise UserError(
+                f"{where}: labels are {table.features['label']}, not one per image. Give every image one class."
+            )
+        if any(value is None or value != value for value in table.unique("label")):  # NaN differs from itself
+            raise UserError(f"{where}: some images have no label. Give every image one.")
+
+
+def _check_images(tables: Any, where: str) -> None:
+    """Every row of tables that somebody else wrote holds an image itself."""
+    for row in (row for table in tables.values() for row in table["image"]):
+        if row is None:
+            raise UserError(f"{where}: a row has no image. Remove it.")
+        if row["bytes"] is None:
+            raise UserError(
+                f"{where}: an image is no image but the path of a file, which is not read. Store its bytes."
+            )
+
+
 def _encode_labels(tables: Any, where: str) -> Any:
     """Labels that are text or numbers as ClassLabel, with one list of names for all splits."""
     import datasets
 
     values = {value for table in tables.values() for value in table.unique("label")}
-    if None in values:
-        raise UserError(f"{where}: some images have no label. Give every image one.")
     names = [str(value) for value in sorted(values)]
     tables = tables.cast_column("label", datasets.Value("string"))
     return tables.cast_column("label", datasets.ClassLabel(names=names))
@@ -423,7 +455,9 @@ def _draw_missing_splits(parts: dict[str, Any]) -> tuple[dict[str, Any], list[st
 def _open(row: dict[str, Any], where: str) -> Image.Image:
     file = row["path"] or "an image"
     try:
-        image = Image.open(io.BytesIO(row["bytes"]) if row["bytes"] is not None else row["path"])
+        image = Image.open(
+            io.BytesIO(row["bytes"]) if row["bytes"] is not None else row["path"], formats=list(SUFFIXES)
+        )
         if image.mode not in GREY_MODES + COLOUR_MODES:
             raise UserError(f"{file}: {image.mode} images (16 bit or float) are not read. Convert to 8-bit PNG first.")
         return image

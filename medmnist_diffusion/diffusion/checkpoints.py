@@ -111,4 +111,4 @@ def _meter_file(accelerator: Accelerator) -> str:
 
 def _checkpoints(folder: Path) -> list[Path]:
     """Complete checkpoints, newest first (an incomplete one still has its temporary name)."""
-    return sorted(folder.glob("step_*"), reverse=True)
+    return sorted((path for path in folder.glob("step_*") if path.is_dir()), reverse=True)

@@ -53,6 +53,7 @@ class _UNetConfig(BaseModel):
     layers_per_block: Positive
     block_out_channels: list[Positive]
     num_class_embeds: Positive
+    downsample_padding: Annotated[int, Field(ge=0, le=1)] = 1
 
 
 class _SchedulerConfig(BaseModel):

@@ -34,7 +34,6 @@ def load_pipeline(folder: str | Path, sampler: str = DEFAULT_SAMPLER) -> ClassCo
     try:
         pipe = ClassConditionalDDPMPipeline.from_pretrained(folder, local_files_only=True, use_safetensors=True)
         set_sampler(pipe, sampler)
-        _try_out(pipe)
     except Exception as error:  # whatever a folder made up by somebody makes diffusers raise
         reason = " ".join(str(error).split())[:200]
         raise UserError(f"{folder} cannot be loaded ({reason}). Save the pipeline again.") from None
@@ -43,15 +42,19 @@ def load_pipeline(folder: str | Path, sampler: str = DEFAULT_SAMPLER) -> ClassCo
             raise UserError(
                 f"{folder}: the weight {name} is not finite (NaN or infinite). Train again, or get it again."
             )
+    _try_out(pipe, folder)
     return pipe
 
 
-def _try_out(pipe: ClassConditionalDDPMPipeline) -> None:
-    """Two steps of the scheduler on one pixel: a configuration that it cannot work with shows now."""
-    scheduler, pixel = pipe.scheduler, torch.zeros(1, 1, 1, 1)
-    scheduler.set_timesteps(2)
-    for timestep in scheduler.timesteps:
-        pixel = scheduler.step(pixel, timestep, pixel).prev_sample
+def _try_out(pipe: ClassConditionalDDPMPipeline, folder: Path) -> None:
+    """One image in two steps: a configuration that network or scheduler cannot work with shows now."""
+    pipe.set_progress_bar_config(disable=True)
+    try:
+        generate_rows(pipe, [(min(pipe.id2label), 0)], num_inference_steps=2)
+    except Exception as error:  # as above
+        reason = " ".join(str(error).split())[:200]
+        raise UserError(f"{folder} makes no images ({reason}). Save the pipeline again.") from None
+    pipe.set_progress_bar_config()
 
 
 def set_sampler(pipe: ClassConditionalDDPMPipeline, name: str = DEFAULT_SAMPLER) -> None:
@@ -99,7 +102,7 @@ def generate_rows(
     """uint8 N×H×W×C images for (label, index) pairs; each has a random stream of its own.
 
     Raises:
-        UserError: for more steps than the model has noise levels, or guidance without a null class.
+        UserError: for more steps than the model has noise levels, guidance without a null class, or images that are not finite.
     """
     if num_inference_steps > (levels := pipe.scheduler.config.num_train_timesteps):
         raise UserError(f"{num_inference_steps} sampling steps were asked for; the model has {levels} noise levels.")
@@ -121,6 +124,10 @@ def generate_rows(
             else {"num_inference_steps": num_inference_steps}
         ),
     )
+    if not np.isfinite(output.images).all():
+        raise UserError(
+            "some images are not finite (NaN or infinite). Use another sampler or guidance, or train again."
+        )
     return (output.images * 255).round().astype(np.uint8)
 
 

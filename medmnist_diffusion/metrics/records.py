@@ -40,7 +40,7 @@ INCEPTION_NAMES = {
 class MetricRecord(BaseModel):
     """One figure with everything that is needed to read it."""
 
-    model_config = ConfigDict(extra="forbid", populate_by_name=True)
+    model_config = ConfigDict(extra="forbid", populate_by_name=True, allow_inf_nan=False)
 
     name: str  # one of NAMES
     extractor: str  # inception (only this one may be called FID), random-inception, classifier, texture, pixels, …

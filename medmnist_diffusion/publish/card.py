@@ -13,7 +13,7 @@ from typing_extensions import TypedDict
 import medmnist_diffusion.model_cards
 from medmnist_diffusion.arguments import CommandParser
 from medmnist_diffusion.data.audit import findings
-from medmnist_diffusion.diffusion.folder_check import WEIGHTS
+from medmnist_diffusion.diffusion.folder_check import WEIGHTS, check_folder
 from medmnist_diffusion.errors import UserError
 from medmnist_diffusion.files import file_hash, write_text
 from medmnist_diffusion.metrics.intervals import holm
@@ -93,11 +93,17 @@ def write_card(folder: Path, load_from: str | None = None) -> Path:
         )
     if metrics and metrics.pipeline.get("weights_sha256") != file_hash(folder / WEIGHTS):
         raise UserError(f"{folder / 'metrics.json'} was measured on other weights. Evaluate this pipeline again.")
-    card = ModelCard.from_template(
-        _metadata(summary, metrics),
-        template_path=str(TEMPLATE),
-        **_values(folder, summary, metrics, load_from),
-    )
+    try:
+        card = ModelCard.from_template(
+            _metadata(summary, metrics),
+            template_path=str(TEMPLATE),
+            **_values(folder, summary, metrics, load_from),
+        )
+    except Exception as error:  # whatever files made up by somebody lack
+        raise UserError(
+            f"no card can be made of what lies in {folder} ({type(error).__name__}: {' '.join(str(error).split())[:160]}). "
+            "Get the folder that training wrote again."
+        ) from None
     write_text(folder / "README.md", str(card))
     return folder / "README.md"
 
@@ -293,4 +299,5 @@ def main(argv: Sequence[str]) -> None:
     parser.add_argument("pipeline", type=Path, help="a pipeline folder that training wrote")
     parser.add_argument("--load_from", help="what the loading snippet names: a path or a Hub id")
     args = parser.parse_args(argv)
+    check_folder(args.pipeline)
     print(f"Written to {write_card(args.pipeline, args.load_from)}")

@@ -75,7 +75,7 @@ def verdicts(study: Path | None, summary: dict[str, Any]) -> list[str]:
         results = json.loads((study / "results.json").read_text(encoding="utf-8"))
         content = results["dataset"]["content_hash"]
         lines = [plain(str(regime["sentence"])) for regime in results["regimes"]]
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise UserError(f"{study} is no folder of an augmentation study ({error}).") from None
     if content != summary["dataset"]["content_hash"]:
         raise UserError(f"{study} is a study of other data than this pipeline was trained on.")

@@ -3,10 +3,12 @@
 import contextlib
 import hashlib
 import os
+import re
 import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import huggingface_hub
 from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi
@@ -22,6 +24,7 @@ from rich.console import Console
 from rich.table import Table
 
 from medmnist_diffusion.errors import UserError
+from medmnist_diffusion.publish.private import PATTERNS
 
 TIMEOUT_SECONDS = 60.0  # huggingface_hub's own client waits for ever
 WAITS = (0, 5, 20)  # seconds: a Hub that was late to answer may still be at work
@@ -46,11 +49,16 @@ def check_repo_id(repo_id: str) -> None:
 
 def check_token() -> None:
     """Raises:
-    UserError: if huggingface_hub finds no token, by its own rules (HF_TOKEN, else what `hf auth login` kept).
+    UserError: if huggingface_hub finds no token, by its own rules (HF_TOKEN, else what `hf auth login` kept), or one that is none.
     """
-    if huggingface_hub.get_token() is None:
+    token = huggingface_hub.get_token()
+    if token is None:
         raise UserError(
             "no Hugging Face token is there. Run `hf auth login`, or set HF_TOKEN to a token that may write."
+        )
+    if not token.isascii():
+        raise UserError(
+            "the Hugging Face token holds other characters than ASCII. Set HF_TOKEN again, or run `hf auth login`."
         )
 
 
@@ -199,8 +207,19 @@ def _files(folder: Path) -> list[Path]:
 
 def _api() -> HfApi:
     """The Hub that HF_ENDPOINT names, by a client that does not wait for ever."""
+    endpoint = os.environ.get("HF_ENDPOINT")
+    if endpoint and not _is_address(endpoint):
+        raise UserError(f"HF_ENDPOINT is {endpoint!r}, no address of a Hub. Unset it, or give https://… .")
     huggingface_hub.set_client_factory(_client_with_timeout)
-    return HfApi(endpoint=os.environ.get("HF_ENDPOINT"))
+    return HfApi(endpoint=endpoint)
+
+
+def _is_address(endpoint: str) -> bool:
+    try:
+        parts = urlsplit(endpoint)
+    except ValueError:
+        return False
+    return parts.scheme in ("http", "https") and bool(parts.hostname)
 
 
 def _client_with_timeout() -> Any:
@@ -231,6 +250,11 @@ def _in_words(repo_id: str) -> Iterator[None]:
         ) from None
 
 
+def _without_tokens(said: str) -> str:
+    """A server may repeat what it was sent."""
+    return re.sub(PATTERNS["a token"].decode(), "…", said.replace(huggingface_hub.get_token() or "\0", "…"))
+
+
 def _reason(status: int, repo_id: str, said: str | None) -> str:
     """What a status of the Hub means here, and what to do."""
     namespace = repo_id.split("/", maxsplit=1)[0]
@@ -243,5 +267,5 @@ def _reason(status: int, repo_id: str, said: str | None) -> str:
         429: f"the Hub's rate limit is reached. Wait some minutes. {AGAIN}",
     }
     default = f"the Hub has trouble of its own. {AGAIN}" if status >= 500 else "the Hub refuses the upload."
-    answer = f" It says: {' '.join(said.split())[:200]}" if said else ""
+    answer = f" It says: {' '.join(_without_tokens(said).split())[:200]}" if said else ""
     return f"{known.get(status, default)} (HTTP {status}.{answer} Nothing was committed.)"

@@ -51,7 +51,7 @@ def saved_step(folder: Path) -> int | None:
     """The training step of the pipeline in a folder; None where there is none."""
     try:
         return json.loads((folder / SUMMARY).read_text(encoding="utf-8"))["step"]
-    except (OSError, ValueError, KeyError):
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return None
 
 

@@ -39,7 +39,7 @@ def private_findings(folder: Path, repo_id: str) -> list[str]:
         file = path.relative_to(folder)
         try:
             text = _text(path)
-        except (OSError, ValueError, SyntaxError, struct.error) as error:
+        except (OSError, ValueError, SyntaxError, struct.error, Image.DecompressionBombError) as error:
             findings.append(f"{file} cannot be read ({error})")
             continue
         findings += [f"{file} holds {what}" for what, pattern in patterns if re.search(pattern, text)]
@@ -75,7 +75,7 @@ def _text(path: Path) -> bytes:
             (length,) = struct.unpack("<Q", file.read(8))
             return file.read(length)
     if path.suffix == ".png":
-        with Image.open(path) as image:
+        with Image.open(path, formats=["PNG"]) as image:
             image.load()  # notes may follow the pixels
             notes = " ".join(f"{key} {value}" for key, value in image.info.items()).encode()
         beside = _beside_pixels(path.read_bytes())
