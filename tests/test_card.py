@@ -154,5 +154,5 @@ def test_copies_of_one_class_are_said_aloud_and_chance_is_not(evaluated, tmp_pat
         assert ("That is more than chance" in (folder / "README.md").read_text()) is flagged
 
 
-def test_a_folder_without_a_summary_is_no_pipeline_of_ours(tmp_path, cli_error):
-    assert "training_summary.json is missing" in cli_error("card", str(tmp_path))
+def test_an_empty_folder_is_no_pipeline(tmp_path, cli_error):
+    assert "model_index.json is missing" in cli_error("card", str(tmp_path))
