@@ -95,14 +95,14 @@ def study_of(folder: str, dataset: str, root: str | None, size: int | None) -> S
     """
     start_processes()
     data = load_dataset(dataset, root, size)
-    precision, earlier = precisions(Path(folder), data)
     try:
         results = json.loads((Path(folder) / "results.json").read_text(encoding="utf-8"))
-        classifier, source = results["classifier"], json.loads(results["source"])
+        classifier, source = results["classifier"], json.loads(next(iter(results["sources"])))
     except (OSError, ValueError, KeyError):
         raise UserError(
             f"{folder} holds no finished study. Run `medmnist-diffusion study augmentation` first."
         ) from None
+    precision, earlier = precisions(Path(folder), data)
     args = argparse.Namespace(
         max_train_steps=source["max_train_steps"], num_images=source["num_images"], classifier=classifier["network"],
         classifier_steps=classifier["steps"], arms=list(OF_STUDY), leaky=False, precision=precision, earlier_precisions=earlier,

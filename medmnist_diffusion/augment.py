@@ -12,7 +12,7 @@ from medmnist_diffusion.data import ImageDataset, Split, load_dataset
 from medmnist_diffusion.data.audit import add_dataset_arguments
 from medmnist_diffusion.diffusion.machine import start_processes
 from medmnist_diffusion.errors import UserError
-from medmnist_diffusion.files import atomic_folder, write_json
+from medmnist_diffusion.files import atomic_file, atomic_folder, write_json
 from medmnist_diffusion.publish.card import read_summary
 from medmnist_diffusion.sample import (
     add_sampling_arguments,
@@ -85,12 +85,13 @@ def check_origin(folder: Path, dataset: ImageDataset) -> None:
 def write_npz_set(
     output: Path, dataset: ImageDataset, train: Split, synthetic: np.ndarray, made: dict[str, Any]
 ) -> None:
-    """MedMNIST's six arrays, and `train_synthetic` N×1: 1 for a generated image; beside it how they were made, as JSON, first."""
+    """MedMNIST's six arrays, and `train_synthetic` N×1: 1 for a generated image; beside it how they were made, as JSON."""
     from medmnist_diffusion.data.npz import SYNTHETIC, npz_arrays, write_npz
 
     arrays = npz_arrays({**dataset.splits, "train": train}, dataset.num_classes)
-    write_json(output.with_suffix(".json"), made)
-    write_npz(output, {**arrays, SYNTHETIC: synthetic.astype(np.uint8)[:, None]})
+    with atomic_file(output) as temporary:
+        write_npz(temporary, {**arrays, SYNTHETIC: synthetic.astype(np.uint8)[:, None]})
+        write_json(output.with_suffix(".json"), made)
 
 
 def write_datasets_folder(

@@ -14,7 +14,7 @@ import numpy as np
 from medmnist_diffusion.arguments import CommandParser
 from medmnist_diffusion.data.dataset import Split, without_grey_axis
 from medmnist_diffusion.errors import UserError
-from medmnist_diffusion.files import atomic_folder, file_hash, write_json
+from medmnist_diffusion.files import atomic_file, atomic_folder, file_hash, write_json
 from medmnist_diffusion.resources import check_memory
 
 RECORDED = ("sampler", "num_inference_steps", "guidance_scale", "seed")
@@ -106,11 +106,10 @@ def sample(args: argparse.Namespace) -> None:
 
 def check_new(output: Path) -> None:
     """Raises:
-    UserError: if the output exists, or the record that is written beside an npz; one that a stopped command left alone may go.
+    UserError: if the output exists, or the record that is written beside an npz.
     """
-    record = output.with_suffix(".json")
-    for path in (output, *([record] if output.suffix == ".npz" else [])):
-        if path.exists() and not (path == record and read_export_record(output, {"pipeline_weights_sha256": str})):
+    for path in (output, *([output.with_suffix(".json")] if output.suffix == ".npz" else [])):
+        if path.exists():
             raise UserError(f"{path} exists already. Choose another --output, or remove it.")
 
 
@@ -177,8 +176,11 @@ def _write_npz(output: Path, made: Split, id2label: dict[int, str], record: dict
 
     empty = made.subset(np.arange(0))
     names = {str(label): name for label, name in id2label.items()}
-    write_json(output.with_suffix(".json"), {"id2label": names, **record})
-    write_npz(output, npz_arrays({"train": made, "val": empty, "test": empty}, len(id2label)))
+    with atomic_file(output) as temporary:
+        write_npz(temporary, npz_arrays({"train": made, "val": empty, "test": empty}, len(id2label)))
+        write_json(
+            output.with_suffix(".json"), {"id2label": names, **record}
+        )  # before the npz has its name, not before it fits
 
 
 def _write_parquet(output: Path, made: Split, id2label: dict[int, str], record: dict[str, Any]) -> None:

@@ -21,7 +21,7 @@ from sklearn.metrics import roc_auc_score
 
 from medmnist_diffusion import cli
 from medmnist_diffusion.data import ImageDataset, Split, load_dataset, phantom
-from medmnist_diffusion.errors import StoppedError, TrainingDivergedError
+from medmnist_diffusion.errors import StoppedError, TrainingDivergedError, UserError
 from medmnist_diffusion.studies import budget
 from medmnist_diffusion.studies.augmentation import generators, selection
 from medmnist_diffusion.studies.augmentation.arms import (
@@ -47,6 +47,7 @@ from medmnist_diffusion.studies.augmentation.effects import Judgement, Results, 
 from medmnist_diffusion.studies.augmentation.generators import DiffusionSource, Pool
 from medmnist_diffusion.studies.augmentation.insights import correlations, leak, real_images_worth
 from medmnist_diffusion.studies.augmentation.regimes import LEAST, Regime, RegimeData, draw_regime
+from medmnist_diffusion.studies.augmentation.report import write_report
 from medmnist_diffusion.studies.augmentation.scores import (
     FIGURES,
     figures_of,
@@ -423,6 +424,9 @@ class Oracle:
     def identity(self) -> str:
         return f"oracle, shuffled {self.shuffled}"
 
+    def summary(self, regime: Regime, seed: int) -> None:
+        return None
+
     def draw(self, pool: str, regime: RegimeData) -> Pool:
         arrays = phantom.make_phantom(size=regime.dataset.image_size, seed=1000 + regime.seed, counts={"train": 1000})
         labels = arrays["train_labels"][:, 0].astype(np.int64)
@@ -544,11 +548,30 @@ def test_a_study_goes_on_on_a_machine_of_another_precision(
     assert budget.precisions(folder, small) == (other, [first])
     assert budget.first_precision(folder, small) == first
 
-    there = Study(tmp_path, small, Oracle(), replace(QUICK, steps=2, precision=first), (CLASSICAL,))
-    here = replace(there, recipe=replace(there.recipe, precision=other), earlier=(there,))
-    run_unit(there, Regime(0.3), 0)
-    assert here.of(Regime(0.3), 0) is not here
-    assert here.of(Regime(0.3), 1) is here
+
+def test_a_report_on_draws_of_two_precisions(small: ImageDataset, tmp_path: Path) -> None:
+    """A draw that lacks an arm in the other one is made again in this one; all arms of a draw have one precision."""
+    regime, arms = Regime(0.3), with_controls([])
+    there = Study(tmp_path, small, Oracle(), replace(QUICK, steps=2, precision="bf16"), arms)
+    here = replace(there, recipe=replace(there.recipe, precision="no"), earlier=(there,))
+    run_unit(there, regime, 0)
+    run_unit(replace(there, arms=arms[:1]), regime, 1)
+    assert [here.of(regime, seed) is here for seed in (0, 1, 2)] == [False, True, True]
+    units = [run_unit(here.of(regime, seed), regime, seed) for seed in (0, 1)]
+    write_report(here, [regime], units, [], "command")
+    results = json.loads((tmp_path / "results.json").read_text(encoding="utf-8"))
+    cells = {(cell["seed"], cell["precision"]) for cell in results["cells"]}
+    assert cells == {(0, "bf16"), (1, "no")}
+    assert results["sources"] == {"oracle, shuffled False": 2}
+
+
+def test_a_choice_of_precision_as_it_once_was_kept(small: ImageDataset, tmp_path: Path) -> None:
+    (tmp_path / "precision.json").write_text('{"mixed_precision": "fp16", "images_per_second": {"no": 1.0}}')
+    assert budget.first_precision(tmp_path, small) == "fp16"
+    assert "fp16" in budget.precisions(tmp_path, small)[1]
+    (tmp_path / "precision.json").write_text('{"precision": "bf16"}')
+    with pytest.raises(UserError, match="no valid choice of a precision"):
+        budget.precisions(tmp_path, small)
 
 
 @pytest.mark.slow

@@ -21,7 +21,7 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 
 from medmnist_diffusion import cli
-from medmnist_diffusion.data import npz, phantom
+from medmnist_diffusion.data import load_dataset, npz, phantom
 from medmnist_diffusion.data.npz import write_npz
 from medmnist_diffusion.diffusion import machine
 from medmnist_diffusion.errors import DEBUG
@@ -210,13 +210,17 @@ def test_a_table_with_holes(images: list, labels: list, message: str, tmp_path: 
     assert message in cli_error("audit", str(tmp_path / "set"))
 
 
-def test_a_pipe_among_the_pictures(tmp_path: Path) -> None:
+def test_a_pipe_and_other_files_among_the_pictures(tmp_path: Path) -> None:
     for name in ("a", "b"):
         (tmp_path / "mine" / name).mkdir(parents=True)
         for i in range(6):
             Image.new("L", (28, 28), 10 * i).save(tmp_path / "mine" / name / f"{i}.png")
     os.mkfifo(tmp_path / "mine" / "a" / "pipe.png")
-    assert cli.main(["audit", str(tmp_path / "mine")]) == 0
+    for name in ("1.dcm", "2.dcm", "3.psd", "notes.txt", ".hidden.xyz"):
+        (tmp_path / "mine" / "b" / name).write_text("")
+    dataset = load_dataset(str(tmp_path / "mine"))
+    assert sum(map(len, dataset.splits.values())) == 12
+    assert "3 files of other types were passed over (.dcm 2, .psd 1)." in dataset.notes
 
 
 def test_many_images_that_are_all_alike(tmp_path: Path) -> None:
@@ -495,6 +499,7 @@ def test_no_place_to_write(small_npz: Path, pipeline: Path, cli_error: CliError,
     inside = tmp_path / "file" / "run"
     assert "cannot be written" in cli_error("train", *small_training(small_npz, inside), "--max_train_steps", "5")
     assert "Not a directory" in cli_error(*sampling(pipeline)[:-1], str(inside / "x.npz"))
+    assert ". exists already" in cli_error(*sampling(pipeline)[:-1], ".")
 
 
 def test_an_evaluation_that_cannot_be_written_leaves_the_one_before(
@@ -514,10 +519,10 @@ def test_an_evaluation_that_cannot_be_written_leaves_the_one_before(
     assert not list(pipeline.glob(".evaluation-*"))
 
 
-def test_a_record_without_its_images_stops_no_second_try(
+def test_images_that_do_not_fit_leave_no_record(
     pipeline: Path, monkeypatch: pytest.MonkeyPatch, cli_error: CliError
 ) -> None:
-    """`sample` and `augment` write the record first: an npz that is there has one."""
+    """Or the same command, when there is room again, would refuse to write over it."""
 
     def full(*_: object) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
@@ -525,12 +530,10 @@ def test_a_record_without_its_images_stops_no_second_try(
     with monkeypatch.context() as patch:
         patch.setattr(npz, "write_npz", full)
         assert "No space left" in cli_error(*sampling(pipeline))
-    assert Path(f"{pipeline}.json").exists()
+    assert not Path(f"{pipeline}.json").exists()
     assert cli.main(sampling(pipeline)) == 0
-    assert "exists already" in cli_error(*sampling(pipeline))
     Path(f"{pipeline}.npz").unlink()
-    Path(f"{pipeline}.json").write_text('{"notes": "mine"}')
-    assert "exists already" in cli_error(*sampling(pipeline))
+    assert "exists already" in cli_error(*sampling(pipeline))  # the record is somebody's
 
 
 def test_a_terminal_that_knows_no_such_character(small_npz: Path) -> None:

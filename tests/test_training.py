@@ -290,11 +290,15 @@ def test_bad_settings(arguments, message, cli_error, tmp_path):
     assert not (tmp_path / "x" / "pipeline").exists()
 
 
-@pytest.mark.parametrize("text", ["[" * 3000, "block_out_channels: &a [*a]"], ids=["deep", "holds itself"])
-def test_yaml_without_end(text, tmp_path, cli_error):
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [("[" * 3000, "cannot be read as YAML"), ("block_out_channels: &a [*a]", "one value, or a list of them")],
+    ids=["deep", "holds itself"],
+)
+def test_yaml_without_end(text, message, tmp_path, cli_error):
     (tmp_path / "x.yaml").write_text(text)
     arguments = ["--dataset", "phantom", "--output_dir", str(tmp_path / "x"), "--config", str(tmp_path / "x.yaml")]
-    assert "cannot be read as YAML" in cli_error("train", *arguments)
+    assert message in cli_error("train", *arguments)
 
 
 def test_unknown_setting_in_yaml_names_the_nearest(tmp_path, cli_error):

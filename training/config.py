@@ -2,7 +2,6 @@
 
 import dataclasses
 import difflib
-import json
 import math
 import reprlib
 from collections.abc import Callable, Sequence
@@ -175,8 +174,7 @@ def read_config_file(path: Path) -> dict[str, Any]:
     """A YAML file's settings, checked against TrainingConfig's names."""
     try:
         values = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
-        json.dumps(values, default=str)  # a ValueError for a list that holds itself
-    except (OSError, ValueError, TypeError, RecursionError, yaml.YAMLError) as error:
+    except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
         reason = " ".join(str(error).split())[:160]
         raise UserError(
             f"{path} cannot be read as YAML ({reason}). Correct it, or take one from training/configs/."
@@ -191,6 +189,11 @@ def read_config_file(path: Path) -> dict[str, Any]:
             nearest = difflib.get_close_matches(str(key), names, 1)
             hint = f" Did you mean {nearest[0]!r}?" if nearest else ""
             raise UserError(f"{path}: {key!r} is no training argument.{hint}")
+        items = values[key] if isinstance(values[key], list) else [values[key]]
+        if any(
+            isinstance(item, (list, dict)) for item in items
+        ):  # by YAML's aliases one can hold itself, or gigabytes
+            raise UserError(f"{path}: {key!r} needs one value, or a list of them.")
     return values
 
 

@@ -224,12 +224,13 @@ def main(argv: Sequence[str]) -> None:
         made = Path(folder)  # what was there before stays until all of it is drawn
         plot_ratios(metrics, made / "ratios.png")
         plot_closest(ours, None, *shown, made / "closest_generated.png", title)
-        plot_closest(ours, dataset.train.images[nearest.rows[closest]], *shown, made / "closest_pairs.png", title)
         metrics.write(made / "metrics.json")
+        plot_closest(
+            ours, dataset.train.images[nearest.rows[closest]], *shown, pairs, title
+        )  # may lie on another disk
         output.unlink(missing_ok=True)  # where it lies, the pictures are its own
         for name in ("ratios.png", "closest_generated.png"):
             (made / name).replace(output.with_name(name))
-        (made / "closest_pairs.png").replace(pairs)
         (made / "metrics.json").replace(output)
     print_metrics(metrics)
     warning = "" if publishable else ": do not publish it"

@@ -254,9 +254,12 @@ def _train(config: TrainingConfig, dataset: ImageDataset | None, run: Path, stop
             ema.copy_to(ema_unet.parameters())
             best = None
 
-    def save_state() -> Path:
+    def check_weights() -> None:
         if not all(bool(torch.isfinite(parameter).all()) for parameter in raw_unet.parameters()):
             raise TrainingDivergedError(diverged(f"weights are not finite at step {step}"))
+
+    def save_state() -> Path:
+        check_weights()
         values = {
             "seconds": elapsed(),
             "images_a_step": images_a_step,
@@ -373,6 +376,8 @@ def _train(config: TrainingConfig, dataset: ImageDataset | None, run: Path, stop
             pause = validate or draw_samples or checkpoint_now
             if step % config.logging_steps == 0 or pause:
                 log_step(validate)
+            if draw_samples:
+                check_weights()
             if draw_samples and is_main:
                 ema.copy_to(ema_unet.parameters())
                 name = f"step_{step:08d}"

@@ -5,6 +5,7 @@ import glob
 import hashlib
 import io
 import os
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -31,9 +32,11 @@ DEFAULT_SIZE = 28
 DAMAGED = (UnidentifiedImageError, Image.DecompressionBombError, OSError, ValueError, SyntaxError)
 # Of Pillow's formats those that it reads by itself: it hands EPS to Ghostscript, a program that runs what is in the file.
 SUFFIXES = {
-    "BMP": (".bmp", ".dib"), "GIF": (".gif",), "JPEG": (".jpg", ".jpeg", ".jpe", ".jfif"), "JPEG2000": (".jp2", ".j2k", ".jpx"),
-    "PNG": (".png",), "PPM": (".pgm", ".ppm", ".pbm", ".pnm"), "TIFF": (".tif", ".tiff"), "WEBP": (".webp",),
+    "BMP": (".bmp",), "DIB": (".dib",), "GIF": (".gif",), "JPEG": (".jpg", ".jpeg", ".jpe", ".jfif"),
+    "JPEG2000": (".jp2", ".j2k", ".jpx", ".jpc", ".jpf", ".j2c"), "PNG": (".png", ".apng"),
+    "PPM": (".pgm", ".ppm", ".pbm", ".pnm"), "TIFF": (".tif", ".tiff"), "WEBP": (".webp",),
 }  # fmt: skip
+BESIDE_IMAGES = (".csv", ".json", ".jsonl", ".md", ".txt")
 GREY_MODES, COLOUR_MODES = ("1", "L", "LA"), ("RGB", "RGBA", "P", "CMYK", "YCbCr")
 
 
@@ -246,6 +249,7 @@ def load_labelled_folder(path: Path, dataset: str, id2label: dict[int, str], siz
         raise UserError(
             f"{path}: no column of class labels was found. Give a folder that `sample` wrote, or one subfolder a class."
         )
+    _check_labels(tables, str(path))
     ids = {}
     for number, folder in enumerate(label_feature.names):
         matches = [label for label, name in id2label.items() if folder in (name, str(label))]
@@ -286,7 +290,17 @@ def _undecoded() -> Any:
 
 def _folder(path: Path, size: int) -> ImageDataset:
     own_files = not any(path.rglob("*.parquet"))
-    return _from_tables(path.name, str(path), _folder_tables(path), size, own_files)
+    dataset = _from_tables(path.name, str(path), _folder_tables(path), size, own_files)
+    return replace(dataset, notes=[*dataset.notes, *(_passed_over(path) if own_files else [])])
+
+
+def _passed_over(path: Path) -> list[str]:
+    """One note on the files of a folder that are neither images that are read nor notes about them."""
+    known = {*(suffix for suffixes in SUFFIXES.values() for suffix in suffixes), *BESIDE_IMAGES}
+    files = (file for file in path.rglob("*") if file.is_file() and not _hidden(file.relative_to(path)))
+    counts = Counter(file.suffix.lower() or "without a suffix" for file in files if file.suffix.lower() not in known)
+    listed = ", ".join(f"{suffix} {count}" for suffix, count in counts.most_common(5))
+    return [f"{counts.total()} files of other types were passed over ({listed})."] if counts else []
 
 
 def _folder_tables(path: Path) -> Any:

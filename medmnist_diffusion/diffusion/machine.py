@@ -23,10 +23,14 @@ WEIGHT_COPIES = 6  # weights, gradients, two moments, two copies of the average
 
 
 def kind_of_machine() -> str:
-    """The GPU's name, or what the CPU can compute with: `AVX512`."""
+    """The GPU's name, or what the CPU can compute with: `AVX512 with bf16`."""
     if torch.cuda.is_available():
         return torch.cuda.get_device_name()
-    return PartialState().device.type if torch.accelerator.is_available() else torch.backends.cpu.get_cpu_capability()
+    if torch.accelerator.is_available():
+        return PartialState().device.type
+    kind = torch.backends.cpu.get_cpu_capability()
+    has = torch.cpu.get_capabilities() if hasattr(torch.cpu, "get_capabilities") else {}  # torch 2.9 has none
+    return f"{kind} with bf16" if has.get("avx512_bf16") or has.get("amx_bf16") else kind
 
 
 def describe_machine() -> str:

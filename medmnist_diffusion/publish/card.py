@@ -7,6 +7,7 @@ from typing import Any, NotRequired
 
 import yaml
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
+from jinja2 import UndefinedError
 from pydantic import TypeAdapter
 from typing_extensions import TypedDict
 
@@ -22,6 +23,7 @@ from medmnist_diffusion.metrics.records import NAMES, MetricRecord, Metrics
 TEMPLATE = Path(medmnist_diffusion.model_cards.__path__[0]) / "template.md"
 SUMMARY = "training_summary.json"
 _ESCAPED = str.maketrans({"<": "&lt;", ">": "&gt;", "|": "\\|", "`": "'", "[": "\\[", "]": "\\]"})
+UNFIT = (OSError, ValueError, KeyError, TypeError, AttributeError, IndexError)  # what files of another make lead to
 UNKNOWN_LICENSE = "unknown"  # of a data set whose source gives none
 COPYING = 0.01  # p-value below which the card says that the model copies
 OPEN_LICENSES = {"CC BY 4.0": "cc-by-4.0", "CC BY-NC 4.0": "cc-by-nc-4.0", "CC0 1.0": "cc0-1.0"}
@@ -99,7 +101,7 @@ def write_card(folder: Path, load_from: str | None = None) -> Path:
             template_path=str(TEMPLATE),
             **_values(folder, summary, metrics, load_from),
         )
-    except Exception as error:  # whatever files made up by somebody lack
+    except (*UNFIT, yaml.YAMLError, UndefinedError) as error:
         raise UserError(
             f"no card can be made of what lies in {folder} ({type(error).__name__}: {' '.join(str(error).split())[:160]}). "
             "Get the folder that training wrote again."

@@ -2,9 +2,9 @@
 
 import re
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
-from pydantic import BaseModel
+from pydantic import BaseModel, ConfigDict, model_validator
 
 from medmnist_diffusion.data import ImageDataset
 from medmnist_diffusion.diffusion.machine import kind_of_machine, probe_precision
@@ -21,7 +21,16 @@ class _Choice(BaseModel):
 
 
 class _Choices(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
     choices: list[_Choice] = []
+
+    @model_validator(mode="before")
+    @classmethod
+    def of_one_machine(cls, values: Any) -> Any:
+        """Studies once kept a single choice."""
+        alone = isinstance(values, dict) and "mixed_precision" in values
+        return {"choices": [{"machine": "unknown", **values}]} if alone else values
 
 
 def first_precision(folder: Path, dataset: ImageDataset) -> str:

@@ -94,7 +94,7 @@ def _json(
         "command": command,
         "dataset": describe(study.dataset),
         "classifier": {name: value for name, value in asdict(study.recipe).items() if name != "precision"},  # a cell's own
-        "source": study.source.identity,
+        "sources": _sources(study, results),
         "dropped": dropped,
         "versions": {name: version(name) for name in ("medmnist-diffusion", "torch", "diffusers", "numpy")},
         "regimes": [_regime_json(result) for result in results],
@@ -105,9 +105,10 @@ def _json(
         ],
         "correlations": insights.correlations,
         "cells": [
-            {**cell.model_dump(), "precision": study.of(unit.regime, unit.seed).recipe.precision}
+            {**cell.model_dump(), "precision": precision}
             for result in results
             for unit in result.units
+            for precision in [study.of(unit.regime, unit.seed).recipe.precision]
             for cell in unit.cells
         ],
         "pools": [
@@ -240,7 +241,7 @@ def _data_and_recipes(study: Study, results: Sequence[RegimeResult]) -> list[str
         "## The generators and the classifiers",
         "Generators follow the default recipe of training/train.py, but for what is listed here (JSON); of each the weights with "
         "the lowest loss on the regime's validation images are used. An image's label is the one that was asked for.",
-        _settings(study, results),
+        "\n".join(f"- {count} draws: `{identity}`" for identity, count in _sources(study, results).items()),
         markdown_table(
             ["generators", "draws", "trained on", "best step", "held-out loss"],
             [_generators(study, result) for result in results],
@@ -272,12 +273,10 @@ def _from_to(values: list[int]) -> str:
     return f"{min(values)} … {max(values)}" if min(values) < max(values) else str(values[0])
 
 
-def _settings(study: Study, results: Sequence[RegimeResult]) -> str:
-    """Of the generators, by how many draws have them: a study may move to a machine of another precision."""
-    counts = Counter(
-        study.of(unit.regime, unit.seed).source.identity for result in results for unit in result.units
-    ).most_common()
-    return "\n".join(f"- {count} draws: `{identity}`" for identity, count in counts)
+def _sources(study: Study, results: Sequence[RegimeResult]) -> dict[str, int]:
+    """The generators' settings, and how many draws have them: a study may move to a machine of another precision."""
+    units = [unit for result in results for unit in result.units]
+    return dict(Counter(study.of(unit.regime, unit.seed).source.identity for unit in units).most_common())
 
 
 def _of_regime(study: Study, result: RegimeResult) -> list[str]:

@@ -265,6 +265,11 @@ def _run(
     units = [(regime, seed) for seed in range(seeds) for regime in teachers_first]
     key = (args.dataset, args.root, args.size, tuple((name, _hashable(value)) for name, value in vars(args).items()))
     to_do = [unit for unit in units if not study.of(*unit).finished(*unit)]
+    again = [unit for unit in to_do if study.read(*unit) is None and any(one.read(*unit) for one in study.earlier)]
+    if again:
+        print(
+            f"{len(again)} draws lack something and were begun on a machine of another precision: they are made again."
+        )
     if to_do:
         run_units(key, to_do, processes, float("inf") if budget is None else began + budget, folder / LOG)
     results = [result for unit in units if (result := study.of(*unit).read(*unit)) is not None]

@@ -106,8 +106,9 @@ class Study:
     earlier: "tuple[Study, ...]" = ()
 
     def of(self, regime: Regime, seed: int) -> "Study":
-        """The one in whose precision the unit is finished; else itself. All arms of a unit have one precision."""
-        return next((study for study in (self, *self.earlier) if study.finished(regime, seed)), self)
+        """The one in whose precision the unit has all arms; else itself. All arms of a unit have one precision."""
+        known = sorted((self, *self.earlier), key=lambda study: study.recipe.precision)  # the same on every machine
+        return next((study for study in known if not study.missing(regime, seed)), self)
 
     def fingerprint(self, regime: Regime, seed: int) -> str:
         """Of all that a unit's figures depend on; not of which arms there are."""
