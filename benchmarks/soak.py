@@ -30,14 +30,16 @@ from medmnist_diffusion.data import phantom
 from medmnist_diffusion.data.npz import write_npz
 from medmnist_diffusion.diffusion.checkpoints import newest_checkpoint
 from medmnist_diffusion.diffusion.loss_log import read_loss_csv
+from medmnist_diffusion.diffusion.machine import describe_machine, kind_of_machine
 from medmnist_diffusion.errors import UserError, run_command
 from medmnist_diffusion.files import MANIFEST, file_hash, write_json
 
 SIGNALS = (signal.SIGKILL, signal.SIGKILL, signal.SIGTERM, signal.SIGINT)
 CLOCKS = {"seconds", "images_per_second", "training_seconds", "command"}
+PRECISION = "bf16" if "bf16" in kind_of_machine() else "no"  # emulated, it would be killed before it gets anywhere
 # 7.5 steps an epoch: checkpoints and kills fall amid the shuffled order.
 TRAINING = [
-    "--block_out_channels", "16", "32", "--train_batch_size", "16", "--lr_warmup_steps", "10", "--mixed_precision", "bf16",
+    "--block_out_channels", "16", "32", "--train_batch_size", "16", "--lr_warmup_steps", "10", "--mixed_precision", PRECISION,
     "--dropout", "0.2", "--gradient_accumulation_steps", "2", "--random_shift", "2", "--logging_steps", "10",
     "--validation_steps", "40", "--sample_steps", "150", "--checkpointing_steps", "50", "--report_to", "none",
     "--max_train_steps", "400",
@@ -47,7 +49,7 @@ STUDY = [
     "--shares", "0.5", "1", "--seeds", "2", "--classifier_steps", "60", "--max_train_steps", "60", "--num_images", "80",
     "--processes", "1", "--arms", "diverse-25", "variants-25",
 ]  # fmt: skip
-PRECISION = "study/precision.json"  # which a trial of a second chose: the same for all
+CHOSEN = "study/precision.json"  # by a trial of a second: the same for all
 
 
 @dataclass(frozen=True)
@@ -114,9 +116,9 @@ def run(command: list[str], after: float | None, number: signal.Signals, log: Pa
 
 
 def share_precision(whole: Path, killed: Path) -> None:
-    if (whole / PRECISION).is_file():
-        (killed / PRECISION).parent.mkdir(parents=True)
-        shutil.copyfile(whole / PRECISION, killed / PRECISION)
+    if (whole / CHOSEN).is_file():
+        (killed / CHOSEN).parent.mkdir(parents=True)
+        shutil.copyfile(whole / CHOSEN, killed / CHOSEN)
 
 
 def soak(task: Task, folder: Path, rng: random.Random) -> dict[str, Any]:
@@ -191,6 +193,8 @@ def main(argv: Sequence[str]) -> None:
             tasks[task.name] = soak(task, Path(temporary) / task.name, rng)
     result = {
         "command": "python benchmarks/soak.py",
+        "machine": describe_machine(),
+        "mixed_precision_of_the_training": PRECISION,
         "kills": sum(task["kills"] for task in tasks.values()),
         "bit_identical": all(task["bit_identical"] for task in tasks.values()),
         **tasks,
