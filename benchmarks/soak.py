@@ -1,6 +1,6 @@
 """Fifty random kills over training, evaluation and the augmentation study, each started again: is the end bit-identical?
 
-    python benchmarks/soak.py                 # about 25 minutes of one core
+    python benchmarks/soak.py                 # half an hour of one core; tasks in soak.json are kept
 
 Each task first runs undisturbed. Then it is started, killed after a random time (SIGKILL, SIGTERM or Ctrl-C), and started again by
 the same command in the same folder, until it has been killed as often as planned; the last start may finish. What it leaves is
@@ -46,8 +46,8 @@ TRAINING = [
 ]  # fmt: skip
 EVALUATION = ["--features", "texture", "--num_images", "300", "--num_inference_steps", "5"]
 STUDY = [
-    "--shares", "0.5", "1", "--seeds", "2", "--classifier_steps", "60", "--max_train_steps", "60", "--num_images", "80",
-    "--processes", "1", "--arms", "diverse-25", "variants-25",
+    "--shares", "0.5", "--imbalance", "0", "--seeds", "2", "--classifier_steps", "30", "--max_train_steps", "40",
+    "--num_images", "80", "--processes", "1", "--arms", "diverse-25", "variants-25",
 ]  # fmt: skip
 CHOSEN = "study/precision.json"  # by a trial of a second: the same for all
 
@@ -167,7 +167,7 @@ def main(argv: Sequence[str]) -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--output", type=Path, default=RESULTS / "soak.json")
     args = parser.parse_args(argv)
-    rng, tasks = random.Random(args.seed), {}  # noqa: S311
+    tasks = json.loads(args.output.read_text(encoding="utf-8"))["tasks"] if args.output.is_file() else {}
     with tempfile.TemporaryDirectory() as temporary:
         data, made = Path(temporary) / "data.npz", Path(temporary) / "made"
         write_npz(data, phantom.make_phantom(counts={"train": 240, "val": 80, "test": 80}))
@@ -190,16 +190,18 @@ def main(argv: Sequence[str]) -> None:
                  lambda folder: ["study", "augmentation", str(data), "--output", str(folder / "study"), *STUDY],
                  json_outcome("study/results.json")),
         ):  # fmt: skip
-            tasks[task.name] = soak(task, Path(temporary) / task.name, rng)
-    result = {
-        "command": "python benchmarks/soak.py",
-        "machine": describe_machine(),
-        "mixed_precision_of_the_training": PRECISION,
-        "kills": sum(task["kills"] for task in tasks.values()),
-        "bit_identical": all(task["bit_identical"] for task in tasks.values()),
-        **tasks,
-    }
-    write_json(args.output, result)
+            if task.name in tasks:
+                continue
+            tasks[task.name] = soak(task, Path(temporary) / task.name, random.Random(args.seed))  # noqa: S311
+            result = {
+                "command": "python benchmarks/soak.py",
+                "machine": describe_machine(),
+                "mixed_precision_of_the_training": PRECISION,
+                "kills": sum(one["kills"] for one in tasks.values()),
+                "bit_identical": all(one["bit_identical"] for one in tasks.values()),
+                "tasks": tasks,
+            }
+            write_json(args.output, result)
 
 
 if __name__ == "__main__":
