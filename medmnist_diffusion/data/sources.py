@@ -36,6 +36,7 @@ SUFFIXES = {
     "JPEG2000": (".jp2", ".j2k", ".jpx", ".jpc", ".jpf", ".j2c"), "PNG": (".png", ".apng"),
     "PPM": (".pgm", ".ppm", ".pbm", ".pnm"), "TIFF": (".tif", ".tiff"), "WEBP": (".webp",),
 }  # fmt: skip
+IMAGE_SUFFIXES = {suffix for suffixes in SUFFIXES.values() for suffix in suffixes}
 BESIDE_IMAGES = (".csv", ".json", ".jsonl", ".md", ".txt")
 GREY_MODES, COLOUR_MODES = ("1", "L", "LA"), ("RGB", "RGBA", "P", "CMYK", "YCbCr")
 
@@ -296,7 +297,7 @@ def _folder(path: Path, size: int) -> ImageDataset:
 
 def _passed_over(path: Path) -> list[str]:
     """One note on the files of a folder that are neither images that are read nor notes about them."""
-    known = {*(suffix for suffixes in SUFFIXES.values() for suffix in suffixes), *BESIDE_IMAGES}
+    known = {*IMAGE_SUFFIXES, *BESIDE_IMAGES}
     files = (file for file in path.rglob("*") if file.is_file() and not _hidden(file.relative_to(path)))
     counts = Counter(file.suffix.lower() or "without a suffix" for file in files if file.suffix.lower() not in known)
     listed = ", ".join(f"{suffix} {count}" for suffix, count in counts.most_common(5))
@@ -337,11 +338,10 @@ def _split_folders(path: Path) -> dict[str, Path]:
 
 def _image_patterns(folder: Path) -> list[str]:
     """The image files under a folder, as patterns for `datasets` that each match one file whatever its name holds."""
-    suffixes = {suffix for known in SUFFIXES.values() for suffix in known}
     return sorted(
         glob.escape(str(file))
         for file in folder.rglob("*")
-        if file.suffix.lower() in suffixes and not _hidden(file.relative_to(folder)) and file.is_file()
+        if file.suffix.lower() in IMAGE_SUFFIXES and not _hidden(file.relative_to(folder)) and file.is_file()
     )
 
 
