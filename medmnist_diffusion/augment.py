@@ -12,7 +12,7 @@ from medmnist_diffusion.data import ImageDataset, Split, load_dataset
 from medmnist_diffusion.data.audit import add_dataset_arguments
 from medmnist_diffusion.diffusion.machine import start_processes
 from medmnist_diffusion.errors import UserError
-from medmnist_diffusion.files import atomic_file, atomic_folder, write_json
+from medmnist_diffusion.files import atomic_folder, write_json
 from medmnist_diffusion.publish.card import read_summary
 from medmnist_diffusion.sample import (
     add_sampling_arguments,
@@ -89,9 +89,7 @@ def write_npz_set(
     from medmnist_diffusion.data.npz import SYNTHETIC, npz_arrays, write_npz
 
     arrays = npz_arrays({**dataset.splits, "train": train}, dataset.num_classes)
-    with atomic_file(output) as temporary:
-        write_npz(temporary, {**arrays, SYNTHETIC: synthetic.astype(np.uint8)[:, None]})
-        write_json(output.with_suffix(".json"), made)
+    write_npz(output, {**arrays, SYNTHETIC: synthetic.astype(np.uint8)[:, None]}, made)
 
 
 def write_datasets_folder(

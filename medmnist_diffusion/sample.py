@@ -14,7 +14,7 @@ import numpy as np
 from medmnist_diffusion.arguments import CommandParser
 from medmnist_diffusion.data.dataset import Split, without_grey_axis
 from medmnist_diffusion.errors import UserError
-from medmnist_diffusion.files import atomic_file, atomic_folder, file_hash, write_json
+from medmnist_diffusion.files import atomic_folder, file_hash, write_json
 from medmnist_diffusion.resources import check_memory
 
 RECORDED = ("sampler", "num_inference_steps", "guidance_scale", "seed")
@@ -176,11 +176,8 @@ def _write_npz(output: Path, made: Split, id2label: dict[int, str], record: dict
 
     empty = made.subset(np.arange(0))
     names = {str(label): name for label, name in id2label.items()}
-    with atomic_file(output) as temporary:
-        write_npz(temporary, npz_arrays({"train": made, "val": empty, "test": empty}, len(id2label)))
-        write_json(
-            output.with_suffix(".json"), {"id2label": names, **record}
-        )  # before the npz has its name, not before it fits
+    arrays = npz_arrays({"train": made, "val": empty, "test": empty}, len(id2label))
+    write_npz(output, arrays, {"id2label": names, **record})
 
 
 def _write_parquet(output: Path, made: Split, id2label: dict[int, str], record: dict[str, Any]) -> None:

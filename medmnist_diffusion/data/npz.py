@@ -17,7 +17,7 @@ import numpy as np
 from medmnist_diffusion.data.arrow import IN_MEMORY_BYTES, is_stored, store_images
 from medmnist_diffusion.data.dataset import CHUNK, Split, without_grey_axis
 from medmnist_diffusion.errors import UserError
-from medmnist_diffusion.files import atomic_file, cache_dir, file_hash
+from medmnist_diffusion.files import atomic_file, cache_dir, file_hash, write_json
 from medmnist_diffusion.resources import check_disk, check_memory
 
 # What zipfile raises on a damaged archive, or one that it cannot read (encrypted, say).
@@ -194,7 +194,9 @@ def npz_arrays(splits: dict[str, Split], num_classes: int) -> dict[str, np.ndarr
     return arrays
 
 
-def write_npz(path: Path, arrays: dict[str, np.ndarray]) -> None:
-    """Write the arrays (of MedMNIST's layout) atomically."""
+def write_npz(path: Path, arrays: dict[str, np.ndarray], record: dict[str, Any] | None = None) -> None:
+    """Write the arrays (of MedMNIST's layout) atomically, and beside them, as JSON, the record of how they were made."""
     with atomic_file(path) as temporary:
         np.savez_compressed(temporary, allow_pickle=False, **arrays)
+        if record is not None:
+            write_json(path.with_suffix(".json"), record)  # before the npz has its name, not before it fits
