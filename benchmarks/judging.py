@@ -79,11 +79,16 @@ def peak_memory_gib(process: int | str = "self") -> float:
 
     0 of one that has ended.
     """
+    return memory_gib(process, "VmHWM")
+
+
+def memory_gib(process: int | str, kind: str) -> float:
+    """A memory figure of /proc/PROCESS/status by its name there; 0 of a process that has ended."""
     try:
         status = Path(f"/proc/{process}/status").read_text()
     except OSError:
         return 0.0
-    return int(status.split("VmHWM:")[1].split()[0]) / 2**20 if "VmHWM:" in status else 0.0
+    return int(status.split(f"{kind}:")[1].split()[0]) / 2**20 if f"{kind}:" in status else 0.0
 
 
 def dataset_options(args: Any) -> list[str]:

@@ -22,7 +22,7 @@ from typing import Any
 
 import matplotlib
 import numpy as np
-from judging import RESULTS, peak_memory_gib
+from judging import RESULTS, memory_gib, peak_memory_gib
 
 from medmnist_diffusion.data import phantom
 from medmnist_diffusion.diffusion.machine import describe_machine
@@ -72,11 +72,13 @@ def measure(data: Path, options: list[str], processes: int = 1) -> dict[str, flo
             sys.executable, *launch, str(TRAIN), "--dataset", str(data), "--output_dir", folder,
             "--max_train_steps", str(STEPS), "--logging_steps", str(LOG_EVERY), "--report_to", "none", *options,
         ]  # fmt: skip
-        began, memory = time.monotonic(), 0.0
+        began, memory, own = time.monotonic(), 0.0, 0.0
         with (Path(folder) / "log").open("wb") as log:
             process = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT)
             while process.poll() is None:
-                memory = max(memory, sum(map(peak_memory_gib, family(process.pid))))
+                members = family(process.pid)
+                memory = max(memory, sum(map(peak_memory_gib, members)))
+                own = max(own, sum(memory_gib(member, "RssAnon") for member in members))
                 time.sleep(0.2)
         wall, status = time.monotonic() - began, process.returncode
         if status:
@@ -86,7 +88,9 @@ def measure(data: Path, options: list[str], processes: int = 1) -> dict[str, flo
     return {
         "images_per_second": round(float(np.median([float(row["images_per_second"]) for row in rows[1:]])), 1),
         "seconds_beside_training": round(wall - float(rows[-1]["seconds"]), 1),
-        "peak_memory_gib": round(memory, 2),  # of all processes, shared pages counted in each
+        # Of all processes, pages of files (libraries, mapped images: the system can drop them) counted in each; and without these.
+        "peak_memory_gib": round(memory, 2),
+        "without_file_pages_gib": round(own, 2),
     }
 
 
@@ -108,6 +112,7 @@ def plot(result: dict[str, Any], path: Path) -> None:
     by_count.plot(counts, [p["images_per_second"] for p in result["images"]], "o-", label="training images/s")
     by_count.plot(counts, [p["seconds_beside_training"] for p in result["images"]], "s-", label="s beside training")
     by_count.plot(counts, [p["peak_memory_gib"] for p in result["images"]], "D-", label="peak memory, GiB")
+    by_count.plot(counts, [p["without_file_pages_gib"] for p in result["images"]], "D:", label="without file pages")
     by_count.set(xscale="log", yscale="log", xlabel="training images of 28×28")
     processes = [p["processes"] for p in result["processes"]]
     by_processes.plot(
@@ -116,7 +121,11 @@ def plot(result: dict[str, Any], path: Path) -> None:
     by_processes.axhline(
         result["processes"][0]["images_per_second"], color="k", ls=":", label="same cores, same speed"
     )
-    by_processes.set(xlabel=f"processes on {result['cores']} cores", xticks=processes, ylim=(0, None))
+    by_processes.set(
+        xlabel=f"processes on {result['cores']} cores",
+        xticks=processes,
+        ylim=(0, 1.1 * max(p["images_per_second"] for p in result["processes"])),
+    )
     for axis in (by_size, by_count, by_processes):
         axis.grid(alpha=0.3)
         axis.legend(fontsize=8)

@@ -7,7 +7,7 @@ import numpy as np
 
 from medmnist_diffusion.files import cache_dir
 
-IN_MEMORY_BYTES = 2 * 2**30  # a split up to this size becomes one array in memory
+IN_MEMORY_BYTES = 2**29  # a split up to this size becomes one array in memory
 
 
 class ArrowImages:

@@ -36,7 +36,7 @@ def audit(dataset: ImageDataset) -> dict[str, Any]:
         leaks[f"{first}-{second}"] = {
             f"{first}_images_in_{second}": int(in_other(hashes[first], hashes[second]).sum()),
             f"{second}_images_in_{first}": int(in_other(hashes[second], hashes[first]).sum()),
-            "near_duplicate_pairs": _near_pairs(few, many, looked_up := _looked_up(few)),
+            "near_duplicate_pairs": _near_pairs(few, many, looked_up := _looked_up(np.arange(len(few)))),
             "looked_up_for_near_duplicates": len(looked_up),
         }
     counts = np.bincount(dataset.train.labels, minlength=dataset.num_classes)
@@ -77,10 +77,8 @@ def _audit_split(split: Split, dataset: ImageDataset, hashes: np.ndarray) -> dic
     mean = total / pixels
     deviation = np.sqrt(np.maximum(squares / pixels - mean**2, 0))
     counts = np.bincount(split.labels, minlength=dataset.num_classes)
-    first = np.sort(
-        np.unique(hashes, return_index=True)[1]
-    )  # of images that repeat each other one: or all pairs would be looked at
-    unique = split if len(first) == len(split) else split.subset(first)
+    # Of images that repeat each other one: or all pairs would be looked at.
+    unique = np.sort(np.unique(hashes, return_index=True)[1])
     looked_up = _looked_up(unique)
     return {
         "images": len(split),
@@ -90,21 +88,20 @@ def _audit_split(split: Split, dataset: ImageDataset, hashes: np.ndarray) -> dic
         "pixel_range": [low, high],
         "constant_images": blank,
         "repeated_images": repeats(hashes),
-        "near_duplicate_pairs": _near_pairs(unique, unique, looked_up),
+        "near_duplicate_pairs": _near_pairs(split, split, looked_up, unique),
         "looked_up_for_near_duplicates": len(looked_up),
     }
 
 
-def _near_pairs(split: Split, other: Split, looked_up: np.ndarray) -> int:
+def _near_pairs(split: Split, other: Split, looked_up: np.ndarray, among: np.ndarray | None = None) -> int:
     """How many near pairs there are, counted to MOST_PAIRS."""
-    return sum(1 for _ in islice(near_pairs(split, other, NEAR_DUPLICATE_GREY_LEVELS, looked_up), MOST_PAIRS))
+    pairs = near_pairs(split, other, NEAR_DUPLICATE_GREY_LEVELS, looked_up, among)
+    return sum(1 for _ in islice(pairs, MOST_PAIRS))
 
 
-def _looked_up(split: Split) -> np.ndarray:
-    """All rows of a split, or LOOKED_UP of them."""
-    if len(split) <= LOOKED_UP:
-        return np.arange(len(split))
-    return np.sort(np.random.default_rng(0).choice(len(split), LOOKED_UP, replace=False))
+def _looked_up(rows: np.ndarray) -> np.ndarray:
+    """All of the rows, or LOOKED_UP of them."""
+    return rows if len(rows) <= LOOKED_UP else np.sort(np.random.default_rng(0).choice(rows, LOOKED_UP, replace=False))
 
 
 def findings(report: dict[str, Any]) -> list[str]:

@@ -45,7 +45,11 @@ def drop_leaks(dataset: ImageDataset) -> tuple[ImageDataset, int]:
 
 
 def near_pairs(
-    split: Split, other: Split, threshold: float, looked_up: np.ndarray | None = None
+    split: Split,
+    other: Split,
+    threshold: float,
+    looked_up: np.ndarray | None = None,
+    among: np.ndarray | None = None,
 ) -> Iterator[tuple[int, int]]:
     """Pairs (i, j) of not identical images of two splits at most `threshold` grey levels (RMS) apart.
 
@@ -56,21 +60,23 @@ def near_pairs(
 
     Args:
         looked_up: only pairs whose i is one of these rows of `split`.
+        among: only pairs whose j is one of these rows of `other`.
     """
-    ours, theirs = _pooled(split), _pooled(other) if other is not split else None
-    theirs = ours if theirs is None else theirs
-    centre, cells = theirs.mean(0), ours.shape[1]
-    centred = theirs - centre
-    axes = np.linalg.eigh(centred.T @ centred).eigenvectors[:, -INDEXED:]  # ascending: the last ones vary most
-    tree = cKDTree(centred @ axes)
+    theirs = _pooled(other)
+    centre, cells = theirs.mean(0), theirs.shape[1]
+    theirs -= centre
+    ours = theirs if other is split else _pooled(split) - centre
+    axes = np.linalg.eigh(theirs.T @ theirs).eigenvectors[:, -INDEXED:]  # ascending: the last ones vary most
+    among = np.arange(len(theirs)) if among is None else among
+    tree = cKDTree(theirs[among] @ axes)
     radius = np.sqrt(cells) * (threshold + 0.5)  # 0.5: float32's rounding
     queries = np.arange(len(ours)) if looked_up is None else looked_up
     is_query = np.isin(np.arange(len(ours)), queries)
     for start in range(0, len(queries), QUERIES):
         block = ours[queries[start : start + QUERIES]]
-        neighbours = tree.query_ball_point((block - centre) @ axes, radius, workers=-1, return_sorted=False)
+        neighbours = tree.query_ball_point(block @ axes, radius, workers=-1, return_sorted=False)
         rows = np.repeat(queries[start : start + QUERIES], [len(found) for found in neighbours])
-        columns = np.fromiter(chain.from_iterable(neighbours), np.int64, len(rows))
+        columns = among[np.fromiter(chain.from_iterable(neighbours), np.int64, len(rows))]
         if other is split:
             once = (columns > rows) | ~is_query[columns]
             rows, columns = rows[once], columns[once]
@@ -96,10 +102,8 @@ def _pooled(split: Split) -> np.ndarray:
     """
     size = split.images.shape[1]
     cells = max(divisor for divisor in range(1, POOLED + 1) if size % divisor == 0)
-    pooled = [
-        chunk.reshape(len(chunk), cells, size // cells, cells, size // cells, -1)
-        .mean((2, 4), dtype=np.float32)
-        .reshape(len(chunk), -1)
-        for chunk in split.chunks()
-    ]
-    return np.concatenate(pooled)
+    pooled = np.empty((len(split), cells * cells * split.images.shape[3]), np.float32)
+    for start, chunk in zip(range(0, len(split), CHUNK), split.chunks(), strict=True):
+        blocks = chunk.reshape(len(chunk), cells, size // cells, cells, size // cells, -1)
+        pooled[start : start + len(chunk)] = blocks.mean((2, 4), dtype=np.float32).reshape(len(chunk), -1)
+    return pooled
