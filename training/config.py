@@ -271,7 +271,7 @@ def checked_config(config: TrainingConfig) -> TrainingConfig:
     if not config.block_out_channels or any(n % 8 or n <= 0 for n in config.block_out_channels):
         fail("block_out_channels", "one or more multiples of 8 are needed (group normalization has 8 groups)")
     if config.optimizer == "muon" and config.mixed_precision == "fp16":
-        fail("mixed_precision", "Muon's kernels are not scaled for it: use bf16, or --optimizer adamw")
+        fail("mixed_precision", "Muon was never tried with its scaled gradients: use bf16, or --optimizer adamw")
     if config.report_to != "none" and config.report_to not in {str(t) for t in get_available_trackers()}:
         known = ", ".join(str(t) for t in get_available_trackers())
         fail("report_to", f"installed trackers are {known or '(none)'}; install another by pip, or use none")

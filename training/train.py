@@ -131,7 +131,9 @@ def _train(config: TrainingConfig, dataset: ImageDataset | None, run: Path, stop
     check_training_memory(unet, activations, config.train_batch_size, config.mixed_precision)
     precision, speeds = _choose_precision(config, unet, PartialState())
     if config.optimizer == "muon" and precision == "fp16":
-        raise UserError("Muon's kernels are not scaled for fp16: launch with bf16, or give --optimizer adamw.")
+        raise UserError(
+            "Muon was never tried with fp16's scaled gradients: launch with bf16, or give --optimizer adamw."
+        )
     config = replace(config, mixed_precision=precision)
     AcceleratorState._reset_state()  # a process that trains twice may want another precision
     accelerator = Accelerator(
