@@ -2,7 +2,7 @@
 
     python benchmarks/step_speed.py          # about 4 minutes
 
-Forward and backward pass of the default recipe's network at its batch size, the fastest of a few rounds of seconds; beside the rate
+Forward and backward pass of the default network at its batch size, the fastest of a few rounds of seconds; beside the rate
 of square matrix products in the same precision, the most that this machine gives. Each variant changes one thing of the default.
 Beside them the optimizers' steps for that network, torch's own Muon too, which orthogonalizes in bfloat16.
 """
