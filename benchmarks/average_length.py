@@ -12,21 +12,21 @@ import json
 import sys
 import tempfile
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
 import torch
 from diffusers.training_utils import EMAModel
-from judging import NEVER, RESULTS, dataset_options, judge, summary_line
+from judging import RESULTS, dataset_options, judge, summary_line, train_quietly
 
 from medmnist_diffusion.data import load_dataset
 from medmnist_diffusion.data.audit import add_dataset_arguments
 from medmnist_diffusion.diffusion.machine import describe_machine
 from medmnist_diffusion.diffusion.sampling import generate, load_pipeline
-from medmnist_diffusion.errors import run_command
+from medmnist_diffusion.errors import UserError, run_command
 from medmnist_diffusion.files import write_json
 from medmnist_diffusion.training import train as training
-from medmnist_diffusion.training.config import parse_config
 
 POWERS = (0.0, 1 / 2, 2 / 3, 3 / 4, 0.85, 1.0)
 IMAGES = 1000
@@ -56,13 +56,9 @@ def run(args: argparse.Namespace, seed: int) -> list[dict[str, Any]]:
     labels = np.sort(np.random.default_rng(seed).choice(dataset.train.labels, IMAGES))
     rows = []
     with tempfile.TemporaryDirectory() as folder:
-        options = [
-            "--dataset", args.dataset, "--output_dir", folder, "--max_train_steps", str(args.steps), "--seed", str(seed),
-            "--report_to", "none", *dataset_options(args),
-        ]  # fmt: skip
-        for pause in ("--validation_steps", "--sample_steps", "--checkpointing_steps"):
-            options += [pause, NEVER]
-        pipe = load_pipeline(training.train(parse_config(options)))
+        options = ["--max_train_steps", str(args.steps), "--seed", str(seed), *dataset_options(args)]
+        pipeline, _ = train_quietly(args.dataset, Path(folder), options)
+        pipe = load_pipeline(pipeline)
         for power, average in SeveralAverages.made.pop().by_power.items():
             average.copy_to(pipe.unet.parameters())
             judged = judge(dataset, generate(pipe, labels, seed=seed), labels)
@@ -78,10 +74,12 @@ def main(argv: Sequence[str]) -> None:
     parser.add_argument("--seeds", type=int, default=3)
     args = parser.parse_args(argv)
     path = RESULTS / f"average_length_{load_dataset(args.dataset, args.root, args.size).name}.json"
-    result: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {
-        "command": f"python benchmarks/average_length.py --dataset {args.dataset} --steps {args.steps}",
-        "machine": describe_machine(), "judged_images": IMAGES, "runs": [],
-    }  # fmt: skip
+    command = f"python benchmarks/average_length.py --dataset {args.dataset} --steps {args.steps}"
+    result: dict[str, Any] = {"command": command, "machine": describe_machine(), "judged_images": IMAGES, "runs": []}
+    if path.is_file():
+        result = json.loads(path.read_text(encoding="utf-8"))
+        if result["command"] != command:
+            raise UserError(f"{path} holds the results of `{result['command']}`. Remove it first.")
     training.EMAModel = SeveralAverages
     for seed in range(args.seeds):
         if all(row["seed"] != seed for row in result["runs"]):

@@ -34,7 +34,8 @@ def ours(images: np.ndarray, labels: np.ndarray, seconds: float, folder: Path) -
     for split in ("val", "test"):  # held-out losses are not looked at here, and no pipeline is chosen by them
         arrays |= {f"{split}_images": arrays["train_images"][-64:], f"{split}_labels": arrays["train_labels"][-64:]}
     write_npz(folder / "data.npz", arrays)
-    pipeline, summary = train_quietly(str(folder / "data.npz"), folder / "run", seconds / 60, [])
+    budget = ["--max_train_minutes", str(seconds / 60)]
+    pipeline, summary = train_quietly(str(folder / "data.npz"), folder / "run", budget)
     pipe = load_pipeline(pipeline)
     pipe.set_progress_bar_config(disable=True)
     precision = read_config_file(pipeline / "training_config.yaml")["mixed_precision"]

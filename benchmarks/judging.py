@@ -21,15 +21,13 @@ SPACES = ("classifier", "texture")
 NEVER = "1000000000"
 
 
-def train_quietly(dataset: str, folder: Path, minutes: float, options: Sequence[str]) -> tuple[Path, dict[str, Any]]:
-    """A training that does nothing beside training; returns the pipeline folder and its summary."""
+def train_quietly(dataset: str, folder: Path, options: Sequence[str]) -> tuple[Path, dict[str, Any]]:
+    """A training that does nothing beside training; returns the pipeline folder and its summary. The options hold the budget."""
     arguments = [
         "--dataset",
         dataset,
         "--output_dir",
         str(folder),
-        "--max_train_minutes",
-        str(minutes),
         "--report_to",
         "none",
     ]

@@ -52,7 +52,7 @@ def main(argv: Sequence[str]) -> None:
             config.write_text(yaml.safe_dump(preset(args.preset)))
             began = time.monotonic()
             options = ["--config", str(config), *dataset_options(args)]
-            train_quietly(args.dataset, pipeline.parent, preset(args.preset)["max_train_minutes"], options)
+            train_quietly(args.dataset, pipeline.parent, options)
             measured = {
                 "minutes_with_start_and_saving": round((time.monotonic() - began) / 60, 2),
                 "peak_memory_gib": round(peak_memory_gib(), 2),

@@ -58,8 +58,9 @@ def run(args: argparse.Namespace) -> None:
     """One arm with one seed, in this process; the result goes to --output."""
     dataset = load_dataset(args.dataset, args.root, args.size)
     with tempfile.TemporaryDirectory() as folder:
-        options = ["--seed", str(args.seed), *dataset_options(args), *ARMS[args.run]]
-        pipeline, summary = train_quietly(args.dataset, Path(folder), args.seconds / 60, options)
+        budget = ["--max_train_minutes", str(args.seconds / 60)]
+        options = [*budget, "--seed", str(args.seed), *dataset_options(args), *ARMS[args.run]]
+        pipeline, summary = train_quietly(args.dataset, Path(folder), options)
         labels = np.sort(np.random.default_rng(args.seed).choice(dataset.train.labels, IMAGES))
         images = generate(load_pipeline(pipeline), labels, seed=args.seed)
     result = {

@@ -88,7 +88,8 @@ def measure(data: Path, options: list[str], processes: int = 1) -> dict[str, flo
     return {
         "images_per_second": round(float(np.median([float(row["images_per_second"]) for row in rows[1:]])), 1),
         "seconds_beside_training": round(wall - float(rows[-1]["seconds"]), 1),
-        # Of all processes, pages of files (libraries, mapped images: the system can drop them) counted in each; and without these.
+        # Of all processes, pages of files (libraries, mapped images: the system can drop them) counted in each; and the most that
+        # was seen, five times a second, without these.
         "peak_memory_gib": round(memory, 2),
         "without_file_pages_gib": round(own, 2),
     }

@@ -65,6 +65,7 @@ def test_npz_in_memory_and_memory_mapped_are_the_same(tmp_path, arrays):
     small = read_npz(tmp_path / "x.npz")
     large = read_npz(tmp_path / "x.npz", in_memory_bytes=1000)
     assert isinstance(large["train"].images, ArrowImages)
+    assert large["train"].images[:2].flags.writeable  # torch warns of others
     assert small["train"].images.shape == large["train"].images.shape == (40, 28, 28, 1)
     np.testing.assert_array_equal(small["train"].images, large["train"].images[:])
     np.testing.assert_array_equal(small["train"].images[[5, 2, 39]], large["train"].images[np.array([5, 2, 39])])

@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 
 from medmnist_diffusion.files import cache_dir
+from medmnist_diffusion.resources import check_disk, check_memory
 
 IN_MEMORY_BYTES = 2**29  # a split up to this size becomes one array in memory
 
@@ -25,7 +26,7 @@ class ArrowImages:
             index = np.asarray(index)
             index = np.flatnonzero(index) if index.dtype == bool else index
         rows = self._table[index]["image"]
-        return np.frombuffer(b"".join(rows), np.uint8).reshape(len(rows), *self.shape[1:])
+        return np.frombuffer(bytearray().join(rows), np.uint8).reshape(len(rows), *self.shape[1:])  # writable
 
 
 def is_stored(fingerprint: str) -> bool:
@@ -38,7 +39,9 @@ def store_images(
     count: int,
     image_shape: tuple[int, int, int],
     fingerprint: str,
+    where: str,
     in_memory_bytes: int = IN_MEMORY_BYTES,
+    remedy: str = "",
 ) -> np.ndarray | ArrowImages:
     """Collect uint8 chunks n×H×W×C into one array, or into a memory-mapped Arrow file where they are too many.
 
@@ -47,9 +50,16 @@ def store_images(
         count: their number.
         image_shape: H, W, C.
         fingerprint: names the content; an Arrow file made before under the same name is used again.
+        where: what they are, in an error.
         in_memory_bytes: above this many bytes the images go to disk.
+        remedy: what to do if they claim more room than they should.
+
+    Raises:
+        UserError: if memory or disk have no room for them.
     """
-    if count * int(np.prod(image_shape)) <= in_memory_bytes:
+    size = count * int(np.prod(image_shape, dtype=object))
+    if size <= in_memory_bytes:
+        check_memory(size, where, remedy)
         images = np.empty((count, *image_shape), np.uint8)
         start = 0
         for chunk in chunks():
@@ -58,6 +68,9 @@ def store_images(
         return images
 
     import datasets
+
+    if not is_stored(fingerprint):
+        check_disk(cache_dir(), size, where, f"MEDMNIST_DIFFUSION_CACHE names another place. {remedy}".strip())
 
     def rows() -> Iterator[dict[str, bytes]]:
         for chunk in chunks():

@@ -56,7 +56,7 @@ def near_pairs(
     Two lower bounds of the distance come first: means over at most 8×8 cells (by Jensen's inequality), and their leading principal
     components (a projection), whose neighbours a k-d tree finds without comparing every pair. Only the pairs that pass are
     compared pixel by pixel, so that memory holds at most 64 numbers a channel and image.
-    Within one split (the same object) each pair comes once, with i < j if both are looked up.
+    Within one split (the same object) each pair comes once, with i < j if it could come both ways.
 
     Args:
         looked_up: only pairs whose i is one of these rows of `split`.
@@ -68,17 +68,17 @@ def near_pairs(
     ours = theirs if other is split else _pooled(split) - centre
     axes = np.linalg.eigh(theirs.T @ theirs).eigenvectors[:, -INDEXED:]  # ascending: the last ones vary most
     among = np.arange(len(theirs)) if among is None else among
-    tree = cKDTree(theirs[among] @ axes)
+    tree = cKDTree((theirs @ axes)[among])
     radius = np.sqrt(cells) * (threshold + 0.5)  # 0.5: float32's rounding
     queries = np.arange(len(ours)) if looked_up is None else looked_up
-    is_query = np.isin(np.arange(len(ours)), queries)
+    is_query, is_among = np.isin(np.arange(len(ours)), queries), np.isin(np.arange(len(theirs)), among)
     for start in range(0, len(queries), QUERIES):
         block = ours[queries[start : start + QUERIES]]
         neighbours = tree.query_ball_point(block @ axes, radius, workers=-1, return_sorted=False)
         rows = np.repeat(queries[start : start + QUERIES], [len(found) for found in neighbours])
         columns = among[np.fromiter(chain.from_iterable(neighbours), np.int64, len(rows))]
         if other is split:
-            once = (columns > rows) | ~is_query[columns]
+            once = (columns > rows) | ~(is_query[columns] & is_among[rows])  # else it comes as (j, i), too
             rows, columns = rows[once], columns[once]
         for at in range(0, len(rows), CHUNK):
             i, j = rows[at : at + CHUNK], columns[at : at + CHUNK]

@@ -14,11 +14,10 @@ from typing import Any
 
 import numpy as np
 
-from medmnist_diffusion.data.arrow import IN_MEMORY_BYTES, is_stored, store_images
+from medmnist_diffusion.data.arrow import IN_MEMORY_BYTES, store_images
 from medmnist_diffusion.data.dataset import CHUNK, Split, without_grey_axis
 from medmnist_diffusion.errors import UserError
-from medmnist_diffusion.files import atomic_file, cache_dir, file_hash, write_json
-from medmnist_diffusion.resources import check_disk, check_memory
+from medmnist_diffusion.files import atomic_file, file_hash, write_json
 
 # What zipfile raises on a damaged archive, or one that it cannot read (encrypted, say).
 DAMAGED = (zipfile.BadZipFile, zlib.error, EOFError, OSError, RuntimeError, ValueError, KeyError, lzma.LZMAError)
@@ -99,9 +98,6 @@ def _read_split(path: Path, split: str, headers: dict[str, Any], in_memory_bytes
         if marks_shape not in ((image_shape[0],), (image_shape[0], 1)) or marks_dtype not in (np.uint8, bool):
             raise UserError(f"{path}: {SYNTHETIC} must hold a 0 or 1 for each training image. {REMEDY}")
     size = int(np.prod(image_shape, dtype=object))
-    fingerprint = f"{path.stem}-{split}-{file_hash(path)[:16]}" if size > in_memory_bytes else ""
-    if not (fingerprint and is_stored(fingerprint)):
-        _check_room(where, size, in_memory_bytes)
 
     try:
         with np.load(path, allow_pickle=False) as arrays:
@@ -115,23 +111,17 @@ def _read_split(path: Path, split: str, headers: dict[str, Any], in_memory_bytes
             lambda: _image_chunks(path, f"{split}_images", (image_shape[0], *shape)),
             image_shape[0],
             shape,
-            fingerprint,
-            in_memory_bytes=in_memory_bytes,
+            f"{path.stem}-{split}-{file_hash(path)[:16]}" if size > in_memory_bytes else "",
+            where,
+            in_memory_bytes,
+            # A few kilobytes of zip can unpack to any size.
+            "If that is not what you expect, the file's header is wrong: write it again.",
         )
     except DAMAGED as error:
         raise UserError(
             f"{where} cannot be read, the file is damaged ({error}). Download or write it again."
         ) from None
     return Split(split, images, labels.astype(np.int64))
-
-
-def _check_room(where: str, size: int, in_memory_bytes: int) -> None:
-    """Whether images of so many bytes have room: a few kilobytes of zip can unpack to any size."""
-    remedy = "If that is not what you expect, the file's header is wrong: write it again."
-    if size <= in_memory_bytes:
-        check_memory(size, where, remedy)
-    else:
-        check_disk(cache_dir(), size, where, f"MEDMNIST_DIFFUSION_CACHE names another place. {remedy}")
 
 
 def _header(archive: zipfile.ZipFile, member: str) -> tuple[tuple[int, ...], np.dtype | None]:

@@ -411,6 +411,7 @@ def _from_tables(name: str, where: str, tables: Any, size: int, own_files: bool 
             len(table),
             (size, size, channels),
             fingerprint=f"{split}-{table._fingerprint}-{size}-{channels}",
+            where=f"{where}: {split}",
         )
         splits[split] = Split(split, images, np.asarray(table["label"], np.int64))
     return ImageDataset(name, splits, dict(enumerate(names)), notes=notes)

@@ -52,7 +52,7 @@ class KernelMuon(torch.optim.Optimizer):
 
 
 def orthogonalized(matrices: torch.Tensor) -> torch.Tensor:
-    """U·S·Vᵀ → U·S'·Vᵀ with all of S' about 1 (0.7 … 1.2), for n matrices n×r×c; a few Newton-Schulz steps."""
+    """U·S·Vᵀ → U·S'·Vᵀ for n matrices n×r×c, by Newton-Schulz steps: S' is 0.7 … 1.2, but for what is below 0.0015 of S's norm."""
     if matrices.shape[1] > matrices.shape[2]:
         return orthogonalized(matrices.mT).mT
     matrices = matrices / matrices.norm(dim=(1, 2), keepdim=True).clamp(min=1e-7)
