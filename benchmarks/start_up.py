@@ -16,6 +16,7 @@ import numpy as np
 from judging import RESULTS
 
 from medmnist_diffusion.cli import COMMANDS
+from medmnist_diffusion.diffusion.machine import describe_machine
 from medmnist_diffusion.errors import UserError, run_command
 from medmnist_diffusion.files import write_json
 
@@ -34,7 +35,7 @@ def seconds_of(arguments: list[str]) -> float:
 
 def main(argv: Sequence[str]) -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
-    parser.add_argument("--output", type=Path, default=RESULTS, help="a folder")
+    parser.add_argument("--output", type=Path, default=RESULTS / "start_up.json")
     args = parser.parse_args(argv)
     helps = {"": ["--help"], **{name: [name, "--help"] for name in COMMANDS}}
     medians = {name: float(np.median([seconds_of(command) for _ in range(TIMES)])) for name, command in helps.items()}
@@ -42,13 +43,13 @@ def main(argv: Sequence[str]) -> None:
         os.environ["MEDMNIST_DIFFUSION_CACHE"] = str(Path(folder) / "cache")  # nothing of an earlier run helps
         demo = seconds_of(["demo", "--output", str(Path(folder) / "demo")])
     result = {
-        "command": "python benchmarks/start_up.py",
-        "cores": len(os.sched_getaffinity(0)),
+        "command": f"python benchmarks/start_up.py --output {args.output.name}",
+        "machine": describe_machine(),
         "help_seconds": {f"medmnist-diffusion {name}".strip(): round(value, 2) for name, value in medians.items()},
         "demo_seconds": round(demo, 1),
     }
     print(result)
-    write_json(args.output / "start_up.json", result)
+    write_json(args.output, result)
 
 
 if __name__ == "__main__":
