@@ -1,6 +1,6 @@
 """How long should the average of the weights be? Several lengths of one training, kept at once and judged side by side.
 
-    taskset -c 0 python benchmarks/average_length.py --steps 1500 --seeds 3      # PneumoniaMNIST from $MEDMNIST_ROOT
+    taskset -c 0 python benchmarks/average_length.py --steps 800 --seeds 3      # PneumoniaMNIST from $MEDMNIST_ROOT
 
 An average's decay after s steps is 1 - (1 + s)^(-power), as in diffusers' EMAModel: power 1 is the mean of all weights so far, 2/3
 (the default) remembers the last (1 + s)^(2/3) steps, 0 is the last weights alone. All averages of a seed see the same training and
@@ -70,7 +70,7 @@ def run(args: argparse.Namespace, seed: int) -> list[dict[str, Any]]:
 def main(argv: Sequence[str]) -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
     add_dataset_arguments(parser, default="pneumoniamnist")
-    parser.add_argument("--steps", type=int, default=1500, help="of each training (default 1500)")
+    parser.add_argument("--steps", type=int, default=800, help="of each training (default 800)")
     parser.add_argument("--seeds", type=int, default=3)
     args = parser.parse_args(argv)
     path = RESULTS / f"average_length_{load_dataset(args.dataset, args.root, args.size).name}.json"
