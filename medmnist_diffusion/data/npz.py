@@ -100,12 +100,6 @@ def _read_split(path: Path, split: str, headers: dict[str, Any], in_memory_bytes
     size = int(np.prod(image_shape, dtype=object))
 
     try:
-        with np.load(path, allow_pickle=False) as arrays:
-            labels = arrays[f"{split}_labels"].reshape(-1)
-        if labels.dtype.kind == "f" and np.isnan(labels).any():
-            raise UserError(f"{where}_labels holds NaN. Give every image a class id.")
-        if labels.dtype.kind == "f":
-            raise UserError(f"{where}_labels has dtype {labels.dtype}; integer class ids are needed.")
         shape = (image_shape[1], image_shape[2], image_shape[3] if len(image_shape) == 4 else 1)
         images = store_images(
             lambda: _image_chunks(path, f"{split}_images", (image_shape[0], *shape)),
@@ -117,6 +111,12 @@ def _read_split(path: Path, split: str, headers: dict[str, Any], in_memory_bytes
             # A few kilobytes of zip can unpack to any size.
             "If that is not what you expect, the file's header is wrong: write it again.",
         )
+        with np.load(path, allow_pickle=False) as arrays:  # last: there is room for them where there is for the images
+            labels = arrays[f"{split}_labels"].reshape(-1)
+        if labels.dtype.kind == "f" and np.isnan(labels).any():
+            raise UserError(f"{where}_labels holds NaN. Give every image a class id.")
+        if labels.dtype.kind == "f":
+            raise UserError(f"{where}_labels has dtype {labels.dtype}; integer class ids are needed.")
     except DAMAGED as error:
         raise UserError(
             f"{where} cannot be read, the file is damaged ({error}). Download or write it again."
