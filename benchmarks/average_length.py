@@ -12,16 +12,13 @@ import json
 import sys
 import tempfile
 from collections.abc import Iterable, Sequence
-from pathlib import Path
 from typing import Any, ClassVar
 
-import numpy as np
 import torch
 from diffusers.training_utils import EMAModel
-from judging import RESULTS, dataset_options, judge, summary_line, train_quietly
+from judging import RESULTS, add_trainings_arguments, drawn_labels, judge, summary_line, train_steps
 
-from medmnist_diffusion.data import load_dataset
-from medmnist_diffusion.data.audit import add_dataset_arguments
+from medmnist_diffusion.data import ImageDataset, load_dataset
 from medmnist_diffusion.diffusion.machine import describe_machine
 from medmnist_diffusion.diffusion.sampling import generate, load_pipeline
 from medmnist_diffusion.errors import UserError, run_command
@@ -50,14 +47,12 @@ class SeveralAverages(EMAModel):
             average.step(parameters)
 
 
-def run(args: argparse.Namespace, seed: int) -> list[dict[str, Any]]:
+def run(args: argparse.Namespace, dataset: ImageDataset, seed: int) -> list[dict[str, Any]]:
     """One training; a row for each length."""
-    dataset = load_dataset(args.dataset, args.root, args.size)
-    labels = np.sort(np.random.default_rng(seed).choice(dataset.train.labels, IMAGES))
+    labels = drawn_labels(dataset.train.labels, IMAGES, seed)
     rows = []
     with tempfile.TemporaryDirectory() as folder:
-        options = ["--max_train_steps", str(args.steps), "--seed", str(seed), *dataset_options(args)]
-        pipeline, _ = train_quietly(args.dataset, Path(folder), options)
+        pipeline, _ = train_steps(args, seed, folder)
         pipe = load_pipeline(pipeline)
         for power, average in SeveralAverages.made.pop().by_power.items():
             average.copy_to(pipe.unet.parameters())
@@ -69,11 +64,10 @@ def run(args: argparse.Namespace, seed: int) -> list[dict[str, Any]]:
 
 def main(argv: Sequence[str]) -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
-    add_dataset_arguments(parser, default="pneumoniamnist")
-    parser.add_argument("--steps", type=int, default=800, help="of each training (default 800)")
-    parser.add_argument("--seeds", type=int, default=3)
+    add_trainings_arguments(parser)
     args = parser.parse_args(argv)
-    path = RESULTS / f"average_length_{load_dataset(args.dataset, args.root, args.size).name}.json"
+    dataset = load_dataset(args.dataset, args.root, args.size)
+    path = RESULTS / f"average_length_{dataset.name}.json"
     command = f"python benchmarks/average_length.py --dataset {args.dataset} --steps {args.steps}"
     result: dict[str, Any] = {"command": command, "machine": describe_machine(), "judged_images": IMAGES, "runs": []}
     if path.is_file():
@@ -83,7 +77,7 @@ def main(argv: Sequence[str]) -> None:
     training.EMAModel = SeveralAverages
     for seed in range(args.seeds):
         if all(row["seed"] != seed for row in result["runs"]):
-            result["runs"] += run(args, seed)
+            result["runs"] += run(args, dataset, seed)
             write_json(path, result)
 
 

@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from diffusers import DDPMScheduler, DPMSolverMultistepScheduler, UNet2DModel
 from diffusers.optimization import get_cosine_schedule_with_warmup
 from diffusers.training_utils import EMAModel
-from judging import train_quietly
+from judging import drawn_labels, train_quietly
 from torch.utils.flop_counter import FlopCounterMode
 
 from medmnist_diffusion.data.dataset import to_model_range, to_uint8, without_grey_axis
@@ -41,7 +41,7 @@ def ours(images: np.ndarray, labels: np.ndarray, seconds: float, folder: Path) -
     precision = read_config_file(pipeline / "training_config.yaml")["mixed_precision"]
 
     def sample(n: int, seed: int) -> np.ndarray:
-        return generate(pipe, np.sort(np.random.default_rng(seed).choice(labels, n)), seed=seed)
+        return generate(pipe, drawn_labels(labels, n, seed), seed=seed)
 
     return sample, {
         "parameters": summary["parameters"],

@@ -19,7 +19,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from diffusers import DDIMScheduler
-from judging import RESULTS, judge, summary_line
+from judging import RESULTS, drawn_labels, judge, summary_line
 from tqdm import tqdm
 
 from medmnist_diffusion.data import load_dataset
@@ -109,7 +109,7 @@ def main(argv: Sequence[str]) -> None:
     args = parser.parse_args(argv)
     start_processes()
     dataset = load_dataset(args.dataset, args.root, args.size)
-    labels = np.sort(np.random.default_rng(0).choice(dataset.train.labels, JUDGED))
+    labels = drawn_labels(dataset.train.labels, JUDGED)
     pipe = load_pipeline(args.pipeline)
     pipe.set_progress_bar_config(disable=True)
     rows: list[dict[str, Any]] = []

@@ -1,5 +1,6 @@
 """What the benchmarks share: a training without pauses, and one judgement of its images."""
 
+import argparse
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -8,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from medmnist_diffusion.data import ImageDataset, Split
+from medmnist_diffusion.data.audit import add_dataset_arguments
 from medmnist_diffusion.metrics import memorization
 from medmnist_diffusion.metrics.classifier import predict, real_data_classifier
 from medmnist_diffusion.metrics.extractors import extract, make_extractor
@@ -35,6 +37,24 @@ def train_quietly(dataset: str, folder: Path, options: Sequence[str]) -> tuple[P
         arguments += [pause, NEVER]
     pipeline = train(parse_config([*arguments, *options]))
     return pipeline, json.loads((pipeline / "training_summary.json").read_text(encoding="utf-8"))
+
+
+def add_trainings_arguments(parser: argparse.ArgumentParser) -> None:
+    """What a benchmark of several short trainings takes: the data set, --steps and --seeds."""
+    add_dataset_arguments(parser, default="pneumoniamnist")
+    parser.add_argument("--steps", type=int, default=800, help="of each training (default 800)")
+    parser.add_argument("--seeds", type=int, default=3)
+
+
+def train_steps(args: argparse.Namespace, seed: int, folder: str) -> tuple[Path, dict[str, Any]]:
+    """`train_quietly` as these arguments say."""
+    options = ["--max_train_steps", str(args.steps), "--seed", str(seed), *dataset_options(args)]
+    return train_quietly(args.dataset, Path(folder), options)
+
+
+def drawn_labels(labels: np.ndarray, count: int, seed: int = 0) -> np.ndarray:
+    """As many of the labels, drawn with replacement, in order: what a benchmark generates to be judged."""
+    return np.sort(np.random.default_rng(seed).choice(labels, count))
 
 
 def judge(dataset: ImageDataset, images: np.ndarray, labels: np.ndarray | None = None) -> dict[str, Any]:

@@ -10,14 +10,11 @@ import argparse
 import sys
 import tempfile
 from collections.abc import Sequence
-from pathlib import Path
 
-import numpy as np
 import torch
-from judging import RESULTS, dataset_options, judge, summary_line, train_quietly
+from judging import RESULTS, add_trainings_arguments, drawn_labels, judge, summary_line, train_steps
 
 from medmnist_diffusion.data import load_dataset
-from medmnist_diffusion.data.audit import add_dataset_arguments
 from medmnist_diffusion.diffusion import optimizers
 from medmnist_diffusion.diffusion.machine import describe_machine
 from medmnist_diffusion.diffusion.sampling import generate, load_pipeline
@@ -49,19 +46,16 @@ ARMS = {"float32": optimizers.orthogonalized, "bfloat16": orthogonalized_in_bflo
 
 def main(argv: Sequence[str]) -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
-    add_dataset_arguments(parser, default="pneumoniamnist")
-    parser.add_argument("--steps", type=int, default=800, help="of each training (default 800)")
-    parser.add_argument("--seeds", type=int, default=3)
+    add_trainings_arguments(parser)
     args = parser.parse_args(argv)
     dataset = load_dataset(args.dataset, args.root, args.size)
     rows = []
     for seed in range(args.seeds):
-        labels = np.sort(np.random.default_rng(seed).choice(dataset.train.labels, IMAGES))
+        labels = drawn_labels(dataset.train.labels, IMAGES, seed)
         for precision, function in ARMS.items():
             optimizers.orthogonalized = function
             with tempfile.TemporaryDirectory() as folder:
-                options = ["--max_train_steps", str(args.steps), "--seed", str(seed), *dataset_options(args)]
-                pipeline, summary = train_quietly(args.dataset, Path(folder), options)
+                pipeline, summary = train_steps(args, seed, folder)
                 judged = judge(dataset, generate(load_pipeline(pipeline), labels, seed=seed), labels)
             rows.append({"seed": seed, "precision": precision, "val_loss": summary["val_loss"], **judged})
             print(f"seed {seed}, {precision}: loss {summary['val_loss']:.5f}, {summary_line(judged)}", flush=True)

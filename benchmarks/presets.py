@@ -18,9 +18,8 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np
 import yaml
-from judging import RESULTS, dataset_options, floor, judge, peak_memory_gib, summary_line, train_quietly
+from judging import RESULTS, dataset_options, drawn_labels, floor, judge, peak_memory_gib, summary_line, train_quietly
 
 from medmnist_diffusion.data import load_dataset
 from medmnist_diffusion.data.audit import add_dataset_arguments
@@ -60,7 +59,7 @@ def main(argv: Sequence[str]) -> None:
         summary = json.loads((pipeline / "training_summary.json").read_text(encoding="utf-8"))
         pipe = load_pipeline(pipeline)
         count = min(MOST, len(memorization.clean_held_out(dataset)))
-        labels = np.sort(np.random.default_rng(0).choice(dataset.train.labels, count))
+        labels = drawn_labels(dataset.train.labels, count)
         began = time.monotonic()
         images = generate(pipe, labels)
         sampling = count / (time.monotonic() - began)

@@ -22,7 +22,7 @@ from threading import Lock
 from typing import Any
 
 import numpy as np
-from judging import RESULTS, SPACES, dataset_options, judge, summary_line, train_quietly
+from judging import RESULTS, SPACES, dataset_options, drawn_labels, judge, summary_line, train_quietly
 
 from medmnist_diffusion.data import load_dataset
 from medmnist_diffusion.data.audit import add_dataset_arguments
@@ -61,7 +61,7 @@ def run(args: argparse.Namespace) -> None:
         budget = ["--max_train_minutes", str(args.seconds / 60)]
         options = [*budget, "--seed", str(args.seed), *dataset_options(args), *ARMS[args.run]]
         pipeline, summary = train_quietly(args.dataset, Path(folder), options)
-        labels = np.sort(np.random.default_rng(args.seed).choice(dataset.train.labels, IMAGES))
+        labels = drawn_labels(dataset.train.labels, IMAGES, args.seed)
         images = generate(load_pipeline(pipeline), labels, seed=args.seed)
     result = {
         "seed": args.seed,

@@ -11,8 +11,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np
-from judging import RESULTS, judge, summary_line
+from judging import RESULTS, drawn_labels, judge, summary_line
 
 from medmnist_diffusion.data import load_dataset
 from medmnist_diffusion.data.audit import add_dataset_arguments
@@ -36,7 +35,7 @@ def main(argv: Sequence[str]) -> None:
     args = parser.parse_args(argv)
     start_processes()
     dataset = load_dataset(args.dataset, args.root, args.size)
-    labels = np.sort(np.random.default_rng(0).choice(dataset.train.labels, args.num_images))
+    labels = drawn_labels(dataset.train.labels, args.num_images)
     rows = []
     for sampler, steps in SAMPLERS:
         pipe = load_pipeline(args.pipeline, sampler)

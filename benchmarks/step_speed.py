@@ -20,6 +20,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
+from diffusers import UNet2DModel
 from judging import RESULTS
 from time_to_quality import matmul_gflops
 
@@ -35,17 +36,26 @@ DTYPES = {"no": None, "bf16": torch.bfloat16}
 WIDTHS = ((32, 64), (48, 64), (64, 96), (64, 128))
 
 
+def network_of(widths: Sequence[int]) -> UNet2DModel:
+    """The default network for 28×28 grey images and two classes, of these widths."""
+    return build_unet(28, 1, 2, widths, TrainingConfig().layers_per_block, unshuffle_factor(28, 1, widths))
+
+
 def measure(
     widths: Sequence[int], precision: str, channels_last: bool = False, compiled: bool = False
 ) -> dict[str, Any]:
     torch.manual_seed(0)
-    config = TrainingConfig()
-    unet = build_unet(28, 1, 2, widths, config.layers_per_block, unshuffle_factor(28, 1, widths))
+    unet = network_of(widths)
     gflop, _ = training_cost(unet)
     memory_format = torch.channels_last if channels_last else torch.contiguous_format
     unet.to(memory_format=memory_format)
     network: Any = torch.compile(unet) if compiled else unet
-    shape = (config.train_batch_size, unet.config.in_channels, unet.config.sample_size, unet.config.sample_size)
+    shape = (
+        TrainingConfig().train_batch_size,
+        unet.config.in_channels,
+        unet.config.sample_size,
+        unet.config.sample_size,
+    )
     images = torch.randn(shape).contiguous(memory_format=memory_format)
     timesteps = torch.arange(len(images))
     labels = torch.zeros(len(images), dtype=torch.long)
@@ -74,7 +84,7 @@ def measure(
 
 def optimizer_milliseconds() -> dict[str, float]:
     """The fastest step of each optimizer for its share of the default network's parameters."""
-    unet = build_unet(28, 1, 2, TrainingConfig().block_out_channels, 1, 2)
+    unet = network_of(TrainingConfig().block_out_channels)
     adamw, muon = build_optimizers(unet, "muon", 1e-3, 1e-3, 0.0)
     matrices = [torch.nn.Parameter(kernel.detach().flatten(1)) for kernel in muon.param_groups[0]["params"]]
     fastest = {}
