@@ -1,69 +1,309 @@
-"""`medmnist-diffusion …`: one subcommand a step. Each lives where its work is done; this file only finds it.
+"""`medmnist-diffusion …`: one thin command a step. It reads the arguments and calls one function.
 
-Modules are imported when their command runs, so that `--help` does not wait for torch.
+What a command needs is imported when it runs, so that `--help` and a mistake are answered at once.
 """
 
-import importlib
 import sys
 from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
 
-from medmnist_diffusion import __version__
+import click
+
+from medmnist_diffusion import __version__, choices, options
+from medmnist_diffusion.console import show_messages
+from medmnist_diffusion.diffusion.samplers import Sampling, checked_sampling
 from medmnist_diffusion.errors import UserError, run_command
+from medmnist_diffusion.options import FOLDER_OR_FILE, Command
+from medmnist_diffusion.training.arguments import TrainCommand, config_from_options, training_options
 
-COMMANDS = {
-    "audit": ("medmnist_diffusion.data.audit", "what is in a data set, and what is wrong with it"),
-    "train": (
-        "medmnist_diffusion.training.train",
-        "train a pipeline (the same as accelerate launch training/train.py)",
-    ),
-    "sample": ("medmnist_diffusion.sample", "generate labelled images: PNG folders, npz or parquet"),
-    "evaluate": (
-        "medmnist_diffusion.training.evaluate_fid",
-        "how good generated images are, and whether they are copies, beside real images",
-    ),
-    "augment": ("medmnist_diffusion.augment", "a training set with generated images beside the real ones"),
-    "card": ("medmnist_diffusion.publish.card", "write the model card into a pipeline folder"),
-    "publish": ("medmnist_diffusion.publish.publish", "check a pipeline folder and upload it to the Hugging Face Hub"),
-    "publish-dataset": ("medmnist_diffusion.publish.dataset", "the same for generated images, as parquet with a card"),
-    "study": (
-        "medmnist_diffusion.studies.study",
-        "loss: which recipe? augmentation: do generated images help? Tested over seeds",
-    ),
-    "demo": (
-        "medmnist_diffusion.demo",
-        "audit, train, sample, evaluate and card on the phantom set, in minutes",
-    ),
-}
+AT_LEAST_1, AT_LEAST_2 = click.IntRange(min=1), click.IntRange(min=2)
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run one subcommand; returns its exit code (docs/robustness.md lists them)."""
-    return run_command(_dispatch, argv)
+class Group(click.Group):
+    """Commands in the order of the work; a misspelt one gets the nearest."""
+
+    command_class = Command
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(self.commands)
 
 
-def _dispatch(argv: Sequence[str]) -> None:
-    if not argv or argv[0] in ("-h", "--help"):
-        print(_usage())
-    elif argv[0] == "--version":
-        print(__version__)
-    elif argv[0] in COMMANDS:
-        importlib.import_module(COMMANDS[argv[0]][0]).main(argv[1:])
+@click.group(
+    cls=Group,
+    invoke_without_command=True,
+    help="Train, evaluate and publish class-conditional diffusion models of small labelled medical image sets. Research only, not "
+    "for diagnosis.",
+    epilog="medmnist-diffusion COMMAND --help lists a command's arguments. --debug shows the traceback of an error.",
+)
+@click.version_option(__version__, message="%(version)s")
+@click.pass_context
+def commands(ctx: click.Context) -> None:
+    if ctx.invoked_subcommand is None:
+        click.echo(ctx.get_help())
+
+
+@commands.command()
+@options.dataset_argument
+@click.option("--json", type=FOLDER_OR_FILE, help="Also write the audit to this file.")
+def audit(dataset: str, root: str | None, size: int | None, json: Path | None) -> None:
+    """What is in a data set, and what is wrong with it: counts, pixels, blank images, duplicates, leaks.
+
+    DATASET is a MedMNIST flag, an npz, an image folder, a Hub id, phantom or phantom-rgb.
+    """
+    from medmnist_diffusion.data import load_dataset
+    from medmnist_diffusion.data.audit import audit, print_audit
+    from medmnist_diffusion.files import write_json
+
+    report = audit(load_dataset(dataset, root, size))
+    if json:
+        write_json(json, report)
+    print_audit(report)
+
+
+def _train(**given: Any) -> None:
+    config = config_from_options(**given)  # before torch: a wrong value is answered at once
+    from accelerate import PartialState
+
+    if config.push_to_hub:
+        from medmnist_diffusion.training.publish_trained import train_and_publish
+
+        train_and_publish(config)
     else:
-        import difflib
+        from medmnist_diffusion.training.train import train
 
-        nearest = difflib.get_close_matches(argv[0], COMMANDS, 1)
-        hint = f" Did you mean {nearest[0]!r}?" if nearest else ""
-        raise UserError(f"{argv[0]!r} is no command.{hint} See medmnist-diffusion --help.")
+        train(config)
+    PartialState().destroy_process_group()
 
 
-def _usage() -> str:
-    lines = "\n".join(f"  {name:15} {text}" for name, (_, text) in COMMANDS.items())
-    return (
-        "usage: medmnist-diffusion COMMAND …\n\n"
-        "Train, evaluate and publish class-conditional diffusion models of small labelled medical image sets.\n"
-        f"Research only, not for diagnosis.\n\n{lines}\n\n"
-        "medmnist-diffusion COMMAND --help lists a command's arguments."
+commands.add_command(
+    TrainCommand(
+        "train",
+        params=training_options(),
+        callback=_train,
+        help="Train a pipeline (the same as accelerate launch training/train.py).",
     )
+)
+
+
+@commands.command()
+@click.argument("pipeline", type=FOLDER_OR_FILE)
+@click.option("--num_per_class", type=AT_LEAST_1, required=True, help="Images of each class.")
+@click.option("--output", type=FOLDER_OR_FILE, required=True, help="A new folder, or a new .npz file.")
+@click.option(
+    "--format",
+    "output_format",
+    type=click.Choice(["folder", "npz", "parquet"]),
+    help="Default: npz for a .npz output, else folder.",
+)
+@options.sampling_options
+def sample(
+    pipeline: Path, num_per_class: int, output: Path, output_format: choices.Format | None, **sampling: Any
+) -> None:
+    """Generate labelled images: PNG folders, npz or parquet."""
+    how = checked_sampling(**sampling)
+    from medmnist_diffusion.samples import sample
+
+    sample(pipeline, output, num_per_class, how, output_format)
+
+
+@commands.command()
+@click.argument("generated", type=FOLDER_OR_FILE)
+@options.dataset_option
+@click.option(
+    "--features",
+    multiple=True,
+    help=f"Feature spaces: {', '.join(choices.EXTRACTORS)}, or the Hub id or folder of a vision backbone (default classifier, "
+    "texture, and inception where its official weights are at hand).",
+)
+@click.option(
+    "--dimensions",
+    multiple=True,
+    type=click.Choice([str(n) for n in choices.INCEPTION_DIMENSIONS]),
+    help="Inception's (default: all four).",
+)
+@click.option("--inception_weights", type=FOLDER_OR_FILE, help="The official weights file.")
+@click.option(
+    "--num_images", type=AT_LEAST_2, default=1000, help="Images to sample from a pipeline (default 1000)."
+)
+@click.option(
+    "--sampling_seeds",
+    type=AT_LEAST_1,
+    default=1,
+    help="Draw a pipeline's images anew with so many seeds, --seed and those after it: figures are means (default 1).",
+)
+@click.option("--num_real", type=AT_LEAST_2, help="At most so many training images as reference (default: all).")
+@click.option("--output", type=FOLDER_OR_FILE, help="Default: metrics.json in the pipeline folder, else here.")
+@options.sampling_options
+def evaluate(
+    generated: Path,
+    dataset: str,
+    root: str | None,
+    size: int | None,
+    features: tuple[str, ...],
+    dimensions: tuple[str, ...],
+    inception_weights: Path | None,
+    num_images: int,
+    sampling_seeds: int,
+    num_real: int | None,
+    output: Path | None,
+    **sampling: Any,
+) -> None:
+    """How good generated images are, and whether they are copies, beside real images.
+
+    GENERATED is a pipeline folder, an image folder, or an npz (its train split).
+    """
+    how = checked_sampling(**sampling)
+    from medmnist_diffusion.training.evaluate_fid import evaluate
+
+    evaluate(
+        generated, dataset, root=root, size=size, features=features or None,
+        dimensions=[int(one) for one in dimensions] or None, inception_weights=inception_weights, num_images=num_images,
+        num_real=num_real, sampling=how, sampling_seeds=sampling_seeds, output=output,
+    )  # fmt: skip
+
+
+@commands.command()
+@click.argument("pipeline", type=FOLDER_OR_FILE)
+@options.dataset_option
+@click.option("--output", type=FOLDER_OR_FILE, required=True, help="A new .npz file, or a new folder for `datasets`.")
+@click.option(
+    "--share",
+    type=float,
+    default=0.25,
+    help="Of the training images that is generated (default 0.25).",
+)
+@click.option(
+    "--strength", type=float, help="Variants of real images instead, by so much of the noise, in 0 … 1 (0.6, say)."
+)
+@click.option(
+    "--selection",
+    type=click.Choice(choices.SELECTIONS),
+    help="Generate twice as many and keep these, at most half of each class (see docs/augmentation.md).",
+)
+@options.sampling_options
+def augment(
+    pipeline: Path,
+    dataset: str,
+    root: str | None,
+    size: int | None,
+    output: Path,
+    share: float,
+    strength: float | None,
+    selection: str | None,
+    **sampling: Any,
+) -> None:
+    """A training set with generated images beside the real ones.
+
+    PIPELINE is a folder, trained on this data set.
+    """
+    how = checked_sampling(**sampling)
+    from medmnist_diffusion.augment import augment
+
+    augment(
+        pipeline, dataset, output, root=root, size=size, share=share, strength=strength, selection=selection, sampling=how
+    )
+
+
+@commands.command()
+@click.argument("pipeline", type=FOLDER_OR_FILE)
+@click.option("--load_from", help="What the loading snippet names: a path or a Hub id.")
+def card(pipeline: Path, load_from: str | None) -> None:
+    """Write the model card into a pipeline folder that training wrote."""
+    from medmnist_diffusion.diffusion.folder_check import check_folder
+    from medmnist_diffusion.publish.card import write_card
+
+    check_folder(pipeline)
+    click.echo(f"Written to {write_card(pipeline, load_from)}")
+
+
+@commands.command()
+@click.argument("pipeline", type=FOLDER_OR_FILE)
+@options.publishing_options
+def publish(
+    pipeline: Path, repo_id: str, public: bool, update: bool, dry_run: bool, data_license: str | None
+) -> None:
+    """Check an evaluated pipeline folder and upload it to the Hugging Face Hub.
+
+    REPO_ID is namespace/name on the Hub; it is made if it is not there.
+    """
+    from medmnist_diffusion.publish.publish import publish
+
+    publish(pipeline, repo_id, private=not public, update=update, dry_run=dry_run, data_license=data_license)
+
+
+@commands.command("publish-dataset")
+@click.argument("images", type=FOLDER_OR_FILE)
+@options.publishing_options
+@click.option(
+    "--pipeline", type=FOLDER_OR_FILE, required=True, help="The evaluated pipeline folder that made the images."
+)
+@click.option(
+    "--study", type=FOLDER_OR_FILE, help="The folder of an augmentation study of the same data: its verdicts."
+)
+def publish_dataset(
+    images: Path,
+    repo_id: str,
+    public: bool,
+    update: bool,
+    dry_run: bool,
+    data_license: str | None,
+    pipeline: Path,
+    study: Path | None,
+) -> None:
+    """The same for generated images, which `sample` wrote: as parquet with a card."""
+    from medmnist_diffusion.publish.dataset import publish_dataset
+
+    publish_dataset(
+        images, repo_id, pipeline=pipeline, study=study, private=not public, update=update, dry_run=dry_run,
+        data_license=data_license,
+    )  # fmt: skip
+
+
+@commands.group(cls=Group)
+def study() -> None:
+    """Many trainings, one answer. loss: which recipe? augmentation: do generated images help? Tested over seeds."""
+
+
+@commands.command()
+@click.option(
+    "--output", type=FOLDER_OR_FILE, default=Path("runs/demo"), help="A new folder (default runs/demo)."
+)
+@click.option(
+    "--minutes",
+    type=click.FloatRange(min=0, min_open=True, max=1e6),
+    default=1.0,
+    help="Training time (default 1).",
+)
+def demo(output: Path, minutes: float) -> None:
+    """Audit, train, sample, evaluate and card on the phantom set, in minutes."""
+    from medmnist_diffusion.demo import demo
+
+    demo(output, minutes)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command; returns its exit code (docs/robustness.md lists them)."""
+    return run_command(_run, arguments)
+
+
+def _run(arguments: Sequence[str]) -> None:
+    show_messages()
+    try:
+        commands.main(list(arguments), prog_name="medmnist-diffusion", standalone_mode=False)
+    except click.ClickException as error:
+        raise UserError(_one_line(error)) from None
+    except click.Abort:
+        raise KeyboardInterrupt from None
+
+
+def _one_line(error: click.ClickException) -> str:
+    """click's words, with the command whose help says more."""
+    context = getattr(error, "ctx", None)
+    command = context.command_path if context else "medmnist-diffusion"
+    said = " ".join(error.format_message().split())
+    end = "" if said.endswith((".", "?")) else "."
+    return f"{said}{end} See {command} --help."
 
 
 if __name__ == "__main__":

@@ -1,5 +1,5 @@
 """The pipelines: each one self-contained file that also works without this package."""
 
-from medmnist_diffusion.pipelines.class_conditional_ddpm import ClassConditionalDDPMPipeline
+from medmnist_diffusion.pipelines.class_conditional_ddpm import ClassConditionalDDPMPipeline, PixelUnshuffle
 
-__all__ = ["ClassConditionalDDPMPipeline"]
+__all__ = ["ClassConditionalDDPMPipeline", "PixelUnshuffle"]

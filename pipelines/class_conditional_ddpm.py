@@ -30,6 +30,32 @@ DEFAULT_STEPS_ANCESTRAL = 100
 FAST_START, RHO = 20.0, 7.0  # of `fast_timesteps`; before σ/α = 20 an image is not yet decided
 
 
+class PixelUnshuffle:
+    """Between images and what the network sees: `factor`×`factor` neighbours move into channels, and back. Nothing is lost.
+
+    Images are N×C×H×W, encoded ones N×(C·factor²)×(H/factor)×(W/factor), both float in −1 … 1.
+    """
+
+    name = "pixel_unshuffle"
+
+    def __init__(self, factor: int) -> None:
+        self.factor = factor
+
+    def encode(self, images: torch.Tensor) -> torch.Tensor:
+        return F.pixel_unshuffle(images, self.factor)
+
+    def decode(self, encoded: torch.Tensor) -> torch.Tensor:
+        return F.pixel_shuffle(encoded, self.factor)
+
+    def encoded_shape(self, channels: int, height: int, width: int) -> tuple[int, int, int]:
+        """Of an image of this shape."""
+        return channels * self.factor**2, height // self.factor, width // self.factor
+
+    def image_shape(self, channels: int, height: int, width: int) -> tuple[int, int, int]:
+        """Of what is decoded from this shape."""
+        return channels // self.factor**2, height * self.factor, width * self.factor
+
+
 class ClassConditionalDDPMPipeline(DiffusionPipeline):
     """Generates images of chosen classes.
 
@@ -39,6 +65,7 @@ class ClassConditionalDDPMPipeline(DiffusionPipeline):
         id2label: class id → name. The ids are 0 … K − 1.
         pixel_unshuffle: the factor by which height and width shrink inside the UNet.
         null_label: the class id that stood for "no label" in training; None if there was none (then no guidance).
+        encoder: the name of what stands between images and the network; `pixel_unshuffle` is the one there is.
 
     Raises:
         ValueError: if the UNet was built without `num_class_embeds`, and so would ignore every label.
@@ -54,8 +81,11 @@ class ClassConditionalDDPMPipeline(DiffusionPipeline):
         id2label: dict | None = None,
         pixel_unshuffle: int = 1,
         null_label: int | None = None,
+        encoder: str = PixelUnshuffle.name,
     ) -> None:
         super().__init__()
+        if encoder != PixelUnshuffle.name:
+            raise ValueError(f"The encoder {encoder!r} is unknown to this version; it knows {PixelUnshuffle.name!r}.")
         if not unet.config.num_class_embeds:
             raise ValueError(
                 "The UNet was built without num_class_embeds: it would silently ignore every class label. "
@@ -70,7 +100,10 @@ class ClassConditionalDDPMPipeline(DiffusionPipeline):
                 f"{sorted(names)} and null_label={null_label}."
             )
         self.register_modules(unet=unet, scheduler=scheduler)
-        self.register_to_config(id2label=names, pixel_unshuffle=pixel_unshuffle, null_label=null_label)
+        self.register_to_config(
+            id2label=names, pixel_unshuffle=pixel_unshuffle, null_label=null_label, encoder=encoder
+        )
+        self.image_encoder = PixelUnshuffle(pixel_unshuffle)
         self.id2label = names
         self.labels = {name: label for label, name in names.items()}
 
@@ -198,9 +231,7 @@ class ClassConditionalDDPMPipeline(DiffusionPipeline):
     ) -> torch.Tensor:
         """One batch from noise, or from noisy `starts` after the `skipped` first steps, to images: float N×C×H×W in 0 … 1, on the
         CPU."""
-        config = self.unet.config
-        size = config.sample_size if isinstance(config.sample_size, (tuple, list)) else (config.sample_size,) * 2
-        shape = (len(labels), config.in_channels, *size)
+        shape = (len(labels), *self._encoded_shape())
         latents = randn_tensor(shape, generator=generators, device=self._execution_device, dtype=self.unet.dtype)
 
         # Conditional and unconditional predictions in one forward pass: the batch is doubled.
@@ -233,7 +264,7 @@ class ClassConditionalDDPMPipeline(DiffusionPipeline):
                 latents = (callback(self, step, int(timestep), tensors) or {}).get("latents", latents)
             progress.update()
 
-        images = F.pixel_shuffle(latents, self.config.pixel_unshuffle)
+        images = self.image_encoder.decode(latents)
         return (images / 2 + 0.5).clamp(0, 1).float().cpu()
 
     def fast_timesteps(self, num_inference_steps: int) -> list[int]:
@@ -275,14 +306,23 @@ class ClassConditionalDDPMPipeline(DiffusionPipeline):
             image = torch.from_numpy(np.ascontiguousarray(image if image.ndim == 4 else image[..., None])).permute(
                 0, 3, 1, 2
             )
-        config, factor = self.unet.config, self.config.pixel_unshuffle
-        size = config.sample_size if isinstance(config.sample_size, (tuple, list)) else (config.sample_size,) * 2
-        shape = (count // repeats, config.in_channels // factor**2, size[0] * factor, size[1] * factor)
+        shape = (count // repeats, *self.image_shape)
         if tuple(image.shape) != shape:
             raise ValueError(
                 f"image has the shape {tuple(image.shape)} (N×C×H×W); the labels and the model need {shape}."
             )
-        return F.pixel_unshuffle(image.float() * 2 - 1, factor).repeat_interleave(repeats, 0)
+        return self.image_encoder.encode(image.float() * 2 - 1).repeat_interleave(repeats, 0)
+
+    def _encoded_shape(self) -> tuple[int, int, int]:
+        """What the network takes of one image, C×H×W."""
+        config = self.unet.config
+        size = config.sample_size if isinstance(config.sample_size, (tuple, list)) else (config.sample_size,) * 2
+        return (config.in_channels, *size)
+
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        """Of one generated image, C×H×W."""
+        return self.image_encoder.image_shape(*self._encoded_shape())
 
     def _one_generator_an_image(
         self, generator: torch.Generator | Sequence[torch.Generator] | None, count: int

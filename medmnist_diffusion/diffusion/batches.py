@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
+from medmnist_diffusion.data.conditioning import Conditioning
 from medmnist_diffusion.data.dataset import Split, to_model_range
 
 LOG_SNR_MEAN, LOG_SNR_STD = 1.0, 3.0  # about as wide as uniform t on the cosine schedule (π), shifted to less noise
@@ -24,7 +25,7 @@ def derived_seed(*key: int) -> int:
 
 @dataclass
 class Batch:
-    """Images float −1 … 1 n×C×H×W, labels n (the null label where dropped), noise like images, timesteps n."""
+    """Images float −1 … 1 n×C×H×W, labels int64 n (the null label where dropped), noise like images, timesteps int64 n."""
 
     images: torch.Tensor
     labels: torch.Tensor
@@ -43,7 +44,7 @@ class TrainingBatches:
         log_snr: log signal-to-noise ratio of each timestep, falling: timesteps are then drawn so that it is normal, with mean
             `LOG_SNR_MEAN` and standard deviation `LOG_SNR_STD`, in equal slices of probability over the batch. Without it they
             are uniform.
-        null_label: takes a label's place with probability `label_dropout`.
+        conditioning: the classes, and the null label that takes a label's place with probability `label_dropout`.
         class_balanced: draw the class uniformly, then one of its images, instead of walking through all images.
         random_shift: shift images by up to this many pixels each way, repeating the edge.
         random_flip: mirror half of the images. Wrong for anything with a left and a right.
@@ -56,7 +57,7 @@ class TrainingBatches:
         batch_size: int,
         seed: int,
         num_train_timesteps: int,
-        null_label: int,
+        conditioning: Conditioning,
         label_dropout: float = 0.1,
         class_balanced: bool = False,
         random_shift: int = 0,
@@ -67,17 +68,11 @@ class TrainingBatches:
         log_snr: torch.Tensor | None = None,
     ) -> None:
         self.split, self.batch_size, self.seed = split, batch_size, seed
-        self.num_train_timesteps, self.null_label, self.label_dropout = (
-            num_train_timesteps,
-            null_label,
-            label_dropout,
-        )
+        self.num_train_timesteps, self.conditioning, self.label_dropout = num_train_timesteps, conditioning, label_dropout
         self.random_shift, self.random_flip, self.device = random_shift, random_flip, torch.device(device)
         self.log_snr = None if log_snr is None else log_snr.to(self.device)
         self.share = slice(batch_size * rank // world_size, batch_size * (rank + 1) // world_size)
-        self.members = (
-            [np.flatnonzero(split.labels == label) for label in range(null_label)] if class_balanced else None
-        )
+        self.members = conditioning.members(split.labels) if class_balanced else None
         self._epoch, self._permutation = -1, np.empty(0, np.int64)
 
     def __getitem__(self, number: int) -> Batch:
@@ -91,8 +86,7 @@ class TrainingBatches:
         noise = torch.randn(shape, generator=generator, device=self.device)[self.share]
         timesteps = self._timesteps(generator)[self.share]
         dropped = torch.rand(self.batch_size, generator=generator, device=self.device)[self.share]
-        labels = torch.where(dropped < self.label_dropout, self.null_label, labels)
-        return Batch(images, labels, noise, timesteps)
+        return Batch(images, self.conditioning.dropped(labels, dropped < self.label_dropout), noise, timesteps)
 
     def _timesteps(self, generator: torch.Generator) -> torch.Tensor:
         """Noise levels of the global batch, n.

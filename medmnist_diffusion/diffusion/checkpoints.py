@@ -6,35 +6,32 @@ held-out loss, settings, data) and `manifest.json` (SHA-256 of every file). Batc
 and the step.
 
 Accelerate writes optimizers and random states by torch.save; they are read with `weights_only`, after the manifest was checked.
+Our own part is JSON and safetensors rather than what `Accelerator.register_for_checkpointing` would pickle.
 """
 
-import json
+import logging
 import shutil
 from pathlib import Path
-from typing import Any
 
 from accelerate import Accelerator
 from diffusers import UNet2DModel
-from diffusers.training_utils import EMAModel
+from pydantic import ValidationError
 from safetensors.torch import load_file, save_file
 
-from medmnist_diffusion.diffusion.loss_log import LossMeter
+from medmnist_diffusion.artifacts import CheckpointState
+from medmnist_diffusion.diffusion.training_state import TrainingState
 from medmnist_diffusion.errors import UserError
 from medmnist_diffusion.files import MANIFEST, folder_manifest, intact, replace_folder, write_json
 
+logger = logging.getLogger(__name__)
+
 
 def save_checkpoint(
-    accelerator: Accelerator,
-    folder: Path,
-    step: int,
-    state: dict[str, Any],
-    ema_unet: UNet2DModel,
-    meter: LossMeter,
-    keep: int,
+    accelerator: Accelerator, folder: Path, state: TrainingState, values: CheckpointState, keep: int
 ) -> Path:
-    """Write the checkpoint of `step` under `folder`, then remove all but the newest `keep`. All processes call this."""
-    target = folder / f"step_{step:08d}"
-    temporary = folder / f".step_{step:08d}.tmp"
+    """Write the checkpoint of this step under `folder`, then remove all but the newest `keep`. All processes call this."""
+    target = folder / f"step_{state.step:08d}"
+    temporary = folder / f".step_{state.step:08d}.tmp"
     try:
         if accelerator.is_main_process:
             for left in folder.glob(".step_*.tmp"):  # of a process that was killed while it wrote
@@ -42,19 +39,14 @@ def save_checkpoint(
             temporary.mkdir(parents=True)
         accelerator.wait_for_everyone()
         accelerator.save_state(str(temporary))
-        save_file({"sums": meter.sums}, temporary / _meter_file(accelerator))
+        save_file({"sums": state.meter.sums}, temporary / _meter_file(accelerator))
         accelerator.wait_for_everyone()
         if accelerator.is_main_process:
-            ema_unet.save_pretrained(temporary / "unet_ema")
-            write_json(temporary / "state.json", {"step": step, **state})
+            state.average.save_pretrained(temporary / "unet_ema")
+            write_json(temporary / "state.json", values.model_dump())
             write_json(temporary / MANIFEST, folder_manifest(temporary))
             replace_folder(temporary, target)
-            # Damaged ones, of later or earlier steps, must not push out those that are whole.
-            until_now = [path for path in _checkpoints(folder) if path.name <= target.name]
-            kept = [path for path in until_now if _whole(path)][:keep]
-            for old in until_now:
-                if old not in kept:
-                    shutil.rmtree(old)
+            _remove_old(folder, target, keep)
     except BaseException:
         if accelerator.is_main_process:
             shutil.rmtree(temporary, ignore_errors=True)
@@ -63,25 +55,33 @@ def save_checkpoint(
     return target
 
 
+def _remove_old(folder: Path, newest: Path, keep: int) -> None:
+    """Damaged ones, of later or earlier steps, must not push out those that are whole."""
+    until_now = [path for path in _checkpoints(folder) if path.name <= newest.name]
+    kept = [path for path in until_now if _whole(path)][:keep]
+    for old in until_now:
+        if old not in kept:
+            shutil.rmtree(old)
+
+
 def newest_checkpoint(folder: Path) -> Path | None:
     """The newest checkpoint whose files match its manifest; a damaged one is named and passed over."""
     for checkpoint in _checkpoints(folder):
         if _whole(checkpoint):
             return checkpoint
-        print(f"warning: {checkpoint} is damaged (its files do not match its manifest): passed over.")
+        logger.warning("%s is damaged (its files do not match its manifest): passed over.", checkpoint)
     return None
 
 
-def load_checkpoint(
-    accelerator: Accelerator, checkpoint: Path, ema: EMAModel, ema_unet: UNet2DModel, meter: LossMeter
-) -> None:
-    """Put a verified checkpoint's state back in place.
+def load_checkpoint(accelerator: Accelerator, checkpoint: Path, state: TrainingState) -> None:
+    """Put a verified checkpoint's state in place.
 
     Raises:
         UserError: if it is the state of another network or other optimizers.
     """
     try:
         accelerator.load_state(str(checkpoint))
+        state.average.load_state_dict(UNet2DModel.from_pretrained(checkpoint / "unet_ema").state_dict())
     except (RuntimeError, ValueError, KeyError, OSError) as error:
         reason = " ".join(str(error).split())[:160]
         raise UserError(
@@ -89,16 +89,21 @@ def load_checkpoint(
             "choose another --output_dir."
         ) from None
     if (sums := checkpoint / _meter_file(accelerator)).is_file():
-        meter.sums.copy_(load_file(sums)["sums"])
-    saved = UNet2DModel.from_pretrained(checkpoint / "unet_ema")
-    ema_unet.load_state_dict(saved.state_dict())
-    ema.shadow_params = [parameter.detach().clone() for parameter in ema_unet.parameters()]
-    ema.optimization_step = read_state(checkpoint)["ema_step"]
+        state.meter.sums.copy_(load_file(sums)["sums"])
+    state.load_state_dict(read_state(checkpoint))
 
 
-def read_state(checkpoint: Path) -> dict[str, Any]:
-    """The checkpoint's state.json."""
-    return json.loads((checkpoint / "state.json").read_text())
+def read_state(checkpoint: Path) -> CheckpointState:
+    """The checkpoint's state.json.
+
+    Raises:
+        UserError: if it is none of this package's.
+    """
+    path = checkpoint / "state.json"
+    try:
+        return CheckpointState.model_validate_json(path.read_text(encoding="utf-8"))
+    except (OSError, ValidationError) as error:
+        raise UserError(f"{path} is no state of a run ({' '.join(str(error).split())[:160]}). Remove its folder.") from None
 
 
 def _whole(checkpoint: Path) -> bool:

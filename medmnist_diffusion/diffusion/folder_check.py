@@ -29,7 +29,7 @@ Positive = Annotated[int, Field(gt=0)]
 Model = TypeVar("Model", bound=BaseModel)
 
 
-class _ModelIndex(BaseModel):
+class ModelIndex(BaseModel):
     """model_index.json: two stock components and what our pipeline's __init__ takes."""
 
     model_config = ConfigDict(extra="forbid", protected_namespaces=())
@@ -42,6 +42,7 @@ class _ModelIndex(BaseModel):
     id2label: dict[int, str]
     pixel_unshuffle: Positive
     null_label: int | None
+    encoder: Literal["pixel_unshuffle"] = "pixel_unshuffle"
 
 
 class _UNetConfig(BaseModel):
@@ -68,8 +69,8 @@ def write_manifest(folder: Path) -> None:
     (folder / MANIFEST).write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
 
 
-def check_folder(folder: Path) -> None:
-    """Check a pipeline folder before it is loaded.
+def check_folder(folder: Path) -> ModelIndex:
+    """Check a pipeline folder before it is loaded; returns its model_index.json.
 
     Raises:
         UserError: if a part is missing, differs from the manifest, or fits no pipeline of ours; it names the file.
@@ -82,7 +83,7 @@ def check_folder(folder: Path) -> None:
         if path.relative_to(folder).as_posix() not in NEEDED and path.suffix != ".bin":
             raise _refused(folder, path.relative_to(folder).as_posix(), "it is no part of a pipeline of ours")
     _check_manifest(folder)
-    index = _checked(folder, MODEL_INDEX, _ModelIndex)
+    index = _checked(folder, MODEL_INDEX, ModelIndex)
     kind = getattr(diffusers, index.scheduler[1], None)
     if not (isinstance(kind, type) and issubclass(kind, diffusers.SchedulerMixin)):
         raise _refused(folder, MODEL_INDEX, f"{index.scheduler[1]} is no scheduler of diffusers")
@@ -98,6 +99,7 @@ def check_folder(folder: Path) -> None:
             f"{config.in_channels} and {config.out_channels} channels do not fit unshuffle {factor}",
         )
     _check_shapes(folder, config)
+    return index
 
 
 def _check_manifest(folder: Path) -> None:

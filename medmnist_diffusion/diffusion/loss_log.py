@@ -1,6 +1,7 @@
 """loss.csv: one row every few steps, rewritten whole, and continued after a resume."""
 
 import csv
+import logging
 import math
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ import torch
 from medmnist_diffusion.errors import TrainingDivergedError, UserError
 from medmnist_diffusion.files import atomic_file
 
+logger = logging.getLogger(__name__)
 BUCKETS = 4  # quarters of the timestep range, from little noise to pure noise
 COLUMNS = [
     "step", "seconds", "loss", "learning_rate", "grad_norm", "images_per_second",
@@ -26,22 +28,24 @@ class LossLog:
 
     def __init__(self, path: Path | None, rows: list[dict[str, float]] | None = None) -> None:
         self.path, self.rows = path, rows or []
+        self.next_row: dict[str, float] = {}  # what is known of it before it is complete
         self.comparable_from = -1  # the step up to which losses are of other settings or data
 
     @classmethod
     def resumed(cls, path: Path, step: int) -> "LossLog":
         """The log as it stood at `step`: later rows belong to work that was lost and will be done again."""
         if not path.is_file():
-            print(f"warning: {path} is gone, and with it the losses up to step {step}.")
+            logger.warning("%s is gone, and with it the losses up to step %d.", path, step)
             return cls(path)
         return cls(path, [row for row in read_loss_csv(path) if row["step"] <= step])
 
     def append(self, row: dict[str, float]) -> None:
-        """Add a row; a loss that is not finite, or has exploded, ends the run.
+        """Add a row and begin the next; a loss that is not finite, or has exploded, ends the run.
 
         Raises:
             TrainingDivergedError: naming the step and what to try.
         """
+        self.next_row = {}
         lowest = min((old["loss"] for old in self.rows if old["step"] > self.comparable_from), default=math.inf)
         if not math.isfinite(row["loss"]) or row["loss"] > EXPLODED * lowest:
             self.write()

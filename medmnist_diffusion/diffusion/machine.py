@@ -8,12 +8,13 @@ from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from accelerate import PartialState
 from accelerate.utils import gather_object
 from diffusers import UNet2DModel
 from torch.utils.flop_counter import FlopCounterMode
 
+from medmnist_diffusion.diffusion.batches import Batch
+from medmnist_diffusion.diffusion.loss import Objective, diffusion_loss
 from medmnist_diffusion.diffusion.unet import build_unet
 from medmnist_diffusion.errors import UserError
 from medmnist_diffusion.resources import check_memory
@@ -82,22 +83,33 @@ def _launcher_processes() -> int:
         return 1
 
 
+def _empty_batch(unet: UNet2DModel, objective: Objective, count: int) -> Batch:
+    """Black images at the first noise level: what a step takes does not depend on what they show."""
+    config = unet.config
+    shape = objective.encoder.image_shape(config.in_channels, config.sample_size, config.sample_size)
+    images, zeros = torch.zeros(count, *shape), torch.zeros(count, dtype=torch.long)
+    return Batch(images, zeros, torch.zeros_like(images), zeros)
+
+
 def _step_seconds(
-    unet: UNet2DModel, batch_size: int, dtype: torch.dtype | None, seconds: float, hopeless: float = float("inf")
+    unet: UNet2DModel,
+    objective: Objective,
+    batch_size: int,
+    dtype: torch.dtype | None,
+    seconds: float,
+    hopeless: float = float("inf"),
 ) -> float:
     """The fastest forward and backward pass seen within `seconds`, on the CPU. The first, which warms up, does not count, unless
     it took longer than `hopeless` and is the only one."""
-    config = unet.config
-    images = torch.zeros(batch_size, config.in_channels, config.sample_size, config.sample_size)
-    timesteps, labels = torch.zeros(batch_size, dtype=torch.long), torch.zeros(batch_size, dtype=torch.long)
+    batch = _empty_batch(unet, objective, batch_size)
     fastest, began = float("inf"), time.monotonic()
     warm = False
     random_state = torch.get_rng_state()  # dropout in the trial must not change what is trained
     while time.monotonic() - began < seconds or fastest == float("inf"):
         start = time.monotonic()
         with torch.autocast("cpu", dtype, enabled=dtype is not None):
-            prediction = unet(images, timesteps, class_labels=labels).sample
-        F.mse_loss(prediction.float(), images).backward()
+            losses = diffusion_loss(unet, batch, objective)
+        losses.weighted.mean().backward()
         unet.zero_grad()
         took = time.monotonic() - start
         if warm or took > hopeless:
@@ -107,7 +119,9 @@ def _step_seconds(
     return fastest
 
 
-def probe_precision(unet: UNet2DModel, batch_size: int, wanted: str | None = None) -> tuple[str, dict[str, float]]:
+def probe_precision(
+    unet: UNet2DModel, objective: Objective, batch_size: int, wanted: str | None = None
+) -> tuple[str, dict[str, float]]:
     """Which of float32 and bfloat16 autocast trains this very model faster here, by about a second of trying.
 
     On CUDA the answer is known (bf16 where it is supported); on a CPU it depends on its instructions and on the model.
@@ -126,15 +140,14 @@ def probe_precision(unet: UNet2DModel, batch_size: int, wanted: str | None = Non
     for name, dtype in (("no", None), ("bf16", torch.bfloat16)):
         if wanted in (None, name):
             hopeless = 4 * min(took.values(), default=float("inf"))  # bf16 where it is emulated: one step tells
-            took[name] = _step_seconds(unet, batch_size, dtype, PROBE_SECONDS, hopeless)
+            took[name] = _step_seconds(unet, objective, batch_size, dtype, PROBE_SECONDS, hopeless)
     return min(took, key=lambda name: took[name]), {name: round(batch_size / one, 1) for name, one in took.items()}
 
 
-def training_cost(unet: UNet2DModel) -> tuple[float, int]:
+def training_cost(unet: UNet2DModel, objective: Objective) -> tuple[float, int]:
     """What training on one image takes: GFLOP of a forward and backward pass (multiply and add count as two), and the bytes that
     float32 activations need until the backward pass."""
-    config = unet.config
-    image = torch.zeros(1, config.in_channels, config.sample_size, config.sample_size)
+    batch = _empty_batch(unet, objective, 1)
     kept: dict[int, int] = {}  # tensors that several layers keep count once
 
     def keep(tensor: torch.Tensor) -> torch.Tensor:
@@ -145,7 +158,7 @@ def training_cost(unet: UNet2DModel) -> tuple[float, int]:
         FlopCounterMode(display=False) as counter,
         torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor),
     ):
-        unet(image, torch.zeros(1), class_labels=torch.zeros(1, dtype=torch.long)).sample.mean().backward()
+        diffusion_loss(unet, batch, objective).weighted.mean().backward()
     unet.zero_grad()
     weights = {parameter.data_ptr() for parameter in unet.parameters()}
     activations = sum(size for pointer, size in kept.items() if pointer not in weights)

@@ -4,21 +4,18 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import diffusers
 import numpy as np
 import torch
-from diffusers import DDIMScheduler, DDPMScheduler, DPMSolverMultistepScheduler
+from diffusers import DPMSolverMultistepScheduler
 
+from medmnist_diffusion.data.conditioning import Conditioning, occurrences
 from medmnist_diffusion.diffusion.batches import derived_seed
 from medmnist_diffusion.diffusion.folder_check import check_folder
 from medmnist_diffusion.diffusion.machine import in_shares
+from medmnist_diffusion.diffusion.samplers import DEFAULT_SAMPLER, DEFAULT_STEPS, SAMPLERS
 from medmnist_diffusion.errors import UserError
 from medmnist_diffusion.pipelines import ClassConditionalDDPMPipeline
-
-# DPM-Solver++ visits the pipeline's own `fast_timesteps`: with steps uniform in t, 20 of them end too early and leave images
-# without fine texture.
-SAMPLERS: dict[str, Any] = {"dpmsolver++": DPMSolverMultistepScheduler, "ddim": DDIMScheduler, "ddpm": DDPMScheduler}
-DEFAULT_SAMPLER = "dpmsolver++"
-DEFAULT_STEPS = {"dpmsolver++": 10, "ddim": 20, "ddpm": 100}  # the ancestral sampler needs more, up to its 1,000
 
 
 def load_pipeline(folder: str | Path, sampler: str = DEFAULT_SAMPLER) -> ClassConditionalDDPMPipeline:
@@ -50,7 +47,7 @@ def _try_out(pipe: ClassConditionalDDPMPipeline, folder: Path) -> None:
     """One image in two steps: a configuration that network or scheduler cannot work with shows now."""
     pipe.set_progress_bar_config(disable=True)
     try:
-        generate_rows(pipe, [(min(pipe.id2label), 0)], num_inference_steps=2)
+        generate_rows(pipe, occurrences(Conditioning(pipe.id2label).each(1)[:1]), num_inference_steps=2)
     except Exception as error:  # as above
         reason = " ".join(str(error).split())[:200]
         raise UserError(f"{folder} makes no images ({reason}). Save the pipeline again.") from None
@@ -59,7 +56,7 @@ def _try_out(pipe: ClassConditionalDDPMPipeline, folder: Path) -> None:
 
 def set_sampler(pipe: ClassConditionalDDPMPipeline, name: str = DEFAULT_SAMPLER) -> None:
     """Put the named stock scheduler in the place of the pipeline's own."""
-    pipe.scheduler = SAMPLERS[name].from_config(pipe.scheduler.config)
+    pipe.scheduler = getattr(diffusers, SAMPLERS[name]).from_config(pipe.scheduler.config)
 
 
 def image_generator(seed: int, label: int, index: int) -> torch.Generator:
@@ -81,12 +78,7 @@ def generate(
 
     With `image` (uint8 N×H×W×C, one a label) variants of these, as far from them as `strength` says.
     """
-    occurrence: dict[int, int] = {}
-    rows = []
-    for label in map(int, labels):
-        occurrence[label] = occurrence.get(label, -1) + 1
-        rows.append((label, occurrence[label]))
-    return generate_rows(pipe, rows, num_inference_steps, guidance_scale, seed, batch_size, image, strength)
+    return generate_rows(pipe, occurrences(labels), num_inference_steps, guidance_scale, seed, batch_size, image, strength)
 
 
 def generate_rows(

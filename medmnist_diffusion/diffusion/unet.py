@@ -4,41 +4,41 @@ from collections.abc import Sequence
 
 from diffusers import DDPMScheduler, UNet2DModel
 
+from medmnist_diffusion.data.conditioning import Conditioning
 from medmnist_diffusion.errors import UserError
-
-SMALLEST_GRID = 14  # pixels a side that the network sees, at least
+from medmnist_diffusion.pipelines import PixelUnshuffle
 
 
 def build_unet(
     image_size: int,
     channels: int,
-    num_classes: int,
+    conditioning: Conditioning,
+    encoder: PixelUnshuffle,
     block_out_channels: Sequence[int] = (32, 64),
     layers_per_block: int = 1,
-    pixel_unshuffle: int = 2,
     attention: bool = False,
     dropout: float = 0.0,
 ) -> UNet2DModel:
-    """A UNet2DModel for images of `image_size`, conditioned on `num_classes` labels and one null label (the last id).
+    """A UNet2DModel for what the encoder makes of images with `image_size` pixels a side, and for these conditions.
 
-    Its inputs are N × channels·pixel_unshuffle² × S × S with S = image_size / pixel_unshuffle. `attention` puts one
-    self-attention layer at the lowest resolution.
+    `attention` puts one self-attention layer at the lowest resolution.
 
     Raises:
         UserError: if the image size cannot be unshuffled and halved as often as the blocks need.
     """
-    factor = pixel_unshuffle * 2 ** (len(block_out_channels) - 1)
+    factor = encoder.factor * 2 ** (len(block_out_channels) - 1)
     if image_size % factor:
         sizes = f", or images of {image_size // factor * factor} px" if image_size > factor else ""
         raise UserError(
-            f"{image_size} px images cannot be divided by {factor} (pixel_unshuffle {pixel_unshuffle}, "
+            f"{image_size} px images cannot be divided by {factor} (pixel_unshuffle {encoder.factor}, "
             f"{len(block_out_channels)} blocks). Use fewer blocks or a smaller factor{sizes}."
         )
     blocks = len(block_out_channels)
+    encoded_channels, size, _ = encoder.encoded_shape(channels, image_size, image_size)
     return UNet2DModel(
-        sample_size=image_size // pixel_unshuffle,
-        in_channels=channels * pixel_unshuffle**2,
-        out_channels=channels * pixel_unshuffle**2,
+        sample_size=size,
+        in_channels=encoded_channels,
+        out_channels=encoded_channels,
         layers_per_block=layers_per_block,
         block_out_channels=tuple(block_out_channels),
         down_block_types=("DownBlock2D",) * blocks,
@@ -46,26 +46,8 @@ def build_unet(
         norm_num_groups=8,
         add_attention=attention,
         dropout=dropout,
-        num_class_embeds=num_classes + 1,
+        **conditioning.unet_options(),
     )
-
-
-def unshuffle_factor(image_size: int, channels: int, block_out_channels: Sequence[int]) -> int:
-    """The largest power of two that leaves the network at least 14 pixels a side, which its blocks can still halve, and no more
-    channels than its last layer can tell apart.
-
-    A UNet2DModel ends in a convolution from its first block's channels: more output channels than these would lie in a subspace,
-    and the rest of the noise would never be removed. With 32 channels grey images of 28 px are unshuffled by 2, of 64 px and more
-    by 4.
-    """
-    factor = 1
-    while (
-        image_size // (2 * factor) >= SMALLEST_GRID
-        and image_size % (factor * 2 ** len(block_out_channels)) == 0
-        and channels * (2 * factor) ** 2 <= block_out_channels[0]
-    ):
-        factor *= 2
-    return factor
 
 
 def build_noise_scheduler(

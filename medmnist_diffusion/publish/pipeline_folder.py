@@ -4,44 +4,51 @@ import json
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from diffusers import DDPMScheduler, UNet2DModel
+import yaml
+from diffusers import UNet2DModel
 
+from medmnist_diffusion.artifacts import TRAINING_SUMMARY, TrainingSummary
 from medmnist_diffusion.data.dataset import ImageDataset
 from medmnist_diffusion.diffusion.folder_check import write_manifest
+from medmnist_diffusion.diffusion.loss import Objective
 from medmnist_diffusion.diffusion.sampling import generate, set_sampler
-from medmnist_diffusion.files import atomic_folder, write_json
+from medmnist_diffusion.files import atomic_folder, write_json, write_text
 from medmnist_diffusion.pipelines import ClassConditionalDDPMPipeline
-from medmnist_diffusion.publish.card import SUMMARY, write_card
+from medmnist_diffusion.publish.card import write_card
 from medmnist_diffusion.publish.plots import plot_loss, save_grid
-from medmnist_diffusion.training.config import TrainingConfig, write_config
 
 GRID_COLUMNS = 10
 
 
-def build_pipeline(unet: UNet2DModel, scheduler: DDPMScheduler, dataset: ImageDataset) -> ClassConditionalDDPMPipeline:
-    """The pipeline around a network trained on the data set; the null class is the id after the last."""
-    factor = dataset.image_size // unet.config.sample_size
-    return ClassConditionalDDPMPipeline(unet, scheduler, dataset.id2label, factor, dataset.num_classes)
+def build_pipeline(network: UNet2DModel, objective: Objective, dataset: ImageDataset) -> ClassConditionalDDPMPipeline:
+    """The pipeline around a network trained on the data set."""
+    return ClassConditionalDDPMPipeline(
+        network,
+        objective.scheduler,
+        dataset.id2label,
+        pixel_unshuffle=objective.encoder.factor,
+        null_label=dataset.conditioning.null_label,
+        encoder=objective.encoder.name,
+    )
 
 
 def save_pipeline_folder(
     folder: Path,
-    unet: UNet2DModel,
-    scheduler: DDPMScheduler,
+    network: UNet2DModel,
+    objective: Objective,
     dataset: ImageDataset,
-    config: TrainingConfig,
+    settings: dict[str, Any],
     loss_rows: list[dict[str, float]],
-    summary: dict[str, Any],
+    summary: TrainingSummary,
 ) -> Path:
-    """Write weights, configuration, summary, loss curve and card; the folder appears complete or not at all."""
+    """Write weights, settings, summary, loss curve, grid and card; the folder appears complete or not at all."""
     with atomic_folder(folder) as temporary:
-        build_pipeline(unet, scheduler, dataset).save_pretrained(temporary)
-        write_config(config, temporary / "training_config.yaml")
-        write_json(temporary / SUMMARY, summary)
+        build_pipeline(network, objective, dataset).save_pretrained(temporary)
+        write_text(temporary / "training_config.yaml", yaml.safe_dump(settings, sort_keys=False))
+        write_json(temporary / TRAINING_SUMMARY, summary.model_dump())
         if loss_rows:
             plot_loss(loss_rows, temporary / "loss.png")
-        save_sample_grid(unet, scheduler, dataset, config, temporary / "samples.png")
+        save_sample_grid(network, objective, dataset, settings["seed"], temporary / "samples.png")
         write_manifest(temporary)
         write_card(temporary)
     return folder
@@ -50,20 +57,19 @@ def save_pipeline_folder(
 def saved_step(folder: Path) -> int | None:
     """The training step of the pipeline in a folder; None where there is none."""
     try:
-        return json.loads((folder / SUMMARY).read_text(encoding="utf-8"))["step"]
+        return json.loads((folder / TRAINING_SUMMARY).read_text(encoding="utf-8"))["step"]
     except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return None
 
 
 def save_sample_grid(
-    unet: UNet2DModel, scheduler: DDPMScheduler, dataset: ImageDataset, config: TrainingConfig, path: Path
+    network: UNet2DModel, objective: Objective, dataset: ImageDataset, seed: int, path: Path
 ) -> None:
     """A grid of samples, one row a class, from the same noise every time."""
-    was_training = unet.training
-    unet.eval()
-    pipe = build_pipeline(unet, scheduler, dataset)
+    was_training = network.training
+    network.eval()
+    pipe = build_pipeline(network, objective, dataset)
     set_sampler(pipe)
     pipe.set_progress_bar_config(disable=True)
-    labels = np.repeat(np.arange(dataset.num_classes), GRID_COLUMNS)
-    save_grid(generate(pipe, labels, seed=config.seed), path, GRID_COLUMNS)
-    unet.train(was_training)
+    save_grid(generate(pipe, dataset.conditioning.each(GRID_COLUMNS), seed=seed), path, GRID_COLUMNS)
+    network.train(was_training)

@@ -1,15 +1,72 @@
-"""What the network is asked to predict, and how its error is counted: target × loss × weighting.
+"""The loss: what the network is asked to predict, and how its error is counted. Target × error × weight.
 
 Notation of Ho et al. 2020 (arXiv 2006.11239): x_t = √ᾱ_t · x_0 + √(1 − ᾱ_t) · ε, signal-to-noise ratio ᾱ_t / (1 − ᾱ_t).
+Training, held-out rows, the machine's trial and the benchmarks all call `diffusion_loss`.
 """
+
+from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from diffusers import DDPMScheduler
 from diffusers.training_utils import compute_snr
 
+from medmnist_diffusion.diffusion.batches import Batch
+from medmnist_diffusion.pipelines import PixelUnshuffle
+
 PREDICTION_TYPES = ("epsilon", "v_prediction", "sample")
 LOSS_TYPES = ("l2", "l1", "huber")
+
+
+@dataclass(frozen=True)
+class Objective:
+    """What is learned: the noise schedule and the target (the scheduler's), what the network sees, how errors are counted."""
+
+    scheduler: DDPMScheduler
+    encoder: PixelUnshuffle
+    loss_type: str = "l2"
+    huber_delta: float = 1.0
+    snr_gamma: float | None = None  # Min-SNR weighting; None for none
+
+
+@dataclass(frozen=True)
+class Losses:
+    """Of n images: the losses as they are trained but for their weights, n; weights n (None: all 1); prediction and target."""
+
+    per_image: torch.Tensor
+    weights: torch.Tensor | None
+    prediction: torch.Tensor
+    target: torch.Tensor
+
+    @property
+    def weighted(self) -> torch.Tensor:
+        """What is trained, n."""
+        return self.per_image if self.weights is None else self.per_image * self.weights
+
+    @property
+    def squared(self) -> torch.Tensor:
+        """The squared errors, n: they compare between runs with different losses."""
+        return loss_per_image(self.prediction, self.target, "l2")
+
+
+def diffusion_loss(network: Any, batch: Batch, objective: Objective) -> Losses:
+    """Mix the images with their noise, let the network undo it, and count its errors.
+
+    Args:
+        network: a `UNet2DModel`, or what Accelerate makes of one.
+        batch: images and noise float n×C×H×W, labels and timesteps n.
+        objective: see there.
+    """
+    scheduler = objective.scheduler
+    clean, noise = objective.encoder.encode(batch.images), objective.encoder.encode(batch.noise)
+    noisy = scheduler.add_noise(clean, noise, batch.timesteps)
+    prediction = network(noisy, batch.timesteps, class_labels=batch.labels).sample.float()
+    target = prediction_target(scheduler, clean, noise, batch.timesteps)
+    losses = loss_per_image(prediction, target, objective.loss_type, objective.huber_delta)
+    gamma = objective.snr_gamma
+    weights = None if gamma is None else min_snr_weights(scheduler, batch.timesteps, gamma)
+    return Losses(losses, weights, prediction, target)
 
 
 def log_snr(scheduler: DDPMScheduler) -> torch.Tensor:

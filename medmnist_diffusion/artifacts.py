@@ -1,0 +1,64 @@
+"""The typed record of every file that one step writes and another reads. No logic: only what a file holds.
+
+Files of older versions keep loading: what came later has a default.
+"""
+
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict
+
+TRAINING_SUMMARY = "training_summary.json"  # in a pipeline folder
+
+
+class Record(BaseModel):
+    """A record that does not change once it is made; JSON knows no NaN and no infinity."""
+
+    model_config = ConfigDict(frozen=True, allow_inf_nan=False)
+
+
+class TrainingSummary(Record):
+    """training_summary.json of a pipeline folder: how its weights came about."""
+
+    dataset: dict[str, Any]
+    audit: dict[str, Any]
+    parameters: int
+    training_gflop_per_image: float
+    training_images: int
+    dropped_leaks: int
+    processes: int
+    changes: list[str] = []  # settings or data that were changed on the way: `step 60: learning_rate: 0.004 → 0.001`
+    extensions: list[str] = []  # the same of the budget
+    weights: str  # `latest` or `best held-out loss`
+    step: int
+    seconds: float
+    images_seen: int
+    val_loss: float | None
+
+
+class CheckpointState(Record):
+    """state.json of a checkpoint: all of a run's state that is no tensor, and what the run was made with."""
+
+    step: int
+    seconds: float
+    images_a_step: int | None = None
+    best_val_loss: float | None = None
+    ema_step: int
+    config: dict[str, Any] = {}
+    data: dict[str, str] = {}  # which images and classes: content hashes
+    changes: list[str] = []
+    extensions: list[str] = []
+    comparable_from: int = -1  # losses up to this step are of other settings or data
+
+
+class SamplesRecord(Record):
+    """The JSON beside a file of generated images: which pipeline made them, and how."""
+
+    id2label: dict[int, str]
+    pipeline_weights_sha256: str
+    trained_on: str
+    synthetic: bool
+    sampler: str
+    num_inference_steps: int
+    guidance_scale: float
+    seed: int
+    images_sha256: str  # of images and labels together

@@ -1,0 +1,28 @@
+"""What a command says: the library logs, and a command shows its messages on stdout as plain lines.
+
+A program that imports the package decides for itself what it shows of the logger `medmnist_diffusion`.
+"""
+
+import logging
+
+from tqdm import tqdm
+
+PACKAGE = "medmnist_diffusion"
+
+
+class _Stdout(logging.Handler):
+    """To whatever is stdout at that moment, above a progress bar if there is one."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        warning = "warning: " if record.levelno >= logging.WARNING else ""
+        with tqdm.external_write_mode():
+            print(warning + record.getMessage(), flush=True)
+
+
+def show_messages() -> None:
+    """Show the package's messages and warnings from now on."""
+    logger = logging.getLogger(PACKAGE)
+    if not any(isinstance(handler, _Stdout) for handler in logger.handlers):
+        logger.addHandler(_Stdout())
+        logger.propagate = False
+    logger.setLevel(logging.INFO)

@@ -1,0 +1,57 @@
+"""Which samplers there are, and the record of how images are drawn. Light: a command line reads it before torch is needed."""
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from medmnist_diffusion.errors import UserError
+
+# Name → diffusers' class. DPM-Solver++ visits the pipeline's own `fast_timesteps`: with steps uniform in t, 20 of them end too
+# early and leave images without fine texture.
+SAMPLERS = {"dpmsolver++": "DPMSolverMultistepScheduler", "ddim": "DDIMScheduler", "ddpm": "DDPMScheduler"}
+DEFAULT_SAMPLER = "dpmsolver++"
+DEFAULT_STEPS = {"dpmsolver++": 10, "ddim": 20, "ddpm": 100}  # the ancestral sampler needs more, up to its 1,000
+
+
+class Sampling(BaseModel):
+    """How images are drawn from a pipeline; what result files carry.
+
+    Attributes:
+        sampler: a name of SAMPLERS.
+        num_inference_steps: default: the sampler's own, of DEFAULT_STEPS.
+        guidance_scale: 1 is none.
+        seed: with an image's class and number it determines the image.
+        batch_size: images through the network at once; the images do not depend on it, so that no file carries it.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    sampler: Literal["dpmsolver++", "ddim", "ddpm"] = DEFAULT_SAMPLER
+    num_inference_steps: Annotated[int, Field(ge=1)] = 0  # filled in below
+    guidance_scale: Annotated[float, Field(allow_inf_nan=False)] = 1.0
+    seed: Annotated[int, Field(ge=0)] = 0
+    batch_size: Annotated[int, Field(ge=1, exclude=True)] = 128
+
+    @model_validator(mode="before")
+    @classmethod
+    def steps_of_the_sampler(cls, values: dict[str, Any]) -> dict[str, Any]:
+        """Where no number of steps is given, the sampler's own."""
+        values = {name: value for name, value in values.items() if value is not None}
+        if values.get("num_inference_steps") is None:
+            own = DEFAULT_STEPS.get(str(values.get("sampler") or DEFAULT_SAMPLER), 1)
+            values = {**values, "num_inference_steps": own}
+        return values
+
+
+def checked_sampling(**given: Any) -> Sampling:
+    """`Sampling(**given)`; what is None is left to the defaults.
+
+    Raises:
+        UserError: naming the option that is out of range.
+    """
+    try:
+        return Sampling(**given)
+    except ValidationError as error:
+        problem = error.errors()[0]
+        name, need = problem["loc"][0], problem["msg"].removeprefix("Input should be ")
+        raise UserError(f"--{name} is {problem['input']}; it should be {need}.") from None

@@ -1,0 +1,92 @@
+"""What our commands add to click's: several values after one option, and groups of options that commands share."""
+
+import functools
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import click
+
+from medmnist_diffusion.choices import OPEN_LICENSES
+from medmnist_diffusion.diffusion.samplers import DEFAULT_SAMPLER, DEFAULT_STEPS, SAMPLERS
+
+Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
+FOLDER_OR_FILE = click.Path(path_type=Path)
+NOTHING = ""  # stands for no value, after an option of several that was given without any
+
+
+def underscores(name: str) -> str:
+    """`--max-train-steps` is `--max_train_steps`."""
+    return name.replace("-", "_")
+
+
+class Command(click.Command):
+    """A command whose `multiple` options take their values one after another: `--shares 0.05 0.25 1.0`."""
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self.context_settings = {"token_normalize_func": underscores, **self.context_settings}
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        several = {name for option in self.params if getattr(option, "multiple", False) for name in option.opts}
+        return super().parse_args(ctx, one_value_each(args, several))
+
+
+def one_value_each(arguments: Sequence[str], several: set[str]) -> list[str]:
+    """`--shares 0.05 0.25` as `--shares 0.05 --shares 0.25`, for the options named in `several`."""
+    written: list[str] = []
+    rest = list(arguments)
+    while rest:
+        name = rest.pop(0)
+        if "--" + underscores(name.removeprefix("--")) not in several:
+            written.append(name)
+            continue
+        values = []
+        while rest and not _is_option(rest[0]):
+            values.append(rest.pop(0))
+        for value in values or [NOTHING]:
+            written += [name, value]
+    return written
+
+
+def _is_option(argument: str) -> bool:
+    return argument.startswith("-") and not argument[1:2].isdigit()
+
+
+def _together(options: Sequence[Decorator]) -> Decorator:
+    return lambda command: functools.reduce(lambda wrapped, option: option(wrapped), reversed(options), command)
+
+
+DATASET_HELP = "A MedMNIST flag, an npz, an image folder, a Hub id, phantom or phantom-rgb."
+_DATASET_PLACE: list[Decorator] = [
+    click.option("--root", help="Where MedMNIST files lie (default: $MEDMNIST_ROOT, else ~/.medmnist)."),
+    click.option("--size", type=int, help="Pixels a side (default 28)."),
+]
+dataset_argument = _together([click.argument("dataset"), *_DATASET_PLACE])
+dataset_option = _together([click.option("--dataset", required=True, help=DATASET_HELP), *_DATASET_PLACE])
+
+_STEPS = ", ".join(f"{name} {steps}" for name, steps in DEFAULT_STEPS.items())
+sampling_options = _together(
+    [
+        click.option("--sampler", type=click.Choice(list(SAMPLERS)), help=f"Default: {DEFAULT_SAMPLER}."),
+        click.option("--num_inference_steps", type=int, help=f"Default: {_STEPS}."),
+        click.option("--guidance_scale", type=float, default=1.0, help="1 (default) is no guidance."),
+        click.option("--batch_size", type=int, default=128, help="Images through the network at once."),
+        click.option("--seed", type=int, default=0),
+    ]
+)
+publishing_options = _together(
+    [
+        click.argument("repo_id"),
+        click.option("--public", is_flag=True, help="For everybody to see (default: private)."),
+        click.option("--update", is_flag=True, help="Replace what a repository holds (the Hub keeps its history)."),
+        click.option(
+            "--dry_run", is_flag=True, help="Check and show all, without a network; upload nothing."
+        ),
+        click.option(
+            "--data_license",
+            type=click.Choice(sorted(OPEN_LICENSES)),
+            help="The licence of a training set of your own: publishing needs one that permits it.",
+        ),
+    ]
+)

@@ -1,0 +1,249 @@
+"""Samples are a file: generated images, their classes, and the record of what made them and how.
+
+`sample` writes them as PNG folders, one npz, or parquet; `evaluate` keeps those that it measures as `samples_seed0.npz` (and so
+on) in the pipeline's folder, so that whatever is measured or published later is of the same images.
+"""
+
+import csv
+import json
+import logging
+import re
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from accelerate import PartialState
+from pydantic import ValidationError
+
+from medmnist_diffusion.artifacts import TRAINING_SUMMARY, SamplesRecord
+from medmnist_diffusion.data.conditioning import Conditioning, occurrences
+from medmnist_diffusion.data.dataset import Split, without_grey_axis
+from medmnist_diffusion.data.npz import npz_arrays, read_npz, write_npz
+from medmnist_diffusion.diffusion.folder_check import WEIGHTS
+from medmnist_diffusion.diffusion.machine import start_processes
+from medmnist_diffusion.diffusion.samplers import Sampling
+from medmnist_diffusion.diffusion.sampling import generate_in_shares, load_pipeline
+from medmnist_diffusion.errors import UserError
+from medmnist_diffusion.files import atomic_folder, file_hash, write_json
+from medmnist_diffusion.pipelines import ClassConditionalDDPMPipeline
+from medmnist_diffusion.resources import check_memory
+
+logger = logging.getLogger(__name__)
+Format = Literal["folder", "npz", "parquet"]
+
+
+def sample(
+    pipeline: str | Path,
+    output: str | Path,
+    num_per_class: int,
+    sampling: Sampling | None = None,
+    output_format: Format | None = None,
+) -> None:
+    """Draw images of every class from a pipeline, shared among the processes, and write them.
+
+    Args:
+        pipeline: its folder.
+        output: a new folder, or a new .npz file.
+        num_per_class: images of each class.
+        sampling: how they are drawn.
+        output_format: default npz for a .npz output, else PNG folders.
+
+    Raises:
+        UserError: if the output exists, the images do not fit into memory, or the pipeline cannot be used.
+    """
+    pipeline, output, sampling = Path(pipeline), Path(output).expanduser(), sampling or Sampling()
+    output_format = output_format or ("npz" if output.suffix == ".npz" else "folder")
+    if output_format == "npz" and output.suffix != ".npz":
+        raise UserError(f"--output {output} does not end with .npz, as --format npz needs.")
+    check_new(output)
+    state = start_processes()
+    pipe = load_pipeline(pipeline, sampling.sampler)
+    labels = Conditioning(pipe.id2label).each(num_per_class)
+    made = draw(pipe, labels, sampling, "Make fewer at once, with another --seed each time.")
+    if state.is_main_process:
+        record = samples_record(pipeline, pipe, made, sampling)
+        write = {"folder": _write_folder, "npz": _write_npz, "parquet": _write_parquet}[output_format]
+        write(output, made, record)
+        if record.synthetic:
+            logger.info("Trained on the synthetic phantom set: computed shapes, no patients.")
+        logger.info(
+            "%d images by %d process(es) written to %s (%s).", len(made), state.num_processes, output, output_format
+        )
+    state.wait_for_everyone()
+
+
+def draw(pipe: ClassConditionalDDPMPipeline, labels: np.ndarray, sampling: Sampling, remedy: str) -> Split:
+    """Images of the labels, int64 N, as a split; the processes share the work, and each gets all of it.
+
+    Args:
+        remedy: what to do where so many do not fit into memory.
+    """
+    check_images_memory(pipe, len(labels), remedy)
+    state = PartialState()
+    pipe.to(state.device)
+    pipe.set_progress_bar_config(disable=not state.is_main_process, desc="sampling")
+    rows = occurrences(labels)
+    options = (sampling.num_inference_steps, sampling.guidance_scale, sampling.seed, sampling.batch_size)
+    return Split("train", generate_in_shares(pipe, rows, *options), np.asarray(labels, np.int64))
+
+
+def kept_samples(pipeline: Path, labels: np.ndarray, sampling: Sampling, seeds: Sequence[int]) -> Iterator[Split]:
+    """The images of these labels, drawn so from the pipeline, for one seed after another: from its `samples_seedN.npz`, which is
+    made where it is not there or does not match.
+
+    Raises:
+        UserError: if the pipeline cannot be used, or the images do not fit into memory.
+    """
+    state, weights, pipe = PartialState(), file_hash(pipeline / WEIGHTS), None
+    for seed in seeds:
+        path, how = samples_path(pipeline, seed), sampling.model_copy(update={"seed": seed})
+        split = _matching(path, weights, labels, how)
+        state.wait_for_everyone()  # nobody writes what another one still reads
+        if split is not None:
+            logger.info("The images of %s, drawn before, are used again.", path.name)
+        else:
+            pipe = pipe or load_pipeline(pipeline, sampling.sampler)
+            split = draw(pipe, labels, how, "Give a smaller --num_images.")
+            if state.is_main_process:
+                _write_npz(path, split, samples_record(pipeline, pipe, split, how))
+            state.wait_for_everyone()
+        yield split
+
+
+def samples_path(pipeline: Path, seed: int) -> Path:
+    """Where `evaluate` keeps the images of a sampling seed."""
+    return pipeline / f"samples_seed{seed}.npz"
+
+
+def _matching(path: Path, weights: str, labels: np.ndarray, sampling: Sampling) -> Split | None:
+    """The images in the file if they are of these labels, these weights and this sampling, and whole; else None."""
+    record = read_record(path)
+    if record is None or record.pipeline_weights_sha256 != weights:
+        return None
+    if any(getattr(record, name) != value for name, value in sampling.model_dump().items()):
+        return None
+    try:
+        split = read_npz(path, ("train",))["train"]
+    except UserError:
+        return None
+    whole = np.array_equal(split.labels, labels) and split.content_hash == record.images_sha256
+    return split if whole else None
+
+
+def samples_record(
+    pipeline: Path, pipe: ClassConditionalDDPMPipeline, made: Split, sampling: Sampling
+) -> SamplesRecord:
+    """What goes beside the images."""
+    return SamplesRecord(
+        id2label=pipe.id2label, images_sha256=made.content_hash, **pipeline_record(pipeline), **sampling.model_dump()
+    )
+
+
+def pipeline_record(folder: Path) -> dict[str, Any]:
+    """Which pipeline made images: its weights' hash, the data set that it was trained on, and whether that is synthetic."""
+    dataset: dict[str, Any] = {}
+    if (folder / TRAINING_SUMMARY).is_file():
+        from medmnist_diffusion.publish.card import read_summary
+
+        dataset = read_summary(folder)["dataset"]
+    return {
+        "pipeline_weights_sha256": file_hash(folder / WEIGHTS),
+        "trained_on": dataset.get("name", "unknown"),
+        "synthetic": dataset.get("synthetic", False),
+    }
+
+
+def read_record(path: Path) -> SamplesRecord | None:
+    """The record beside an npz of samples; None where there is none that is whole."""
+    try:
+        return SamplesRecord.model_validate_json(path.with_suffix(".json").read_text(encoding="utf-8"))
+    except (OSError, ValidationError):
+        return None
+
+
+def read_sampling_record(path: Path) -> dict[str, Any]:
+    """How the images of an npz or a folder that `sample` wrote were drawn; empty for images from elsewhere."""
+    return read_export_record(path, {"sampler": str, "num_inference_steps": int, "guidance_scale": float, "seed": int})
+
+
+def read_export_record(path: Path, types: dict[str, Callable[[Any], Any]]) -> dict[str, Any]:
+    """What `sample` noted beside its npz, PNG folders or parquet, as the given types; empty unless all of it is there."""
+    try:
+        if path.suffix == ".npz":
+            record = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))
+        elif (path / "sampling.json").is_file():
+            record = json.loads((path / "sampling.json").read_text(encoding="utf-8"))
+        else:
+            with (path / "metadata.csv").open(newline="") as file:
+                record = next(csv.DictReader(file))
+        return {name: of_type(record[name]) for name, of_type in types.items()}
+    except (OSError, ValueError, KeyError, TypeError, StopIteration, RecursionError):
+        return {}
+
+
+def check_new(output: Path) -> None:
+    """Raises:
+    UserError: if the output exists, or the record that is written beside an npz.
+    """
+    for path in (output, *([output.with_suffix(".json")] if output.suffix == ".npz" else [])):
+        if path.exists():
+            raise UserError(f"{path} exists already. Choose another --output, or remove it.")
+
+
+def check_images_memory(pipe: ClassConditionalDDPMPipeline, count: int, remedy: str) -> None:
+    """Raises:
+    UserError: if so many images of a pipeline do not fit into memory, before the first one is made.
+    """
+    check_memory(count * (4 * int(np.prod(pipe.image_shape)) + 200), f"making {count:,} images", remedy)
+
+
+def class_folder(label: int, name: str, num_classes: int) -> str:
+    """A folder name that sorts as the ids do and holds no odd characters: `0_normal`."""
+    digits = len(str(num_classes - 1))
+    return f"{label:0{digits}d}_{re.sub(r'[^0-9A-Za-z]+', '_', name).strip('_')}"
+
+
+def _write_folder(output: Path, made: Split, record: SamplesRecord) -> None:
+    """PNGs in class folders, with metadata.csv: file_name, label, label_name, index and how they were drawn."""
+    from PIL import Image
+
+    names, how = record.id2label, record.model_dump(exclude={"id2label"})
+    with atomic_folder(output) as temporary:
+        lines = []
+        for (label, index), image in zip(occurrences(made.labels), made.images[:], strict=True):
+            name = f"{class_folder(label, names[label], len(names))}/{index:06d}.png"
+            (temporary / name).parent.mkdir(exist_ok=True)
+            Image.fromarray(without_grey_axis(image)).save(temporary / name)
+            lines.append({"file_name": name, "label": label, "label_name": names[label], "index": index, **how})
+        with (temporary / "metadata.csv").open("w", newline="") as file:
+            writer = csv.DictWriter(file, list(lines[0]))
+            writer.writeheader()
+            writer.writerows(lines)
+
+
+def _write_npz(output: Path, made: Split, record: SamplesRecord) -> None:
+    """MedMNIST's six arrays, the images as train, val and test without rows; how they were drawn goes beside it as JSON."""
+    empty = made.subset(np.arange(0))
+    arrays = npz_arrays({"train": made, "val": empty, "test": empty}, len(record.id2label))
+    write_npz(output, arrays, record.model_dump(mode="json"))
+
+
+def _write_parquet(output: Path, made: Split, record: SamplesRecord) -> None:
+    """A folder that `datasets.load_dataset` reads: an Image column, a ClassLabel column, and how they were drawn."""
+    table = image_table(made.images[:], made.labels.tolist(), record.id2label)
+    with atomic_folder(output) as temporary:
+        (temporary / "data").mkdir()
+        table.to_parquet(str(temporary / "data" / "train-00000-of-00001.parquet"))
+        write_json(temporary / "sampling.json", record.model_dump(mode="json"))
+
+
+def image_table(images: np.ndarray, labels: Sequence[int], id2label: dict[int, str], **columns: Sequence[Any]) -> Any:
+    """A `datasets.Dataset` with an Image column, a ClassLabel column, and others."""
+    import datasets
+    from PIL import Image
+
+    pictures = [Image.fromarray(without_grey_axis(image)) for image in images]
+    names = [id2label[label] for label in sorted(id2label)]
+    table = datasets.Dataset.from_dict({"image": pictures, "label": list(labels), **columns})
+    return table.cast_column("image", datasets.Image()).cast_column("label", datasets.ClassLabel(names=names))

@@ -1,0 +1,213 @@
+"""A run's constants and its folder: the machine that it is trained on, what is said before it starts, and what it leaves."""
+
+import logging
+import os
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator, PartialState
+from accelerate.state import AcceleratorState
+from accelerate.tracking import get_available_trackers
+from accelerate.utils import DistributedType, broadcast_object_list
+from diffusers import UNet2DModel
+
+from medmnist_diffusion.artifacts import CheckpointState, TrainingSummary
+from medmnist_diffusion.data import ImageDataset
+from medmnist_diffusion.data.audit import audit, findings
+from medmnist_diffusion.diffusion.loss import Objective
+from medmnist_diffusion.diffusion.loss_log import LossLog
+from medmnist_diffusion.diffusion.machine import check_training_memory, probe_precision, training_cost
+from medmnist_diffusion.diffusion.training_state import TrainingState
+from medmnist_diffusion.errors import UserError
+from medmnist_diffusion.publish.pipeline_folder import save_pipeline_folder
+from medmnist_diffusion.training.config import TrainingConfig, kept_settings, write_config
+from medmnist_diffusion.training.history import History
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Expected:
+    """What a step costs: GFLOP an image, and the images a second that were tried, a precision."""
+
+    gflop: float
+    speeds: dict[str, float]
+
+
+@dataclass(frozen=True)
+class Run:
+    """What does not change while a run trains."""
+
+    folder: Path
+    config: TrainingConfig
+    dataset: ImageDataset
+    objective: Objective
+    accelerator: Accelerator
+    history: History
+    facts: dict[str, Any]  # of TrainingSummary, what is known before training
+    images_a_step: int
+
+    def summary(self, weights: str, step: int, seconds: float, val_loss: float) -> TrainingSummary:
+        """How the weights of a step came about."""
+        return TrainingSummary(
+            **self.facts,
+            changes=self.history.changes,
+            extensions=self.history.extensions,
+            weights=weights,
+            step=step,
+            seconds=round(seconds, 1),
+            images_seen=step * self.images_a_step,
+            val_loss=val_loss,
+        )
+
+    def checkpoint_state(self, state: TrainingState, log: LossLog) -> CheckpointState:
+        """state.json of the checkpoint of this step."""
+        return CheckpointState(
+            **state.state_dict(),
+            images_a_step=self.images_a_step,
+            config=kept_settings(self.config),
+            data=self.history.data,
+            changes=self.history.changes,
+            extensions=self.history.extensions,
+            comparable_from=log.comparable_from,
+        )
+
+    def save_pipeline(self, name: str, network: UNet2DModel, log: LossLog, summary: TrainingSummary) -> Path:
+        """A pipeline folder of the run, with the losses up to its step."""
+        rows = [row for row in log.rows if row["step"] <= summary.step]
+        settings = kept_settings(self.config)
+        return save_pipeline_folder(
+            self.folder / name, network, self.objective, self.dataset, settings, rows, summary
+        )
+
+    def save_best(self, state: TrainingState, log: LossLog) -> None:
+        """`pipeline_best`, if the weights with the lowest held-out loss are new since the last call."""
+        best = state.best
+        if best.network is not None:
+            summary = self.summary("best held-out loss", best.step, best.seconds, best.val_loss)
+            self.save_pipeline("pipeline_best", best.network, log, summary)
+            best.network = None
+
+
+def prepare_machine(
+    config: TrainingConfig, network: UNet2DModel, objective: Objective, run: Path
+) -> tuple[Accelerator, TrainingConfig, Expected]:
+    """Precision, memory and trackers checked, and the Accelerator of it; the configuration gets the precision.
+
+    Raises:
+        UserError: for what this machine or this launch cannot do.
+    """
+    check_tracker(config.report_to)
+    gflop, activations = training_cost(network, objective)
+    check_training_memory(network, activations, config.train_batch_size, config.mixed_precision)
+    precision, speeds = _choose_precision(config, network, objective)
+    if config.optimizer == "muon" and precision == "fp16":
+        raise UserError(
+            "Muon was never tried with fp16's scaled gradients: launch with bf16, or give --optimizer adamw."
+        )
+    AcceleratorState._reset_state()  # a process that trains twice may want another precision
+    accelerator = Accelerator(
+        mixed_precision=precision,
+        gradient_accumulation_steps=config.gradient_accumulation_steps,
+        log_with=None if config.report_to == "none" else config.report_to,
+        project_dir=run,
+    )
+    if accelerator.distributed_type == DistributedType.FSDP:
+        raise UserError(
+            "FSDP shares the weights out, and this script keeps a whole average of them. A network of this size fits every GPU "
+            "many times over: use training/configs/accelerate/multi_gpu.yaml."
+        )
+    return accelerator, replace(config, mixed_precision=precision), Expected(gflop, speeds)
+
+
+def check_tracker(name: str) -> None:
+    """Raises:
+    UserError: for a tracker that is not installed.
+    """
+    known = {str(tracker) for tracker in get_available_trackers()}
+    if name != "none" and name not in known:
+        listed = ", ".join(sorted(known)) or "(none)"
+        raise UserError(
+            f"--report_to is {name!r}; installed trackers are {listed}. Install another by pip, or use none."
+        )
+
+
+def _choose_precision(
+    config: TrainingConfig, network: UNet2DModel, objective: Objective
+) -> tuple[Any, dict[str, float]]:
+    """The configured precision, else the launcher's, else the faster one by a short trial in the first process.
+
+    With the images a second that the trial reached.
+    """
+    state, launched = PartialState(), os.environ.get("ACCELERATE_MIXED_PRECISION", "no")
+    wanted = config.mixed_precision if config.mixed_precision != "auto" else launched if launched != "no" else None
+    choice: list[Any] = [None]
+    if state.is_main_process:
+        choice = [probe_precision(network, objective, config.train_batch_size, wanted)]
+    return broadcast_object_list(choice)[0] if state.num_processes > 1 else choice[0]
+
+
+def begin_run(
+    folder: Path,
+    config: TrainingConfig,
+    given: ImageDataset,
+    dataset: ImageDataset,
+    objective: Objective,
+    accelerator: Accelerator,
+    history: History,
+    expected: Expected,
+    parameters: int,
+) -> Run:
+    """The run's constants; its configuration is written and the trackers start.
+
+    Args:
+        given: the data set as it was read, with which evaluation compares.
+        dataset: what is trained on: without leaks, if they are dropped.
+    """
+    facts: dict[str, Any] = {}
+    images_a_step = config.train_batch_size * accelerator.num_processes * config.gradient_accumulation_steps
+    history.check_batch(folder, images_a_step)
+    if accelerator.is_main_process:
+        write_config(kept_settings(config), folder / "training_config.yaml")
+        data_audit = audit(given)
+        facts = {
+            "dataset": data_audit["dataset"],
+            "audit": data_audit,
+            "parameters": parameters,
+            "training_gflop_per_image": round(expected.gflop, 3),
+            "training_images": len(dataset.train),
+            "dropped_leaks": len(given.train) - len(dataset.train),
+            "processes": accelerator.num_processes,
+        }
+        for line in (*dataset.notes, *findings(data_audit)):
+            logger.info("  data: %s", line)
+    if config.report_to != "none":
+        values = {key: value for key, value in asdict(config).items() if isinstance(value, (int, float, str, bool))}
+        accelerator.init_trackers("logs", config=values)
+    return Run(folder, config, dataset, objective, accelerator, history, facts, images_a_step)
+
+
+def say_plan(run: Run, expected: Expected, max_steps: int | None, step: int) -> None:
+    """The whole configuration and what to expect, before anything starts."""
+    config, accelerator = run.config, run.accelerator
+    if not accelerator.is_main_process:
+        return
+    for name, value in asdict(config).items():
+        logger.info("  %s: %s", name, value)
+    parameters = run.facts["parameters"]
+    logger.info("  %s parameters, %.2f GFLOP an image (forward and backward)", f"{parameters:,}", expected.gflop)
+    tried = "".join(f", {name}: {speed:.0f} images/s tried" for name, speed in expected.speeds.items())
+    logger.info(
+        "  %s process(es) on %s, %s thread(s) each, precision %s%s",
+        accelerator.num_processes, accelerator.device, torch.get_num_threads(), accelerator.mixed_precision, tried,
+    )  # fmt: skip
+    if max_steps is None:
+        logger.info("  expected time: %g minutes, as asked", config.max_train_minutes)
+    elif expected.speeds:
+        images = (max_steps - step) * config.train_batch_size * config.gradient_accumulation_steps
+        minutes = images / max(expected.speeds.values()) / 60
+        logger.info("  expected time: about %.1f minutes for %s steps", minutes, max_steps - step)
+    else:
+        logger.info("  %s steps; the progress bar shows the time left", max_steps)
