@@ -22,7 +22,7 @@ from medmnist_diffusion.arguments import CommandParser
 from medmnist_diffusion.data import ImageDataset, Split, load_dataset
 from medmnist_diffusion.data.audit import add_dataset_arguments, describe
 from medmnist_diffusion.data.npz import read_npz
-from medmnist_diffusion.data.sources import load_labelled_folder
+from medmnist_diffusion.data.tables import load_labelled_folder
 from medmnist_diffusion.diffusion.machine import start_processes
 from medmnist_diffusion.errors import UserError, run_command
 from medmnist_diffusion.files import file_hash

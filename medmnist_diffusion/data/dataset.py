@@ -9,6 +9,7 @@ import numpy as np
 import torch
 
 from medmnist_diffusion.data.arrow import ArrowImages
+from medmnist_diffusion.data.conditioning import Conditioning, random_rows
 
 ImageArray = np.ndarray | ArrowImages  # uint8 N×H×W×C, in memory or memory-mapped; indexed by a slice or an array
 CHUNK = 1024  # images read at once where a whole split is walked through
@@ -41,8 +42,7 @@ class Split:
 
     def images_of(self, labels: np.ndarray, seed: int) -> np.ndarray:
         """A random image of each label."""
-        rng = np.random.default_rng([seed, 11])
-        return self.images[np.array([rng.choice(np.flatnonzero(self.labels == label)) for label in labels])]
+        return self.images[random_rows(self.labels, labels, np.random.default_rng([seed, 11]))]
 
     @cached_property
     def content_hash(self) -> str:
@@ -84,9 +84,14 @@ class ImageDataset:
     def train(self) -> Split:
         return self.splits["train"]
 
+    @cached_property
+    def conditioning(self) -> Conditioning:
+        """What an image can be asked to show."""
+        return Conditioning(self.id2label)
+
     @property
     def num_classes(self) -> int:
-        return len(self.id2label)
+        return self.conditioning.num_classes
 
     @property
     def image_size(self) -> int:
@@ -104,12 +109,11 @@ class ImageDataset:
 
     def balanced_labels(self, count: int) -> np.ndarray:
         """At least `count` class ids, each equally often, in order."""
-        return np.repeat(np.arange(self.num_classes), -(-count // self.num_classes))
+        return self.conditioning.balanced(count)
 
     def labels_in_shares(self, count: int) -> np.ndarray:
         """At least `count` class ids in the training set's shares, rounded up a class, in order: what to generate."""
-        shares = np.bincount(self.train.labels, minlength=self.num_classes) / len(self.train)
-        return np.repeat(np.arange(self.num_classes), np.ceil(shares * count).astype(int))
+        return self.conditioning.in_shares(count, self.conditioning.shares(self.train.labels))
 
 
 def to_model_range(images: np.ndarray) -> torch.Tensor:
