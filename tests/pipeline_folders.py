@@ -4,7 +4,7 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 
-from medmnist_diffusion.files import MANIFEST
+from medmnist_diffusion.manifest import MANIFEST
 
 CliError = Callable[..., str]
 WEIGHTS = "unet/diffusion_pytorch_model.safetensors"

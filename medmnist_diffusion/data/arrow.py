@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from medmnist_diffusion.files import cache_dir
+from medmnist_diffusion.cache import cache_dir
 from medmnist_diffusion.resources import check_disk, check_memory
 
 IN_MEMORY_BYTES = 2**29  # a split up to this size becomes one array in memory

@@ -61,8 +61,8 @@ def _checked(dataset: ImageDataset, where: str) -> ImageDataset:
             raise UserError(f"{where}: {split.name} is empty. Every split needs images: move some there.")
         if len(outside := conditioning.outside(split.labels)):
             raise UserError(
-                f"{where}: {split.name} has label {outside[0]}, outside the classes 0 … {conditioning.num_classes - 1}. Correct the label, "
-                "or add training images of that class."
+                f"{where}: {split.name} has label {outside[0]}, outside the classes 0 … {conditioning.num_classes - 1}. Correct "
+                "the label, or add training images of that class."
             )
     if conditioning.num_classes < 2:
         raise UserError(

@@ -8,13 +8,14 @@ from typing import Any
 
 import numpy as np
 
+from medmnist_diffusion.cache import cache_dir, digest
 from medmnist_diffusion.data.arrow import store_images
 from medmnist_diffusion.data.conditioning import Conditioning, stratified_parts
 from medmnist_diffusion.data.dataset import ImageDataset, Split
 from medmnist_diffusion.data.images import GREY_MODES, IMAGE_SUFFIXES, decoded_squares, is_grey, open_image
 from medmnist_diffusion.data.npz import SPLITS
 from medmnist_diffusion.errors import UserError
-from medmnist_diffusion.files import cache_dir, digest, file_hash
+from medmnist_diffusion.files import file_hash
 
 BESIDE_IMAGES = (".csv", ".json", ".jsonl", ".md", ".txt")
 

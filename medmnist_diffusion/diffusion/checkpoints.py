@@ -20,7 +20,8 @@ from safetensors.torch import load_file, save_file
 
 from medmnist_diffusion.diffusion.loss_log import LossMeter
 from medmnist_diffusion.errors import UserError
-from medmnist_diffusion.files import MANIFEST, folder_manifest, intact, replace_folder, write_json
+from medmnist_diffusion.files import replace_folder, write_json
+from medmnist_diffusion.manifest import MANIFEST, folder_manifest, intact
 
 
 def save_checkpoint(

@@ -8,7 +8,7 @@ from diffusers import UNet2DModel
 from safetensors.torch import load_file, save_file
 
 from medmnist_diffusion import cli
-from medmnist_diffusion.files import MANIFEST
+from medmnist_diffusion.manifest import MANIFEST
 from tests.pipeline_folders import WEIGHTS, CliError, edit_json, sampling, without_manifest
 
 
