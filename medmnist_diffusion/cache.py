@@ -1,5 +1,6 @@
 """What was computed before and need not be computed again: where it lies, what names it, and whether it is whole."""
 
+import contextlib
 import hashlib
 import json
 import os
@@ -57,8 +58,9 @@ def cached_record(path: Path, model: type[KeptModel], compute: Callable[[], Kept
         return model.model_validate_json(path.read_bytes())
     except (OSError, ValueError):  # pydantic's ValidationError is a ValueError
         record = compute()
+    with contextlib.suppress(OSError):  # a cache that cannot be written to costs time, no results
         write_text(path, record.model_dump_json(indent=2) + "\n")
-        return record
+    return record
 
 
 def read_kept(path: Path, model: type[KeptModel], what: str) -> KeptModel | None:

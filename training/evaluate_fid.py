@@ -63,7 +63,7 @@ def evaluate(args: argparse.Namespace) -> tuple[Metrics, ImageDataset, Split, Ne
     if args.sampling_seeds > 1:
         sampling["sampling_seeds"] = args.sampling_seeds
     metrics = Metrics(
-        dataset=describe(dataset),
+        dataset=describe(dataset).model_dump(),
         pipeline=pipeline,
         sampling=sampling,
         metrics=over_seeds(draws),

@@ -219,8 +219,8 @@ def _train(config: TrainingConfig, dataset: ImageDataset | None, run: Path, stop
             config, raw_unet, gflop, speeds, accelerator, max_steps, step, [*dataset.notes, *findings(data_audit)]
         )
         facts = {
-            "dataset": data_audit["dataset"],
-            "audit": data_audit,
+            "dataset": data_audit.dataset.model_dump(),
+            "audit": data_audit.model_dump(),
             "parameters": sum(parameter.numel() for parameter in raw_unet.parameters()),
             "training_gflop_per_image": round(gflop, 3),
             "training_images": len(dataset.train),

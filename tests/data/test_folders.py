@@ -1,5 +1,7 @@
 """Image folders and parquet: what they become, and that every broken one ends in one line that names it and the remedy."""
 
+import functools
+import os
 from pathlib import Path
 
 import datasets
@@ -7,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from medmnist_diffusion.data import load_dataset
+from medmnist_diffusion.data import load_dataset, tables
 
 
 def image_folder(path: Path, mode: str = "L", per_class: int = 20) -> Path:
@@ -128,3 +130,29 @@ def test_folder_with_one_class(tmp_path, cli_error):
 def test_folder_without_images(tmp_path, cli_error):
     (tmp_path / "empty").mkdir()
     assert "no images found" in cli_error("audit", str(tmp_path / "empty"))
+
+
+@pytest.mark.parametrize("kind", ["images", "parquet"])
+def test_a_file_rewritten_with_its_old_date_is_read_anew(kind, tmp_path, monkeypatch):
+    """Caches know a file by its content: not by path, date and length."""
+    monkeypatch.setattr(tables, "store_images", functools.partial(tables.store_images, in_memory_bytes=0))
+    folder = tmp_path / "mine"
+
+    def write(grey: int) -> None:
+        picture = Image.new("L", (28, 28), grey)
+        for number in range(12):
+            path = folder / "ab"[number % 2] / f"{number}.bmp"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            picture.save(path)
+        if kind == "parquet":
+            features = datasets.Features({"image": datasets.Image(), "label": datasets.ClassLabel(names=["a", "b"])})
+            table = datasets.Dataset.from_dict({"image": [picture] * 12, "label": [0, 1] * 6}, features=features)
+            table.to_parquet(str(folder / "train.parquet"))
+        for path in folder.rglob("*.*"):
+            os.utime(path, (1_600_000_000, 1_600_000_000))
+
+    for grey in (10, 200):
+        write(grey)
+        dataset = load_dataset(str(folder))
+        assert (dataset.train.images[:] == grey).all()
+        assert dataset.content_hash == load_dataset(str(folder)).content_hash

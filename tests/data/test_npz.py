@@ -24,6 +24,24 @@ def test_npz_in_memory_and_memory_mapped_are_the_same(tmp_path, arrays):
     np.testing.assert_array_equal(small["train"].images[..., 0], arrays["train_images"])
 
 
+def test_the_content_hash_of_images_on_disk_is_kept_beside_them(tmp_path, arrays, private_cache, monkeypatch):
+    """It is of these labels; a damaged one is made again."""
+    arrays["train_images"][0, 0, :2] = 1, 2  # content that no other test has
+    write_npz(tmp_path / "kept.npz", arrays)
+    split = read_npz(tmp_path / "kept.npz", in_memory_bytes=1000)["train"]
+    expected = split.content_hash
+    (kept,) = (private_cache / "arrow").glob("kept-train-*/content_hash-*.json")
+    for damage in (None, "{}", '{"sha256": "1"}'):
+        if damage is not None:
+            kept.write_text(damage)
+        assert read_npz(tmp_path / "kept.npz", in_memory_bytes=1000)["train"].content_hash == expected
+    relabelled = Split("train", split.images, 1 - split.labels.clip(max=1))
+    in_memory = Split("train", split.images[:], relabelled.labels)
+    assert relabelled.content_hash == in_memory.content_hash != expected
+    monkeypatch.setattr(Split, "chunks", None)  # nothing is read
+    assert read_npz(tmp_path / "kept.npz", in_memory_bytes=1000)["train"].content_hash == expected
+
+
 def test_a_changed_file_is_read_anew_when_memory_mapped(tmp_path, arrays):
     write_npz(tmp_path / "x.npz", arrays)
     before = read_npz(tmp_path / "x.npz", in_memory_bytes=1000)["train"].content_hash
