@@ -35,7 +35,8 @@ from medmnist_diffusion.diffusion.folder_check import FIXED, WEIGHTS, write_mani
 from medmnist_diffusion.diffusion.sampling import load_pipeline
 from medmnist_diffusion.diffusion.unet import build_noise_scheduler, build_unet
 from medmnist_diffusion.errors import UserError, run_command
-from medmnist_diffusion.files import MANIFEST, write_json
+from medmnist_diffusion.files import write_json
+from medmnist_diffusion.manifest import MANIFEST
 from medmnist_diffusion.publish.pipeline_folder import build_pipeline
 
 SECONDS = 20  # a loader that takes longer hangs

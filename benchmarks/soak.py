@@ -32,7 +32,8 @@ from medmnist_diffusion.diffusion.checkpoints import newest_checkpoint
 from medmnist_diffusion.diffusion.loss_log import read_loss_csv
 from medmnist_diffusion.diffusion.machine import describe_machine, kind_of_machine
 from medmnist_diffusion.errors import UserError, run_command
-from medmnist_diffusion.files import MANIFEST, file_hash, write_json
+from medmnist_diffusion.files import file_hash, write_json
+from medmnist_diffusion.manifest import MANIFEST
 
 SIGNALS = (signal.SIGKILL, signal.SIGKILL, signal.SIGTERM, signal.SIGINT)
 CLOCKS = {"seconds", "images_per_second", "training_seconds", "command"}

@@ -1,29 +1,17 @@
-"""Writing files and folders so that they are whole or not there, and where caches live."""
+"""Writing files and folders so that they are whole or not there."""
 
 import contextlib
 import hashlib
 import json
 import os
 import shutil
-import zipfile
-import zlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
-import numpy as np
-from pydantic import BaseModel, ValidationError
 from safetensors import SafetensorError
 
 from medmnist_diffusion.errors import UserError
-
-KeptModel = TypeVar("KeptModel", bound=BaseModel)
-
-
-def cache_dir() -> Path:
-    """Where features, neighbours, classifiers and Arrow copies are kept: $MEDMNIST_DIFFUSION_CACHE, else the user's cache."""
-    home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    return Path(os.environ.get("MEDMNIST_DIFFUSION_CACHE") or home / "medmnist-diffusion")
 
 
 @contextlib.contextmanager
@@ -106,51 +94,9 @@ def could_not_write(what: str, remedy: str) -> Iterator[None]:
         raise UserError(f"{what} could not be written ({' '.join(str(error).split())[:160]}). {remedy}") from None
 
 
-def cached_arrays(
-    path: Path, compute: Callable[[], dict[str, np.ndarray]], write: bool = True
-) -> dict[str, np.ndarray]:
-    """The arrays of an npz in a cache; where it is missing or damaged they are computed, and written if `write`."""
-    if (kept := kept_arrays(path)) is not None:
-        return kept
-    values = compute()
-    if write:
-        with atomic_file(path) as temporary:
-            np.savez(temporary, allow_pickle=False, **values)
-    return values
-
-
-def kept_arrays(path: Path) -> dict[str, np.ndarray] | None:
-    """The arrays of an npz of our own; None where there is none that is whole."""
-    try:
-        with np.load(path, allow_pickle=False) as arrays:
-            return {name: arrays[name] for name in arrays.files}
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error):
-        return None
-
-
 def write_text(path: str | Path, text: str) -> None:
     with atomic_file(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
-
-
-def read_kept(path: Path, model: type[KeptModel], what: str) -> KeptModel | None:
-    """A result file of an earlier run, checked; None where there is none.
-
-    Raises:
-        UserError: for a damaged one.
-    """
-    if not path.is_file():
-        return None
-    try:
-        return model.model_validate_json(path.read_text(encoding="utf-8"))
-    except (OSError, ValidationError) as error:
-        reason = " ".join(str(error).split())[:200]
-        raise UserError(f"{path} is no valid {what} ({reason}). Remove it: it will be made again.") from None
-
-
-def digest(content: Any) -> str:
-    """16 hex digits that name JSON-ready content: what a kept result or a run depends on."""
-    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def write_json(path: str | Path, value: Any) -> None:
@@ -161,21 +107,3 @@ def file_hash(path: str | Path) -> str:
     """SHA-256 of a file's content."""
     with Path(path).open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-MANIFEST = "manifest.json"
-
-
-def folder_manifest(folder: Path) -> dict[str, str]:
-    """SHA-256 of every file under a folder, by its relative name; not of the manifest itself."""
-    files = sorted(path for path in folder.rglob("*") if path.is_file())
-    return {path.relative_to(folder).as_posix(): file_hash(path) for path in files if path != folder / MANIFEST}
-
-
-def intact(folder: Path, needed: Sequence[str]) -> bool:
-    """Whether a folder holds the files that its manifest names, the needed ones among them, as they were, and no others."""
-    try:
-        manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
-        return set(needed) <= set(manifest) and manifest == folder_manifest(folder)
-    except (OSError, ValueError, TypeError, RecursionError):
-        return False

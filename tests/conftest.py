@@ -6,6 +6,7 @@ if (worker := os.environ.get("PYTEST_XDIST_WORKER")) and hasattr(os, "sched_seta
     cores = sorted(os.sched_getaffinity(0))  # before torch counts them
     os.sched_setaffinity(0, {cores[int(worker.removeprefix("gw")) % len(cores)]})
 
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -13,10 +14,16 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import HealthCheck, settings
 
 from medmnist_diffusion import cli
 from medmnist_diffusion.data import phantom
 from medmnist_diffusion.data.npz import write_npz
+
+settings.register_profile(
+    "ci", max_examples=60, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow]
+)
+settings.load_profile("ci")
 
 ROOT = Path(__file__).resolve().parent.parent
 REAL_DATA = Path(os.environ.get("MEDMNIST_ROOT") or ROOT.parent / "shared" / "data" / "medmnist")
@@ -66,6 +73,12 @@ def trained_run(tmp_path_factory: pytest.TempPathFactory, small_npz: Path) -> Pa
     code = cli.main(["train", *small_training(small_npz, run), "--max_train_steps", "60"])
     assert code == 0
     return run
+
+
+@pytest.fixture
+def pipeline(trained_run: Path, tmp_path: Path) -> Path:
+    """A copy of the small run's pipeline folder, to be changed."""
+    return shutil.copytree(trained_run / "pipeline", tmp_path / "pipeline")
 
 
 def small_training(data: Path | str, run: Path) -> list[str]:

@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from .conftest import ROOT, run_python
+from tests.conftest import ROOT, run_python
 
 
 @pytest.fixture(scope="module")

@@ -24,7 +24,8 @@ from medmnist_diffusion.data.npz import write_npz
 from medmnist_diffusion.diffusion.checkpoints import newest_checkpoint, read_state
 from medmnist_diffusion.diffusion.loss_log import read_loss_csv
 from medmnist_diffusion.errors import StoppedError
-from medmnist_diffusion.files import MANIFEST, recover_folder, replace_folder
+from medmnist_diffusion.files import recover_folder, replace_folder
+from medmnist_diffusion.manifest import MANIFEST
 from medmnist_diffusion.training import train as train_script
 
 from .conftest import ROOT, small_training

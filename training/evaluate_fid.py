@@ -24,6 +24,7 @@ from medmnist_diffusion.artifacts import Metrics
 from medmnist_diffusion.data import ImageDataset, Split, load_dataset
 from medmnist_diffusion.data.audit import describe
 from medmnist_diffusion.data.npz import read_npz
+from medmnist_diffusion.data.tables import load_labelled_folder
 from medmnist_diffusion.diffusion.folder_check import MODEL_INDEX, WEIGHTS, check_folder
 from medmnist_diffusion.diffusion.machine import start_processes
 from medmnist_diffusion.diffusion.samplers import Sampling

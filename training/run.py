@@ -173,7 +173,7 @@ def begin_run(
         write_config(kept_settings(config), folder / "training_config.yaml")
         data_audit = audit(given)
         facts = {
-            "dataset": data_audit["dataset"],
+            "dataset": data_audit.dataset,
             "audit": data_audit,
             "parameters": parameters,
             "training_gflop_per_image": round(expected.gflop, 3),

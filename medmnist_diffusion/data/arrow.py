@@ -1,21 +1,30 @@
 """Images that stay on disk: a memory-mapped `datasets.Dataset` behind the few array operations that we use."""
 
+import hashlib
 from collections.abc import Callable, Iterator
-from typing import Any
+from pathlib import Path
+from typing import Annotated, Any
 
 import numpy as np
+from pydantic import BaseModel, StringConstraints
 
-from medmnist_diffusion.files import cache_dir
+from medmnist_diffusion.cache import cache_dir, cached_record
 from medmnist_diffusion.resources import check_disk, check_memory
 
 IN_MEMORY_BYTES = 2**29  # a split up to this size becomes one array in memory
 
 
+class ContentHash(BaseModel):
+    """The content hash of a split, as it is kept beside its images."""
+
+    sha256: Annotated[str, StringConstraints(pattern="^[0-9a-f]{64}$")]
+
+
 class ArrowImages:
     """uint8 N×H×W×C images in an Arrow file, read when they are indexed by a slice or an index array."""
 
-    def __init__(self, table: Any, image_shape: tuple[int, int, int]) -> None:
-        self._table = table
+    def __init__(self, table: Any, image_shape: tuple[int, int, int], folder: Path) -> None:
+        self._table, self._folder = table, folder
         self.shape = (len(table), *image_shape)
 
     def __len__(self) -> int:
@@ -27,6 +36,12 @@ class ArrowImages:
             index = np.flatnonzero(index) if index.dtype == bool else index
         rows = self._table[index]["image"]
         return np.frombuffer(bytearray().join(rows), np.uint8).reshape(len(rows), *self.shape[1:])  # writable
+
+    def content_hash(self, labels: np.ndarray, compute: Callable[[], str]) -> str:
+        """The content hash of these images with these labels, kept beside the images: a million are not read again for it."""
+        named = hashlib.sha256(np.ascontiguousarray(labels, dtype="<i8").data).hexdigest()[:32]
+        path = self._folder / f"content_hash-{named}.json"
+        return cached_record(path, ContentHash, lambda: ContentHash(sha256=compute())).sha256
 
 
 def is_stored(fingerprint: str) -> bool:
@@ -69,6 +84,7 @@ def store_images(
 
     import datasets
 
+    folder = cache_dir() / "arrow" / fingerprint
     if not is_stored(fingerprint):
         check_disk(cache_dir(), size, where, f"MEDMNIST_DIFFUSION_CACHE names another place. {remedy}".strip())
 
@@ -81,7 +97,7 @@ def store_images(
     table = datasets.Dataset.from_generator(
         rows,
         features=datasets.Features({"image": datasets.Value("binary")}),
-        cache_dir=str(cache_dir() / "arrow" / fingerprint),
+        cache_dir=str(folder),
         fingerprint=fingerprint,
     )
-    return ArrowImages(table, image_shape)
+    return ArrowImages(table, image_shape, folder)

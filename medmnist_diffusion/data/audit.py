@@ -4,31 +4,38 @@ import argparse
 from collections.abc import Sequence
 from itertools import combinations, islice
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from medmnist_diffusion.arguments import CommandParser
+from medmnist_diffusion.artifacts import Audit, DatasetDescription, SplitAudit
+from medmnist_diffusion.cache import cache_dir, cached_record, digest
 from medmnist_diffusion.data.dataset import ImageDataset, Split
 from medmnist_diffusion.data.duplicates import image_hashes, in_other, near_pairs, repeats
 from medmnist_diffusion.data.sources import load_dataset
 from medmnist_diffusion.files import write_json
 
+AUDIT_VERSION = 1  # of the way it is counted: audits kept by another are made again
 NEAR_DUPLICATE_GREY_LEVELS = 5.0  # root mean square; a picture saved again as JPEG differs by 2 to 4
 MOST_PAIRS = 100_000  # counted no further: of a thousand all alike images there are half a million pairs
 LOOKED_UP = 50_000  # of a larger split so many images, drawn at random, are looked up among all: a million would take half an hour
 
 
-def audit(dataset: ImageDataset) -> dict[str, Any]:
-    """The audit as JSON-ready values.
+def audit(dataset: ImageDataset) -> Audit:
+    """Count and compare the images of a data set; of content that was audited before the result is read from the cache.
 
     Returns:
-        `splits`: for each its number of images, images a class, pixel mean and standard deviation (grey levels,
-        a channel), constant images, images that repeat an earlier one, near-duplicate pairs, and how many images were looked
-        up for these;
-        `imbalance`: the largest training class over the smallest;
-        `leaks`: for each two splits, how many images of the first stand in the second, and the other way round.
+        For each split its number of images, images a class, pixel mean and standard deviation (grey levels, a channel),
+        constant images, images that repeat an earlier one, near-duplicate pairs, and how many images were looked up for these;
+        for each two splits, how many images of the first stand in the second, and the other way round.
     """
+    depends_on = [AUDIT_VERSION, dataset.conditioning.names, NEAR_DUPLICATE_GREY_LEVELS, MOST_PAIRS, LOOKED_UP]
+    path = cache_dir() / "audits" / f"{dataset.content_hash}-{digest(depends_on)}.json"
+    found = cached_record(path, Audit, lambda: _audited(dataset))
+    return found.model_copy(update={"dataset": describe(dataset)})  # name, licence and notes are no content
+
+
+def _audited(dataset: ImageDataset) -> Audit:
     hashes = {name: image_hashes(split) for name, split in dataset.splits.items()}
     leaks = {}
     for first, second in combinations(dataset.splits, 2):
@@ -39,33 +46,33 @@ def audit(dataset: ImageDataset) -> dict[str, Any]:
             "near_duplicate_pairs": _near_pairs(few, many, looked_up := _looked_up(np.arange(len(few)))),
             "looked_up_for_near_duplicates": len(looked_up),
         }
-    counts = np.bincount(dataset.train.labels, minlength=dataset.num_classes)
-    return {
-        "dataset": describe(dataset),
-        "imbalance": round(float(counts.max() / counts.min()), 3),
-        "splits": {name: _audit_split(split, dataset, hashes[name]) for name, split in dataset.splits.items()},
-        "leaks": leaks,
-    }
+    counts = dataset.conditioning.counts(dataset.train.labels)
+    return Audit(
+        dataset=describe(dataset),
+        imbalance=round(float(counts.max() / counts.min()), 3),
+        splits={name: _audit_split(split, dataset, hashes[name]) for name, split in dataset.splits.items()},
+        leaks=leaks,
+    )
 
 
-def describe(dataset: ImageDataset) -> dict[str, Any]:
+def describe(dataset: ImageDataset) -> DatasetDescription:
     """The data set's identity, as every result file carries it."""
-    return {
-        "name": dataset.name,
-        "content_hash": dataset.content_hash,
-        "image_size": dataset.image_size,
-        "channels": dataset.channels,
-        "id2label": {str(label): name for label, name in dataset.id2label.items()},
-        "license": dataset.license,
-        "citation": dataset.citation,
-        "description": dataset.description,
-        "synthetic": dataset.synthetic,
-        "source": dataset.source,
-        "notes": dataset.notes,
-    }
+    return DatasetDescription(
+        name=dataset.name,
+        content_hash=dataset.content_hash,
+        image_size=dataset.image_size,
+        channels=dataset.channels,
+        id2label={str(label): name for label, name in dataset.id2label.items()},
+        license=dataset.license,
+        citation=dataset.citation,
+        description=dataset.description,
+        synthetic=dataset.synthetic,
+        source=dataset.source,
+        notes=dataset.notes,
+    )
 
 
-def _audit_split(split: Split, dataset: ImageDataset, hashes: np.ndarray) -> dict[str, Any]:
+def _audit_split(split: Split, dataset: ImageDataset, hashes: np.ndarray) -> SplitAudit:
     total, squares, pixels, blank = 0.0, 0.0, 0, 0
     low, high = 255, 0
     for chunk in split.chunks():
@@ -76,21 +83,21 @@ def _audit_split(split: Split, dataset: ImageDataset, hashes: np.ndarray) -> dic
         low, high = min(low, int(chunk.min())), max(high, int(chunk.max()))
     mean = total / pixels
     deviation = np.sqrt(np.maximum(squares / pixels - mean**2, 0))
-    counts = np.bincount(split.labels, minlength=dataset.num_classes)
+    counts = dataset.conditioning.counts(split.labels)
     # Of images that repeat each other one: or all pairs would be looked at.
     unique = np.sort(np.unique(hashes, return_index=True)[1])
     looked_up = _looked_up(unique)
-    return {
-        "images": len(split),
-        "per_class": {dataset.id2label[label]: int(count) for label, count in enumerate(counts)},
-        "pixel_mean": np.round(mean, 2).tolist(),
-        "pixel_std": np.round(deviation, 2).tolist(),
-        "pixel_range": [low, high],
-        "constant_images": blank,
-        "repeated_images": repeats(hashes),
-        "near_duplicate_pairs": _near_pairs(split, split, looked_up, unique),
-        "looked_up_for_near_duplicates": len(looked_up),
-    }
+    return SplitAudit(
+        images=len(split),
+        per_class={dataset.id2label[label]: int(count) for label, count in enumerate(counts)},
+        pixel_mean=np.round(mean, 2).tolist(),
+        pixel_std=np.round(deviation, 2).tolist(),
+        pixel_range=[low, high],
+        constant_images=blank,
+        repeated_images=repeats(hashes),
+        near_duplicate_pairs=_near_pairs(split, split, looked_up, unique),
+        looked_up_for_near_duplicates=len(looked_up),
+    )
 
 
 def _near_pairs(split: Split, other: Split, looked_up: np.ndarray, among: np.ndarray | None = None) -> int:
@@ -104,69 +111,67 @@ def _looked_up(rows: np.ndarray) -> np.ndarray:
     return rows if len(rows) <= LOOKED_UP else np.sort(np.random.default_rng(0).choice(rows, LOOKED_UP, replace=False))
 
 
-def findings(report: dict[str, Any]) -> list[str]:
+def findings(report: Audit) -> list[str]:
     """The audit's findings as sentences, worst first; empty if there is nothing to report."""
     lines = []
-    for pair, leak in report["leaks"].items():
+    for pair, leak in report.leaks.items():
         first, second = pair.split("-")
         count = leak[f"{second}_images_in_{first}"]
         if count:
             rows = leak[f"{first}_images_in_{second}"]
             lines.append(f"{count} {second} images also stand in {first} (as {rows} rows).")
-        if leak["near_duplicate_pairs"]:
-            images = min(report["splits"][name]["images"] for name in (first, second))
-            lines.append(f"{_pairs(leak)} between {first} and {second}{_of(leak, images)}.")
-    for name, split in report["splits"].items():
-        if split["constant_images"]:
-            lines.append(f"{split['constant_images']} {name} images are constant (blank).")
-        if split["repeated_images"]:
-            lines.append(f"{split['repeated_images']} {name} images repeat an earlier one of the split.")
-        if split["near_duplicate_pairs"]:
-            lines.append(f"{_pairs(split)} within {name}{_of(split, split['images'])}.")
-    if report["imbalance"] >= 2:
-        lines.append(f"The largest class has {report['imbalance']:.1f} times the images of the smallest.")
+        if pairs := leak["near_duplicate_pairs"]:
+            images = min(report.splits[name].images for name in (first, second))
+            looked_up = _of(leak.get("looked_up_for_near_duplicates"), images)
+            lines.append(f"{_pairs(pairs)} between {first} and {second}{looked_up}.")
+    for name, split in report.splits.items():
+        if split.constant_images:
+            lines.append(f"{split.constant_images} {name} images are constant (blank).")
+        if split.repeated_images:
+            lines.append(f"{split.repeated_images} {name} images repeat an earlier one of the split.")
+        if split.near_duplicate_pairs:
+            looked_up = _of(split.looked_up_for_near_duplicates, split.images)
+            lines.append(f"{_pairs(split.near_duplicate_pairs)} within {name}{looked_up}.")
+    if report.imbalance >= 2:
+        lines.append(f"The largest class has {report.imbalance:.1f} times the images of the smallest.")
     return lines
 
 
-def _pairs(counted: dict[str, Any]) -> str:
-    count = counted["near_duplicate_pairs"]
+def _pairs(count: int) -> str:
     return f"{count}{' or more' if count >= MOST_PAIRS else ''} near-duplicate pairs"
 
 
-def _of(counted: dict[str, Any], images: int) -> str:
+def _of(looked_up: int | None, images: int) -> str:
     """Which part of the images was looked up, where it was not all of them."""
-    part = counted.get("looked_up_for_near_duplicates", images)  # audits of older runs do not say
-    return f", of {part:,} of {images:,} images looked up" if part < images else ""
+    return "" if looked_up is None or looked_up >= images else f", of {looked_up:,} of {images:,} images looked up"
 
 
-def print_audit(report: dict[str, Any]) -> None:
+def print_audit(report: Audit) -> None:
+    """The audit as a table and its findings, in the terminal."""
     from rich.console import Console
     from rich.table import Table
 
-    info, console = report["dataset"], Console(highlight=False, markup=False)
-    colour = "grey" if info["channels"] == 1 else "RGB"
-    console.print(f"{info['name']}: {info['image_size']}×{info['image_size']} {colour}, licence {info['license']}")
+    info, console = report.dataset, Console(highlight=False, markup=False)
+    colour = "grey" if info.channels == 1 else "RGB"
+    console.print(f"{info.name}: {info.image_size}×{info.image_size} {colour}, licence {info.license}")
     table = Table("images")
-    for name in report["splits"]:
+    for name in report.splits:
         table.add_column(name, justify="right")
-    splits = list(report["splits"].values())
-    for class_name in info["id2label"].values():
-        table.add_row(class_name, *(str(split["per_class"][class_name]) for split in splits))
-    table.add_row("all", *(str(split["images"]) for split in splits), end_section=True)
+    splits = list(report.splits.values())
+    for class_name in info.id2label.values():
+        table.add_row(class_name, *(str(split.per_class[class_name]) for split in splits))
+    table.add_row("all", *(str(split.images) for split in splits), end_section=True)
     table.add_row("pixels, mean ± sd", *(_pixels(split) for split in splits))
-    for heading, key in (
-        ("constant (blank)", "constant_images"),
-        ("repeated", "repeated_images"),
-        ("near-duplicates", "near_duplicate_pairs"),
-    ):
-        table.add_row(heading, *(str(split[key]) for split in splits))
+    table.add_row("constant (blank)", *(str(split.constant_images) for split in splits))
+    table.add_row("repeated", *(str(split.repeated_images) for split in splits))
+    table.add_row("near-duplicates", *(str(split.near_duplicate_pairs) for split in splits))
     console.print(table)
-    for line in [*info["notes"], *findings(report)]:
+    for line in [*info.notes, *findings(report)]:
         console.print(f"- {line}", soft_wrap=True)
 
 
-def _pixels(split: dict[str, Any]) -> str:
-    pairs = zip(split["pixel_mean"], split["pixel_std"], strict=True)
+def _pixels(split: SplitAudit) -> str:
+    pairs = zip(split.pixel_mean, split.pixel_std, strict=True)
     return "\n".join(f"{mean:.0f} ± {std:.0f}" for mean, std in pairs)
 
 
@@ -180,7 +185,7 @@ def main(argv: Sequence[str]) -> None:
     args = parser.parse_args(argv)
     report = audit(load_dataset(args.dataset, args.root, args.size))
     if args.json:
-        write_json(args.json, report)
+        write_json(args.json, report.model_dump())
     print_audit(report)
 
 

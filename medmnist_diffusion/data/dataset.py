@@ -47,6 +47,11 @@ class Split:
     @cached_property
     def content_hash(self) -> str:
         """SHA-256 over shape, pixels and labels: the same content has the same hash whatever file it came from."""
+        if isinstance(self.images, ArrowImages):
+            return self.images.content_hash(self.labels, self._hashed)
+        return self._hashed()
+
+    def _hashed(self) -> str:
         digest = hashlib.sha256(repr((len(self), *self.images.shape[1:])).encode())
         for chunk in self.chunks():
             digest.update(np.ascontiguousarray(chunk).data)

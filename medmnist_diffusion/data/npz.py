@@ -7,7 +7,8 @@ import io
 import lzma
 import zipfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import lru_cache
 from pathlib import Path
 from tokenize import TokenError
 from typing import Any
@@ -27,6 +28,7 @@ LONGEST_HEADER = 16_384  # bytes; the format allows 4 GiB
 SMALLEST, LARGEST = 8, 1024  # pixels a side
 SPLITS = ("train", "val", "test")
 SYNTHETIC = "train_synthetic"  # of a set that `augment` wrote: which training images are generated
+Headers = dict[str, tuple[tuple[int, ...], Any]]  # shape and dtype of every array
 REMEDY = "Write it with numpy.savez_compressed in MedMNIST's layout (see the README)."
 
 
@@ -63,49 +65,28 @@ def read_npz(path: Path, splits: tuple[str, ...] = SPLITS, in_memory_bytes: int 
                 f"{path}: {name} holds pickled Python objects, which are never loaded. {REMEDY} "
                 "with plain uint8 arrays."
             )
-    return {split: _read_split(path, split, headers, in_memory_bytes) for split in splits}
+    content = lru_cache(lambda: file_hash(path))  # of large files alone, and once for all splits
+    return {split: _read_split(path, split, headers, in_memory_bytes, content) for split in splits}
 
 
-def _read_split(path: Path, split: str, headers: dict[str, Any], in_memory_bytes: int) -> Split:
-    image_shape, image_dtype = headers[f"{split}_images"]
-    label_shape, label_dtype = headers[f"{split}_labels"]
+def _read_split(path: Path, split: str, headers: Headers, in_memory_bytes: int, content: Callable[[], str]) -> Split:
     where = f"{path}: {split}"
-
-    if image_dtype != np.uint8:
-        raise UserError(f"{where}_images has dtype {image_dtype}; uint8 in 0 … 255 is needed. {REMEDY}")
-    if len(image_shape) == 4 and image_shape[3] not in (1, 3) and len(set(image_shape[1:])) == 1:
-        raise UserError(f"{where}_images is three-dimensional {image_shape}: 3-D sets are not supported yet.")
-    if len(image_shape) not in (3, 4) or (len(image_shape) == 4 and image_shape[3] not in (1, 3)):
-        raise UserError(f"{where}_images has shape {image_shape}; N×H×W or N×H×W×3 is needed. {REMEDY}")
-    if image_shape[1] != image_shape[2]:
-        raise UserError(f"{where}_images has shape {image_shape}: images must be square. Crop or pad them first.")
-    if image_shape[0] and not SMALLEST <= image_shape[1] <= LARGEST:
-        raise UserError(
-            f"{where}_images has shape {image_shape}: from {SMALLEST} to {LARGEST} pixels a side are read. Resize them first."
-        )
-    if len(label_shape) == 2 and label_shape[1] != 1:
-        raise UserError(f"{where}_labels has {label_shape[1]} columns: multi-label sets are not supported yet.")
-    if len(label_shape) not in (1, 2):
-        raise UserError(f"{where}_labels has shape {label_shape}; N or N×1 is needed. {REMEDY}")
-    if image_shape[0] == 0 or label_shape[0] == 0:
-        raise UserError(f"{where} is empty. Every split needs images: move some there.")
-    if image_shape[0] != label_shape[0]:
-        raise UserError(f"{where} has {image_shape[0]} images but {label_shape[0]} labels. They must be as many.")
-    if label_dtype.kind not in "iuf":
-        raise UserError(f"{where}_labels has dtype {label_dtype}; integer class ids are needed.")
+    image_shape, _ = headers[f"{split}_images"]
+    _check_image_header(where, *headers[f"{split}_images"])
+    _check_label_header(where, *headers[f"{split}_labels"], image_shape[0])
     if split == "train" and SYNTHETIC in headers:
         marks_shape, marks_dtype = headers[SYNTHETIC]
         if marks_shape not in ((image_shape[0],), (image_shape[0], 1)) or marks_dtype not in (np.uint8, bool):
             raise UserError(f"{path}: {SYNTHETIC} must hold a 0 or 1 for each training image. {REMEDY}")
-    size = int(np.prod(image_shape, dtype=object))
 
+    size = int(np.prod(image_shape, dtype=object))
+    shape = (image_shape[1], image_shape[2], image_shape[3] if len(image_shape) == 4 else 1)
     try:
-        shape = (image_shape[1], image_shape[2], image_shape[3] if len(image_shape) == 4 else 1)
         images = store_images(
             lambda: _image_chunks(path, f"{split}_images", (image_shape[0], *shape)),
             image_shape[0],
             shape,
-            f"{path.stem}-{split}-{file_hash(path)[:16]}" if size > in_memory_bytes else "",
+            f"{path.stem}-{split}-{content()[:16]}" if size > in_memory_bytes else "",
             where,
             in_memory_bytes,
             # A few kilobytes of zip can unpack to any size.
@@ -122,6 +103,36 @@ def _read_split(path: Path, split: str, headers: dict[str, Any], in_memory_bytes
             f"{where} cannot be read, the file is damaged ({error}). Download or write it again."
         ) from None
     return Split(split, images, labels.astype(np.int64))
+
+
+def _check_image_header(where: str, shape: tuple[int, ...], dtype: np.dtype) -> None:
+    """uint8 N×H×W or N×H×W×3, square, of a size that is read."""
+    if dtype != np.uint8:
+        raise UserError(f"{where}_images has dtype {dtype}; uint8 in 0 … 255 is needed. {REMEDY}")
+    if len(shape) == 4 and shape[3] not in (1, 3) and len(set(shape[1:])) == 1:
+        raise UserError(f"{where}_images is three-dimensional {shape}: 3-D sets are not supported yet.")
+    if len(shape) not in (3, 4) or (len(shape) == 4 and shape[3] not in (1, 3)):
+        raise UserError(f"{where}_images has shape {shape}; N×H×W or N×H×W×3 is needed. {REMEDY}")
+    if shape[1] != shape[2]:
+        raise UserError(f"{where}_images has shape {shape}: images must be square. Crop or pad them first.")
+    if shape[0] and not SMALLEST <= shape[1] <= LARGEST:
+        raise UserError(
+            f"{where}_images has shape {shape}: from {SMALLEST} to {LARGEST} pixels a side are read. Resize them first."
+        )
+
+
+def _check_label_header(where: str, shape: tuple[int, ...], dtype: np.dtype, images: int) -> None:
+    """One number an image, N or N×1."""
+    if len(shape) == 2 and shape[1] != 1:
+        raise UserError(f"{where}_labels has {shape[1]} columns: multi-label sets are not supported yet.")
+    if len(shape) not in (1, 2):
+        raise UserError(f"{where}_labels has shape {shape}; N or N×1 is needed. {REMEDY}")
+    if images == 0 or shape[0] == 0:
+        raise UserError(f"{where} is empty. Every split needs images: move some there.")
+    if images != shape[0]:
+        raise UserError(f"{where} has {images} images but {shape[0]} labels. They must be as many.")
+    if dtype.kind not in "iuf":
+        raise UserError(f"{where}_labels has dtype {dtype}; integer class ids are needed.")
 
 
 def _header(archive: zipfile.ZipFile, member: str) -> tuple[tuple[int, ...], np.dtype | None]:

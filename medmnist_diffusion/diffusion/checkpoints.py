@@ -21,7 +21,8 @@ from safetensors.torch import load_file, save_file
 from medmnist_diffusion.artifacts import CheckpointState
 from medmnist_diffusion.diffusion.training_state import TrainingState
 from medmnist_diffusion.errors import UserError
-from medmnist_diffusion.files import MANIFEST, folder_manifest, intact, replace_folder, write_json
+from medmnist_diffusion.files import replace_folder, write_json
+from medmnist_diffusion.manifest import MANIFEST, folder_manifest, intact
 
 logger = logging.getLogger(__name__)
 

@@ -15,7 +15,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from safetensors import SafetensorError, safe_open
 
 from medmnist_diffusion.errors import UserError
-from medmnist_diffusion.files import MANIFEST, file_hash, folder_manifest
+from medmnist_diffusion.files import file_hash
+from medmnist_diffusion.manifest import MANIFEST, folder_manifest
 
 MODEL_INDEX, UNET_CONFIG, SCHEDULER_CONFIG = "model_index.json", "unet/config.json", "scheduler/scheduler_config.json"
 WEIGHTS = "unet/diffusion_pytorch_model.safetensors"

@@ -9,8 +9,9 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 from tqdm import tqdm
 
+from medmnist_diffusion.cache import cache_dir
 from medmnist_diffusion.data.dataset import ImageDataset, Split, to_model_range
-from medmnist_diffusion.files import atomic_file, cache_dir
+from medmnist_diffusion.files import atomic_file
 
 FEATURES = 64
 STEPS, BATCH, LEARNING_RATE, SHIFT = 600, 128, 3e-3, 2

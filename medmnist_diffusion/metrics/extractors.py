@@ -17,10 +17,10 @@ import torch.nn.functional as F
 from accelerate import PartialState
 from tqdm import tqdm
 
+from medmnist_diffusion.cache import cache_dir, cached_arrays
 from medmnist_diffusion.data.dataset import ImageDataset, Split, to_model_range
 from medmnist_diffusion.diffusion.machine import in_shares
 from medmnist_diffusion.errors import UserError
-from medmnist_diffusion.files import cache_dir, cached_arrays
 from medmnist_diffusion.metrics.classifier import FEATURES, RECIPE, real_data_classifier
 
 EXTRACTORS = ("inception", "random", "classifier", "texture", "pca")

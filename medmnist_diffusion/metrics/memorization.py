@@ -12,9 +12,9 @@ import torch
 import torch.nn.functional as F
 from scipy.stats import betabinom, mannwhitneyu
 
+from medmnist_diffusion.cache import cache_dir, cached_arrays
 from medmnist_diffusion.data.dataset import ImageDataset, Split
 from medmnist_diffusion.data.duplicates import image_hashes, in_other, near_pairs
-from medmnist_diffusion.files import cache_dir, cached_arrays
 from medmnist_diffusion.metrics.intervals import Estimate
 
 QUANTILE = 0.01  # of the held-out distances: fresh real images fall below it this often

@@ -13,6 +13,7 @@ from typing_extensions import TypedDict
 
 import medmnist_diffusion.model_cards
 from medmnist_diffusion.arguments import CommandParser
+from medmnist_diffusion.artifacts import Audit
 from medmnist_diffusion.data.audit import findings
 from medmnist_diffusion.diffusion.folder_check import WEIGHTS, check_folder
 from medmnist_diffusion.errors import UserError
@@ -190,7 +191,7 @@ def _values(folder: Path, summary: dict[str, Any], metrics: Metrics | None, load
         "dropped_leaks": summary["dropped_leaks"],
         "training_config": yaml.safe_dump(config, sort_keys=False).strip().replace("```", "'''"),
         "has_loss": (folder / "loss.png").is_file(),
-        "findings": plain(findings(summary["audit"])),
+        "findings": plain(findings(Audit.model_validate(summary["audit"]))),
         "changes": plain(summary.get("changes", [])),
         "extensions": plain(summary.get("extensions", [])),
         "metrics": _metric_values(metrics, folder) if metrics else None,

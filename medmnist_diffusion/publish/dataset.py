@@ -42,7 +42,7 @@ def read_export(path: Path, summary: dict[str, Any]) -> Split:
         UserError: if they are not readable, or of another size or other classes than the pipeline's.
     """
     from medmnist_diffusion.data.npz import read_npz
-    from medmnist_diffusion.data.sources import load_labelled_folder
+    from medmnist_diffusion.data.tables import load_labelled_folder
 
     dataset = summary["dataset"]
     id2label = {int(label): name for label, name in dataset["id2label"].items()}

@@ -6,11 +6,12 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, model_validator
 
+from medmnist_diffusion.cache import read_kept
 from medmnist_diffusion.data import ImageDataset
 from medmnist_diffusion.diffusion.machine import kind_of_machine, probe_precision
 from medmnist_diffusion.diffusion.unet import build_unet
 from medmnist_diffusion.errors import UserError
-from medmnist_diffusion.files import read_kept, write_json
+from medmnist_diffusion.files import write_json
 from medmnist_diffusion.training.config import TrainingConfig
 
 

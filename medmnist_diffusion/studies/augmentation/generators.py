@@ -12,9 +12,10 @@ import numpy as np
 from accelerate import PartialState
 from filelock import FileLock
 
+from medmnist_diffusion.cache import cached_arrays, digest
 from medmnist_diffusion.data import ImageDataset, Split
 from medmnist_diffusion.diffusion.sampling import DEFAULT_SAMPLER, DEFAULT_STEPS, generate, load_pipeline
-from medmnist_diffusion.files import cached_arrays, digest, write_text
+from medmnist_diffusion.files import write_text
 from medmnist_diffusion.publish.pipeline_folder import saved_step
 from medmnist_diffusion.studies.augmentation.regimes import Regime, RegimeData, draw_regime
 from medmnist_diffusion.training.config import FREE_ON_RESUME, TrainingConfig, checked_config

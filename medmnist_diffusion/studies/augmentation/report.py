@@ -92,7 +92,7 @@ def _json(
 ) -> dict[str, Any]:
     return {
         "command": command,
-        "dataset": describe(study.dataset),
+        "dataset": describe(study.dataset).model_dump(),
         "classifier": {name: value for name, value in asdict(study.recipe).items() if name != "precision"},  # a cell's own
         "sources": _sources(study, results),
         "dropped": dropped,

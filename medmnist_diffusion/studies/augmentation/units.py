@@ -11,9 +11,10 @@ from typing import Any
 import numpy as np
 from pydantic import BaseModel, ConfigDict
 
+from medmnist_diffusion.cache import digest, kept_arrays, read_kept
 from medmnist_diffusion.data import ImageDataset, Split
 from medmnist_diffusion.errors import TrainingDivergedError, UserError
-from medmnist_diffusion.files import atomic_file, digest, kept_arrays, read_kept, write_json
+from medmnist_diffusion.files import atomic_file, write_json
 from medmnist_diffusion.metrics import memorization
 from medmnist_diffusion.metrics.evaluation import Evaluation
 from medmnist_diffusion.metrics.extractors import OFFLINE_PAIR, make_extractor

@@ -15,12 +15,13 @@ import numpy as np
 from accelerate import PartialState
 from pydantic import BaseModel, ConfigDict
 
+from medmnist_diffusion.cache import digest, read_kept
 from medmnist_diffusion.data import ImageDataset, Split
 from medmnist_diffusion.diffusion.loss_log import read_loss_csv
 from medmnist_diffusion.diffusion.machine import describe_machine
 from medmnist_diffusion.diffusion.sampling import DEFAULT_SAMPLER, DEFAULT_STEPS, generate, load_pipeline
 from medmnist_diffusion.errors import TrainingDivergedError
-from medmnist_diffusion.files import digest, read_kept, write_json
+from medmnist_diffusion.files import write_json
 from medmnist_diffusion.metrics.evaluation import Evaluation
 from medmnist_diffusion.metrics.extractors import Extractor
 from medmnist_diffusion.metrics.records import MetricRecord

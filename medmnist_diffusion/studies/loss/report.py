@@ -194,7 +194,12 @@ def write_report(
     folder: Path, dataset: ImageDataset, parts: Sequence[PartResult], dropped: Sequence[str], command: str
 ) -> None:
     """results.json with every cell, report.md, and the plots."""
-    result: dict[str, Any] = {"command": command, "dataset": describe(dataset), "dropped": list(dropped), "parts": {}}
+    result: dict[str, Any] = {
+        "command": command,
+        "dataset": describe(dataset).model_dump(),
+        "dropped": list(dropped),
+        "parts": {},
+    }
     sections = [_head(dataset, command, dropped)]
     for part in parts:
         found = tested(part)

@@ -1,15 +1,19 @@
 """The audit: the known facts of the real set, and planted ones."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
 from medmnist_diffusion import cli
+from medmnist_diffusion.artifacts import Audit
+from medmnist_diffusion.data import audit as audit_module
 from medmnist_diffusion.data import load_dataset, phantom
 from medmnist_diffusion.data.audit import audit, findings
 from medmnist_diffusion.data.duplicates import drop_leaks, image_hashes, near_pairs
 from medmnist_diffusion.data.npz import write_npz
+from tests.conftest import ROOT
 
 
 def test_real_pneumoniamnist(real_data, tmp_path, capsys):
@@ -31,7 +35,7 @@ def test_drop_leaks_on_the_real_set(real_data):
     dataset, dropped = drop_leaks(load_dataset("pneumoniamnist", root=real_data))
     assert dropped == 10
     assert len(dataset.train) == 4698
-    assert audit(dataset)["leaks"]["train-val"]["val_images_in_train"] == 0
+    assert audit(dataset).leaks["train-val"]["val_images_in_train"] == 0
 
 
 @pytest.fixture
@@ -50,22 +54,50 @@ def planted(tmp_path):
 
 def test_planted_faults_are_found(planted):
     report = audit(planted)
-    train = report["splits"]["train"]
-    assert (train["constant_images"], train["repeated_images"], train["near_duplicate_pairs"]) == (1, 2, 1)
-    assert report["leaks"]["train-test"] == {
+    train = report.splits["train"]
+    assert (train.constant_images, train.repeated_images, train.near_duplicate_pairs) == (1, 2, 1)
+    assert report.leaks["train-test"] == {
         "train_images_in_test": 1, "test_images_in_train": 1, "near_duplicate_pairs": 0,
         "looked_up_for_near_duplicates": 30,
     }  # fmt: skip
-    assert report["leaks"]["train-val"]["near_duplicate_pairs"] == 1
-    assert report["leaks"]["train-val"]["val_images_in_train"] == 0
+    assert report.leaks["train-val"]["near_duplicate_pairs"] == 1
+    assert report.leaks["train-val"]["val_images_in_train"] == 0
     assert len(findings(report)) >= 5
 
 
 def test_pixel_statistics_against_numpy(planted):
-    report = audit(planted)["splits"]["val"]
+    report = audit(planted).splits["val"]
     images = planted.splits["val"].images.astype(float)
-    assert report["pixel_mean"] == pytest.approx([images.mean()], abs=0.01)
-    assert report["pixel_std"] == pytest.approx([images.std()], abs=0.01)
+    assert report.pixel_mean == pytest.approx([images.mean()], abs=0.01)
+    assert report.pixel_std == pytest.approx([images.std()], abs=0.01)
+
+
+def test_an_audit_is_kept_by_content(planted, private_cache, monkeypatch):
+    """Another name reads the same counts; a damaged file is made again; other class names are another audit."""
+    first = audit(planted)
+    (kept,) = (private_cache / "audits").glob(f"{planted.content_hash}-*.json")
+    with monkeypatch.context() as patch:
+        patch.setattr(audit_module, "image_hashes", None)  # nothing is counted
+        again = audit(replace(planted, name="other", license="CC0 1.0"))
+    assert again.splits == first.splits
+    assert again.leaks == first.leaks
+    assert (again.dataset.name, again.dataset.license) == ("other", "CC0 1.0")
+    for damage in (kept.read_bytes()[:100], b"{}", b"\xff"):
+        kept.write_bytes(damage)
+        assert audit(planted) == first
+        assert Audit.model_validate_json(kept.read_bytes()) == first
+    renamed = audit(replace(planted, id2label={label: f"class {label}" for label in planted.id2label}))
+    assert list(renamed.splits["train"].per_class) == [f"class {label}" for label in planted.id2label]
+
+
+@pytest.mark.parametrize("name", ["phantom-28", "pneumoniamnist-28"])
+def test_audits_of_older_runs_are_read(name):
+    summary = json.loads((ROOT / "model_cards" / name / "training_summary.json").read_text())
+    report = Audit.model_validate(summary["audit"])
+    assert report.model_dump(exclude_none=True) == summary["audit"]
+    for part in [*summary["audit"]["splits"].values(), *summary["audit"]["leaks"].values()]:
+        part.pop("looked_up_for_near_duplicates", None)
+    assert findings(Audit.model_validate(summary["audit"])) == findings(report)
 
 
 def test_near_pairs_against_brute_force(planted):

@@ -1,0 +1,94 @@
+"""MedMNIST's own files: where they lie, which are official copies, and how a missing one comes from Zenodo."""
+
+import hashlib
+import os
+from pathlib import Path
+from typing import Any
+
+from medmnist_diffusion.data.dataset import ImageDataset
+from medmnist_diffusion.data.npz import read_npz
+from medmnist_diffusion.errors import UserError
+
+MEDMNIST_SIZES = (28, 64, 128, 224)
+MEDMNIST_CITATION = (
+    "Yang et al., MedMNIST v2 - A large-scale lightweight benchmark for 2D and 3D biomedical image classification. "
+    "Scientific Data 10, 41 (2023), doi 10.1038/s41597-022-01721-8"
+)
+
+
+def medmnist_info() -> dict[str, dict[str, Any]]:
+    from medmnist import INFO
+
+    return INFO
+
+
+def medmnist_root(root: str | Path | None = None) -> Path:
+    """`root`, else $MEDMNIST_ROOT, else medmnist's own default."""
+    return Path(root or os.environ.get("MEDMNIST_ROOT") or Path.home() / ".medmnist").expanduser()
+
+
+def medmnist_dataset(flag: str, root: str | Path | None, size: int, download: bool) -> ImageDataset:
+    info = medmnist_info()[flag]
+    if flag.endswith("3d"):
+        raise UserError(f"{flag} is a 3-D set: not supported yet. Choose one of the two-dimensional sets.")
+    if "multi-label" in info["task"]:
+        raise UserError(f"{flag} is a multi-label set: not supported yet. Choose a single-label set.")
+    if size not in MEDMNIST_SIZES:
+        raise UserError(f"{flag} comes in sizes {', '.join(map(str, MEDMNIST_SIZES))}, not {size}.")
+
+    suffix = "" if size == 28 else f"_{size}"
+    folder = medmnist_root(root)
+    path, url, md5 = folder / f"{flag}{suffix}.npz", info[f"url{suffix}"], info[f"MD5{suffix}"]
+    notes = []
+    if path.is_file():
+        if _md5(path) != md5:
+            notes.append(
+                f"{path.name} is an unverified copy: its MD5 differs from the official {md5}. Its content was read as it is."
+            )
+    elif download:
+        _download(url, path, md5)
+    else:
+        raise UserError(f"{path}: no such file. {_manual_steps(url, path, md5)}")
+
+    labels = {int(label): name for label, name in info["label"].items()}
+    return ImageDataset(
+        flag,
+        read_npz(path),
+        labels,
+        info["license"],
+        MEDMNIST_CITATION,
+        info["description"],
+        source="medmnist",
+        notes=notes,
+    )
+
+
+def _md5(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
+
+
+def _manual_steps(url: str, path: Path, md5: str) -> str:
+    return (
+        f"Download {url} on a machine with a network (MD5 {md5}), put it at {path}, or name its folder by --root or "
+        "MEDMNIST_ROOT."
+    )
+
+
+def _download(url: str, path: Path, md5: str) -> None:
+    import pooch
+
+    print(f"Downloading {path.name} from {url} to {path.parent}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        fetcher = pooch.create(
+            path.parent,
+            base_url="",
+            registry={path.name: f"md5:{md5}"},
+            urls={path.name: url},
+            retry_if_failed=2,
+        )
+        fetcher.fetch(path.name, downloader=pooch.HTTPDownloader(progressbar=True, timeout=30))
+    except (OSError, ValueError) as error:  # requests' errors are OSErrors; ValueError is a wrong checksum
+        reason = str(error).splitlines()[0][:160]
+        raise UserError(f"{path.name} could not be downloaded ({reason}). {_manual_steps(url, path, md5)}") from None

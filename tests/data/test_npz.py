@@ -1,0 +1,164 @@
+"""MedMNIST's npz layout: what is read, and that every broken file ends in one line that names it and the remedy."""
+
+import io
+import zipfile
+
+import numpy as np
+import pytest
+
+from medmnist_diffusion.data import Split
+from medmnist_diffusion.data.arrow import ArrowImages
+from medmnist_diffusion.data.npz import npz_arrays, read_npz, write_npz
+
+
+def test_npz_in_memory_and_memory_mapped_are_the_same(tmp_path, arrays):
+    write_npz(tmp_path / "x.npz", arrays)
+    small = read_npz(tmp_path / "x.npz")
+    large = read_npz(tmp_path / "x.npz", in_memory_bytes=1000)
+    assert isinstance(large["train"].images, ArrowImages)
+    assert large["train"].images[:2].flags.writeable  # torch warns of others
+    assert small["train"].images.shape == large["train"].images.shape == (40, 28, 28, 1)
+    np.testing.assert_array_equal(small["train"].images, large["train"].images[:])
+    np.testing.assert_array_equal(small["train"].images[[5, 2, 39]], large["train"].images[np.array([5, 2, 39])])
+    assert small["train"].content_hash == large["train"].content_hash
+    np.testing.assert_array_equal(small["train"].images[..., 0], arrays["train_images"])
+
+
+def test_the_content_hash_of_images_on_disk_is_kept_beside_them(tmp_path, arrays, private_cache, monkeypatch):
+    """It is of these labels; a damaged one is made again."""
+    arrays["train_images"][0, 0, :2] = 1, 2  # content that no other test has
+    write_npz(tmp_path / "kept.npz", arrays)
+    split = read_npz(tmp_path / "kept.npz", in_memory_bytes=1000)["train"]
+    expected = split.content_hash
+    (kept,) = (private_cache / "arrow").glob("kept-train-*/content_hash-*.json")
+    for damage in (None, "{}", '{"sha256": "1"}'):
+        if damage is not None:
+            kept.write_text(damage)
+        assert read_npz(tmp_path / "kept.npz", in_memory_bytes=1000)["train"].content_hash == expected
+    relabelled = Split("train", split.images, 1 - split.labels.clip(max=1))
+    in_memory = Split("train", split.images[:], relabelled.labels)
+    assert relabelled.content_hash == in_memory.content_hash != expected
+    monkeypatch.setattr(Split, "chunks", None)  # nothing is read
+    assert read_npz(tmp_path / "kept.npz", in_memory_bytes=1000)["train"].content_hash == expected
+
+
+def test_a_changed_file_is_read_anew_when_memory_mapped(tmp_path, arrays):
+    write_npz(tmp_path / "x.npz", arrays)
+    before = read_npz(tmp_path / "x.npz", in_memory_bytes=1000)["train"].content_hash
+    arrays["train_images"][0, 0, 0] ^= 255
+    write_npz(tmp_path / "x.npz", arrays)
+    assert read_npz(tmp_path / "x.npz", in_memory_bytes=1000)["train"].content_hash != before
+
+
+@pytest.mark.parametrize("classes", [2, 300])
+def test_written_splits_are_read_as_they_were(tmp_path, classes):
+    """More classes than a byte can count keep their labels."""
+    rng = np.random.default_rng(0)
+    splits = {}
+    for name in ("train", "val", "test"):
+        images = rng.integers(0, 256, (classes, 8, 8, 1), np.uint8)
+        splits[name] = Split(name, images, np.arange(classes, dtype=np.int64))
+    write_npz(tmp_path / "x.npz", npz_arrays(splits, classes))
+    again = read_npz(tmp_path / "x.npz")
+    assert {name: split.content_hash for name, split in again.items()} == {
+        name: split.content_hash for name, split in splits.items()
+    }
+
+
+def without(*names):
+    return lambda arrays: {key: value for key, value in arrays.items() if key not in names}
+
+
+def replaced(**changes):
+    return lambda arrays: arrays | {key: change(arrays) for key, change in changes.items()}
+
+
+BAD_ARRAYS = {
+    "missing array": (without("val_labels"), "array 'val_labels' is missing"),
+    "extra array": (replaced(notes=lambda a: np.zeros(3)), "'notes' does not belong"),
+    "wrong dtype": (replaced(train_images=lambda a: a["train_images"] / 255), "dtype float64; uint8"),
+    "wrong shape": (replaced(train_images=lambda a: a["train_images"].reshape(40, -1)), "has shape"),
+    "not square": (replaced(train_images=lambda a: a["train_images"][:, :20]), "must be square"),
+    "3-D": (replaced(train_images=lambda a: np.zeros((40, 28, 28, 28), np.uint8)), "3-D sets are not supported yet"),
+    "lengths differ": (replaced(train_labels=lambda a: a["train_labels"][:-1]), "40 images but 39 labels"),
+    "multi-label": (replaced(train_labels=lambda a: np.zeros((40, 14), np.uint8)), "multi-label sets are not supported"),
+    "negative label": (replaced(train_labels=lambda a: a["train_labels"].astype(int) - 1), "outside the classes"),
+    "label only in test": (replaced(test_labels=lambda a: a["test_labels"] + 9), "outside the classes"),
+    "gap in the labels": (replaced(train_labels=lambda a: a["train_labels"] * 2), "no training image"),
+    "empty split": (replaced(val_images=lambda a: a["val_images"][:0], val_labels=lambda a: a["val_labels"][:0]), "val is empty"),
+    "one class": (
+        replaced(**{f"{s}_labels": lambda a, s=s: a[f"{s}_labels"] * 0 for s in ("train", "val", "test")}),
+        "one class only",
+    ),
+    "NaN labels": (replaced(train_labels=lambda a: np.full((40, 1), np.nan)), "holds NaN"),
+    "float labels": (replaced(train_labels=lambda a: a["train_labels"] / 2), "integer class ids"),
+    "sizes differ": (replaced(val_images=lambda a: np.zeros((20, 32, 32), np.uint8)), "differ in shape"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", BAD_ARRAYS)
+def test_bad_npz_content(case, tmp_path, arrays, cli_error):
+    change, message = BAD_ARRAYS[case]
+    path = tmp_path / "bad.npz"
+    np.savez(path, **change(arrays))
+    error = cli_error("audit", str(path))
+    assert message in error
+    assert "bad" in error
+
+
+def test_pickled_arrays_are_never_unpickled(tmp_path, arrays, cli_error):
+    marker = tmp_path / "executed"
+
+    class Trap:
+        def __reduce__(self):
+            return (open, (str(marker), "w"))
+
+    path = tmp_path / "trap.npz"
+    np.savez(path, **(arrays | {"train_labels": np.array([Trap()] * 40, dtype=object)}))
+    assert "pickled Python objects, which are never loaded" in cli_error("audit", str(path))
+    assert not marker.exists()
+
+
+@pytest.mark.parametrize("keep", [0.2, 0.7, 0.98])
+def test_truncated_npz(tmp_path, arrays, cli_error, keep):
+    write_npz(tmp_path / "good.npz", arrays)
+    data = (tmp_path / "good.npz").read_bytes()
+    (tmp_path / "bad.npz").write_bytes(data[: int(keep * len(data))])
+    assert "bad.npz: not a readable npz file, or cut short" in cli_error("audit", str(tmp_path / "bad.npz"))
+
+
+def test_npz_with_damaged_bytes_inside(tmp_path, arrays, cli_error):
+    np.savez(tmp_path / "bad.npz", **arrays)
+    data = bytearray((tmp_path / "bad.npz").read_bytes())
+    data[5000] ^= 255  # inside train_images: only the checksum can tell
+    (tmp_path / "bad.npz").write_bytes(data)
+    assert "the file is damaged" in cli_error("audit", str(tmp_path / "bad.npz"))
+
+
+def test_npz_with_an_absurd_shape_in_its_header(tmp_path, arrays, cli_error):
+    header = io.BytesIO()
+    np.lib.format.write_array_header_1_0(
+        header, {"descr": "|u1", "fortran_order": False, "shape": (10**9, 10**4, 10**4)}
+    )
+    np.savez(tmp_path / "bad.npz", **without("train_images")(arrays))
+    with zipfile.ZipFile(tmp_path / "bad.npz", "a") as archive:
+        archive.writestr("train_images.npy", header.getvalue())
+    assert "no readable array header" in cli_error("audit", str(tmp_path / "bad.npz"))
+
+
+def test_not_a_zip(tmp_path, cli_error):
+    (tmp_path / "bad.npz").write_text("hello")
+    assert "not a readable npz file" in cli_error("audit", str(tmp_path / "bad.npz"))
+
+
+def test_missing_npz(tmp_path, cli_error):
+    assert "no such file" in cli_error("audit", str(tmp_path / "nowhere.npz"))
+
+
+def test_labels_that_are_ids_of_something_else(tmp_path, arrays, cli_error):
+    labels = arrays["train_labels"].astype(np.int64)
+    labels[0] = 30_000_000
+    write_npz(tmp_path / "x.npz", {**arrays, "train_labels": labels})
+    error = cli_error("audit", str(tmp_path / "x.npz"))
+    assert "30000000" in error
+    assert "x.npz" in error

@@ -1,0 +1,16 @@
+"""Properties of exported images that must hold for whatever input hypothesis thinks of."""
+
+from pathlib import Path
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from medmnist_diffusion.sample import class_folder
+
+
+@given(st.integers(0, 999), st.text(max_size=40))
+def test_a_class_folder_is_one_plain_name_that_keeps_its_id(label: int, name: str) -> None:
+    folder = class_folder(label, name, 1000)
+    assert Path(folder).name == folder
+    assert folder.isascii()
+    assert int(folder.split("_")[0]) == label
