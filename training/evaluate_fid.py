@@ -19,6 +19,7 @@ import numpy as np
 from accelerate import PartialState
 
 from medmnist_diffusion.arguments import CommandParser
+from medmnist_diffusion.artifacts import Metrics
 from medmnist_diffusion.data import ImageDataset, Split, load_dataset
 from medmnist_diffusion.data.audit import add_dataset_arguments, describe
 from medmnist_diffusion.data.npz import read_npz
@@ -26,11 +27,12 @@ from medmnist_diffusion.data.sources import load_labelled_folder
 from medmnist_diffusion.diffusion.machine import start_processes
 from medmnist_diffusion.errors import UserError, run_command
 from medmnist_diffusion.files import file_hash
-from medmnist_diffusion.metrics.evaluation import Evaluation
-from medmnist_diffusion.metrics.extractors import EXTRACTORS, OFFLINE_PAIR, Extractor, make_extractor
+from medmnist_diffusion.metrics.evaluation import Evaluated, evaluate_images
+from medmnist_diffusion.metrics.extractors import EXTRACTORS, OFFLINE_PAIR, make_extractor
 from medmnist_diffusion.metrics.inception import INCEPTION_DIMENSIONS, weights_at_hand
 from medmnist_diffusion.metrics.memorization import NearestImages
-from medmnist_diffusion.metrics.records import Metrics, over_seeds
+from medmnist_diffusion.metrics.real_side import RealSide
+from medmnist_diffusion.metrics.records import over_seeds
 from medmnist_diffusion.publish.card import OPEN_LICENSES, overall_rows
 from medmnist_diffusion.publish.plots import plot_closest, plot_ratios
 from medmnist_diffusion.sample import (
@@ -55,11 +57,18 @@ def evaluate(args: argparse.Namespace) -> tuple[Metrics, ImageDataset, Split, Ne
             f"{args.generated} has images of shape {generated.images.shape[1:]} (H×W×C), {dataset.name} of "
             f"{dataset.train.images.shape[1:]}. Evaluate against the data set it was made for, or give --size."
         )
-    evaluation, nearest = _measure(args, dataset, generated, extractors)
-    draws = [evaluation.ordered_records()]
+    real_side = RealSide(dataset, args.num_real, args.seed)  # the same for every draw
+
+    def measured(images: Split) -> Evaluated:
+        return evaluate_images(
+            dataset, images, extractors, num_real=args.num_real, dimensions=args.dimensions, seed=args.seed, real_side=real_side
+        )  # fmt: skip
+
+    evaluated = measured(generated)
+    draws = [evaluated.records]
     for seed in range(args.seed + 1, args.seed + args.sampling_seeds):
         again = _generated(argparse.Namespace(**{**vars(args), "seed": seed}), dataset)[0]
-        draws.append(_measure(args, dataset, again, extractors)[0].ordered_records())
+        draws.append(measured(again).records)
     if args.sampling_seeds > 1:
         sampling["sampling_seeds"] = args.sampling_seeds
     metrics = Metrics(
@@ -67,21 +76,10 @@ def evaluate(args: argparse.Namespace) -> tuple[Metrics, ImageDataset, Split, Ne
         pipeline=pipeline,
         sampling=sampling,
         metrics=over_seeds(draws),
-        refused=evaluation.refusals(),
+        refused=evaluated.refused,
     )
-    return metrics, dataset, generated, nearest
-
-
-def _measure(
-    args: argparse.Namespace, dataset: ImageDataset, generated: Split, extractors: Sequence[Extractor]
-) -> tuple[Evaluation, NearestImages]:
-    """All figures of one draw of the generated images."""
-    evaluation = Evaluation(dataset, generated, args.num_real, args.seed)
-    for extractor in extractors:
-        evaluation.compare_features(extractor, args.dimensions)
-    evaluation.judge_labels()
-    evaluation.train_on_generated()
-    return evaluation, evaluation.look_for_copies()
+    assert evaluated.nearest is not None
+    return metrics, dataset, generated, evaluated.nearest
 
 
 def _generated(args: argparse.Namespace, dataset: ImageDataset) -> tuple[Split, dict[str, Any], dict[str, Any]]:

@@ -13,12 +13,13 @@ from typing_extensions import TypedDict
 
 import medmnist_diffusion.model_cards
 from medmnist_diffusion.arguments import CommandParser
+from medmnist_diffusion.artifacts import MetricRecord, Metrics
 from medmnist_diffusion.data.audit import findings
 from medmnist_diffusion.diffusion.folder_check import WEIGHTS, check_folder
 from medmnist_diffusion.errors import UserError
 from medmnist_diffusion.files import file_hash, write_text
 from medmnist_diffusion.metrics.intervals import holm
-from medmnist_diffusion.metrics.records import NAMES, MetricRecord, Metrics
+from medmnist_diffusion.metrics.table import figure_name, record_label
 
 TEMPLATE = Path(medmnist_diffusion.model_cards.__path__[0]) / "template.md"
 SUMMARY = "training_summary.json"
@@ -134,7 +135,7 @@ def _metadata(summary: dict[str, Any], metrics: Metrics | None) -> ModelCardData
             metric_type="fid"
             if (record.extractor, record.name, record.dimension) == ("inception", "frechet_distance", 2048)
             else record.name,
-            metric_name=record.label,
+            metric_name=record_label(record),
             metric_value=round(record.value, 6),
         )
         for record in (metrics.metrics if metrics else [])
@@ -201,7 +202,7 @@ def _metric_values(metrics: Metrics, folder: Path) -> dict[str, Any]:
     overall = [record for record in metrics.metrics if record.class_ is None]
     sources: dict[str, dict[str, None]] = {}
     for record in overall:
-        sources.setdefault(record.floor_source, {})[f"{NAMES[record.name]} ({record.extractor})"] = None
+        sources.setdefault(record.floor_source, {})[f"{figure_name(record.name)} ({record.extractor})"] = None
     return {
         "rows": overall_rows(metrics),
         "class_rows": [_row(record, metrics) for record in metrics.metrics if record.class_ is not None],
@@ -223,7 +224,7 @@ def overall_rows(metrics: Metrics) -> list[dict[str, Any]]:
 def _row(record: MetricRecord, metrics: Metrics) -> dict[str, Any]:
     interval = "–" if record.interval is None else f"{record.interval[0]:.3g} … {record.interval[1]:.3g}"
     return {
-        "label": record.label,
+        "label": record_label(record),
         "class_name": "" if record.class_ is None else metrics.dataset["id2label"][str(record.class_)],
         "value": f"{record.value:.3g}",
         "interval": interval,
