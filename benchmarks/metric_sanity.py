@@ -21,16 +21,18 @@ import numpy as np
 from scipy.ndimage import gaussian_filter
 from tqdm import tqdm
 
+from medmnist_diffusion.artifacts import MetricRecord
 from medmnist_diffusion.data import ImageDataset, Split, load_dataset
 from medmnist_diffusion.data.npz import npz_arrays, write_npz
 from medmnist_diffusion.diffusion.sampling import generate, load_pipeline
 from medmnist_diffusion.errors import run_command
 from medmnist_diffusion.files import atomic_file, write_json
-from medmnist_diffusion.metrics.evaluation import Evaluation
+from medmnist_diffusion.metrics.evaluation import evaluate_images
 from medmnist_diffusion.metrics.extractors import make_extractor
-from medmnist_diffusion.metrics.frechet import FeatureStatistics, frechet_distance
-from medmnist_diffusion.metrics.intervals import Z, halves, spread
-from medmnist_diffusion.metrics.records import MetricRecord
+from medmnist_diffusion.metrics.frechet import FeatureStatistics, frechet_distance, frechet_estimate
+from medmnist_diffusion.metrics.intervals import replicate_error
+from medmnist_diffusion.metrics.real_side import RealSide
+from medmnist_diffusion.metrics.table import record_label
 from medmnist_diffusion.training.config import parse_config
 from medmnist_diffusion.training.train import train
 
@@ -169,18 +171,16 @@ EXPECTED: dict[str, tuple[tuple[str, int], ...]] = {
 }  # fmt: skip
 
 
-def measure(dataset: ImageDataset, candidates: Split) -> list[MetricRecord]:
-    evaluation = Evaluation(dataset, candidates)
-    for space in SPACES:
-        evaluation.compare_features(make_extractor(space, dataset))
-    evaluation.judge_labels()
-    evaluation.look_for_copies()
-    return [record for record in evaluation.ordered_records() if record.class_ is None]
+def measure(dataset: ImageDataset, candidates: Split, real_side: RealSide) -> list[MetricRecord]:
+    extractors = [make_extractor(space, dataset) for space in SPACES]
+    return evaluate_images(
+        dataset, candidates, extractors, per_class=False, parts=["features", "labels", "copies"], real_side=real_side
+    ).records
 
 
 def reaction(record: MetricRecord, unspoiled: MetricRecord) -> float:
     """How far a figure moved, in standard errors of the two; p-values' figures against chance are shown the same way."""
-    errors = [np.ptp(r.interval) / (2 * Z) if r.interval else 0.0 for r in (record, unspoiled)]
+    errors = [r.error or 0.0 for r in (record, unspoiled)]
     return float((record.value - unspoiled.value) / max(np.hypot(*errors), 1e-9))
 
 
@@ -195,10 +195,11 @@ def interval_check(
     values, by_halves, by_bootstrap, bootstrap_means = [], [], [], []
     for i in range(repetitions):
         draw = features[rng.permutation(len(features))[:n]]
-        values.append(frechet_distance(statistics, draw))
-        by_halves.append(spread([frechet_distance(statistics, draw[rows]) for rows in halves(n, i)]))
+        estimate = frechet_estimate(statistics, draw, i)
+        values.append(estimate.value)
+        by_halves.append(estimate.error)
         again = [frechet_distance(statistics, draw[rng.integers(n, size=n)]) for _ in range(20)]
-        by_bootstrap.append(spread(again))
+        by_bootstrap.append(replicate_error(again))
         bootstrap_means.append(np.mean(again))
     return {
         "n": n,
@@ -242,18 +243,23 @@ def main(argv: Sequence[str]) -> None:
     rest = whole.train.subset(np.sort(order[half:]))
     candidates = rest.subset(np.sort(rng.permutation(len(rest))[:CANDIDATES]))
 
-    unspoiled = {record.label: record for record in measure(dataset, candidates)}
+    real_side = RealSide(dataset)
+    unspoiled = {record_label(record): record for record in measure(dataset, candidates, real_side)}
     faults = []
     cases = [(name, fault, strength) for name, (fault, strengths) in FAULTS.items() for strength in strengths]
     for name, fault, strength in tqdm(cases, desc="faults"):
-        spoiled = measure(dataset, fault(candidates, dataset, rest, strength, np.random.default_rng(1)))
+        spoiled = measure(dataset, fault(candidates, dataset, rest, strength, np.random.default_rng(1)), real_side)
         faults.append(
             {
                 "fault": name,
                 "strength": strength,
-                "values": {record.label: record.value for record in spoiled},
-                "p_values": {record.label: record.p_value for record in spoiled if record.p_value is not None},
-                "reactions": {r.label: reaction(r, unspoiled[r.label]) for r in spoiled if r.label in unspoiled},
+                "values": {record_label(record): record.value for record in spoiled},
+                "p_values": {record_label(record): record.p_value for record in spoiled if record.p_value is not None},
+                "reactions": {
+                    record_label(r): reaction(r, unspoiled[record_label(r)])
+                    for r in spoiled
+                    if record_label(r) in unspoiled
+                },
             }
         )
     texture = make_extractor("texture", dataset)

@@ -12,7 +12,7 @@ import click
 
 from medmnist_diffusion import __version__, choices, options
 from medmnist_diffusion.console import show_messages
-from medmnist_diffusion.diffusion.samplers import Sampling, checked_sampling
+from medmnist_diffusion.diffusion.samplers import checked_sampling
 from medmnist_diffusion.errors import UserError, run_command
 from medmnist_diffusion.options import FOLDER_OR_FILE, Command
 from medmnist_diffusion.training.arguments import TrainCommand, config_from_options, training_options
@@ -123,9 +123,7 @@ def sample(
     help="Inception's (default: all four).",
 )
 @click.option("--inception_weights", type=FOLDER_OR_FILE, help="The official weights file.")
-@click.option(
-    "--num_images", type=AT_LEAST_2, default=1000, help="Images to sample from a pipeline (default 1000)."
-)
+@click.option("--num_images", type=AT_LEAST_2, default=1000, help="Images to sample from a pipeline (default 1000).")
 @click.option(
     "--sampling_seeds",
     type=AT_LEAST_1,
@@ -201,7 +199,15 @@ def augment(
     from medmnist_diffusion.augment import augment
 
     augment(
-        pipeline, dataset, output, root=root, size=size, share=share, strength=strength, selection=selection, sampling=how
+        pipeline,
+        dataset,
+        output,
+        root=root,
+        size=size,
+        share=share,
+        strength=strength,
+        selection=selection,
+        sampling=how,
     )
 
 
@@ -220,9 +226,7 @@ def card(pipeline: Path, load_from: str | None) -> None:
 @commands.command()
 @click.argument("pipeline", type=FOLDER_OR_FILE)
 @options.publishing_options
-def publish(
-    pipeline: Path, repo_id: str, public: bool, update: bool, dry_run: bool, data_license: str | None
-) -> None:
+def publish(pipeline: Path, repo_id: str, public: bool, update: bool, dry_run: bool, data_license: str | None) -> None:
     """Check an evaluated pipeline folder and upload it to the Hugging Face Hub.
 
     REPO_ID is namespace/name on the Hub; it is made if it is not there.
@@ -266,9 +270,7 @@ def study() -> None:
 
 
 @commands.command()
-@click.option(
-    "--output", type=FOLDER_OR_FILE, default=Path("runs/demo"), help="A new folder (default runs/demo)."
-)
+@click.option("--output", type=FOLDER_OR_FILE, default=Path("runs/demo"), help="A new folder (default runs/demo).")
 @click.option(
     "--minutes",
     type=click.FloatRange(min=0, min_open=True, max=1e6),

@@ -17,9 +17,10 @@ COLUMNS = 8
 def demo(output: Path, minutes: float) -> None:
     """Each step is the command that a user would type, with its arguments printed."""
     from medmnist_diffusion import sample
+    from medmnist_diffusion.artifacts import Metrics
     from medmnist_diffusion.data import audit, load_dataset
     from medmnist_diffusion.data.npz import read_npz
-    from medmnist_diffusion.metrics.records import Metrics
+    from medmnist_diffusion.metrics.table import record_label
     from medmnist_diffusion.publish import card
     from medmnist_diffusion.publish.plots import real_beside_generated
     from medmnist_diffusion.training import evaluate_fid, train
@@ -60,7 +61,7 @@ def demo(output: Path, minutes: float) -> None:
     print(f"\nDone, on the synthetic phantom set (computed shapes, no patients): {took}.")
     for record in metrics.metrics:
         if record.class_ is None:
-            print(f"  {record.label}: {record.value:.3g} (real images: {record.floor:.3g})")
+            print(f"  {record_label(record)}: {record.value:.3g} (real images: {record.floor:.3g})")
     for what, path in (
         ("picture ", picture), ("pipeline", pipeline), ("card    ", pipeline / "README.md"),
         ("figures ", pipeline / "metrics.json"), ("loss    ", run / "loss.png"), ("samples ", samples),

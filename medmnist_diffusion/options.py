@@ -80,9 +80,7 @@ publishing_options = _together(
         click.argument("repo_id"),
         click.option("--public", is_flag=True, help="For everybody to see (default: private)."),
         click.option("--update", is_flag=True, help="Replace what a repository holds (the Hub keeps its history)."),
-        click.option(
-            "--dry_run", is_flag=True, help="Check and show all, without a network; upload nothing."
-        ),
+        click.option("--dry_run", is_flag=True, help="Check and show all, without a network; upload nothing."),
         click.option(
             "--data_license",
             type=click.Choice(sorted(OPEN_LICENSES)),

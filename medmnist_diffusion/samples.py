@@ -10,13 +10,14 @@ import logging
 import re
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from accelerate import PartialState
 from pydantic import ValidationError
 
-from medmnist_diffusion.artifacts import TRAINING_SUMMARY, SamplesRecord
+from medmnist_diffusion.artifacts import TRAINING_SUMMARY, SamplesRecord, TrainingSummary
+from medmnist_diffusion.choices import Format
 from medmnist_diffusion.data.conditioning import Conditioning, occurrences
 from medmnist_diffusion.data.dataset import Split, without_grey_axis
 from medmnist_diffusion.data.npz import npz_arrays, read_npz, write_npz
@@ -30,7 +31,6 @@ from medmnist_diffusion.pipelines import ClassConditionalDDPMPipeline
 from medmnist_diffusion.resources import check_memory
 
 logger = logging.getLogger(__name__)
-Format = Literal["folder", "npz", "parquet"]
 
 
 def sample(
@@ -142,15 +142,11 @@ def samples_record(
 
 def pipeline_record(folder: Path) -> dict[str, Any]:
     """Which pipeline made images: its weights' hash, the data set that it was trained on, and whether that is synthetic."""
-    dataset: dict[str, Any] = {}
-    if (folder / TRAINING_SUMMARY).is_file():
-        from medmnist_diffusion.publish.card import read_summary
-
-        dataset = read_summary(folder)["dataset"]
+    dataset = TrainingSummary.of(folder).dataset if (folder / TRAINING_SUMMARY).is_file() else None
     return {
         "pipeline_weights_sha256": file_hash(folder / WEIGHTS),
-        "trained_on": dataset.get("name", "unknown"),
-        "synthetic": dataset.get("synthetic", False),
+        "trained_on": dataset.name if dataset else "unknown",
+        "synthetic": dataset is not None and dataset.synthetic,
     }
 
 

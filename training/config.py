@@ -44,7 +44,7 @@ def _multiples_of_8(channels: list[int]) -> list[int]:
 
 @dataclass(config=ConfigDict(extra="forbid"))
 class TrainingConfig:
-    """The arguments of training/train.py, spelled as in diffusers' training scripts. A wrong value is pydantic's ValidationError."""
+    """The arguments of training/train.py, spelled as in diffusers' training scripts; `training_config` makes one."""
 
     dataset: str = Field("", description="A MedMNIST flag, an npz, an image folder, a Hub id, phantom or phantom-rgb.")
     output_dir: str = Field(
@@ -154,7 +154,9 @@ class TrainingConfig:
         json_schema_extra=PRIVATE,
     )
     report_to: str = Field(
-        "tensorboard", description="Tracker, through Accelerate: tensorboard, wandb, …, or none.", json_schema_extra=FREE
+        "tensorboard",
+        description="Tracker, through Accelerate: tensorboard, wandb, …, or none.",
+        json_schema_extra=FREE,
     )
 
 
@@ -217,7 +219,9 @@ def read_config_file(path: Path) -> dict[str, Any]:
     for key in values:
         check_name(str(key), f"{path}: ")
         items = values[key] if isinstance(values[key], list) else [values[key]]
-        if any(isinstance(item, (list, dict)) for item in items):  # by YAML's aliases one can hold itself, or gigabytes
+        if any(
+            isinstance(item, (list, dict)) for item in items
+        ):  # by YAML's aliases one can hold itself, or gigabytes
             raise UserError(f"{path}: {key!r} needs one value, or a list of them.")
     return values
 

@@ -18,9 +18,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from accelerate import PartialState
 
 from medmnist_diffusion.artifacts import Metrics
+from medmnist_diffusion.choices import OPEN_LICENSES
 from medmnist_diffusion.data import ImageDataset, Split, load_dataset
 from medmnist_diffusion.data.audit import describe
 from medmnist_diffusion.data.npz import read_npz
@@ -37,9 +37,9 @@ from medmnist_diffusion.metrics.inception import weights_at_hand
 from medmnist_diffusion.metrics.memorization import NearestImages
 from medmnist_diffusion.metrics.real_side import RealSide
 from medmnist_diffusion.metrics.records import over_seeds
-from medmnist_diffusion.publish.card import OPEN_LICENSES, write_card
+from medmnist_diffusion.publish.card import write_card
+from medmnist_diffusion.publish.figures import metrics_table
 from medmnist_diffusion.publish.plots import plot_closest, plot_ratios
-from medmnist_diffusion.publish.verdict import metrics_table
 from medmnist_diffusion.samples import kept_samples, read_sampling_record, samples_path
 
 logger = logging.getLogger(__name__)
@@ -106,7 +106,7 @@ def evaluate(
     if sampling_seeds > 1:
         how["sampling_seeds"] = sampling_seeds
     metrics = Metrics(
-        dataset=describe(real),
+        dataset=describe(real).model_dump(),
         pipeline=_origin(generated, is_pipeline, sampling, sampling_seeds),
         sampling=how,
         metrics=over_seeds([one.records for _, one in draws]),
@@ -139,8 +139,8 @@ def _images(
         classes = check_folder(path).id2label
         if classes != dataset.id2label:
             raise UserError(
-                f"{path} makes the classes {classes}, {dataset.name} has {dataset.id2label}. Evaluate against the data set that it "
-                "was trained on."
+                f"{path} makes the classes {classes}, {dataset.name} has {dataset.id2label}. Evaluate against the data set "
+                "that it was trained on."
             )
         seeds = range(sampling.seed, sampling.seed + sampling_seeds)
         for split in kept_samples(path, dataset.labels_in_shares(num_images), sampling, seeds):
@@ -207,6 +207,8 @@ def _write(metrics: Metrics, output: Path, dataset: ImageDataset, generated: Spl
 
 
 if __name__ == "__main__":
-    from medmnist_diffusion import cli  # the command line reads the arguments: `medmnist-diffusion evaluate` is the same
+    from medmnist_diffusion import (
+        cli,  # the command line reads the arguments: `medmnist-diffusion evaluate` is the same
+    )
 
     sys.exit(cli.main(["evaluate", *sys.argv[1:]]))

@@ -139,7 +139,10 @@ class Checkpoint:
         if self.newest and self.newest_step == state.step:
             return self.newest
         state.check_weights()
-        run, remedy = self.run, "The checkpoints before it are untouched: make room, and the same command goes on from them."
+        run, remedy = (
+            self.run,
+            "The checkpoints before it are untouched: make room, and the same command goes on from them.",
+        )
         with could_not_write(f"the state of step {state.step} in {run.folder}", remedy):
             if run.accelerator.is_main_process:
                 self.log.write()

@@ -1,11 +1,11 @@
-"""`train` with `--push_to_hub`: what would be refused when hours are over is asked first; then train, evaluate, publish privately."""
+"""`train` with `--push_to_hub`: what would be refused after hours is asked first; then train, evaluate, publish."""
 
 from pathlib import Path
 
 from accelerate import PartialState
 
+from medmnist_diffusion.choices import OPEN_LICENSES
 from medmnist_diffusion.errors import UserError
-from medmnist_diffusion.publish.card import OPEN_LICENSES
 from medmnist_diffusion.publish.hub import check_replaceable, check_repo_id, check_token
 from medmnist_diffusion.publish.publish import publish
 from medmnist_diffusion.training.config import TrainingConfig

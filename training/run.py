@@ -78,9 +78,7 @@ class Run:
         """A pipeline folder of the run, with the losses up to its step."""
         rows = [row for row in log.rows if row["step"] <= summary.step]
         settings = kept_settings(self.config)
-        return save_pipeline_folder(
-            self.folder / name, network, self.objective, self.dataset, settings, rows, summary
-        )
+        return save_pipeline_folder(self.folder / name, network, self.objective, self.dataset, settings, rows, summary)
 
     def save_best(self, state: TrainingState, log: LossLog) -> None:
         """`pipeline_best`, if the weights with the lowest held-out loss are new since the last call."""

@@ -31,7 +31,7 @@ from medmnist_diffusion.diffusion.optimizers import build_optimizers
 from medmnist_diffusion.diffusion.stopping import StopRequest, exclusive, stop_signals
 from medmnist_diffusion.diffusion.training_state import TrainingState
 from medmnist_diffusion.errors import StoppedError
-from medmnist_diffusion.publish.card import check_license
+from medmnist_diffusion.publish.licences import check_license
 from medmnist_diffusion.publish.pipeline_folder import saved_step
 from medmnist_diffusion.training.budget import Budget, learning_rate_factor
 from medmnist_diffusion.training.config import TrainingConfig
@@ -148,9 +148,7 @@ def _train(config: TrainingConfig, dataset: ImageDataset | None, folder: Path, s
                     state.meter.update(losses.per_image, batch.timesteps)
                     accelerator.backward(losses.weighted.mean())
                     if accelerator.sync_gradients:
-                        state.grad_norm = accelerator.clip_grad_norm_(
-                            state.network.parameters(), config.max_grad_norm
-                        )
+                        state.grad_norm = accelerator.clip_grad_norm_(state.network.parameters(), config.max_grad_norm)
                     for optimizer in state.optimizers:
                         optimizer.step()
                         optimizer.zero_grad()

@@ -68,7 +68,11 @@ class TrainingBatches:
         log_snr: torch.Tensor | None = None,
     ) -> None:
         self.split, self.batch_size, self.seed = split, batch_size, seed
-        self.num_train_timesteps, self.conditioning, self.label_dropout = num_train_timesteps, conditioning, label_dropout
+        self.num_train_timesteps, self.conditioning, self.label_dropout = (
+            num_train_timesteps,
+            conditioning,
+            label_dropout,
+        )
         self.random_shift, self.random_flip, self.device = random_shift, random_flip, torch.device(device)
         self.log_snr = None if log_snr is None else log_snr.to(self.device)
         self.share = slice(batch_size * rank // world_size, batch_size * (rank + 1) // world_size)

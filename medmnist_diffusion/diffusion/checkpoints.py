@@ -104,7 +104,9 @@ def read_state(checkpoint: Path) -> CheckpointState:
     try:
         return CheckpointState.model_validate_json(path.read_text(encoding="utf-8"))
     except (OSError, ValidationError) as error:
-        raise UserError(f"{path} is no state of a run ({' '.join(str(error).split())[:160]}). Remove its folder.") from None
+        raise UserError(
+            f"{path} is no state of a run ({' '.join(str(error).split())[:160]}). Remove its folder."
+        ) from None
 
 
 def _whole(checkpoint: Path) -> bool:

@@ -2,14 +2,11 @@
 
 import os
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from accelerate import PartialState
-from accelerate.utils import gather_object
 from diffusers import UNet2DModel
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -17,6 +14,7 @@ from medmnist_diffusion.diffusion.batches import Batch
 from medmnist_diffusion.diffusion.loss import Objective, diffusion_loss
 from medmnist_diffusion.diffusion.unet import build_unet
 from medmnist_diffusion.errors import UserError
+from medmnist_diffusion.processes import share_among_processes as in_shares  # noqa: F401  its old place
 from medmnist_diffusion.resources import check_memory
 
 PROBE_SECONDS = 1.0
@@ -59,19 +57,6 @@ def start_processes() -> PartialState:
         here = int(os.environ.get("LOCAL_WORLD_SIZE", state.num_processes))
         torch.set_num_threads(max(1, cores // here))
     return state
-
-
-def in_shares(count: int, work: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:
-    """`work(rows)` for the rows 0 … count − 1, shared among the processes; every process gets the whole result, in order."""
-    state = PartialState(cpu=not torch.accelerator.is_available())
-    if count < state.num_processes or state.num_processes == 1:
-        return work(np.arange(count))
-    mine = np.arange(state.process_index, count, state.num_processes)
-    parts = gather_object([(mine, work(mine))])
-    whole = np.empty((count, *parts[0][1].shape[1:]), parts[0][1].dtype)
-    for rows, block in parts:
-        whole[rows] = block
-    return whole
 
 
 def _launcher_processes() -> int:

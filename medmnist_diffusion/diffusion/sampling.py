@@ -78,7 +78,9 @@ def generate(
 
     With `image` (uint8 N×H×W×C, one a label) variants of these, as far from them as `strength` says.
     """
-    return generate_rows(pipe, occurrences(labels), num_inference_steps, guidance_scale, seed, batch_size, image, strength)
+    return generate_rows(
+        pipe, occurrences(labels), num_inference_steps, guidance_scale, seed, batch_size, image, strength
+    )
 
 
 def generate_rows(

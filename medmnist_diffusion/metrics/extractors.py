@@ -1,13 +1,8 @@
-"""Feature spaces. One contract: a batch of uint8 images n×H×W×C in, {dimension: float32 n×dimension} out.
-
-Distances in one space say nothing about another, nor do they compare across dimensions. A semantic space (classifier,
-Inception) and a texture space belong together: a classifier sees what separates the classes, not what makes an image real.
-"""
+"""Where a feature space is named: one entry a name. To add one, write a function that returns an `Extractor`, and enter it."""
 
 import difflib
 import hashlib
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,33 +10,17 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from accelerate import PartialState
-from tqdm import tqdm
 
-from medmnist_diffusion.cache import cache_dir, cached_arrays
-from medmnist_diffusion.data.dataset import ImageDataset, Split, to_model_range
-from medmnist_diffusion.diffusion.machine import in_shares
+from medmnist_diffusion.data.dataset import ImageDataset, to_model_range
 from medmnist_diffusion.errors import UserError
 from medmnist_diffusion.metrics.classifier import FEATURES, RECIPE, real_data_classifier
+from medmnist_diffusion.metrics.features import Extractor, extract
+from medmnist_diffusion.metrics.inception import inception, random_inception
 
-EXTRACTORS = ("inception", "random", "classifier", "texture", "pca")
+__all__ = ["EXTRACTORS", "OFFLINE_PAIR", "Extractor", "extract", "make_extractor"]
+
 OFFLINE_PAIR = ("classifier", "texture")  # a semantic and a texture space that need no download
 PCA_COMPONENTS, PCA_SIZE = 64, 28
-
-Embed = Callable[[np.ndarray], dict[int, np.ndarray]]
-
-
-@dataclass(frozen=True)
-class Extractor:
-    """A named feature space; `identity` names its weights and settings and is part of the cache's key.
-
-    `fitted`: whether it was trained on the training images' labels, so that these lie closer together than fresh ones.
-    """
-
-    name: str
-    identity: str
-    batch_size: int
-    embed: Embed
-    fitted: bool = False
 
 
 def make_extractor(name: str, dataset: ImageDataset, inception_weights: Path | None = None) -> Extractor:
@@ -51,18 +30,8 @@ def make_extractor(name: str, dataset: ImageDataset, inception_weights: Path | N
     Raises:
         UserError: for an unknown name, or weights that are not there.
     """
-    from medmnist_diffusion.metrics import inception
-
-    if name == "inception":
-        return inception.inception(inception_weights)
-    if name == "random":
-        return inception.random_inception(dataset.train)
-    if name == "classifier":
-        return classifier(dataset)
-    if name == "texture":
-        return Extractor("texture", "haar-3x3x3-v1", 512, texture_features)
-    if name == "pca":
-        return pca(dataset)
+    if name in EXTRACTORS:
+        return EXTRACTORS[name](dataset, inception_weights)
     if "/" in name or Path(name).is_dir():
         return backbone(name)
     nearest = difflib.get_close_matches(name, EXTRACTORS, 1)
@@ -70,46 +39,6 @@ def make_extractor(name: str, dataset: ImageDataset, inception_weights: Path | N
     raise UserError(
         f"--features {name!r} is unknown.{hint} Choose from {', '.join(EXTRACTORS)}, or a vision backbone's Hub id or folder."
     )
-
-
-def extract(extractor: Extractor, split: Split, cache: bool = False) -> dict[int, np.ndarray]:
-    """{dimension: float32 N×dimension} of a whole split, its images shared among the processes.
-
-    With `cache` the features are kept on disk by the split's content and the extractor's identity.
-    """
-    state = PartialState()
-    if not cache:
-        return _extract(extractor, split)
-    path = cache_dir() / "features" / f"{split.content_hash[:32]}-{extractor.identity}.npz"
-    arrays = cached_arrays(
-        path,
-        lambda: {str(dimension): features for dimension, features in _extract(extractor, split).items()},
-        write=state.is_main_process,
-    )
-    state.wait_for_everyone()
-    return {int(dimension): features for dimension, features in arrays.items()}
-
-
-def _extract(extractor: Extractor, split: Split) -> dict[int, np.ndarray]:
-    dimensions: list[int] = []
-
-    def embed(rows: np.ndarray) -> np.ndarray:
-        blocks = []
-        bar = tqdm(
-            range(0, len(rows), extractor.batch_size),
-            desc=f"{extractor.name} features",
-            unit="batch",
-            dynamic_ncols=True,
-            disable=not PartialState().is_main_process,
-        )
-        for start in bar:
-            features = extractor.embed(split.images[rows[start : start + extractor.batch_size]])
-            dimensions[:] = list(features)
-            blocks.append(np.concatenate(list(features.values()), axis=1))
-        return np.concatenate(blocks)
-
-    stacked = in_shares(len(split), embed)
-    return dict(zip(dimensions, np.split(stacked, np.cumsum(dimensions)[:-1], axis=1), strict=True))
 
 
 def classifier(dataset: ImageDataset) -> Extractor:
@@ -202,3 +131,13 @@ def backbone(name: str) -> Extractor:
         digest.update(tensor.cpu().contiguous().flatten().view(torch.uint8).numpy().data)
     short = f"{Path(name).name}@{digest.hexdigest()[:8]}"  # so that no folder's name passes for another extractor
     return Extractor(short, f"backbone-{digest.hexdigest()[:32]}", 32, embed)
+
+
+# name on the command line → how it is made for a data set, with the Inception weights that were given, if any
+EXTRACTORS: dict[str, Callable[[ImageDataset, Path | None], Extractor]] = {
+    "inception": lambda dataset, weights: inception(weights),
+    "random": lambda dataset, weights: random_inception(dataset.train),
+    "classifier": lambda dataset, weights: classifier(dataset),
+    "texture": lambda dataset, weights: Extractor("texture", "haar-3x3x3-v1", 512, texture_features),
+    "pca": lambda dataset, weights: pca(dataset),
+}

@@ -9,7 +9,7 @@ from functools import cached_property
 import numpy as np
 from scipy.stats import linregress
 
-from medmnist_diffusion.metrics.intervals import Estimate, halves, spread
+from medmnist_diffusion.metrics.intervals import Estimate, delete_half_jackknife
 
 CHUNK = 4096
 EXTRAPOLATION_SIZES = 15  # as in Chong & Forsyth
@@ -40,7 +40,7 @@ class FeatureStatistics:
     def root(self) -> np.ndarray:
         """The symmetric square root of the covariance."""
         values, vectors = np.linalg.eigh(self.covariance)
-        return (vectors * np.sqrt(values.clip(0))) @ vectors.T
+        return np.asarray((vectors * np.sqrt(values.clip(0))) @ vectors.T)
 
 
 class GeneratedFeatures:
@@ -91,9 +91,8 @@ def frechet_estimate(real: FeatureStatistics, generated: np.ndarray, seed: int =
     """`frechet_distance` with its standard error over random halves; none below 8 images."""
     prepared = GeneratedFeatures(real, generated)
     if len(prepared) < 8:
-        return Estimate(prepared.distance(), None, 0)
-    replicates = [prepared.distance(rows) for rows in halves(len(prepared), seed)]
-    return Estimate(prepared.distance(), spread(replicates), 0)
+        return Estimate(prepared.distance())
+    return Estimate(prepared.distance(), delete_half_jackknife(prepared.distance, len(prepared), seed))
 
 
 def extrapolated_estimate(real: FeatureStatistics, generated: np.ndarray, seed: int = 0) -> Estimate:
@@ -104,7 +103,7 @@ def extrapolated_estimate(real: FeatureStatistics, generated: np.ndarray, seed: 
     """
     prepared, rng = GeneratedFeatures(real, generated), np.random.default_rng(seed)
     value = _extrapolate(prepared, np.arange(len(prepared)), rng)
-    return Estimate(value, spread([_extrapolate(prepared, rows, rng) for rows in halves(len(prepared), seed)]))
+    return Estimate(value, delete_half_jackknife(lambda rows: _extrapolate(prepared, rows, rng), len(prepared), seed))
 
 
 def _extrapolate(prepared: GeneratedFeatures, rows: np.ndarray, rng: np.random.Generator) -> float:

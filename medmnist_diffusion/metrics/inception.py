@@ -2,6 +2,7 @@
 
 import hashlib
 import io
+import logging
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,9 @@ from accelerate import PartialState
 from medmnist_diffusion.data.dataset import Split
 from medmnist_diffusion.errors import UserError
 from medmnist_diffusion.files import file_hash
-from medmnist_diffusion.metrics.extractors import Embed, Extractor
+from medmnist_diffusion.metrics.features import Embed, Extractor
+
+logger = logging.getLogger(__name__)
 
 INCEPTION_DIMENSIONS = (64, 192, 768, 2048)
 INCEPTION_HASH_PREFIX = "6726825d"  # SHA-256, as in the official file's name
@@ -71,8 +74,8 @@ def _bare_inception() -> Any:
     it is given an empty one of our own, and the real weights are loaded afterwards with weights_only."""
     from torchmetrics.image.fid import NoTrainInceptionV3
 
-    class Bare(NoTrainInceptionV3):
-        def load_state_dict(self, state_dict: dict, *args: object, **kwargs: object) -> object:
+    class Bare(NoTrainInceptionV3):  # type: ignore[misc]  # torchmetrics' stubs are skipped
+        def load_state_dict(self, state_dict: dict[str, Any], *args: object, **kwargs: object) -> object:
             return super().load_state_dict(state_dict, *args, **kwargs) if state_dict else None
 
     empty = io.BytesIO()
@@ -101,7 +104,7 @@ def cached_weights() -> Path:
     """Where torch's cache has the official weights, or would have them."""
     from torch_fidelity.feature_extractor_inceptionv3 import URL_INCEPTION_V3
 
-    return Path(torch.hub.get_dir()) / "checkpoints" / URL_INCEPTION_V3.rsplit("/", 1)[1]
+    return Path(torch.hub.get_dir()) / "checkpoints" / str(URL_INCEPTION_V3).rsplit("/", 1)[1]
 
 
 def weights_at_hand(given: Path | None) -> bool:
@@ -114,7 +117,7 @@ def _official_weights() -> Path:
 
     path = cached_weights()
     if not path.is_file():
-        print(f"Downloading the Inception weights from {URL_INCEPTION_V3}")
+        logger.info("Downloading the Inception weights from %s", URL_INCEPTION_V3)
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             torch.hub.download_url_to_file(URL_INCEPTION_V3, str(path), hash_prefix=INCEPTION_HASH_PREFIX)

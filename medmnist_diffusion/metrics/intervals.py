@@ -8,7 +8,7 @@ These intervals hold the draw of the generated images. They do not hold the draw
 generator.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -20,27 +20,51 @@ Z = 1.96
 
 @dataclass(frozen=True)
 class Estimate:
-    """A figure, its standard error (None where there is none), and the range that it can lie in."""
+    """A figure as it was measured.
+
+    Attributes:
+        value: the figure.
+        error: its standard error; None where there is none.
+        interval: 95 %, of figures that have one of their own (a share: Wilson's). None: value ± 1.96 errors.
+        p_value: of the hypothesis that nothing is copied, of figures that test it.
+        note: how it came about, for the record.
+    """
 
     value: float
-    error: float | None
-    low: float = -np.inf
-    high: float = np.inf
+    error: float | None = None
+    interval: tuple[float, float] | None = None
+    p_value: float | None = None
+    note: str = ""
 
-    @property
-    def interval(self) -> tuple[float, float] | None:
-        if self.error is None:
-            return None
-        return max(self.value - Z * self.error, self.low), min(self.value + Z * self.error, self.high)
+    def interval_within(self, low: float = -np.inf, high: float = np.inf) -> tuple[float, float] | None:
+        """The 95 % interval, cut at the range that the figure can lie in; None where there is no error."""
+        if self.interval is not None or self.error is None:
+            return self.interval
+        return max(self.value - Z * self.error, low), min(self.value + Z * self.error, high)
 
 
-def halves(n: int, seed: int, times: int = HALVES) -> list[np.ndarray]:
+def standard_error(value: float, error: float | None, interval: tuple[float, float] | None) -> float | None:
+    """The error of a record, or of a record that holds none (version 0.1) the one behind its interval.
+
+    From the longer side: the other may have been cut at the end of the range.
+    """
+    if error is not None or interval is None:
+        return error
+    return max(interval[1] - value, value - interval[0]) / Z
+
+
+def random_halves(n: int, seed: int, times: int = HALVES) -> list[np.ndarray]:
     """`times` random halves of 0 … n − 1, the same ones for the same seed."""
     rng = np.random.default_rng(seed)
     return [rng.permutation(n)[: n // 2] for _ in range(times)]
 
 
-def spread(replicates: list[float]) -> float:
+def delete_half_jackknife(statistic: Callable[[np.ndarray], float], n: int, seed: int) -> float:
+    """The standard error at n images of a statistic, given as a function of the rows that it is computed from."""
+    return replicate_error([statistic(rows) for rows in random_halves(n, seed)])
+
+
+def replicate_error(replicates: Sequence[float]) -> float:
     """The standard error at the full size from a statistic's values on random halves."""
     return float(np.std(replicates, ddof=1))
 
@@ -80,3 +104,15 @@ def share_interval(count: int, n: int) -> tuple[float, float]:
     """Wilson's 95 % interval of a share."""
     interval = binomtest(count, n).proportion_ci(0.95, method="wilson")
     return float(interval.low), float(interval.high)
+
+
+def share_estimate(yes: np.ndarray, in_pairs: bool = False) -> Estimate:
+    """The share of true ones, with Wilson's interval. Its error is that of the interval's longer side: none of 20 is no certainty.
+
+    Args:
+        yes: booleans N.
+        in_pairs: both of a pair are true or neither is, so that half of them are independent.
+    """
+    count, n = int(yes.sum()), len(yes)
+    interval = share_interval(count // 2, n // 2) if in_pairs else share_interval(count, n)
+    return Estimate(count / n, standard_error(count / n, None, interval), interval)

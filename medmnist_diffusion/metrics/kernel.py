@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from medmnist_diffusion.metrics.intervals import Estimate, halves, spread
+from medmnist_diffusion.metrics.intervals import Estimate, delete_half_jackknife
 
 CHUNK = 1024
 
@@ -30,7 +30,7 @@ def kernel_distance(real: np.ndarray, generated: np.ndarray, seed: int = 0) -> E
         return float(within_real + within - 2 * to_real[rows].mean())
 
     value = distance(np.arange(n))
-    return Estimate(value, spread([distance(rows) for rows in halves(n, seed)]) if n >= 8 else None)
+    return Estimate(value, delete_half_jackknife(distance, n, seed) if n >= 8 else None)
 
 
 def _row_sums(left: np.ndarray, right: np.ndarray) -> np.ndarray:
@@ -42,4 +42,4 @@ def _row_sums(left: np.ndarray, right: np.ndarray) -> np.ndarray:
 
 
 def _diagonal(features: np.ndarray) -> np.ndarray:
-    return (np.einsum("ij,ij->i", features, features) / features.shape[1] + 1) ** 3
+    return np.asarray((np.einsum("ij,ij->i", features, features) / features.shape[1] + 1) ** 3)

@@ -33,12 +33,19 @@ class NearestImages:
 
 
 def clean_held_out(dataset: ImageDataset) -> Split:
-    """The val images that are neither copies nor near-copies of training images; perhaps none.
+    """The val images that are neither copies nor near-copies of training images; perhaps none. Which these are is kept on disk.
 
     Near is measured by the set's own contrast: at most 5 grey levels, and less than a quarter of the median distance between a
     training image and its nearest other one.
     """
     train, val = dataset.train, dataset.splits["val"]
+    path = cache_dir() / "held_out" / f"{train.content_hash[:24]}-{val.content_hash[:24]}-v1.npz"
+    copies = cached_arrays(path, lambda: {"copies": _copies_of_train(train, val)})["copies"]
+    return val.subset(np.flatnonzero(~copies))
+
+
+def _copies_of_train(train: Split, val: Split) -> np.ndarray:
+    """Mask of the val images that are copies or near-copies of training images."""
     copies = in_other(image_hashes(val), image_hashes(train))
     some = train.subset(np.sort(np.random.default_rng(0).permutation(len(train))[:CHUNK]))
     _, apart = np.unique(image_hashes(some), return_index=True)
@@ -46,7 +53,7 @@ def clean_held_out(dataset: ImageDataset) -> Split:
     typical = np.median(nearest_features(pixels, pixels, exclude_self=True).distances) / np.sqrt(pixels.shape[1])
     near = min(NEAR_COPY_GREY_LEVELS, float(typical) / 4)
     copies[[i for i, _ in near_pairs(val, train, near)]] = True
-    return val.subset(np.flatnonzero(~copies))
+    return copies
 
 
 def nearest_copies(queries: Split, train: Split) -> NearestImages:
@@ -132,8 +139,8 @@ class Threshold:
         return float(betabinom.sf(flagged - 1, n, self.rank, self.held_out + 1 - self.rank))
 
 
-def nearness_to_train(generated: np.ndarray, held_out: np.ndarray) -> tuple[Estimate, float]:
-    """The chance that a generated image lies nearer to the training set than a held-out one, and a p-value.
+def nearness_to_train(generated: np.ndarray, held_out: np.ndarray) -> Estimate:
+    """The chance that a generated image lies nearer to the training set than a held-out one, with a p-value.
 
     ½ where the generator does not copy; 1 for copies (the data-copying test of Meehan et al. 2020, arXiv 2004.05675: the
     Mann–Whitney statistic of the two sets of distances, ÷ nm). The p-value is one-sided, for copying.
@@ -144,7 +151,7 @@ def nearness_to_train(generated: np.ndarray, held_out: np.ndarray) -> tuple[Esti
     farther = 1 - (np.searchsorted(order, generated, "left") + np.searchsorted(order, generated, "right")) / (2 * m)
     nearer = (np.searchsorted(other, held_out, "left") + np.searchsorted(other, held_out, "right")) / (2 * n)
     error = float(np.sqrt(farther.var(ddof=1) / n + nearer.var(ddof=1) / m))  # DeLong's
-    return Estimate(float(test.statistic / (n * m)), error, 0, 1), float(test.pvalue)
+    return Estimate(float(test.statistic / (n * m)), error, p_value=float(test.pvalue))
 
 
 def authentic(queries: NearestImages, train_to_train: NearestImages) -> np.ndarray:
@@ -152,7 +159,7 @@ def authentic(queries: NearestImages, train_to_train: NearestImages) -> np.ndarr
 
     Alaa et al. 2022 (arXiv 2102.08921). What is not authentic could be a noisy copy.
     """
-    return queries.distances > train_to_train.distances[queries.rows]
+    return np.asarray(queries.distances > train_to_train.distances[queries.rows])
 
 
 def flat_pixels(split: Split) -> np.ndarray:

@@ -7,7 +7,7 @@ whose package `prdc` gives the same values; here the distances are computed once
 import numpy as np
 import torch
 
-from medmnist_diffusion.metrics.intervals import Estimate, halves, spread
+from medmnist_diffusion.metrics.intervals import Estimate, random_halves, replicate_error
 
 NEAREST_K = 5
 CHUNK = 1024
@@ -31,9 +31,9 @@ def precision_recall_density_coverage(
             f"not {len(real)} and {len(generated)}"
         )
     r, g = torch.from_numpy(np.asarray(real, np.float64)), torch.from_numpy(np.asarray(generated, np.float64))
-    real_radii = torch.cat([_kth(torch.cdist(block, r), nearest_k) for block in r.split(CHUNK)])
-    between = torch.cat([torch.cdist(block, g).float() for block in r.split(CHUNK)])  # m×n
-    within = torch.cat([torch.cdist(block, g).float() for block in g.split(CHUNK)])  # n×n
+    real_radii = torch.cat([_kth(torch.cdist(block, r), nearest_k) for block in torch.split(r, CHUNK)])
+    between = torch.cat([torch.cdist(block, g).float() for block in torch.split(r, CHUNK)])  # m×n
+    within = torch.cat([torch.cdist(block, g).float() for block in torch.split(g, CHUNK)])  # n×n
     inside = between < real_radii[:, None].float()
     precision, density = inside.any(0).double(), inside.sum(0).double() / nearest_k
 
@@ -47,9 +47,9 @@ def precision_recall_density_coverage(
         }
 
     values = figures(torch.arange(len(g)))
-    replicates = [figures(torch.from_numpy(rows)) for rows in halves(len(g), seed)]
+    replicates = [figures(torch.from_numpy(rows)) for rows in random_halves(len(g), seed)]
     return {
-        name: Estimate(value, spread([other[name] for other in replicates]), 0, np.inf if name == "density" else 1)
+        name: Estimate(value, replicate_error([other[name] for other in replicates]), note=f"k = {nearest_k}")
         for name, value in values.items()
     }
 

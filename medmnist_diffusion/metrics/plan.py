@@ -1,6 +1,8 @@
 """Which images are compared with which, so that a figure and its floor have the same size and the same class shares."""
 
+import hashlib
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 
@@ -23,6 +25,14 @@ class Comparison:
     floor: np.ndarray  # rows of floor_split
     floor_split: Split  # the held-out images, or train
     floor_source: str
+
+    @cached_property
+    def real_key(self) -> str:
+        """Names the real rows: the same for every draw of as many generated images with the same labels."""
+        digest = hashlib.sha256(self.floor_split.name.encode())
+        for rows in (self.reference, self.floor):
+            digest.update(repr(len(rows)).encode() + np.ascontiguousarray(rows, "<i8").tobytes())
+        return digest.hexdigest()
 
 
 def plan_comparison(

@@ -1,83 +1,84 @@
-"""metrics.json: what was compared, and one record a figure. Validated when it is written and when it is read."""
+"""Records of figures: one function measures a metric with its floor, one makes the mean of several draws."""
 
-import json
-from collections.abc import Sequence
-from pathlib import Path
+from collections.abc import Hashable, Sequence
 from typing import Any
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, ValidationError, field_validator
 from scipy.stats import t as student_t
 
-from medmnist_diffusion.errors import UserError
-from medmnist_diffusion.files import write_json
-from medmnist_diffusion.metrics.intervals import Estimate, Z, difference_interval, ratio_interval
+from medmnist_diffusion.artifacts import MetricRecord, Metrics
+from medmnist_diffusion.metrics.evidence import Evidence
+from medmnist_diffusion.metrics.intervals import Estimate, Z, difference_interval, ratio_interval, standard_error
+from medmnist_diffusion.metrics.table import METRICS, Metric
 
-NAMES = {
-    "frechet_distance": "Fréchet distance",
-    "frechet_distance_extrapolated": "Fréchet distance, n → ∞",
-    "kernel_distance": "Kernel distance",
-    "precision": "Precision",
-    "recall": "Recall",
-    "density": "Density",
-    "coverage": "Coverage",
-    "intra_class_spread": "Intra-class spread",
-    "label_accuracy": "Label accuracy",
-    "classification_accuracy": "Classification accuracy score",
-    "memorized_share": "Memorized share",
-    "nearness_to_train": "Nearness to train",
-    "authenticity": "Authenticity",
-    "duplicate_share": "Duplicate share",
-}
-UNBIASED = ("kernel_distance", "frechet_distance_extrapolated")
-INCEPTION_NAMES = {
-    "frechet_distance": "FID",
-    "frechet_distance_extrapolated": "FID∞",
-    "kernel_distance": "KID",
-}
+__all__ = ["MetricRecord", "Metrics", "measure", "over_seeds"]
+
+NO_BOUNDS = (-np.inf, np.inf)
 
 
-class MetricRecord(BaseModel):
-    """One figure with everything that is needed to read it."""
+def measure(metric: Metric, evidence: Evidence, floors: dict[Hashable, Estimate] | None = None) -> MetricRecord:
+    """A metric's record: its figure of the generated images, and of fresh real ones in their place, the floor.
 
-    model_config = ConfigDict(extra="forbid", populate_by_name=True, allow_inf_nan=False)
+    Args:
+        evidence: of the kind that the metric needs, and enough of it (`Metric.unmet`).
+        floors: those that are known, by the real images behind them; what is computed here is added.
+    """
+    evidence = evidence.at_most(metric.max_images)
+    value = metric.compute(evidence.candidate)
+    floor = _floor(metric, evidence, {} if floors is None else floors)
+    source = evidence.fresh_source
+    if metric.chance and floor.note:
+        source = f"{source}, {floor.note}"
+    n_real = evidence.n_real
+    if n_real is None:
+        n_real = len(evidence.fresh if evidence.reference is None or not metric.uses_reference else evidence.reference)
+    return MetricRecord(
+        name=metric.name,
+        extractor=evidence.space.extractor,
+        dimension=evidence.space.dimension,
+        class_=evidence.class_,
+        value=value.value,
+        error=value.error,
+        interval=value.interval_within(*metric.bounds),
+        floor=floor.value,
+        floor_error=floor.error,
+        floor_interval=floor.interval_within(*metric.bounds),
+        floor_source=source,
+        p_value=value.p_value,
+        n_real=n_real,
+        n_generated=len(evidence.generated) if evidence.n_generated is None else evidence.n_generated,
+        reference_split=evidence.reference_split,
+        seed=evidence.seed,
+        note=value.note or evidence.note,
+        **_against_floor(metric.compared_by, value, floor),
+    )
 
-    name: str  # one of NAMES
-    extractor: str  # inception (only this one may be called FID), random-inception, classifier, texture, pixels, …
-    dimension: int
-    class_: int | None  # None: all classes together
-    value: float
-    interval: tuple[float, float] | None  # 95 %
-    floor: float  # the same figure for real images
-    floor_interval: tuple[float, float] | None = None
-    floor_source: str  # which real images
-    ratio: float | None = None  # value ÷ floor; 1 is as real images score
-    ratio_interval: tuple[float, float] | None = None
-    difference: float | None = None  # value − floor, of UNBIASED figures: about 0 where nothing differs
-    difference_interval: tuple[float, float] | None = None
-    p_value: float | None = None  # of the hypothesis that nothing is copied
-    n_real: int
-    n_generated: int
-    reference_split: str
-    seed: int
-    sampling_seeds: int = 1  # independent draws of the generated images; of several, `value` is the mean
-    note: str = ""
 
-    @field_validator("name")
-    @classmethod
-    def known(cls, name: str) -> str:
-        if name not in NAMES:
-            raise ValueError(f"{name!r} is no known figure")
-        return name
+def _floor(metric: Metric, evidence: Evidence, floors: dict[Hashable, Estimate]) -> Estimate:
+    if metric.chance:
+        return metric.chance(evidence.candidate)
+    key = (metric.name, evidence.kind, evidence.space, evidence.class_, evidence.fresh_key)
+    if evidence.fresh_key is None or key not in floors:
+        floors[key] = metric.compute(evidence.fresh_candidate)
+    return floors[key]
 
-    @property
-    def label(self) -> str:
-        """What to call it: FID and KID only where the official Inception weights made the features."""
-        if self.extractor == "inception" and self.name in INCEPTION_NAMES:
-            return f"{INCEPTION_NAMES[self.name]} ({self.dimension})"
-        if self.name in ("label_accuracy", "classification_accuracy") or self.extractor == "pixels":
-            return NAMES[self.name]
-        return f"{NAMES[self.name]}, {self.extractor} ({self.dimension})"
+
+def _against_floor(compared_by: str | None, value: Estimate, floor: Estimate) -> dict[str, Any]:
+    """The fields of a record that hold value ÷ floor, or value − floor."""
+    if compared_by == "difference":
+        return {
+            "difference": value.value - floor.value,
+            "difference_interval": difference_interval(value, floor),
+        }
+    if compared_by == "ratio" and floor.value > 0:
+        return {"ratio": value.value / floor.value, "ratio_interval": ratio_interval(value, floor)}
+    return {}
+
+
+def in_order(records: Sequence[MetricRecord]) -> list[MetricRecord]:
+    """As the table has them, overall before the classes."""
+    order = list(METRICS)
+    return sorted(records, key=lambda r: (order.index(r.name), -1 if r.class_ is None else r.class_))
 
 
 def over_seeds(draws: Sequence[Sequence[MetricRecord]]) -> list[MetricRecord]:
@@ -101,61 +102,22 @@ def _mean_record(records: list[MetricRecord]) -> MetricRecord:
     first, count = records[0], len(records)
     values = np.array([record.value for record in records])
     error = float(student_t.ppf(0.975, count - 1) * values.std(ddof=1) / np.sqrt(count)) / Z
-    of_one = [_error(record.value, record.interval) or 0.0 for record in records]
-    error = max(error, float(np.mean(of_one) / np.sqrt(count)))
-    bounded = first.name not in (*UNBIASED, "density", "frechet_distance", "intra_class_spread")
-    low = -np.inf if first.name in UNBIASED else 0.0
-    mean = Estimate(float(values.mean()), error, low, 1.0 if bounded else np.inf)
-    floor = Estimate(first.floor, _error(first.floor, first.floor_interval))
-    note = f"{first.note}; note of the first of {count} draws" if first.note else ""
-    changes: dict[str, Any] = {"value": mean.value, "interval": mean.interval, "sampling_seeds": count, "note": note}
+    of_one = [standard_error(record.value, record.error, record.interval) or 0.0 for record in records]
+    mean = Estimate(float(values.mean()), max(error, float(np.mean(of_one) / np.sqrt(count))))
+    floor = Estimate(first.floor, standard_error(first.floor, first.floor_error, first.floor_interval))
+    bounds = METRICS[first.name].bounds if first.name in METRICS else NO_BOUNDS
+    changes: dict[str, Any] = {
+        "value": mean.value,
+        "error": mean.error,
+        "interval": mean.interval_within(*bounds),
+        "sampling_seeds": count,
+        "note": f"{first.note}; note of the first of {count} draws" if first.note else "",
+    }
     if first.ratio is not None:
-        changes |= {"ratio": mean.value / floor.value, "ratio_interval": ratio_interval(mean, floor)}
+        changes |= _against_floor("ratio", mean, floor)
     if first.difference is not None:
-        changes |= {"difference": mean.value - floor.value, "difference_interval": difference_interval(mean, floor)}
+        changes |= _against_floor("difference", mean, floor)
     p_values = [record.p_value for record in records if record.p_value is not None]
     if p_values:
         changes["p_value"] = min(1.0, 2 * float(np.median(p_values)))
     return first.model_copy(update=changes)
-
-
-def _error(value: float, interval: tuple[float, float] | None) -> float | None:
-    """The standard error behind an interval, from its longer side: the other may have been cut at the end of the range."""
-    return None if interval is None else max(interval[1] - value, value - interval[0]) / Z
-
-
-class Metrics(BaseModel):
-    """The file: data set, pipeline, sampling, and the records."""
-
-    model_config = ConfigDict(extra="forbid")
-
-    dataset: dict[str, Any]
-    pipeline: dict[str, Any]
-    sampling: dict[str, Any]
-    metrics: list[MetricRecord]
-    refused: list[str] = []  # what could not be measured, and why
-
-    @field_validator("dataset")
-    @classmethod
-    def named(cls, dataset: dict[str, Any]) -> dict[str, Any]:
-        if missing := {"name", "content_hash", "id2label"} - dataset.keys():
-            raise ValueError(f"the data set lacks {sorted(missing)}")
-        return dataset
-
-    def write(self, path: Path) -> None:
-        values = self.model_dump()
-        for record in values["metrics"]:
-            record["class"] = record.pop("class_")
-        write_json(path, values)
-
-    @classmethod
-    def read(cls, path: Path) -> "Metrics":
-        """A metrics.json; a UserError says what does not fit."""
-        try:
-            values = json.loads(path.read_text(encoding="utf-8"))
-            for record in values["metrics"]:
-                record["class_"] = record.pop("class")
-            return cls.model_validate(values)
-        except (OSError, ValueError, KeyError, TypeError, AttributeError, ValidationError, RecursionError) as error:
-            reason = " ".join(str(error).split())[:200]
-            raise UserError(f"{path} is no valid metrics file ({reason}). Evaluate again.") from None

@@ -14,11 +14,11 @@ import numpy as np
 from huggingface_hub import DatasetCard, DatasetCardData
 
 from medmnist_diffusion.arguments import CommandParser
+from medmnist_diffusion.artifacts import Metrics
 from medmnist_diffusion.data import Split
 from medmnist_diffusion.diffusion.folder_check import WEIGHTS
 from medmnist_diffusion.errors import UserError
 from medmnist_diffusion.files import file_hash, write_json, write_text
-from medmnist_diffusion.metrics.records import Metrics
 from medmnist_diffusion.publish.card import (
     OPEN_LICENSES,
     TEMPLATE,

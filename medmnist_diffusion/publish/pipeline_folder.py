@@ -62,9 +62,7 @@ def saved_step(folder: Path) -> int | None:
         return None
 
 
-def save_sample_grid(
-    network: UNet2DModel, objective: Objective, dataset: ImageDataset, seed: int, path: Path
-) -> None:
+def save_sample_grid(network: UNet2DModel, objective: Objective, dataset: ImageDataset, seed: int, path: Path) -> None:
     """A grid of samples, one row a class, from the same noise every time."""
     was_training = network.training
     network.eval()

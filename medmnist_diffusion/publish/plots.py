@@ -8,10 +8,11 @@ import matplotlib
 import numpy as np
 from PIL import Image
 
+from medmnist_diffusion.artifacts import Metrics
 from medmnist_diffusion.data.dataset import Split, without_grey_axis
 from medmnist_diffusion.diffusion.loss_log import BUCKETS
 from medmnist_diffusion.files import atomic_file
-from medmnist_diffusion.metrics.records import UNBIASED, Metrics
+from medmnist_diffusion.metrics.table import record_label, shown_in_ratio_plot
 
 matplotlib.use("Agg")
 from matplotlib import pyplot as plt
@@ -124,19 +125,20 @@ def save_sides(sides: dict[str, Split], id2label: dict[int, str], path: Path, co
     save_figure(figure, path)
 
 
-def plot_ratios(metrics: Metrics, path: Path) -> None:
-    """Each overall figure ÷ its floor with its interval, on a logarithmic axis; 1 is as real images score.
-
-    Unbiased distances are left out: their floors lie about zero.
-    """
+def ratio_rows(metrics: Metrics) -> list[tuple[str, float, float, float]]:
+    """Label, figure ÷ floor and its interval of what the ratio plot shows."""
     rows = []
-    for record in metrics.metrics:
-        if record.class_ is not None or record.floor <= 0 or record.name in UNBIASED:
-            continue
+    for record in filter(shown_in_ratio_plot, metrics.metrics):
         low, high = record.ratio_interval or tuple(
             end / record.floor for end in record.interval or (record.value,) * 2
         )
-        rows.append((record.label, record.value / record.floor, low, high))
+        rows.append((record_label(record), record.value / record.floor, low, high))
+    return rows
+
+
+def plot_ratios(metrics: Metrics, path: Path) -> None:
+    """Each overall figure ÷ its floor with its interval, on a logarithmic axis; 1 is as real images score."""
+    rows = ratio_rows(metrics)
     edges = 0.1, max(10.0, 1.2 * max(ratio for _, ratio, *_ in rows))  # an interval without an end runs to the edge
     figure, axes = plt.subplots(figsize=(8, 0.22 * len(rows) + 1), constrained_layout=True)
     for at, (_, ratio, low, high) in enumerate(reversed(rows)):

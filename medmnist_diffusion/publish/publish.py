@@ -13,11 +13,11 @@ from pathlib import Path
 from accelerate import PartialState
 
 from medmnist_diffusion.arguments import CommandParser
+from medmnist_diffusion.artifacts import Metrics
 from medmnist_diffusion.diffusion.folder_check import FIXED, check_folder, write_manifest
 from medmnist_diffusion.errors import UserError
 from medmnist_diffusion.files import file_hash, write_json
 from medmnist_diffusion.manifest import MANIFEST
-from medmnist_diffusion.metrics.records import Metrics
 from medmnist_diffusion.publish.card import OPEN_LICENSES, SUMMARY, check_license, copying, read_summary, write_card
 from medmnist_diffusion.publish.hub import check_replaceable, check_repo_id, check_token, show_upload, upload
 from medmnist_diffusion.publish.private import private_findings

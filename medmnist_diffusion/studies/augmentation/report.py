@@ -16,6 +16,7 @@ from markdown_it import MarkdownIt
 
 from medmnist_diffusion.data.audit import audit, describe, findings
 from medmnist_diffusion.files import write_json, write_text
+from medmnist_diffusion.metrics.table import METRICS
 from medmnist_diffusion.publish.card import OPEN_LICENSES
 from medmnist_diffusion.studies.augmentation.arms import BY_NAME, CLASSICAL, LEAKY, OVERSAMPLED, PRIMARY
 from medmnist_diffusion.studies.augmentation.effects import Effect, mean_interval
@@ -35,7 +36,6 @@ from medmnist_diffusion.studies.augmentation.verdicts import (
 )
 from medmnist_diffusion.studies.tables import markdown_table
 
-LOWER_IS_BETTER = ("frechet_distance", "memorized_share")
 STYLE = """
 body{font:16px/1.5 system-ui,sans-serif;max-width:60rem;margin:0 auto;padding:0 1rem;color:#222}
 .picture{overflow-x:auto}
@@ -396,7 +396,7 @@ def _usefulness(insights: Insights, folder: Path) -> str:
     rows = [
         [
             row["metric"],
-            "lower" if row["metric"].startswith(LOWER_IS_BETTER) else "higher",
+            METRICS[row["metric"].partition(",")[0]].better,
             _correlation(row["all"]),
             _correlation(row["within_regimes"]),
             str(row["pools"]),

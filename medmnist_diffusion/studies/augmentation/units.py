@@ -16,7 +16,7 @@ from medmnist_diffusion.data import ImageDataset, Split
 from medmnist_diffusion.errors import TrainingDivergedError, UserError
 from medmnist_diffusion.files import atomic_file, write_json
 from medmnist_diffusion.metrics import memorization
-from medmnist_diffusion.metrics.evaluation import Evaluation
+from medmnist_diffusion.metrics.evaluation import evaluate_images
 from medmnist_diffusion.metrics.extractors import OFFLINE_PAIR, make_extractor
 from medmnist_diffusion.publish.card import plain
 from medmnist_diffusion.publish.plots import save_sides
@@ -311,13 +311,11 @@ def pool_metrics(whole: ImageDataset, data: RegimeData, pool: Split) -> dict[str
     judged = pool.subset(np.sort(rows))
     figures: dict[str, float] = {}
     try:
-        evaluation = Evaluation(whole, judged, per_class=False)
-        for name in OFFLINE_PAIR:
-            evaluation.compare_features(make_extractor(name, whole))
-        evaluation.judge_labels()
+        spaces = [make_extractor(name, whole) for name in OFFLINE_PAIR]
+        records = evaluate_images(whole, judged, spaces, per_class=False, parts=["features", "labels"]).records
     except UserError:  # too few images for any figure
         return figures
-    for record in evaluation.ordered_records():
+    for record in records:
         if record.name in METRICS and record.ratio is not None:
             figures[f"{record.name}, {record.extractor}"] = record.ratio
         elif record.name == "label_accuracy":

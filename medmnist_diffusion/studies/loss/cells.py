@@ -15,6 +15,7 @@ import numpy as np
 from accelerate import PartialState
 from pydantic import BaseModel, ConfigDict
 
+from medmnist_diffusion.artifacts import MetricRecord
 from medmnist_diffusion.cache import digest, read_kept
 from medmnist_diffusion.data import ImageDataset, Split
 from medmnist_diffusion.diffusion.loss_log import read_loss_csv
@@ -22,9 +23,8 @@ from medmnist_diffusion.diffusion.machine import describe_machine
 from medmnist_diffusion.diffusion.sampling import DEFAULT_SAMPLER, DEFAULT_STEPS, generate, load_pipeline
 from medmnist_diffusion.errors import TrainingDivergedError
 from medmnist_diffusion.files import write_json
-from medmnist_diffusion.metrics.evaluation import Evaluation
+from medmnist_diffusion.metrics.evaluation import evaluate_images
 from medmnist_diffusion.metrics.extractors import Extractor
-from medmnist_diffusion.metrics.records import MetricRecord
 from medmnist_diffusion.publish.pipeline_folder import saved_step
 from medmnist_diffusion.publish.plots import save_grid
 from medmnist_diffusion.training.config import BUDGETS, FREE_ON_RESUME, TrainingConfig, checked_config
@@ -179,18 +179,15 @@ def _trained(bench: Bench, arm: Arm, seed: int) -> Path:
 
 def _measured(bench: Bench, generated: Split) -> tuple[list[MetricRecord], list[str]]:
     """Distances in every space with their floors, labels, copies; and what was refused."""
-    whole = Evaluation(bench.dataset, generated, per_class=False)
-    for extractor in bench.extractors:
-        whole.compare_features(extractor)
-    whole.judge_labels()
-    whole.look_for_copies()
-    evaluations = [whole]
+    parts = ("features", "labels", "copies")
+    evaluated = [evaluate_images(bench.dataset, generated, bench.extractors, per_class=False, parts=parts)]
     if bench.slow_extractors:
-        evaluations.append(Evaluation(bench.dataset, generated, num_real=len(generated), per_class=False))
-        for extractor in bench.slow_extractors:
-            evaluations[-1].compare_features(extractor)
-    records = [record for evaluation in evaluations for record in evaluation.ordered_records()]
-    return records, [line for evaluation in evaluations for line in evaluation.refusals()]
+        evaluated.append(
+            evaluate_images(
+                bench.dataset, generated, bench.slow_extractors, num_real=len(generated), per_class=False, parts=["features"]
+            )
+        )  # fmt: skip
+    return [record for one in evaluated for record in one.records], [line for one in evaluated for line in one.refused]
 
 
 def corrupted(split: Split, share: float, num_classes: int, seed: int) -> Split:

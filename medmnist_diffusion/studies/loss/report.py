@@ -11,12 +11,13 @@ from matplotlib.ticker import MaxNLocator, NullFormatter, ScalarFormatter
 from PIL import Image
 from pydantic import BaseModel
 
+from medmnist_diffusion.artifacts import MetricRecord
 from medmnist_diffusion.data import ImageDataset
 from medmnist_diffusion.data.audit import describe
 from medmnist_diffusion.diffusion.loss_log import BUCKETS
 from medmnist_diffusion.files import write_json, write_text
 from medmnist_diffusion.metrics.extractors import OFFLINE_PAIR
-from medmnist_diffusion.metrics.records import MetricRecord
+from medmnist_diffusion.metrics.table import record_label
 from medmnist_diffusion.publish.plots import REPORT_DPI, save_figure
 from medmnist_diffusion.studies.loss.cells import CellResult
 from medmnist_diffusion.studies.loss.comparison import (
@@ -80,7 +81,7 @@ class PartResult(BaseModel):
         for cell in self.cells:
             for record in cell.records:
                 if (number := value(record)) is not None:
-                    table.setdefault(record.label, {}).setdefault(cell.arm.name, {})[cell.seed] = number
+                    table.setdefault(record_label(record), {}).setdefault(cell.arm.name, {})[cell.seed] = number
         return table
 
 
@@ -244,8 +245,8 @@ def _section(part: PartResult, found: dict[str, list[Contrast]], folder: Path) -
     }
     distances = part.table(lambda record: record.value if is_distance(record) else None)
     others = part.table(lambda record: record.value if is_other(record) else None)
-    floors = {r.label: r.floor for cell in part.cells for r in cell.records}
-    judged = {r.label: r.n_generated for cell in part.cells for r in cell.records if is_distance(r)}
+    floors = {record_label(r): r.floor for cell in part.cells for r in cell.records}
+    judged = {record_label(r): r.n_generated for cell in part.cells for r in cell.records if is_distance(r)}
     sizes = ", ".join(f"{n} in {label}" for label, n in judged.items()) or "none"
     refused = sorted({line for cell in part.cells for line in cell.refused})
     machines = sorted({cell.machine for cell in part.cells})

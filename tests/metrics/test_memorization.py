@@ -7,7 +7,7 @@ from scipy.stats import kstest
 from medmnist_diffusion.data import load_dataset, phantom
 from medmnist_diffusion.data.dataset import ImageDataset, Split
 from medmnist_diffusion.data.npz import write_npz
-from medmnist_diffusion.metrics.evaluation import Evaluation
+from medmnist_diffusion.metrics.evaluation import evaluate_images
 from medmnist_diffusion.metrics.extractors import make_extractor
 from medmnist_diffusion.metrics.memorization import (
     Threshold,
@@ -17,7 +17,8 @@ from medmnist_diffusion.metrics.memorization import (
     nearest_features,
     nearness_to_train,
 )
-from medmnist_diffusion.metrics.records import MetricRecord
+
+from .helpers import fresh, overall_records, planted
 
 
 @pytest.fixture(scope="module")
@@ -27,34 +28,8 @@ def dataset(tmp_path_factory):
     return load_dataset(str(path))
 
 
-def fresh(count: int) -> Split:
-    arrays = phantom.make_phantom(seed=99, counts={"train": count})
-    return Split("fresh", arrays["train_images"][..., None], arrays["train_labels"][:, 0].astype(np.int64))
-
-
-def planted(dataset, share: float, kind: str, n: int = 400) -> Split:
-    """Fresh images, the first `share` of them replaced by training images in one disguise."""
-    split, rng = fresh(n), np.random.default_rng(0)
-    count = int(share * n)
-    copies = dataset.train.images[:count].astype(int)
-    if kind == "noised":
-        copies = copies + rng.normal(0, 3, copies.shape).round().astype(int)
-    elif kind == "shifted":
-        copies = np.roll(copies, (1, -2), axis=(1, 2))
-    elif kind == "mirrored":
-        copies = copies[:, :, ::-1]
-    images = np.concatenate([copies.clip(0, 255).astype(np.uint8), split.images[count:]])
-    return Split(kind, images, np.concatenate([dataset.train.labels[:count], split.labels[count:]]))
-
-
-def records(dataset, split: Split) -> dict[str, MetricRecord]:
-    evaluation = Evaluation(dataset, split)
-    evaluation.look_for_copies()
-    return {record.name: record for record in evaluation.ordered_records() if record.class_ is None}
-
-
 def test_fresh_images_are_not_flagged(dataset):
-    found = records(dataset, fresh(400))
+    found = overall_records(dataset, fresh(400))
     assert found["memorized_share"].p_value > 0.05
     assert found["nearness_to_train"].p_value > 0.01
     assert found["nearness_to_train"].interval[0] < 0.5 < found["nearness_to_train"].interval[1]
@@ -64,13 +39,13 @@ def test_fresh_images_are_not_flagged(dataset):
 
 @pytest.mark.parametrize("kind", ["exact", "noised", "shifted", "mirrored"])
 def test_five_percent_of_copies_are_flagged(dataset, kind):
-    record = records(dataset, planted(dataset, 0.05, kind))["memorized_share"]
+    record = overall_records(dataset, planted(dataset, 0.05, kind))["memorized_share"]
     assert record.p_value < 0.01
     assert 0.05 <= record.value < 0.09
 
 
 def test_nothing_but_copies(dataset):
-    found = records(dataset, planted(dataset, 1.0, "noised"))
+    found = overall_records(dataset, planted(dataset, 1.0, "noised"))
     assert found["memorized_share"].value == 1
     assert found["nearness_to_train"].value == pytest.approx(1)
     assert found["nearness_to_train"].p_value < 1e-20
@@ -80,7 +55,7 @@ def test_nothing_but_copies(dataset):
 def test_repeated_samples_are_flagged(dataset):
     split = fresh(200)
     twice = Split("twice", np.concatenate([split.images] * 2), np.concatenate([split.labels] * 2))
-    record = records(dataset, twice)["duplicate_share"]
+    record = overall_records(dataset, twice)["duplicate_share"]
     assert record.value > 0.5  # both of a pair must be among the compared ones
     assert record.floor < 0.02
 
@@ -91,7 +66,7 @@ def test_leaks_do_not_hide_copies(tmp_path):
     arrays["val_images"][:10] = arrays["train_images"][:10]
     write_npz(tmp_path / "leaky.npz", arrays)
     leaky = load_dataset(str(tmp_path / "leaky.npz"))
-    record = records(leaky, leaky.train)["memorized_share"]
+    record = overall_records(leaky, leaky.train)["memorized_share"]
     assert record.value == 1
     assert "10 left out" in record.floor_source
 
@@ -102,13 +77,11 @@ def test_val_that_is_train_cannot_judge_copies(tmp_path):
         arrays[f"val_{part}"] = arrays[f"train_{part}"]
     write_npz(tmp_path / "same.npz", arrays)
     same = load_dataset(str(tmp_path / "same.npz"))
-    evaluation = Evaluation(same, fresh(200))
-    evaluation.compare_features(make_extractor("texture", same))
-    evaluation.look_for_copies()
+    evaluation = evaluate_images(same, fresh(200), [make_extractor("texture", same)], parts=["features", "copies"])
     names = {record.name for record in evaluation.records}
     assert "memorized_share" not in names
     assert "kernel_distance" in names  # the rest is still measured
-    assert any(line.startswith("Copies: only 0 val images") for line in evaluation.refusals())
+    assert any(line.startswith("Copies: only 0 val images") for line in evaluation.refused)
 
 
 @pytest.mark.parametrize("contrast", [1.0, 0.25, 0.1])
@@ -132,13 +105,9 @@ def test_the_mix_of_classes_does_not_pass_for_copying(dataset):
     rng = np.random.default_rng(0)
     of_class = [rng.permutation(np.flatnonzero(split.labels == label)) for label in range(4)]
     skewed = split.subset(np.concatenate([of_class[0], of_class[1][:40], of_class[2][:40], of_class[3][:40]]))
-    evaluation = Evaluation(dataset, skewed)
-    evaluation.compare_features(make_extractor("texture", dataset))
+    evaluation = evaluate_images(dataset, skewed, [make_extractor("texture", dataset)], parts=["features"])
     overall = [r for r in evaluation.records if r.name == "nearness_to_train" and r.class_ is None]
     assert all(0.01 < record.p_value < 0.99 for record in overall)
-
-
-# Pieces
 
 
 def test_nearest_copy_finds_the_disguised_original(dataset):
@@ -174,8 +143,8 @@ def test_threshold_p_values_are_exact_for_fresh_images():
 def test_nearness_is_the_mann_whitney_statistic():
     rng = np.random.default_rng(0)
     generated, held_out = rng.normal(size=80).round(1), rng.normal(0.5, 1, 60).round(1)
-    value, _ = nearness_to_train(generated, held_out)
+    value = nearness_to_train(generated, held_out)
     pairs = (held_out[None] > generated[:, None]) + 0.5 * (held_out[None] == generated[:, None])
     assert value.value == pytest.approx(pairs.mean())
-    p_values = [nearness_to_train(rng.normal(size=50), rng.normal(size=60))[1] for _ in range(300)]
+    p_values = [nearness_to_train(rng.normal(size=50), rng.normal(size=60)).p_value for _ in range(300)]
     assert kstest(p_values, "uniform").pvalue > 1e-3

@@ -1,0 +1,250 @@
+"""Who is compared with whom: a draw of generated images beside real ones, and the evidence that metrics are computed from."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from medmnist_diffusion.data.dataset import Split
+from medmnist_diffusion.errors import UserError
+from medmnist_diffusion.metrics import memorization
+from medmnist_diffusion.metrics.classifier import FEATURES, fitted_classifier, predict
+from medmnist_diffusion.metrics.evidence import Evidence, LabelledValues
+from medmnist_diffusion.metrics.features import FeatureExtractor, Space, extract
+from medmnist_diffusion.metrics.memorization import NearestImages
+from medmnist_diffusion.metrics.plan import Comparison, plan_comparison
+from medmnist_diffusion.metrics.real_side import RealSide
+from medmnist_diffusion.metrics.table import MIN_CLASS_IMAGES
+
+CLASSIFIER = Space("classifier", FEATURES)
+
+
+@dataclass(frozen=True)
+class Refusals:
+    """What could not be measured and why → for which classes."""
+
+    id2label: dict[int, str]
+    reasons: dict[str, list[str]] = field(default_factory=dict)
+
+    def add(self, reason: str, class_: int | None) -> None:
+        name = "all" if class_ is None else self.id2label[class_]
+        if name not in (names := self.reasons.setdefault(reason, [])):
+            names.append(name)
+
+    def sentences(self) -> list[str]:
+        return [f"{reason} (class: {', '.join(names)})" for reason, names in self.reasons.items()]
+
+
+@dataclass(frozen=True)
+class Draw:
+    """One draw of generated images beside the real ones.
+
+    Attributes:
+        plan: which images are compared.
+        plan_of_fitted: the same in spaces that were fitted to train; None where val has too few images for it.
+        judged_rows: of the generated images, those whose labels and copies are judged, all classes together.
+        classes: None for all together, and each of them if figures are wanted by class.
+        refused: what could not be measured.
+    """
+
+    real: RealSide
+    generated: Split
+    plan: Comparison
+    plan_of_fitted: Comparison | None
+    judged_rows: np.ndarray
+    classes: Sequence[int | None]
+    refused: Refusals
+
+    def of_generated(self, values: np.ndarray, class_: int | None) -> LabelledValues:
+        """Values of the generated images: all of a class, or of as many as give the class shares of train."""
+        whole, rows = LabelledValues(values, self.generated.labels), self.judged_rows
+        return LabelledValues(values[rows], whole.labels[rows]) if class_ is None else whole.of_class(class_)
+
+
+def plan_draw(real: RealSide, generated: Split, per_class: bool = True) -> Draw:
+    """Choose which images are compared.
+
+    Raises:
+        UserError: if too few generated images fit the class shares of train.
+    """
+    dataset, refused = real.dataset, Refusals(real.dataset.id2label)
+    plan = plan_comparison(dataset, real.held_out, generated, real.num_real, real.seed)
+    plan_of_fitted = None
+    try:
+        plan_of_fitted = plan_comparison(
+            dataset, real.held_out, generated, real.num_real, real.seed, only_held_out=True
+        )
+    except UserError as error:
+        refused.add(f"Distances in spaces fitted to train: {error}", None)
+    for class_ in np.flatnonzero(real.scarce):
+        refused.add("Labels and copies, overall, are those of the other classes: too few val images", int(class_))
+    for class_ in np.setdiff1d(np.arange(dataset.num_classes), generated.labels):
+        refused.add("All figures: no generated image of this class", int(class_))
+    judged_rows = plan.generated[~real.scarce[generated.labels[plan.generated]]]
+    classes = [None, *(dataset.id2label if per_class else ())]
+    return Draw(real, generated, plan, plan_of_fitted, judged_rows, classes, refused)
+
+
+def feature_evidence(
+    draw: Draw, extractor: FeatureExtractor, dimensions: Sequence[int] | None = None
+) -> Iterator[Evidence]:
+    """Features in an extractor's spaces (those of the dimensions that are asked for), and distances to train in them."""
+    plan, real = (draw.plan_of_fitted if extractor.fitted else draw.plan), draw.real
+    if plan is None:
+        return  # refused when it was planned
+    train, held_out = real.dataset.train, real.held_out
+    of_train: dict[int, np.ndarray] = {}
+    of_held_out: dict[int, np.ndarray] = {}
+    if real.num_real is None:
+        of_train, of_held_out = real.train_features(extractor), real.held_out_features(extractor)
+        of_floor = of_train if plan.floor_split is train else of_held_out
+        references = {dimension: features[plan.reference] for dimension, features in of_train.items()}
+        floors = {dimension: features[plan.floor] for dimension, features in of_floor.items()}
+    else:
+        references, floors = real.part_features(extractor, plan)
+    generated = extract(extractor, draw.generated)
+    for dimension in references:
+        if dimensions is not None and len(references) > 1 and dimension not in dimensions:
+            continue
+        space = Space(extractor.name, dimension)
+        reference = LabelledValues(references[dimension], train.labels[plan.reference])
+        fresh = LabelledValues(floors[dimension], plan.floor_split.labels[plan.floor])
+        compared = LabelledValues(generated[dimension][plan.generated], draw.generated.labels[plan.generated])
+        for class_ in draw.classes:
+            yield Evidence(
+                "features", space, class_, compared.of_class(class_), fresh.of_class(class_), plan.floor_source,
+                real.seed, reference.of_class(class_), fresh_key=(extractor.identity, plan.real_key),
+            )  # fmt: skip
+        if of_train and len(held_out):
+            nearest = memorization.nearest_features(generated[dimension], of_train[dimension])
+            nearest_fresh = real.nearest_of_held_out(extractor, dimension, of_held_out[dimension], of_train[dimension])
+            yield from _distance_evidence(draw, space, nearest.distances, nearest_fresh.distances, "in feature space")
+        elif not of_train:
+            draw.refused.add(f"Memorized share, {space}: the reference is a part of the training images", None)
+
+
+def _distance_evidence(
+    draw: Draw, space: Space, generated: np.ndarray, held_out: np.ndarray, unit: str
+) -> Iterator[Evidence]:
+    """Distances to the nearest training image. A class has its own threshold, of its own held-out images."""
+    for class_ in draw.classes:
+        fresh = draw.real.of_held_out(held_out, class_)
+        yield Evidence(
+            "train_distances", space, class_, draw.of_generated(generated, class_), fresh,
+            draw.real.held_out_source(fresh), draw.real.seed, unit=unit, n_real=len(draw.real.dataset.train),
+        )  # fmt: skip
+
+
+def label_evidence(draw: Draw) -> Iterator[Evidence]:
+    """How a classifier of real images sees the generated ones, and val images that it was not trained on.
+
+    All classes together, both sides have the class shares of train.
+    """
+    real = draw.real
+    if not len(real.held_out):
+        draw.refused.add("Label accuracy: all val images stand in train", None)
+        return
+    recognised = predict(real.classifier, draw.generated) == draw.generated.labels
+    recognised_real = real.once(
+        "recognised val images", lambda: predict(real.classifier, real.held_out) == real.held_out.labels
+    )
+    for class_ in draw.classes:
+        generated, fresh = draw.of_generated(recognised, class_), real.of_held_out(recognised_real, class_)
+        if len(generated) and len(fresh):
+            yield Evidence(
+                "recognised_labels", CLASSIFIER, class_, generated, fresh, real.held_out_source(fresh), real.seed,
+                n_real=len(real.dataset.train),
+            )  # fmt: skip
+
+
+def classification_evidence(draw: Draw) -> Iterator[Evidence]:
+    """Classification accuracy score (Ravuri & Vinyals 2019, arXiv 1905.10887): train on generated, test on real test images.
+
+    Floor: the same with as many real images. One training on either side: its luck is not in the interval.
+    """
+    real, plan = draw.real, draw.plan
+    test = real.dataset.splits["test"]
+
+    def recognised(name: str, split: Split, rows: np.ndarray) -> LabelledValues:
+        training = Split(name, split.images[rows], split.labels[rows])
+        model = fitted_classifier(training, real.dataset.num_classes, real.seed, shorter=True)
+        return LabelledValues(predict(model, test) == test.labels, test.labels)
+
+    by_generated = recognised("generated images", draw.generated, plan.generated)
+    by_real = real.once(
+        ("recognised test images", plan.real_key),
+        lambda: recognised("as many real images", plan.floor_split, plan.floor),
+    )
+    n = len(plan.generated)
+    for class_ in draw.classes:
+        generated, fresh = by_generated.of_class(class_), by_real.of_class(class_)
+        if len(generated):
+            yield Evidence(
+                "recognised_tests", CLASSIFIER, class_, generated, fresh, f"trained on {plan.floor_source}", real.seed,
+                n_real=len(test), n_generated=n, reference_split="test",
+                note=f"one training of {n} images, {len(test)} test images",
+            )  # fmt: skip
+
+
+def pixel_evidence(draw: Draw, nearest: NearestImages) -> Iterator[Evidence]:
+    """Copies by pixels: distances to train, mirrored and shifted as fits best and as they are, and among the images themselves.
+
+    Args:
+        nearest: of the generated images, `memorization.nearest_copies`.
+    """
+    real, train = draw.real, draw.real.dataset.train
+    space = Space("pixels", int(np.prod(train.images.shape[1:])))
+    if len(real.held_out) < MIN_CLASS_IMAGES:
+        draw.refused.add(
+            f"Copies: only {len(real.held_out)} val images do not stand in train, and {MIN_CLASS_IMAGES} are needed to tell a "
+            "copy from a fresh image",
+            None,
+        )
+        return
+    fresh_copies = real.nearest_copies_of_held_out()
+    yield from _distance_evidence(draw, space, nearest.distances, fresh_copies.distances, "grey levels (RMS)")
+
+    train_pixels, pixels = memorization.flat_pixels(train), memorization.flat_pixels(draw.generated)
+    within_train = real.nearest_pixels_within_train(train_pixels)
+    pairs, fresh_pairs = (
+        np.stack([found.distances, within_train.distances[found.rows]], axis=1)
+        for found in (
+            memorization.nearest_features(pixels, train_pixels), real.nearest_pixels_of_held_out(train_pixels)
+        )
+    )  # fmt: skip
+    for class_ in draw.classes:
+        generated, fresh = draw.of_generated(pairs, class_), real.of_held_out(fresh_pairs, class_)
+        if len(generated) and len(fresh):
+            yield Evidence(
+                "train_distance_pairs", space, class_, generated, fresh, real.held_out_source(fresh), real.seed,
+                n_real=len(train),
+            )  # fmt: skip
+        yield from _twin_evidence(draw, space, class_, pixels)
+
+
+def _twin_evidence(draw: Draw, space: Space, class_: int | None, pixels: np.ndarray) -> Iterator[Evidence]:
+    """How near the generated images lie to each other, beside how near different fresh real ones do."""
+    plan, real = draw.plan, draw.real
+    labels, floor_labels = draw.generated.labels[plan.generated], plan.floor_split.labels[plan.floor]
+    rows = plan.generated if class_ is None else plan.generated[labels == class_]
+    floor = plan.floor if class_ is None else plan.floor[floor_labels == class_]
+
+    def among_real() -> np.ndarray:
+        different = np.unique(memorization.flat_pixels(plan.floor_split.subset(floor)), axis=0)
+        if len(different) < MIN_CLASS_IMAGES:
+            return np.zeros(0)
+        return memorization.nearest_features(different, different, exclude_self=True).distances
+
+    if len(rows) < MIN_CLASS_IMAGES:
+        return
+    among_fresh = real.once(("twins", plan.real_key, class_), among_real)
+    if not len(among_fresh):
+        return
+    own = pixels[rows]
+    among_generated = memorization.nearest_features(own, own, exclude_self=True).distances
+    yield Evidence(
+        "twin_distances", space, class_,
+        LabelledValues(among_generated, draw.generated.labels[rows]),
+        LabelledValues(among_fresh, np.full(len(among_fresh), -1 if class_ is None else class_)),
+        f"{len(among_fresh)} real images among themselves", real.seed,
+    )  # fmt: skip

@@ -1,0 +1,124 @@
+"""The real side of an evaluation: what is the same for every draw of the generated images, and so computed once."""
+
+from collections.abc import Callable, Hashable
+from functools import partial
+from typing import TypeVar
+
+import numpy as np
+
+from medmnist_diffusion.data.dataset import ImageDataset
+from medmnist_diffusion.metrics import memorization
+from medmnist_diffusion.metrics.classifier import SmallCNN, real_data_classifier
+from medmnist_diffusion.metrics.evidence import LabelledValues
+from medmnist_diffusion.metrics.features import FeatureExtractor, extract
+from medmnist_diffusion.metrics.intervals import Estimate
+from medmnist_diffusion.metrics.memorization import NearestImages
+from medmnist_diffusion.metrics.plan import Comparison, class_counts, draw_rows, most_images
+from medmnist_diffusion.metrics.table import MIN_CLASS_IMAGES
+
+Known = TypeVar("Known")
+
+
+class RealSide:
+    """A data set as evaluations look at it. Give one to all evaluations of the same pipeline, or of several.
+
+    What is large (features, searches for neighbours, classifiers) lies in the cache on disk, by content; what is small, floors
+    among it, is kept here.
+
+    Args:
+        num_real: at most so many training images as reference; None for all of them.
+        seed: chooses which real images are compared, and random halves.
+
+    Attributes:
+        held_out: the val images that are no copies of training images.
+        held_out_rows: of these, those that give the class shares of train, over the classes that val has enough of.
+        scarce: bool K, the other classes.
+        floors: what metrics gave for real images (`records.measure`).
+    """
+
+    def __init__(self, dataset: ImageDataset, num_real: int | None = None, seed: int = 0) -> None:
+        self.dataset, self.num_real, self.seed = dataset, num_real, seed
+        self.held_out = memorization.clean_held_out(dataset)
+        self.floors: dict[Hashable, Estimate] = {}
+        self._known: dict[Hashable, object] = {}
+        # Overall, nearness to train depends on the mix of classes: both sides have that of train, over the classes that val has
+        # enough images of.
+        shares = np.bincount(dataset.train.labels, minlength=dataset.num_classes) / len(dataset.train)
+        available = np.bincount(self.held_out.labels, minlength=dataset.num_classes)
+        self.scarce = available < np.minimum(MIN_CLASS_IMAGES, shares * len(self.held_out) / 2)
+        shares = np.where(self.scarce, 0, shares)
+        if shares.any():
+            shares /= shares.sum()
+            counts = class_counts(most_images(available, shares), shares)
+        else:
+            counts = np.zeros(dataset.num_classes, int)
+        self.held_out_rows = draw_rows(self.held_out.labels, counts, np.random.default_rng([seed, 3]))
+
+    def once(self, key: Hashable, compute: Callable[[], Known]) -> Known:
+        """What `compute` returns, computed at the first call with this key."""
+        if key not in self._known:
+            self._known[key] = compute()
+        return self._known[key]  # type: ignore[return-value]
+
+    @property
+    def classifier(self) -> SmallCNN:
+        """The classifier of the training images."""
+        return self.once("classifier", lambda: real_data_classifier(self.dataset))
+
+    def of_held_out(self, values: np.ndarray, class_: int | None) -> LabelledValues:
+        """Values of the held-out images: all of a class, or of as many as give the class shares of train."""
+        whole, rows = LabelledValues(values, self.held_out.labels), self.held_out_rows
+        return LabelledValues(values[rows], whole.labels[rows]) if class_ is None else whole.of_class(class_)
+
+    def held_out_source(self, fresh: LabelledValues) -> str:
+        left_out = len(self.dataset.splits["val"]) - len(self.held_out)
+        return f"{len(fresh)} val images" + (f" ({left_out} left out: they stand in train)" if left_out else "")
+
+    # Features: {dimension: float32 N×dimension}, from the cache where they are there
+
+    def train_features(self, extractor: FeatureExtractor) -> dict[int, np.ndarray]:
+        return extract(extractor, self.dataset.train, cache=True)
+
+    def held_out_features(self, extractor: FeatureExtractor) -> dict[int, np.ndarray]:
+        return extract(extractor, self.held_out, cache=True) if len(self.held_out) else {}
+
+    def part_features(
+        self, extractor: FeatureExtractor, plan: Comparison
+    ) -> tuple[dict[int, np.ndarray], dict[int, np.ndarray]]:
+        """Of the reference and of the floor's images only: Inception takes its time."""
+        train = self.dataset.train
+        reference = extract(extractor, train.subset(plan.reference), cache=True)
+        return reference, extract(extractor, plan.floor_split.subset(plan.floor), cache=True)
+
+    # Nearest training images, from the cache where they are there
+
+    def nearest_of_held_out(
+        self, extractor: FeatureExtractor, dimension: int, held_out: np.ndarray, train: np.ndarray
+    ) -> NearestImages:
+        """By these features."""
+        key = f"{self._content}-{extractor.identity}-{dimension}"
+        return memorization.cached_nearest(key, partial(memorization.nearest_features, held_out, train))
+
+    def nearest_copies_of_held_out(self) -> NearestImages:
+        """By pixels, mirrored and shifted as fits best."""
+        return memorization.cached_nearest(
+            f"{self._content}-pixels-copies", partial(memorization.nearest_copies, self.held_out, self.dataset.train)
+        )
+
+    def nearest_pixels_of_held_out(self, train_pixels: np.ndarray) -> NearestImages:
+        """By pixels as they are."""
+        return memorization.cached_nearest(
+            f"{self._content}-pixels-flat",
+            lambda: memorization.nearest_features(memorization.flat_pixels(self.held_out), train_pixels),
+        )
+
+    def nearest_pixels_within_train(self, train_pixels: np.ndarray) -> NearestImages:
+        """Each training image's nearest other one."""
+        return memorization.cached_nearest(
+            f"{self.dataset.train.content_hash[:24]}-pixels-within",
+            lambda: memorization.nearest_features(train_pixels, train_pixels, exclude_self=True),
+        )
+
+    @property
+    def _content(self) -> str:
+        return f"{self.dataset.train.content_hash[:24]}-{self.held_out.content_hash[:24]}"

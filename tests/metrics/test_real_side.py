@@ -1,0 +1,87 @@
+"""What knows no draw of generated images is computed once, for all of them."""
+
+import numpy as np
+import pytest
+
+from medmnist_diffusion.data import ImageDataset
+from medmnist_diffusion.data.dataset import Split
+from medmnist_diffusion.metrics import classifier, comparisons, memorization, real_side
+from medmnist_diffusion.metrics.evaluation import evaluate_images
+from medmnist_diffusion.metrics.extractors import Extractor, make_extractor
+from medmnist_diffusion.metrics.real_side import RealSide
+
+from .helpers import fresh
+
+
+def test_several_draws_share_the_real_side(small: ImageDataset, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The second draw looks at its own images only: no real image is embedded, searched for, judged or trained on again."""
+    monkeypatch.setattr(classifier, "STEPS", 20)
+    monkeypatch.setattr(classifier, "RECIPE", "twenty")
+    texture = make_extractor("texture", small)
+    seen: list[bytes] = []  # images that are looked at
+
+    def embed(images: np.ndarray) -> dict[int, np.ndarray]:
+        seen.extend(image.tobytes() for image in images)
+        return texture.embed(images)
+
+    searches: list[int] = []
+    search = memorization.nearest_features
+
+    def counted(queries: np.ndarray, references: np.ndarray, exclude_self: bool = False) -> memorization.NearestImages:
+        searches.append(len(queries))
+        return search(queries, references, exclude_self)
+
+    monkeypatch.setattr(memorization, "nearest_features", counted)
+    extractor = Extractor("counted", "counted-v1", 64, embed)
+    # As a pipeline's draws: the same labels, other images.
+    first = fresh(200)
+    rng = np.random.default_rng(0)
+    noised = (first.images + rng.normal(0, 9, first.images.shape)).clip(0, 255).astype(np.uint8)
+    second = Split("second", noised, first.labels)
+    shared = RealSide(small)
+    evaluate_images(small, first, [extractor], real_side=shared)
+    real = {image.tobytes() for split in small.splits.values() for image in split.images}
+    assert real & set(seen)
+    floors = dict(shared.floors)
+    assert floors
+    seen.clear(), searches.clear()
+
+    trained: list[str] = []
+    fit, copies = classifier.fitted_classifier, memorization.nearest_copies
+    monkeypatch.setattr(
+        comparisons,
+        "fitted_classifier",
+        lambda split, *args, **options: trained.append(split.name) or fit(split, *args, **options),
+    )
+    monkeypatch.setattr(memorization, "_copies_of_train", None)  # would fail if it were called
+    monkeypatch.setattr(real_side, "real_data_classifier", None)
+    monkeypatch.setattr(memorization, "nearest_copies", None)
+    again = evaluate_images(small, second, [extractor], real_side=shared)
+    assert not real & set(seen)
+    assert trained == ["generated images"]
+    assert shared.floors == floors
+    assert sum(count == len(second) for count in searches) == 2  # to train, in features and in pixels
+    assert len(shared.held_out) not in searches
+    assert len(small.train) not in searches
+
+    monkeypatch.setattr(memorization, "nearest_copies", copies)
+    monkeypatch.undo()
+    monkeypatch.setattr(classifier, "STEPS", 20)
+    monkeypatch.setattr(classifier, "RECIPE", "twenty")
+    assert again.records == evaluate_images(small, second, [extractor]).records  # sharing changes nothing
+
+
+def test_the_cleaning_of_held_out_images_is_kept_by_content(
+    small: ImageDataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kept = memorization.clean_held_out(small)
+    monkeypatch.setattr(memorization, "_copies_of_train", None)
+    assert memorization.clean_held_out(small).content_hash == kept.content_hash
+
+
+def test_the_real_side_of_something_else_is_refused(small: ImageDataset) -> None:
+    shared = RealSide(small)
+    with pytest.raises(ValueError, match="another data set"):
+        evaluate_images(small, fresh(200), [], seed=1, real_side=shared)
+    with pytest.raises(ValueError, match="unknown parts"):
+        evaluate_images(small, fresh(200), [], parts=["beauty"])  # type: ignore[list-item]

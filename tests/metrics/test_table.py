@@ -1,0 +1,104 @@
+"""The newcomer's exercise: a metric is one entry, a feature space one function; both then appear everywhere."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from medmnist_diffusion import cli
+from medmnist_diffusion.artifacts import Metrics
+from medmnist_diffusion.data import ImageDataset
+from medmnist_diffusion.metrics.evaluation import evaluate_images
+from medmnist_diffusion.metrics.evidence import Candidate
+from medmnist_diffusion.metrics.extractors import EXTRACTORS, Extractor
+from medmnist_diffusion.metrics.intervals import Estimate, delete_half_jackknife
+from medmnist_diffusion.metrics.table import METRICS, Metric, record_label
+from medmnist_diffusion.publish.card import overall_rows
+from medmnist_diffusion.publish.plots import ratio_rows
+
+from .helpers import fresh
+
+
+def centre_distance(images: Candidate) -> Estimate:
+    """How far the mean of the features lies from that of the training images."""
+    centre = images.reference.values.mean(0)
+
+    def distance(rows: np.ndarray) -> float:
+        return float(np.linalg.norm(images.values[rows].mean(0) - centre))
+
+    n = len(images)
+    return Estimate(distance(np.arange(n)), delete_half_jackknife(distance, n, images.seed))
+
+
+def brightness(images: np.ndarray) -> dict[int, np.ndarray]:
+    """Mean and standard deviation of the grey levels."""
+    flat = images.reshape(len(images), -1)
+    return {2: np.stack([flat.mean(1), flat.std(1)], axis=1).astype(np.float32)}
+
+
+@pytest.fixture
+def toys(monkeypatch: pytest.MonkeyPatch) -> None:
+    metric = Metric("centre_distance", "Distance of centres", "features", centre_distance, "lower")
+    monkeypatch.setitem(METRICS, metric.name, metric)
+    extractor = Extractor("brightness", "brightness-v1", 512, brightness)
+    monkeypatch.setitem(EXTRACTORS, "brightness", lambda dataset, weights: extractor)
+
+
+def test_one_entry_and_a_figure_appears_everywhere(
+    toys: None, small_npz: Path, evaluated: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    output = tmp_path / "m.json"
+    arguments = ["--dataset", str(small_npz), "--features", "texture", "brightness", "--output", str(output)]
+    assert cli.main(["evaluate", str(evaluated / "fresh.npz"), *arguments]) == 0
+    printed = " ".join(capsys.readouterr().out.split())
+    written = json.loads(output.read_text())["metrics"]
+    labels = ["Distance of centres, texture (81)", "Distance of centres, brightness (2)", "Recall, brightness (2)"]
+    for figure in labels:
+        assert figure.partition(", ")[0] in printed
+    overall = [record for record in written if record["name"] == "centre_distance" and record["class"] is None]
+    assert [record["extractor"] for record in overall] == ["texture", "brightness"]
+    for record in overall:
+        assert 0 < record["value"] < 10 * record["floor"]
+        assert record["interval"][0] <= record["value"] <= record["interval"][1]
+        assert record["floor_interval"][0] <= record["floor"] <= record["floor_interval"][1]
+        assert record["ratio"] == pytest.approx(record["value"] / record["floor"])
+    assert {record["class"] for record in written if record["name"] == "centre_distance"} > {None, 0}
+    metrics = Metrics.read(output)
+    shown = {row["label"]: row for row in overall_rows(metrics)}
+    drawn = {row[0] for row in ratio_rows(metrics)}
+    for figure in labels:
+        assert shown[figure]["floor"]
+        assert figure in drawn
+
+
+def test_an_object_like_an_extractor_is_enough(small: ImageDataset) -> None:
+    class Corner:
+        name, identity, batch_size, fitted = "corner", "corner-v1", 64, False
+
+        def embed(self, images: np.ndarray) -> dict[int, np.ndarray]:
+            return {4: images[:, :2, :2, 0].reshape(len(images), -1).astype(np.float32)}
+
+    found = evaluate_images(small, fresh(200), [Corner()], parts=["features"], per_class=False)
+    assert "Kernel distance, corner (4)" in {record_label(record) for record in found.records}
+
+
+def test_what_an_entry_needs_is_asked_for(small: ImageDataset, monkeypatch: pytest.MonkeyPatch) -> None:
+    many = Metric("many", "Many", "features", centre_distance, "lower", min_images=1000)
+    wide = Metric("wide", "Wide", "features", centre_distance, "lower", images_per_dimension=50)
+    silent = Metric("silent", "Silent", "features", centre_distance, "lower", min_images=1000, optional=True)
+    for metric in (many, wide, silent):
+        monkeypatch.setitem(METRICS, metric.name, metric)
+    texture = EXTRACTORS["texture"](small, None)
+    found = evaluate_images(small, fresh(200), [texture], parts=["features"], per_class=False)
+    assert not {"many", "wide", "silent"} & {record.name for record in found.records}
+    assert "Many, texture (81): at least 1000 images on either side are needed (class: all)" in found.refused
+    assert "Wide, texture (81): more than 4050 images on either side are needed (class: all)" in found.refused
+    assert not any("Silent" in line for line in found.refused)
+
+
+def test_the_table_is_consistent() -> None:
+    for name, metric in METRICS.items():
+        assert name == metric.name
+        assert metric.bounds[0] < metric.bounds[1]
+        assert metric.in_ratio_plot == (metric.compared_by != "difference")
