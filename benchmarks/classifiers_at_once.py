@@ -21,7 +21,7 @@ from torch.func import functional_call, grad, replace_all_batch_norm_modules_, s
 from medmnist_diffusion.diffusion.machine import describe_machine
 from medmnist_diffusion.errors import run_command
 from medmnist_diffusion.files import write_json
-from medmnist_diffusion.studies.augmentation.classifiers import ImageClassifier, Recipe
+from medmnist_diffusion.metrics.mixed_training import ImageClassifier, Recipe
 
 COUNTS = (2, 4, 8)
 SECONDS = 10.0

@@ -13,6 +13,8 @@ from medmnist_diffusion.data.audit import add_dataset_arguments
 from medmnist_diffusion.diffusion.machine import start_processes
 from medmnist_diffusion.errors import UserError
 from medmnist_diffusion.files import atomic_folder, write_json
+from medmnist_diffusion.metrics.mixed_training import Mixture, Recipe, fit
+from medmnist_diffusion.metrics.selection import KEPT_SHARE, SELECTIONS
 from medmnist_diffusion.publish.card import read_summary
 from medmnist_diffusion.sample import (
     add_sampling_arguments,
@@ -23,8 +25,6 @@ from medmnist_diffusion.sample import (
     pipeline_record,
     sampling_record,
 )
-from medmnist_diffusion.studies.augmentation.classifiers import Mixture, Recipe, fit
-from medmnist_diffusion.studies.augmentation.selection import KEPT_SHARE, SELECTIONS
 
 SHARE = 0.25  # what the augmentation study calls synthetic-25
 RECORD = "augmentation.json"  # in a folder; beside an npz it has the npz's name

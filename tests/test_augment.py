@@ -10,7 +10,7 @@ import pytest
 from medmnist_diffusion import augment, cli
 from medmnist_diffusion.data import load_dataset
 from medmnist_diffusion.diffusion.sampling import generate, load_pipeline
-from medmnist_diffusion.studies.augmentation.classifiers import Recipe
+from medmnist_diffusion.metrics.mixed_training import Recipe
 
 STEPS = ["--num_inference_steps", "4"]
 

@@ -4,28 +4,25 @@ Every training takes the same number of steps and sees the same random numbers: 
 the first weights are those of every other arm with the same seed. The weights with the lowest validation loss are kept.
 """
 
-import copy
 import time
 from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from accelerate import PartialState
 from huggingface_hub import PyTorchModelHubMixin
 from torch import nn
 from torchvision.models import resnet18
 from torchvision.transforms import v2
 
-from medmnist_diffusion.data.dataset import Split, to_model_range
+from medmnist_diffusion.data.dataset import Split
 from medmnist_diffusion.diffusion.batches import derived_seed
 from medmnist_diffusion.metrics.classifier import SmallCNN
+from medmnist_diffusion.metrics.classifier_training import Batches, train_classifier
 
-CHECKS = 10  # validations in a training
-WORST_LOSS = 1e9  # of a training whose validation loss is never finite
 AUGMENTED_AT_ONCE = 16  # images that share one draw of the augmentation's parameters
-SHIFT = 0.08  # of the image's width
+SHIFT_SHARE = 0.08  # of the image's width
 
 # `save_pretrained(folder, model_card_kwargs={"facts": …})`
 CARD = """---
@@ -37,7 +34,7 @@ CARD = """---
 Research only, not for diagnosis. {{ facts }}
 
 ```python
-from medmnist_diffusion.studies.augmentation.classifiers import ImageClassifier
+from medmnist_diffusion.metrics.mixed_training import ImageClassifier
 
 model = ImageClassifier.from_pretrained("path/to/this/folder").eval()
 logits = model(images)  # float in -1 … 1, N×C×H×W
@@ -135,34 +132,24 @@ def _fit(recipe: Recipe, learning_rate: float, mixture: Mixture, val: Split, num
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         model = ImageClassifier(recipe.network, mixture.real.images.shape[3], num_classes)
-        device = PartialState().device
-        model.to(device).to(memory_format=torch.channels_last)
-        optimizer = torch.optim.AdamW(model.parameters(), learning_rate, weight_decay=recipe.weight_decay, fused=True)
-        schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, learning_rate, total_steps=recipe.steps)
-        augment = classical_augmentation(mixture.real.images.shape[1])
-        batches = MixedBatches(mixture, recipe.batch_size, num_classes, seed)
-        check_every = max(1, recipe.steps // CHECKS)
-        best, best_step, best_loss = copy.deepcopy(model.state_dict()), 0, WORST_LOSS
-        for step in range(recipe.steps):
-            model.train()
-            images, labels = batches.draw(extra=step < mixture.until * recipe.steps)
-            if mixture.classical:
-                torch.manual_seed(derived_seed(seed, step))  # the same parameters in every arm
-                images = torch.cat([augment(part) for part in images.split(AUGMENTED_AT_ONCE)])
-            with torch.autocast(device.type, torch.bfloat16, enabled=recipe.precision == "bf16"):
-                logits = model((images.to(device).float() / 127.5 - 1).to(memory_format=torch.channels_last))
-            loss = F.cross_entropy(logits.float(), labels.to(device))
-            optimizer.zero_grad()
-            loss.backward()
-            optimizer.step()
-            schedule.step()
-            if (step + 1) % check_every == 0 or step + 1 == recipe.steps:
-                val_loss = float(F.cross_entropy(predicted_logits(model, val), torch.from_numpy(val.labels)))
-                if val_loss < best_loss:
-                    best, best_step, best_loss = copy.deepcopy(model.state_dict()), step + 1, val_loss
-    model.load_state_dict(best)
+        model.to(PartialState().device)
+        batches = _augmented_batches(recipe, mixture, num_classes, seed)
+        bfloat16 = recipe.precision == "bf16"
+        step, loss = train_classifier(model, batches, recipe.steps, learning_rate, recipe.weight_decay, val, bfloat16)
     model.cpu().to(memory_format=torch.contiguous_format)  # as it is saved
-    return Fitted(model.eval(), learning_rate, best_step, best_loss)
+    return Fitted(model.eval(), learning_rate, step, loss)
+
+
+def _augmented_batches(recipe: Recipe, mixture: Mixture, num_classes: int, seed: int) -> Batches:
+    """What a training sees, step by step."""
+    augment = classical_augmentation(mixture.real.images.shape[1])
+    batches = MixedBatches(mixture, recipe.batch_size, num_classes, seed)
+    for step in range(recipe.steps):
+        images, labels = batches.draw(extra=step < mixture.until * recipe.steps)
+        if mixture.classical:
+            torch.manual_seed(derived_seed(seed, step))  # the same parameters in every arm
+            images = torch.cat([augment(part) for part in images.split(AUGMENTED_AT_ONCE)])
+        yield images.to(PartialState().device).float() / 127.5 - 1, labels
 
 
 class MixedBatches:
@@ -195,7 +182,7 @@ def classical_augmentation(size: int) -> v2.Compose:
     uint8 N×C×H×W → the same; all images of a call get the same parameters. What moves in at the edges repeats them.
     """
     pad = -(-size // 4)  # no rotated corner reaches beyond it
-    shift = SHIFT * size / (size + 2 * pad)  # RandomAffine counts in widths of what it gets
+    shift = SHIFT_SHARE * size / (size + 2 * pad)  # RandomAffine counts in widths of what it gets
     return v2.Compose(
         [
             v2.Pad(pad, padding_mode="edge"),
@@ -214,12 +201,3 @@ def timed_step(recipe: Recipe, mixture: Mixture, num_classes: int) -> float:
         _fit(trial, recipe.learning_rates[0], mixture, mixture.real.subset(np.arange(1)), num_classes, 0)
         seconds.append((time.monotonic() - began) / trial.steps)
     return min(seconds)
-
-
-@torch.no_grad()
-def predicted_logits(model: nn.Module, split: Split) -> torch.Tensor:
-    """Logits float32 N×K, on the CPU."""
-    device = next(model.parameters()).device
-    model.eval()
-    chunks = (to_model_range(chunk).to(device, memory_format=torch.channels_last) for chunk in split.chunks(256))
-    return torch.cat([model(chunk).float().cpu() for chunk in chunks])

@@ -11,6 +11,7 @@ import torch
 
 from medmnist_diffusion.data import ImageDataset, Split
 from medmnist_diffusion.data.dataset import to_model_range
+from medmnist_diffusion.metrics.classifier_training import predicted_logits
 from medmnist_diffusion.metrics.memorization import (
     QUANTILE,
     Threshold,
@@ -18,7 +19,7 @@ from medmnist_diffusion.metrics.memorization import (
     nearest_copies,
     nearest_features,
 )
-from medmnist_diffusion.studies.augmentation.classifiers import ImageClassifier, predicted_logits
+from medmnist_diffusion.metrics.mixed_training import ImageClassifier
 
 KEPT_SHARE = 0.5  # of the pool
 LEAST_SHARE = 0.1
