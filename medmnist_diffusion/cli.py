@@ -196,7 +196,7 @@ def augment(
     PIPELINE is a folder, trained on this data set.
     """
     how = checked_sampling(**sampling)
-    from medmnist_diffusion.augment import augment
+    from medmnist_diffusion.augmentation import augment
 
     augment(
         pipeline,

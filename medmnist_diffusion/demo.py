@@ -1,82 +1,77 @@
-"""`medmnist-diffusion demo`: the whole line on the generated phantom set, in minutes: audit → train → sample → evaluate → card."""
+"""The whole line on the generated phantom set, in minutes: audit → train → sample → evaluate → card, and what came out in words."""
 
-import math
+import logging
 import time
-from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
-from medmnist_diffusion.arguments import CommandParser
+from medmnist_diffusion.artifacts import Metrics
+from medmnist_diffusion.data import load_dataset
+from medmnist_diffusion.data.audit import audit, print_audit
+from medmnist_diffusion.data.npz import read_npz
 from medmnist_diffusion.errors import UserError
+from medmnist_diffusion.files import write_json
+from medmnist_diffusion.publish.card import write_card
+from medmnist_diffusion.publish.plots import real_beside_generated
+from medmnist_diffusion.publish.verdict import verdict
+from medmnist_diffusion.samples import sample
+from medmnist_diffusion.training.config import training_config
+from medmnist_diffusion.training.evaluate_fid import evaluate
+from medmnist_diffusion.training.train import train
 
-TRAIN_MINUTES = 1.0
-COLUMNS = 8
+logger = logging.getLogger(__name__)
+COLUMNS, NUM_PER_CLASS = 8, 100
 
 
-def demo(output: Path, minutes: float) -> None:
-    """Each step is the command that a user would type, with its arguments printed."""
-    from medmnist_diffusion import sample
-    from medmnist_diffusion.artifacts import Metrics
-    from medmnist_diffusion.data import audit, load_dataset
-    from medmnist_diffusion.data.npz import read_npz
-    from medmnist_diffusion.metrics.table import record_label
-    from medmnist_diffusion.publish import card
-    from medmnist_diffusion.publish.plots import real_beside_generated
-    from medmnist_diffusion.training import evaluate_fid, train
+def demo(output: str | Path, minutes: float = 1.0) -> Metrics:
+    """Do what the commands do that are printed, one after another.
 
+    Args:
+        output: a new folder.
+        minutes: training time.
+
+    Raises:
+        UserError: if the folder exists.
+    """
+    output = Path(output)
     if output.exists():
         raise UserError(f"{output} exists already. Remove it, or choose another --output.")
-    run, samples = output / "run", output / "samples.npz"
-    pipeline = run / "pipeline"
-    steps = [
-        ("audit", audit.main, ["phantom", "--json", str(output / "audit.json")]),
-        ("train", train.main, ["--dataset", "phantom", "--output_dir", str(run), "--max_train_minutes", f"{minutes:g}",
-                               "--report_to", "none"]),
-        ("sample", sample.main, [str(pipeline), "--num_per_class", "100", "--output", str(samples)]),
-        ("evaluate", evaluate_fid.main, [str(pipeline), "--dataset", "phantom"]),
-        ("card", card.main, [str(pipeline)]),
-    ]  # fmt: skip
-    seconds = {}
-    for name, main_of_step, arguments in steps:
-        print(f"\n$ medmnist-diffusion {name} {' '.join(arguments)}", flush=True)
-        began = time.monotonic()
-        main_of_step(arguments)
+    run, samples, picture = output / "run", output / "samples.npz", output / "real_beside_generated.png"
+    pipeline, seconds, began = run / "pipeline", {}, time.monotonic()
+
+    def begin(name: str, arguments: str) -> None:
+        logger.info("\n$ medmnist-diffusion %s %s", name, arguments)
         seconds[name] = time.monotonic() - began
 
-    dataset, generated = load_dataset("phantom"), read_npz(samples, ("train",))["train"]
-    real_rows = [np.flatnonzero(dataset.splits["val"].labels == label)[:COLUMNS] for label in dataset.id2label]
-    fake_rows = [np.flatnonzero(generated.labels == label)[:COLUMNS] for label in dataset.id2label]
-    picture = output / "real_beside_generated.png"
-    real_beside_generated(
-        dataset.splits["val"].images[np.concatenate(real_rows)],
-        generated.images[np.concatenate(fake_rows)],
-        list(dataset.id2label.values()),
-        COLUMNS,
-        picture,
-        "Synthetic chest phantom (no patient): held-out images beside generated ones",
-    )
-    metrics = Metrics.read(pipeline / "metrics.json")
-    took = ", ".join(f"{name} {value:.0f} s" for name, value in seconds.items())
-    print(f"\nDone, on the synthetic phantom set (computed shapes, no patients): {took}.")
-    for record in metrics.metrics:
-        if record.class_ is None:
-            print(f"  {record_label(record)}: {record.value:.3g} (real images: {record.floor:.3g})")
-    for what, path in (
-        ("picture ", picture), ("pipeline", pipeline), ("card    ", pipeline / "README.md"),
-        ("figures ", pipeline / "metrics.json"), ("loss    ", run / "loss.png"), ("samples ", samples),
-        ("audit   ", output / "audit.json"),
-    ):  # fmt: skip
-        print(f"  {what}  {path}")
+    begin("audit", f"phantom --json {output / 'audit.json'}")
+    dataset = load_dataset("phantom")
+    report = audit(dataset)
+    write_json(output / "audit.json", report.model_dump())
+    print_audit(report)
+    begin("train", f"--dataset phantom --output_dir {run} --max_train_minutes {minutes:g} --report_to none")
+    train(training_config(dataset="phantom", output_dir=str(run), max_train_minutes=minutes, report_to="none"))
+    begin("sample", f"{pipeline} --num_per_class {NUM_PER_CLASS} --output {samples}")
+    sample(pipeline, samples, NUM_PER_CLASS)
+    begin("evaluate", f"{pipeline} --dataset phantom")
+    metrics = evaluate(pipeline, dataset)
+    begin("card", str(pipeline))
+    write_card(pipeline)
 
-
-def main(argv: Sequence[str]) -> None:
-    parser = CommandParser(prog="medmnist-diffusion demo", description=__doc__.split(": ", 1)[1])
-    parser.add_argument("--output", type=Path, default=Path("runs/demo"), help="a new folder (default runs/demo)")
-    parser.add_argument(
-        "--minutes", type=float, default=TRAIN_MINUTES, help=f"training time (default {TRAIN_MINUTES:g})"
-    )
-    args = parser.parse_args(argv)
-    if not 0 < args.minutes < math.inf:
-        raise UserError(f"--minutes is {args.minutes:g}; more than 0 is needed.")
-    demo(args.output, args.minutes)
+    held_out, generated = dataset.splits["val"], read_npz(samples, ("train",))["train"]
+    members = [dataset.conditioning.members(split.labels) for split in (held_out, generated)]
+    first = [np.concatenate([rows[:COLUMNS] for rows in of_split]) for of_split in members]
+    shown = [held_out.images[first[0]], generated.images[first[1]]]
+    title = "Synthetic chest phantom (no patient): held-out images beside generated ones"
+    real_beside_generated(*shown, dataset.conditioning.names, COLUMNS, picture, title)
+    marks = [*seconds.values(), time.monotonic() - began]
+    took = ", ".join(f"{name} {end - start:.0f} s" for name, start, end in zip(seconds, marks, marks[1:], strict=False))
+    logger.info("\nDone, on the synthetic phantom set (computed shapes, no patients): %s.\n", took)
+    for line in verdict(metrics):
+        logger.info("%s", line)
+    logger.info(
+        "Look at %s\nand read %s (every figure, what it means, the recipe).\n"
+        "Next: the same with your images (README.md, PneumoniaMNIST), and whether they help a classifier (study augmentation).",
+        picture, pipeline / "README.md",
+    )  # fmt: skip
+    return metrics

@@ -1,0 +1,59 @@
+"""What the figures of an evaluation say, in a few lines for somebody who reads the first one: realistic? of their class? copies?"""
+
+from medmnist_diffusion.artifacts import MetricRecord, Metrics
+from medmnist_diffusion.publish.copies import copy_tests
+
+# Of distance ÷ that of real images, in the worse of the feature spaces: up to this the answer is …
+REALISM = ((1.25, "Yes, as far as these figures see"), (3.0, "Nearly"), (10.0, "Not yet"), (float("inf"), "No"))
+# Of the classifier's accuracy ÷ that on real images: from this on the answer is …
+CLASS_SHOWN = ((0.97, "Yes"), (0.85, "Mostly"), (0.0, "Not reliably"))
+
+
+def verdict(metrics: Metrics) -> list[str]:
+    """Three questions, each with its answer and the figures that it rests on; every line is whole.
+
+    The limits of the answers are ours (`REALISM`, `CLASS_SHOWN`): a convention, not a law. The figures are what counts.
+    """
+    return [*_realistic(metrics), *_of_their_class(metrics), *_copies(metrics)]
+
+
+def _overall(metrics: Metrics, name: str) -> list[MetricRecord]:
+    return [record for record in metrics.metrics if record.name == name and record.class_ is None]
+
+
+def _realistic(metrics: Metrics) -> list[str]:
+    distances = [(r.ratio, r) for r in _overall(metrics, "frechet_distance") if r.ratio is not None]
+    if not distances:
+        return ["Are the images realistic? Not measured: too few images for a distance."]
+    worst = max(ratio for ratio, _ in distances)
+    answer = next(answer for limit, answer in REALISM if worst <= limit)
+    shown = ", ".join(f"{ratio:.2g} times in the {record.extractor} features" for ratio, record in distances)
+    return [
+        f"Are the images realistic? {answer}.",
+        f"  Their distance to the training images, compared with that of real images: {shown} (1 is as real images).",
+    ]
+
+
+def _of_their_class(metrics: Metrics) -> list[str]:
+    found = _overall(metrics, "label_accuracy")
+    if not found:
+        return ["Do they show their class? Not measured."]
+    (record,) = found
+    answer = next(answer for limit, answer in CLASS_SHOWN if record.value >= limit * record.floor)
+    return [
+        f"Do they show their class? {answer}.",
+        f"  A classifier of real images sees the asked-for class in {record.value:.0%} of them, and in {record.floor:.0%} of real "
+        "ones.",
+    ]
+
+
+def _copies(metrics: Metrics) -> list[str]:
+    tests, flagged = copy_tests(metrics)
+    if not tests:
+        return ["Are they copies of training images? Not checked."]
+    nearest = next((one for one in tests if one.class_ is None and one.extractor == "pixels"), tests[0])
+    answer = "Yes, more than chance explains: do not publish them" if flagged else "No sign of it"
+    return [
+        f"Are they copies of training images? {answer}.",
+        f"  {nearest.value:.1%} lie nearer to a training image than {1 - nearest.floor:.0%} of fresh real images do.",
+    ]
