@@ -14,11 +14,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from diffusers import UNet2DModel
 from hypothesis import HealthCheck, settings
 
 from medmnist_diffusion import cli
 from medmnist_diffusion.data import phantom
+from medmnist_diffusion.data.conditioning import Conditioning
 from medmnist_diffusion.data.npz import write_npz
+from medmnist_diffusion.diffusion.unet import build_unet
+from medmnist_diffusion.pipelines import PixelUnshuffle
 
 settings.register_profile(
     "ci", max_examples=60, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow]
@@ -113,6 +117,14 @@ def run_python(*arguments: str, cwd: Path, **environment: str) -> subprocess.Com
         text=True,
         timeout=600,
     )
+
+
+def small_unet(
+    size: int = 28, channels: int = 1, classes: int = 4, factor: int = 2, widths: tuple[int, ...] = (16, 32)
+) -> UNet2DModel:
+    """A network of our kind that takes no time."""
+    names = {label: str(label) for label in range(classes)}
+    return build_unet(size, channels, Conditioning(names), PixelUnshuffle(factor), widths)
 
 
 def pixels(images: np.ndarray) -> np.ndarray:

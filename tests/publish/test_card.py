@@ -12,8 +12,7 @@ from medmnist_diffusion import cli
 from medmnist_diffusion.metrics.records import Metrics
 from medmnist_diffusion.publish.card import _metadata, read_summary, write_card
 from medmnist_diffusion.training.config import OWN, TrainingConfig
-
-from .conftest import run_python
+from tests.conftest import run_python
 
 
 @pytest.fixture

@@ -15,8 +15,7 @@ from medmnist_diffusion.data.npz import read_npz
 from medmnist_diffusion.data.tables import load_labelled_folder
 from medmnist_diffusion.diffusion.sampling import generate, load_pipeline
 from medmnist_diffusion.files import file_hash
-
-from .conftest import run_python
+from tests.conftest import run_python
 
 STEPS = ["--num_inference_steps", "4"]
 

@@ -11,10 +11,9 @@ import torch
 import torch.nn.functional as F
 from diffusers import DDIMScheduler, DDPMScheduler, DPMSolverMultistepScheduler, UNet2DModel
 
-from medmnist_diffusion.diffusion.unet import build_noise_scheduler, build_unet
+from medmnist_diffusion.diffusion.unet import build_noise_scheduler
 from medmnist_diffusion.pipelines import ClassConditionalDDPMPipeline
-
-from .conftest import WITHOUT_US, run_python
+from tests.conftest import WITHOUT_US, run_python, small_unet
 
 NAMES = {0: "normal", 1: "pneumonia"}
 
@@ -22,7 +21,7 @@ NAMES = {0: "normal", 1: "pneumonia"}
 @pytest.fixture
 def pipe() -> ClassConditionalDDPMPipeline:
     torch.manual_seed(0)
-    unet = build_unet(28, 1, 2, block_out_channels=(16, 32)).eval()
+    unet = small_unet(classes=2).eval()
     torch.nn.init.normal_(unet.class_embedding.weight, std=3.0)
     pipe = ClassConditionalDDPMPipeline(unet, build_noise_scheduler(), NAMES, pixel_unshuffle=2, null_label=2)
     pipe.scheduler = DPMSolverMultistepScheduler.from_config(pipe.scheduler.config)
@@ -100,7 +99,7 @@ def test_output_types_agree_and_grey_stays_grey(pipe):
 
 
 def test_rgb_has_three_channels():
-    unet = build_unet(32, 3, 4, block_out_channels=(16, 32))
+    unet = small_unet(32, 3)
     pipe = ClassConditionalDDPMPipeline(unet, build_noise_scheduler(), None, 2, 4)
     pipe.set_progress_bar_config(disable=True)
     image = pipe(class_labels=3, num_inference_steps=2).images[0]
@@ -196,7 +195,7 @@ def test_a_unet_that_would_ignore_labels_is_refused():
 
 
 def test_guidance_needs_a_null_class():
-    unet = build_unet(28, 1, 1, block_out_channels=(16, 32))  # embeds 2 labels: here both are classes
+    unet = small_unet(classes=1)  # embeds 2 labels: here both are classes
     pipe = ClassConditionalDDPMPipeline(unet, DDPMScheduler(), NAMES, 2, null_label=None)
     with pytest.raises(ValueError, match="without a null class"):
         pipe(class_labels=0, guidance_scale=2.0)

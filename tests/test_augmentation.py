@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from medmnist_diffusion import augment, cli
+from medmnist_diffusion import augmentation, cli
 from medmnist_diffusion.data import load_dataset
 from medmnist_diffusion.diffusion.sampling import generate, load_pipeline
 from medmnist_diffusion.metrics.mixed_training import Recipe
@@ -77,7 +77,7 @@ def test_variants_keep_what_little_noise_leaves(trained_run: Path, small_npz: Pa
 def test_a_selection_keeps_half_of_twice_as_many(
     command: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(augment, "Recipe", lambda: Recipe(steps=5, learning_rates=(1e-3,)))
+    monkeypatch.setattr(augmentation, "Recipe", lambda: Recipe(steps=5, learning_rates=(1e-3,)))
     out, plain = tmp_path / "chosen.npz", tmp_path / "plain.npz"
     assert cli.main([*command, "--output", str(out), "--share", "0.25", "--selection", "diverse"]) == 0
     assert cli.main([*command, "--output", str(plain), "--share", "0.25"]) == 0

@@ -1,0 +1,105 @@
+"""Settings: a file and a command line together, and every value that cannot be."""
+
+import pytest
+
+from medmnist_diffusion.training.arguments import parse_config
+from tests.conftest import ROOT
+
+LAUNCHES = ROOT / "training" / "configs" / "accelerate"
+
+
+def test_yaml_and_command_line_together(tmp_path):
+    (tmp_path / "c.yaml").write_text("dataset: phantom\nlearning_rate: 0.005\nmax_train_steps: 7\nloss_type: huber\n")
+    config = parse_config(["--config", str(tmp_path / "c.yaml"), "--output_dir", "x", "--max_train_steps", "9"])
+    assert (config.dataset, config.learning_rate, config.max_train_steps) == ("phantom", 0.005, 9)
+    assert (config.loss_type, config.max_train_minutes) == ("huber", None)
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "training" / "configs").glob("*.yaml")), ids=lambda path: path.name)
+def test_committed_configurations_are_valid(path):
+    parse_config(["--config", str(path), "--dataset", "phantom", "--output_dir", "x"])
+
+
+def test_a_budget_on_the_command_line_replaces_that_of_the_file():
+    path = ROOT / "training" / "configs" / "default.yaml"
+    config = parse_config(
+        ["--config", str(path), "--dataset", "phantom", "--output_dir", "x", "--max_train_steps", "9"]
+    )
+    assert (config.max_train_steps, config.max_train_minutes) == (9, None)
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("block_out_channels: 32", "--block_out_channels is 32"),
+        ("label_dropout: null", "--label_dropout is None"),
+        ("layers_per_block: 1.5", "--layers_per_block is 1.5"),
+        ("loss_type: l3", "'l2', 'l1' or 'huber'"),
+    ],
+)
+def test_wrong_types_in_yaml(line, message, tmp_path, cli_error):
+    (tmp_path / "c.yaml").write_text(line + "\n")
+    assert message in cli_error(
+        "train", "--dataset", "phantom", "--output_dir", str(tmp_path / "x"), "--config", str(tmp_path / "c.yaml")
+    )
+
+
+def test_a_bare_no_in_yaml_is_a_precision(tmp_path):
+    (tmp_path / "c.yaml").write_text("mixed_precision: no\n")
+    arguments = ["--dataset", "phantom", "--output_dir", "x", "--config", str(tmp_path / "c.yaml")]
+    assert parse_config(arguments).mixed_precision == "no"
+
+
+def test_default_configuration_writes_out_the_defaults():
+    arguments = ["--dataset", "phantom", "--output_dir", "x"]
+    path = ROOT / "training" / "configs" / "default.yaml"
+    assert parse_config(["--config", str(path), *arguments]) == parse_config(arguments)
+
+
+def test_no_budget_means_twenty_minutes():
+    assert parse_config(["--dataset", "phantom", "--output_dir", "x"]).max_train_minutes == 20
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--dataset", "phantom"], "--output_dir is needed"),
+        (["--output_dir", "x"], "--dataset is needed"),
+        (["--learning_rate", "-1"], "greater than 0"),
+        (["--learning_rate", "nan"], "a finite number"),
+        (["--max_train_minutes", "inf"], "a finite number"),
+        (["--label_dropout", "1.5"], "less than or equal to 1"),
+        (["--block_out_channels", "30"], "multiples of 8"),
+        (["--block_out_channels", "0"], "multiples of 8"),
+        (["--seed", "-1"], "greater than or equal to 0"),
+        (["--seed", str(2**40)], "less than or equal to 4294967295"),
+        (["--layers_per_block", str(10**8)], "less than or equal to 32"),
+        (["--num_train_timesteps", str(10**10)], "less than or equal to 100000"),
+        (["--num_train_timesteps", "3"], "greater than or equal to 10"),
+        (["--report_to", "nothing_such"], "installed trackers are"),
+        (["--mixed_precision", "fp16"], "use bf16, or --optimizer adamw"),
+        (["--max_train_steps", "5", "--num_train_epochs", "2"], "only one of"),
+        (["--config", "nowhere.yaml"], "nowhere.yaml cannot be read"),
+        (["--block_out_channels", "16", "32", "32", "32", "--max_train_steps", "1"], "cannot be divided by 8"),
+    ],
+)
+def test_bad_settings(arguments, message, cli_error, tmp_path):
+    base = [] if message.endswith("is needed") else ["--dataset", "phantom", "--output_dir", str(tmp_path / "x")]
+    assert message in cli_error("train", *base, *arguments)
+    assert not (tmp_path / "x" / "pipeline").exists()
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [("[" * 3000, "cannot be read as YAML"), ("block_out_channels: &a [*a]", "one value, or a list of them")],
+    ids=["deep", "holds itself"],
+)
+def test_yaml_without_end(text, message, tmp_path, cli_error):
+    (tmp_path / "x.yaml").write_text(text)
+    arguments = ["--dataset", "phantom", "--output_dir", str(tmp_path / "x"), "--config", str(tmp_path / "x.yaml")]
+    assert message in cli_error("train", *arguments)
+
+
+def test_unknown_setting_in_yaml_names_the_nearest(tmp_path, cli_error):
+    (tmp_path / "c.yaml").write_text("learning_rat: 0.1\n")
+    assert "Did you mean 'learning_rate'?" in cli_error("train", "--config", str(tmp_path / "c.yaml"))
