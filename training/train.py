@@ -496,7 +496,8 @@ def _show(bar: Any, row: dict[str, float], total: int) -> None:
 def main(argv: Sequence[str]) -> None:
     config = parse_config(argv)
     if config.push_to_hub:
-        from medmnist_diffusion.publish.publish import check_before_training, publish_trained
+        from medmnist_diffusion.publish.publish import check_before_training
+        from medmnist_diffusion.training.publish_trained import publish_trained
 
         check_before_training(config.hub_model_id, config.data_license)
     folder = train(config)

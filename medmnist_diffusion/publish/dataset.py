@@ -3,18 +3,16 @@
 The images are what `sample` wrote; the pipeline that made them gives the figures, the check for copies and the licence.
 """
 
-import argparse
 import json
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from huggingface_hub import DatasetCard, DatasetCardData
 
 from medmnist_diffusion.arguments import CommandParser
-from medmnist_diffusion.data import Split
+from medmnist_diffusion.data import Conditioning, Split
 from medmnist_diffusion.diffusion.folder_check import WEIGHTS
 from medmnist_diffusion.errors import UserError
 from medmnist_diffusion.files import file_hash, write_json, write_text
@@ -29,7 +27,14 @@ from medmnist_diffusion.publish.card import (
 )
 from medmnist_diffusion.publish.hub import check_repo_id
 from medmnist_diffusion.publish.private import private_findings
-from medmnist_diffusion.publish.publish import add_publishing_arguments, problems, send, staged
+from medmnist_diffusion.publish.publish import (
+    Publication,
+    add_publishing_arguments,
+    copy_for_publication,
+    print_publication,
+    reasons_against_publishing,
+    upload_unless_dry_run,
+)
 from medmnist_diffusion.sample import image_table, read_export_record, read_sampling_record
 
 PARQUET = "data/train-00000-of-00001.parquet"
@@ -57,13 +62,12 @@ def read_export(path: Path, summary: dict[str, Any]) -> Split:
         split = load_labelled_folder(path, dataset["name"], id2label, dataset["image_size"], dataset["channels"])
     else:
         raise UserError(f"{path} is no npz and no folder. Give what `medmnist-diffusion sample` wrote.")
-    known = (split.labels >= 0) & (split.labels < len(dataset["id2label"]))
-    if split.images.shape[1:] != shape or not known.all():
+    if split.images.shape[1:] != shape or len(Conditioning(id2label).outside(split.labels)):
         raise UserError(f"{path} does not hold images of this pipeline: {shape} (H×W×C) of its classes are needed.")
     return split
 
 
-def verdicts(study: Path | None, summary: dict[str, Any]) -> list[str]:
+def study_sentences(study: Path | None, summary: dict[str, Any]) -> list[str]:
     """The sentences of an augmentation study of the same data; empty without one.
 
     Raises:
@@ -94,7 +98,7 @@ def write_dataset(folder: Path, split: Split, pipeline: Path, export: Path, stud
         folder / "generation.json",
         {"synthetic": True, "pipeline_weights_sha256": weights, "trained_on": dataset["name"], **sampling},
     )
-    counts = np.bincount(split.labels, minlength=len(id2label))
+    counts = Conditioning(id2label).counts(split.labels)
     license_id = OPEN_LICENSES[dataset["license"]]
     card = DatasetCard.from_template(
         DatasetCardData(
@@ -119,7 +123,7 @@ def write_dataset(folder: Path, split: Split, pipeline: Path, export: Path, stud
         sampling=sampling,
         rows=overall_rows(metrics),
         memorization=memorization(metrics),
-        verdicts=verdicts(study, summary),
+        verdicts=study_sentences(study, summary),
     )
     write_text(folder / "README.md", str(card))
 
@@ -132,25 +136,52 @@ def _size_category(count: int) -> str:
     return "1M<n<10M"
 
 
-def publish_dataset(args: argparse.Namespace) -> None:
-    """Check generator and images, show and upload them."""
-    check_repo_id(args.repo_id)
+def publish_dataset(
+    images: Path,
+    repo_id: str,
+    *,
+    pipeline: Path,
+    study: Path | None = None,
+    private: bool = True,
+    update: bool = False,
+    dry_run: bool = False,
+    data_license: str | None = None,
+) -> Publication:
+    """Check generated images and the pipeline that made them, and upload the images as parquet with a card.
+
+    Args:
+        images: what `sample` wrote: an npz, PNG folders or parquet.
+        repo_id: namespace/name on the Hub; made if it is not there.
+        pipeline: the evaluated pipeline folder that made the images: its figures, check for copies and licence.
+        study: the folder of an augmentation study of the same data, whose sentences the card quotes.
+        private, update, dry_run, data_license: as in `publish`.
+
+    Raises:
+        UserError: if the images should not be published, or for every refusal of the Hub: nothing is committed then.
+    """
+    check_repo_id(repo_id)
     with tempfile.TemporaryDirectory() as temporary:
-        pipeline, folder = Path(temporary) / "pipeline", Path(temporary) / "dataset"
-        staged(args.pipeline, pipeline, args.repo_id, args.data_license)
-        split = read_export(args.images, read_summary(pipeline))
-        found = problems(pipeline, args.repo_id)
-        made = {"pipeline_weights_sha256": file_hash(pipeline / WEIGHTS), "images_sha256": split.content_hash}
-        if read_export_record(args.images, dict.fromkeys(made, str)) != made:
-            found.append(f"{args.images} does not hold the images that `sample` made with {args.pipeline}")
-        if found:
-            raise UserError(f"{args.images} cannot be published: {'; '.join(found)}.")
-        write_dataset(folder, split, pipeline, args.images, args.study, args.repo_id)
-        if found := private_findings(folder, args.repo_id):
-            raise UserError(f"{args.images} cannot be published: {'; '.join(found)}.")
-        print("Checked: made by this pipeline, its figures, copies, licence, no private text.")
-        send(folder, args.repo_id, "dataset", args, f"medmnist-diffusion: {len(split)} generated images")
-    print(f'\nLoad it with\n  from datasets import load_dataset\n  load_dataset("{args.repo_id}")')
+        copy, folder = Path(temporary) / "pipeline", Path(temporary) / "dataset"
+        copy_for_publication(pipeline, copy, repo_id, data_license)
+        split = read_export(images, read_summary(copy))
+        reasons = reasons_against_publishing(copy, repo_id)
+        made = {"pipeline_weights_sha256": file_hash(copy / WEIGHTS), "images_sha256": split.content_hash}
+        if read_export_record(images, dict.fromkeys(made, str)) != made:
+            reasons.append(f"{images} does not hold the images that `sample` made with {pipeline}")
+        if not reasons:
+            write_dataset(folder, split, copy, images, study, repo_id)
+            reasons = private_findings(folder, repo_id)
+        if reasons:
+            raise UserError(f"{images} cannot be published: {'; '.join(reasons)}.")
+        return upload_unless_dry_run(
+            folder,
+            repo_id,
+            "dataset",
+            private=private,
+            update=update,
+            dry_run=dry_run,
+            message=f"medmnist-diffusion: {len(split)} generated images",
+        )
 
 
 def main(argv: Sequence[str]) -> None:
@@ -161,4 +192,15 @@ def main(argv: Sequence[str]) -> None:
     parser.add_argument(
         "--study", type=Path, help="the folder of an augmentation study of the same data: its verdicts"
     )
-    publish_dataset(parser.parse_args(argv))
+    args = parser.parse_args(argv)
+    published = publish_dataset(
+        args.images,
+        args.repo_id,
+        pipeline=args.pipeline,
+        study=args.study,
+        private=not args.public,
+        update=args.update,
+        dry_run=args.dry_run,
+        data_license=args.data_license,
+    )
+    print_publication(published, "made by this pipeline, its figures, copies, licence, no private text")

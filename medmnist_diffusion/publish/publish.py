@@ -8,9 +8,8 @@ import inspect
 import shutil
 import tempfile
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-
-from accelerate import PartialState
 
 from medmnist_diffusion.arguments import CommandParser
 from medmnist_diffusion.diffusion.folder_check import FIXED, check_folder, write_manifest
@@ -19,7 +18,7 @@ from medmnist_diffusion.files import file_hash, write_json
 from medmnist_diffusion.manifest import MANIFEST
 from medmnist_diffusion.metrics.records import Metrics
 from medmnist_diffusion.publish.card import OPEN_LICENSES, SUMMARY, check_license, copying, read_summary, write_card
-from medmnist_diffusion.publish.hub import check_replaceable, check_repo_id, check_token, show_upload, upload
+from medmnist_diffusion.publish.hub import Upload, check_replaceable, check_repo_id, check_token, upload
 from medmnist_diffusion.publish.private import private_findings
 
 CODE = "pipeline.py"
@@ -27,22 +26,26 @@ PICTURES = ("samples", "loss", "ratios", "closest_generated", "closest_pairs", "
 PUBLISHED = {*FIXED, MANIFEST, "README.md", "metrics.json", *(f"{name}.png" for name in PICTURES)}
 
 
-def add_publishing_arguments(parser: argparse.ArgumentParser) -> None:
-    """What every publishing command is told."""
-    parser.add_argument("repo_id", help="namespace/name on the Hub; made if it is not there")
-    parser.add_argument("--public", action="store_true", help="for everybody to see (default: private)")
-    parser.add_argument(
-        "--update", action="store_true", help="replace what a repository holds (the Hub keeps its history)"
-    )
-    parser.add_argument("--dry_run", action="store_true", help="check and show all, without a network; upload nothing")
-    parser.add_argument(
-        "--data_license",
-        choices=sorted(OPEN_LICENSES),
-        help="the licence of a training set of your own: publishing needs one that permits it",
-    )
+@dataclass(frozen=True)
+class Publication:
+    """What was published, or would be.
+
+    Attributes:
+        repo_id: namespace/name on the Hub.
+        repo_type: "model" or "dataset".
+        private: whether only its owners see it.
+        files: name in the repository → bytes.
+        upload: what became of it; None after a dry run.
+    """
+
+    repo_id: str
+    repo_type: str
+    private: bool
+    files: dict[str, int]
+    upload: Upload | None
 
 
-def problems(folder: Path, repo_id: str) -> list[str]:
+def reasons_against_publishing(folder: Path, repo_id: str) -> list[str]:
     """Why this pipeline folder should not be published; empty if nothing speaks against it.
 
     Raises:
@@ -80,7 +83,7 @@ def _unmeasured(folder: Path) -> list[str]:
     return found
 
 
-def staged(folder: Path, target: Path, repo_id: str, data_license: str | None) -> None:
+def copy_for_publication(folder: Path, target: Path, repo_id: str, data_license: str | None) -> None:
     """A copy of the folder, with its data's licence if that was given, and its card drawn anew.
 
     Raises:
@@ -110,20 +113,59 @@ def staged(folder: Path, target: Path, repo_id: str, data_license: str | None) -
     write_card(target, repo_id)
 
 
-def publish(folder: Path, repo_id: str, args: argparse.Namespace) -> None:
-    """Check, show and upload; with `args.dry_run` all but the last."""
+def publish(
+    pipeline_folder: Path,
+    repo_id: str,
+    *,
+    private: bool = True,
+    update: bool = False,
+    dry_run: bool = False,
+    data_license: str | None = None,
+) -> Publication:
+    """Check an evaluated pipeline folder, and upload a copy of it whose card names the repository.
+
+    Args:
+        pipeline_folder: what training wrote and `evaluate` measured; it stays as it is.
+        repo_id: namespace/name on the Hub; made if it is not there.
+        private: whether a new repository is private; a public one is refused.
+        update: replace what the repository holds (the Hub keeps its history).
+        dry_run: check all, without a network; upload nothing.
+        data_license: the licence of a training set of the user's own, one of `OPEN_LICENSES`.
+
+    Raises:
+        UserError: if the folder should not be published, or for every refusal of the Hub: nothing is committed then.
+    """
     check_repo_id(repo_id)
     with tempfile.TemporaryDirectory() as temporary:
         copy = Path(temporary) / "pipeline"
-        staged(folder, copy, repo_id, args.data_license)
-        if found := problems(copy, repo_id):
-            raise UserError(f"{folder} cannot be published: {'; '.join(found)}.")
-        print("Checked: safetensors only, manifest, pipeline.py, figures, copies, licence, no private text.")
-        send(copy, repo_id, "model", args, "medmnist-diffusion: class-conditional pipeline")
-    print(
-        f"\nLoad it with\n  from diffusers import DiffusionPipeline\n"
-        f'  pipe = DiffusionPipeline.from_pretrained("{repo_id}", trust_remote_code=True)'
-    )
+        copy_for_publication(pipeline_folder, copy, repo_id, data_license)
+        if reasons := reasons_against_publishing(copy, repo_id):
+            raise UserError(f"{pipeline_folder} cannot be published: {'; '.join(reasons)}.")
+        return upload_unless_dry_run(
+            copy,
+            repo_id,
+            "model",
+            private=private,
+            update=update,
+            dry_run=dry_run,
+            message="medmnist-diffusion: class-conditional pipeline",
+        )
+
+
+def upload_unless_dry_run(
+    folder: Path, repo_id: str, repo_type: str, *, private: bool, update: bool, dry_run: bool, message: str
+) -> Publication:
+    """Upload a checked folder, with the token that huggingface_hub finds."""
+    files = {
+        path.relative_to(folder).as_posix(): path.stat().st_size
+        for path in sorted(folder.rglob("*"))
+        if path.is_file()
+    }
+    done = None
+    if not dry_run:
+        check_token()
+        done = upload(folder, repo_id, repo_type, private=private, update=update, message=message)
+    return Publication(repo_id, repo_type, private, files, done)
 
 
 def check_before_training(repo_id: str | None, data_license: str | None) -> None:
@@ -142,29 +184,53 @@ def check_before_training(repo_id: str | None, data_license: str | None) -> None
         raise UserError(f"--data_license is {data_license!r}; publishing needs one of {', '.join(OPEN_LICENSES)}.")
 
 
-def publish_trained(
-    folder: Path, dataset: str, root: str | None, size: int | None, repo_id: str | None, data_license: str | None
-) -> None:
-    """Evaluate what training has just written, and publish it privately. All processes of a launch call this."""
-    from medmnist_diffusion.training import evaluate_fid
-
-    where = [part for name, value in (("root", root), ("size", size)) if value for part in (f"--{name}", str(value))]
-    if not (folder / "metrics.json").is_file():
-        evaluate_fid.main([str(folder), "--dataset", dataset, *where])
-    if repo_id and PartialState().is_main_process:
-        check_replaceable(repo_id)
-        options = argparse.Namespace(public=False, update=True, dry_run=False, data_license=data_license)
-        publish(folder, repo_id, options)
+# The command
 
 
-def send(folder: Path, repo_id: str, repo_type: str, args: argparse.Namespace, message: str) -> None:
-    """Show what will go, and let it go unless it is a dry run."""
-    show_upload(folder, repo_id, repo_type, not args.public)
-    if args.dry_run:
+def add_publishing_arguments(parser: argparse.ArgumentParser) -> None:
+    """What every publishing command is told."""
+    parser.add_argument("repo_id", help="namespace/name on the Hub; made if it is not there")
+    parser.add_argument("--public", action="store_true", help="for everybody to see (default: private)")
+    parser.add_argument(
+        "--update", action="store_true", help="replace what a repository holds (the Hub keeps its history)"
+    )
+    parser.add_argument("--dry_run", action="store_true", help="check and show all, without a network; upload nothing")
+    parser.add_argument(
+        "--data_license",
+        choices=sorted(OPEN_LICENSES),
+        help="the licence of a training set of your own: publishing needs one that permits it",
+    )
+
+
+def print_publication(published: Publication, checked: str) -> None:
+    """What went where, file by file, and how it is loaded."""
+    from rich.console import Console
+    from rich.table import Table
+
+    print(f"Checked: {checked}.")
+    repo_id, done = published.repo_id, published.upload
+    where = f"{published.repo_type} {repo_id} ({'private' if published.private else 'PUBLIC'})"
+    table = Table("file", "kB", title=f"To {where}, in one commit", box=None, title_justify="left")
+    for name, size in published.files.items():
+        table.add_row(name, f"{size / 1000:,.1f}")
+    Console(highlight=False, markup=False).print(table)
+    if done is None:
         print("Dry run: nothing was uploaded.")
-        return
-    check_token()
-    print(f"Committed: {upload(folder, repo_id, repo_type, not args.public, args.update, message)}")
+    else:
+        if done.removed:
+            print("Removed there: " + ", ".join(done.removed))
+        print(f"Committed: {done.address}{' (it holds all of this already)' if done.was_there else ''}")
+    if published.repo_type == "dataset":
+        print(f'\nLoad it with\n  from datasets import load_dataset\n  load_dataset("{repo_id}")')
+    else:
+        print(
+            f"\nLoad it with\n  from diffusers import DiffusionPipeline\n"
+            f'  pipe = DiffusionPipeline.from_pretrained("{repo_id}", trust_remote_code=True)'
+        )
+
+
+def print_published_pipeline(published: Publication) -> None:
+    print_publication(published, "safetensors only, manifest, pipeline.py, figures, copies, licence, no private text")
 
 
 def main(argv: Sequence[str]) -> None:
@@ -172,4 +238,13 @@ def main(argv: Sequence[str]) -> None:
     parser.add_argument("pipeline", type=Path, help="an evaluated pipeline folder")
     add_publishing_arguments(parser)
     args = parser.parse_args(argv)
-    publish(args.pipeline, args.repo_id, args)
+    print_published_pipeline(
+        publish(
+            args.pipeline,
+            args.repo_id,
+            private=not args.public,
+            update=args.update,
+            dry_run=args.dry_run,
+            data_license=args.data_license,
+        )
+    )
