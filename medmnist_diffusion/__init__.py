@@ -35,7 +35,26 @@ _PLACES = {
     "verdict": "publish.verdict",
     "write_card": "publish.card",
 }
-__all__ = sorted(_PLACES)  # noqa: PLE0605
+__all__ = [
+    "ImageDataset",
+    "Metrics",
+    "Sampling",
+    "Split",
+    "TrainingConfig",
+    "UserError",
+    "audit",
+    "augment",
+    "evaluate",
+    "evaluate_images",
+    "generate",
+    "load_dataset",
+    "load_pipeline",
+    "sample",
+    "train",
+    "training_config",
+    "verdict",
+    "write_card",
+]
 
 if TYPE_CHECKING:
     from medmnist_diffusion.artifacts import Metrics

@@ -92,7 +92,12 @@ def augmented_split(train: Split, generated: Split) -> tuple[Split, np.ndarray]:
 
 
 def _generated_beside(
-    folder: Path, dataset: ImageDataset, share: float, strength: float | None, selection: str | None, sampling: Sampling
+    folder: Path,
+    dataset: ImageDataset,
+    share: float,
+    strength: float | None,
+    selection: str | None,
+    sampling: Sampling,
 ) -> Split:
     """As many generated images as give the share that was asked for, each class equally often; with `strength` variants of real
     ones."""

@@ -231,9 +231,9 @@ def publish(pipeline: Path, repo_id: str, public: bool, update: bool, dry_run: b
 
     REPO_ID is namespace/name on the Hub; it is made if it is not there.
     """
-    from medmnist_diffusion.publish.publish import publish
+    from medmnist_diffusion.publish.publish import publish_pipeline
 
-    publish(pipeline, repo_id, private=not public, update=update, dry_run=dry_run, data_license=data_license)
+    publish_pipeline(pipeline, repo_id, private=not public, update=update, dry_run=dry_run, data_license=data_license)
 
 
 @commands.command("publish-dataset")

@@ -1,4 +1,4 @@
-"""The whole line on the generated phantom set, in minutes: audit → train → sample → evaluate → card, and what came out in words."""
+"""The whole line on the generated phantom set, in minutes: audit → train → sample → evaluate → card, and the verdict."""
 
 import logging
 import time
@@ -65,7 +65,9 @@ def demo(output: str | Path, minutes: float = 1.0) -> Metrics:
     title = "Synthetic chest phantom (no patient): held-out images beside generated ones"
     real_beside_generated(*shown, dataset.conditioning.names, COLUMNS, picture, title)
     marks = [*seconds.values(), time.monotonic() - began]
-    took = ", ".join(f"{name} {end - start:.0f} s" for name, start, end in zip(seconds, marks, marks[1:], strict=False))
+    took = ", ".join(
+        f"{name} {end - start:.0f} s" for name, start, end in zip(seconds, marks, marks[1:], strict=False)
+    )
     logger.info("\nDone, on the synthetic phantom set (computed shapes, no patients): %s.\n", took)
     for line in verdict(metrics):
         logger.info("%s", line)

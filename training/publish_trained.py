@@ -7,7 +7,7 @@ from accelerate import PartialState
 from medmnist_diffusion.choices import OPEN_LICENSES
 from medmnist_diffusion.errors import UserError
 from medmnist_diffusion.publish.hub import check_replaceable, check_repo_id, check_token
-from medmnist_diffusion.publish.publish import publish
+from medmnist_diffusion.publish.publish import publish_pipeline
 from medmnist_diffusion.training.config import TrainingConfig
 from medmnist_diffusion.training.evaluate_fid import evaluate
 from medmnist_diffusion.training.train import train
@@ -25,7 +25,7 @@ def train_and_publish(config: TrainingConfig) -> Path:
         evaluate(folder, config.dataset, root=config.root, size=config.size)
     if PartialState().is_main_process:
         check_replaceable(repo_id)
-        publish(folder, repo_id, update=True, data_license=config.data_license)
+        publish_pipeline(folder, repo_id, update=True, data_license=config.data_license)
     return folder
 
 

@@ -73,7 +73,8 @@ def describe(dataset: ImageDataset) -> DatasetDescription:
 
 
 def _audit_split(split: Split, dataset: ImageDataset, hashes: np.ndarray) -> SplitAudit:
-    total, squares, pixels, blank = 0.0, 0.0, 0, 0
+    total, squares = np.zeros(dataset.channels), np.zeros(dataset.channels)
+    pixels, blank = 0, 0
     low, high = 255, 0
     for chunk in split.chunks():
         values = chunk.reshape(len(chunk), -1, chunk.shape[-1]).astype(np.float64)

@@ -100,11 +100,11 @@ class ImageDataset:
 
     @property
     def image_size(self) -> int:
-        return self.train.images.shape[1]
+        return int(self.train.images.shape[1])
 
     @property
     def channels(self) -> int:
-        return self.train.images.shape[3]
+        return int(self.train.images.shape[3])
 
     @cached_property
     def content_hash(self) -> str:

@@ -19,7 +19,8 @@ MEDMNIST_CITATION = (
 def medmnist_info() -> dict[str, dict[str, Any]]:
     from medmnist import INFO
 
-    return INFO
+    table: dict[str, dict[str, Any]] = INFO
+    return table
 
 
 def medmnist_root(root: str | Path | None = None) -> Path:

@@ -48,7 +48,7 @@ def _render(labels: np.ndarray, size: int, channels: int, rng: np.random.Generat
     x, y = axis[None, None, :], axis[None, :, None]
 
     def vary(low: float, high: float) -> np.ndarray:
-        return rng.uniform(low, high, (n, 1, 1))
+        return np.asarray(rng.uniform(low, high, (n, 1, 1)))
 
     # One patient a row: position, breadth, rotation, and a height of the diaphragm.
     angle, shift_x, shift_y = vary(-0.08, 0.08), vary(-0.08, 0.08), vary(-0.06, 0.06)
@@ -59,7 +59,7 @@ def _render(labels: np.ndarray, size: int, channels: int, rng: np.random.Generat
 
     def ellipse(cx: np.ndarray, cy: np.ndarray, rx: np.ndarray, ry: np.ndarray, softness: float) -> np.ndarray:
         radius = np.sqrt(((x - cx) / rx) ** 2 + ((y - cy) / ry) ** 2)
-        return 1 / (1 + np.exp(np.clip((radius - 1) / softness, -30, 30)))
+        return np.asarray(1 / (1 + np.exp(np.clip((radius - 1) / softness, -30, 30))))
 
     breadth, height = vary(0.27, 0.36), vary(0.52, 0.66)
     body = ellipse(vary(0, 0), vary(0.15, 0.25), vary(0.88, 0.98), vary(1.15, 1.3), 0.06)
@@ -96,4 +96,4 @@ def _render(labels: np.ndarray, size: int, channels: int, rng: np.random.Generat
         low, high = np.array([0.30, 0.12, 0.36]), np.array([0.98, 0.86, 0.94])
         tint = rng.normal(0, 0.03, (n, 1, 1, 3))
         image = low + (high - low + tint) * image[..., None]
-    return (image.clip(0, 1) * 255).round().astype(np.uint8)
+    return np.asarray((image.clip(0, 1) * 255).round(), np.uint8)

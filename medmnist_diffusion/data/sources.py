@@ -85,7 +85,7 @@ def _checked(dataset: ImageDataset, where: str) -> ImageDataset:
 def _phantom_dataset(name: str, size: int) -> ImageDataset:
     if size < 16 or size % 4:
         raise UserError(f"{name}: size {size} is not supported. Use a multiple of 4 from 16 on.")
-    arrays = phantom.make_phantom_dataset(PHANTOMS[name], size)
+    arrays = phantom.make_phantom(PHANTOMS[name], size)
     splits = {}
     for split in SPLITS:
         images = arrays[f"{split}_images"]

@@ -3,50 +3,48 @@
 The images are what `sample` wrote; the pipeline that made them gives the figures, the check for copies and the licence.
 """
 
-import argparse
 import json
+import logging
 import tempfile
-from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
-import numpy as np
 from huggingface_hub import DatasetCard, DatasetCardData
 
-from medmnist_diffusion.arguments import CommandParser
-from medmnist_diffusion.artifacts import Metrics
-from medmnist_diffusion.data import Split
+from medmnist_diffusion.artifacts import Metrics, TrainingSummary
+from medmnist_diffusion.choices import OPEN_LICENSES
+from medmnist_diffusion.data import Conditioning, Split
+from medmnist_diffusion.data.npz import read_npz
+from medmnist_diffusion.data.tables import load_labelled_folder
 from medmnist_diffusion.diffusion.folder_check import WEIGHTS
 from medmnist_diffusion.errors import UserError
 from medmnist_diffusion.files import file_hash, write_json, write_text
-from medmnist_diffusion.publish.card import (
-    OPEN_LICENSES,
-    TEMPLATE,
-    memorization,
-    overall_rows,
-    plain,
-    read_summary,
-)
+from medmnist_diffusion.publish.card import TEMPLATE, escaped
+from medmnist_diffusion.publish.copies import copying_sentences
+from medmnist_diffusion.publish.figures import overall_rows
 from medmnist_diffusion.publish.hub import check_repo_id
 from medmnist_diffusion.publish.private import private_findings
-from medmnist_diffusion.publish.publish import add_publishing_arguments, problems, send, staged
-from medmnist_diffusion.sample import image_table, read_export_record, read_sampling_record
+from medmnist_diffusion.publish.publish import (
+    Publication,
+    copy_for_publication,
+    publication_text,
+    reasons_against_publishing,
+    upload_unless_dry_run,
+)
+from medmnist_diffusion.samples import image_table, read_export_record, read_sampling_record
 
+logger = logging.getLogger(__name__)
 PARQUET = "data/train-00000-of-00001.parquet"
 
 
-def read_export(path: Path, summary: dict[str, Any]) -> Split:
+def read_export(path: Path, summary: TrainingSummary) -> Split:
     """The images and labels that `sample` wrote: an npz, PNG folders or parquet.
 
     Raises:
         UserError: if they are not readable, or of another size or other classes than the pipeline's.
     """
-    from medmnist_diffusion.data.npz import read_npz
-    from medmnist_diffusion.data.tables import load_labelled_folder
-
-    dataset = summary["dataset"]
-    id2label = {int(label): name for label, name in dataset["id2label"].items()}
-    shape = (dataset["image_size"], dataset["image_size"], dataset["channels"])
+    dataset = summary.dataset
+    id2label = {int(label): name for label, name in dataset.id2label.items()}
+    shape = (dataset.image_size, dataset.image_size, dataset.channels)
     if any(child.is_symlink() for child in (path, *path.rglob("*"))):
         raise UserError(
             f"{path} holds symbolic links, which are not published. Give what `medmnist-diffusion sample` wrote."
@@ -54,16 +52,15 @@ def read_export(path: Path, summary: dict[str, Any]) -> Split:
     if path.suffix == ".npz":
         split = read_npz(path, ("train",))["train"]
     elif path.is_dir():
-        split = load_labelled_folder(path, dataset["name"], id2label, dataset["image_size"], dataset["channels"])
+        split = load_labelled_folder(path, dataset.name, id2label, dataset.image_size, dataset.channels)
     else:
         raise UserError(f"{path} is no npz and no folder. Give what `medmnist-diffusion sample` wrote.")
-    known = (split.labels >= 0) & (split.labels < len(dataset["id2label"]))
-    if split.images.shape[1:] != shape or not known.all():
+    if split.images.shape[1:] != shape or len(Conditioning(id2label).outside(split.labels)):
         raise UserError(f"{path} does not hold images of this pipeline: {shape} (H×W×C) of its classes are needed.")
     return split
 
 
-def verdicts(study: Path | None, summary: dict[str, Any]) -> list[str]:
+def study_sentences(study: Path | None, summary: TrainingSummary) -> list[str]:
     """The sentences of an augmentation study of the same data; empty without one.
 
     Raises:
@@ -74,52 +71,53 @@ def verdicts(study: Path | None, summary: dict[str, Any]) -> list[str]:
     try:
         results = json.loads((study / "results.json").read_text(encoding="utf-8"))
         content = results["dataset"]["content_hash"]
-        lines = [plain(str(regime["sentence"])) for regime in results["regimes"]]
+        lines = [escaped(str(regime["sentence"])) for regime in results["regimes"]]
     except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise UserError(f"{study} is no folder of an augmentation study ({error}).") from None
-    if content != summary["dataset"]["content_hash"]:
+    if content != summary.dataset.content_hash:
         raise UserError(f"{study} is a study of other data than this pipeline was trained on.")
     return lines
 
 
 def write_dataset(folder: Path, split: Split, pipeline: Path, export: Path, study: Path | None, repo_id: str) -> None:
     """The parquet file, how it was made, and the card, into a new folder."""
-    summary, metrics = read_summary(pipeline), Metrics.read(pipeline / "metrics.json")
-    dataset, sampling = summary["dataset"], read_sampling_record(export)
-    id2label = {int(label): name for label, name in dataset["id2label"].items()}
+    summary, metrics = TrainingSummary.of(pipeline), Metrics.read(pipeline / "metrics.json")
+    dataset, sampling = summary.dataset, read_sampling_record(export)
+    id2label = {int(label): name for label, name in dataset.id2label.items()}
     (folder / PARQUET).parent.mkdir(parents=True)
     image_table(split.images[:], split.labels.tolist(), id2label).to_parquet(str(folder / PARQUET))
     weights = file_hash(pipeline / WEIGHTS)
     write_json(
         folder / "generation.json",
-        {"synthetic": True, "pipeline_weights_sha256": weights, "trained_on": dataset["name"], **sampling},
+        {"synthetic": True, "pipeline_weights_sha256": weights, "trained_on": dataset.name, **sampling},
     )
-    counts = np.bincount(split.labels, minlength=len(id2label))
-    license_id = OPEN_LICENSES[dataset["license"]]
+    counts = Conditioning(id2label).counts(split.labels)
+    license_id = OPEN_LICENSES[dataset.license]
     card = DatasetCard.from_template(
         DatasetCardData(
             license=license_id,
             task_categories=["image-classification"],
-            tags=["synthetic", "medical", "diffusion", "research-only", dataset["name"]],
+            tags=["synthetic", "medical", "diffusion", "research-only", dataset.name],
             size_categories=_size_category(len(split)),
-            pretty_name=f"{dataset['name']}, generated",
+            pretty_name=f"{dataset.name}, generated",
         ),
         template_path=str(TEMPLATE.with_name("dataset_template.md")),
-        title=f"{dataset['name']}, generated",
-        dataset=plain(dataset),
+        title=f"{dataset.name}, generated",
+        dataset=escaped(dataset.model_dump()),
         repo_id=repo_id,
         count=f"{len(split):,}",
-        size=dataset["image_size"],
-        colour="grey" if dataset["channels"] == 1 else "RGB",
+        size=dataset.image_size,
+        colour="grey" if dataset.channels == 1 else "RGB",
         class_counts=", ".join(f"{counts[label]:,} {name}" for label, name in id2label.items()),
         id2label=", ".join(f"{label} = {name}" for label, name in id2label.items()),
-        step=f"{summary['step']:,}",
-        training_images=f"{summary['training_images']:,}",
+        step=f"{summary.step:,}",
+        training_images=f"{summary.training_images:,}",
         weights=weights,
         sampling=sampling,
         rows=overall_rows(metrics),
-        memorization=memorization(metrics),
-        verdicts=verdicts(study, summary),
+        memorization=copying_sentences(metrics),
+        measured_here=export.is_file() and file_hash(export) in metrics.pipeline.get("samples_sha256", {}).values(),
+        verdicts=study_sentences(study, summary),
     )
     write_text(folder / "README.md", str(card))
 
@@ -132,33 +130,53 @@ def _size_category(count: int) -> str:
     return "1M<n<10M"
 
 
-def publish_dataset(args: argparse.Namespace) -> None:
-    """Check generator and images, show and upload them."""
-    check_repo_id(args.repo_id)
+def publish_dataset(
+    images: Path,
+    repo_id: str,
+    *,
+    pipeline: Path,
+    study: Path | None = None,
+    private: bool = True,
+    update: bool = False,
+    dry_run: bool = False,
+    data_license: str | None = None,
+) -> Publication:
+    """Check generated images and the pipeline that made them, and upload the images as parquet with a card.
+
+    Args:
+        images: what `sample` wrote: an npz, PNG folders or parquet.
+        repo_id: namespace/name on the Hub; made if it is not there.
+        pipeline: the evaluated pipeline folder that made the images: its figures, check for copies and licence.
+        study: the folder of an augmentation study of the same data, whose sentences the card quotes.
+        private, update, dry_run, data_license: as in `publish`.
+
+    Raises:
+        UserError: if the images should not be published, or for every refusal of the Hub: nothing is committed then.
+    """
+    check_repo_id(repo_id)
     with tempfile.TemporaryDirectory() as temporary:
-        pipeline, folder = Path(temporary) / "pipeline", Path(temporary) / "dataset"
-        staged(args.pipeline, pipeline, args.repo_id, args.data_license)
-        split = read_export(args.images, read_summary(pipeline))
-        found = problems(pipeline, args.repo_id)
-        made = {"pipeline_weights_sha256": file_hash(pipeline / WEIGHTS), "images_sha256": split.content_hash}
-        if read_export_record(args.images, dict.fromkeys(made, str)) != made:
-            found.append(f"{args.images} does not hold the images that `sample` made with {args.pipeline}")
-        if found:
-            raise UserError(f"{args.images} cannot be published: {'; '.join(found)}.")
-        write_dataset(folder, split, pipeline, args.images, args.study, args.repo_id)
-        if found := private_findings(folder, args.repo_id):
-            raise UserError(f"{args.images} cannot be published: {'; '.join(found)}.")
-        print("Checked: made by this pipeline, its figures, copies, licence, no private text.")
-        send(folder, args.repo_id, "dataset", args, f"medmnist-diffusion: {len(split)} generated images")
-    print(f'\nLoad it with\n  from datasets import load_dataset\n  load_dataset("{args.repo_id}")')
-
-
-def main(argv: Sequence[str]) -> None:
-    parser = CommandParser(prog="medmnist-diffusion publish-dataset", description=__doc__.split(": ", 1)[1])
-    parser.add_argument("images", type=Path, help="what `medmnist-diffusion sample` wrote")
-    add_publishing_arguments(parser)
-    parser.add_argument("--pipeline", type=Path, required=True, help="the evaluated pipeline folder that made them")
-    parser.add_argument(
-        "--study", type=Path, help="the folder of an augmentation study of the same data: its verdicts"
+        copy, folder = Path(temporary) / "pipeline", Path(temporary) / "dataset"
+        copy_for_publication(pipeline, copy, repo_id, data_license)
+        split = read_export(images, TrainingSummary.of(copy))
+        reasons = reasons_against_publishing(copy, repo_id)
+        made = {"pipeline_weights_sha256": file_hash(copy / WEIGHTS), "images_sha256": split.content_hash}
+        if read_export_record(images, dict.fromkeys(made, str)) != made:
+            reasons.append(f"{images} does not hold the images that `sample` made with {pipeline}")
+        if not reasons:
+            write_dataset(folder, split, copy, images, study, repo_id)
+            reasons = private_findings(folder, repo_id)
+        if reasons:
+            raise UserError(f"{images} cannot be published: {'; '.join(reasons)}.")
+        published = upload_unless_dry_run(
+            folder,
+            repo_id,
+            "dataset",
+            private=private,
+            update=update,
+            dry_run=dry_run,
+            message=f"medmnist-diffusion: {len(split)} generated images",
+        )
+    logger.info(
+        "%s", publication_text(published, "made by this pipeline, its figures, copies, licence, no private text")
     )
-    publish_dataset(parser.parse_args(argv))
+    return published

@@ -54,9 +54,14 @@ def metrics_table(metrics: Metrics) -> str:
     for row in overall_rows(metrics):
         against = row["against_floor"].partition(" (")[0]  # its interval, which the card shows, does not fit
         table.add_row(row["label"], row["value"], row["interval"], row["floor"], against)
+    return "\n".join([table_text(table), *_reading(metrics)])
+
+
+def table_text(table: Table) -> str:
+    """A table as it fits the terminal."""
     drawn = io.StringIO()
     Console(file=drawn, highlight=False, markup=False, width=Console().width).print(table)
-    return "\n".join([drawn.getvalue().rstrip(), *_reading(metrics)])
+    return drawn.getvalue().rstrip()
 
 
 def _reading(metrics: Metrics) -> list[str]:

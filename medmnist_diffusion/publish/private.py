@@ -1,6 +1,7 @@
 """What must not leave this machine with a published folder: tokens, keys, local paths, the user's and the machine's name."""
 
 import getpass
+import importlib.util
 import inspect
 import re
 import socket
@@ -10,8 +11,6 @@ from pathlib import Path
 import huggingface_hub
 from PIL import Image
 
-import medmnist_diffusion.model_cards
-import medmnist_diffusion.training
 from medmnist_diffusion.pipelines import ClassConditionalDDPMPipeline
 
 PATTERNS = {
@@ -49,8 +48,8 @@ def private_findings(folder: Path, repo_id: str) -> list[str]:
 def _own_names(repo_id: str) -> list[tuple[str, str]]:
     """What tells who published; not where it is a word that our own files hold anyway (a machine called `pipeline`)."""
     sources = [
-        *Path(medmnist_diffusion.model_cards.__path__[0]).glob("*.md"),
-        *Path(medmnist_diffusion.training.__path__[0]).glob("*.py"),
+        *_package_folder("medmnist_diffusion.model_cards").glob("*.md"),
+        *_package_folder("medmnist_diffusion.training").glob("*.py"),
         Path(inspect.getfile(ClassConditionalDDPMPipeline)),
     ]
     ours = " ".join([repo_id.split("/", maxsplit=1)[0], *(path.read_text(encoding="utf-8") for path in sources)])
@@ -66,6 +65,14 @@ def _own_names(repo_id: str) -> list[tuple[str, str]]:
     if token := huggingface_hub.get_token():
         names.append(("your token", token))
     return names
+
+
+def _package_folder(name: str) -> Path:
+    """Where a package lies, which need not be loaded for that."""
+    spec = importlib.util.find_spec(name)
+    assert spec is not None
+    assert spec.submodule_search_locations is not None
+    return Path(spec.submodule_search_locations[0])
 
 
 def _text(path: Path) -> bytes:

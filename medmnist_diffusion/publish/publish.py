@@ -3,61 +3,71 @@
 What is uploaded is a copy with a card drawn anew from the folder's own figures; the folder stays as it is.
 """
 
-import argparse
 import inspect
+import logging
 import shutil
 import tempfile
-from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
-from accelerate import PartialState
+from rich.table import Table
 
-from medmnist_diffusion.arguments import CommandParser
-from medmnist_diffusion.artifacts import Metrics
+from medmnist_diffusion.artifacts import TRAINING_SUMMARY, Metrics, TrainingSummary
 from medmnist_diffusion.diffusion.folder_check import FIXED, check_folder, write_manifest
+from medmnist_diffusion.diffusion.sampling import load_pipeline
 from medmnist_diffusion.errors import UserError
 from medmnist_diffusion.files import file_hash, write_json
 from medmnist_diffusion.manifest import MANIFEST
-from medmnist_diffusion.publish.card import OPEN_LICENSES, SUMMARY, check_license, copying, read_summary, write_card
-from medmnist_diffusion.publish.hub import check_replaceable, check_repo_id, check_token, show_upload, upload
+from medmnist_diffusion.pipelines import ClassConditionalDDPMPipeline
+from medmnist_diffusion.publish.card import write_card
+from medmnist_diffusion.publish.copies import copy_tests
+from medmnist_diffusion.publish.figures import table_text
+from medmnist_diffusion.publish.hub import Upload, check_repo_id, check_token, upload
+from medmnist_diffusion.publish.licences import check_license
 from medmnist_diffusion.publish.private import private_findings
 
+logger = logging.getLogger(__name__)
 CODE = "pipeline.py"
 PICTURES = ("samples", "loss", "ratios", "closest_generated", "closest_pairs", "real_beside_generated")
+SAMPLES = (
+    "samples_seed*.npz",
+    "samples_seed*.json",
+)  # what `evaluate` measured: it stays, or goes by `publish-dataset`
 PUBLISHED = {*FIXED, MANIFEST, "README.md", "metrics.json", *(f"{name}.png" for name in PICTURES)}
 
 
-def add_publishing_arguments(parser: argparse.ArgumentParser) -> None:
-    """What every publishing command is told."""
-    parser.add_argument("repo_id", help="namespace/name on the Hub; made if it is not there")
-    parser.add_argument("--public", action="store_true", help="for everybody to see (default: private)")
-    parser.add_argument(
-        "--update", action="store_true", help="replace what a repository holds (the Hub keeps its history)"
-    )
-    parser.add_argument("--dry_run", action="store_true", help="check and show all, without a network; upload nothing")
-    parser.add_argument(
-        "--data_license",
-        choices=sorted(OPEN_LICENSES),
-        help="the licence of a training set of your own: publishing needs one that permits it",
-    )
+@dataclass(frozen=True)
+class Publication:
+    """What was published, or would be.
+
+    Attributes:
+        repo_id: namespace/name on the Hub.
+        repo_type: "model" or "dataset".
+        private: whether only its owners see it.
+        files: name in the repository → bytes.
+        upload: what became of it; None after a dry run.
+    """
+
+    repo_id: str
+    repo_type: str
+    private: bool
+    files: dict[str, int]
+    upload: Upload | None
 
 
-def problems(folder: Path, repo_id: str) -> list[str]:
+def reasons_against_publishing(folder: Path, repo_id: str) -> list[str]:
     """Why this pipeline folder should not be published; empty if nothing speaks against it.
 
     Raises:
         UserError: if it is no pipeline folder, or damaged.
     """
-    from medmnist_diffusion.diffusion.sampling import load_pipeline
-    from medmnist_diffusion.pipelines import ClassConditionalDDPMPipeline
-
     load_pipeline(folder)  # the manifest, the network, finite weights
     found: list[str] = []
     if not (folder / CODE).is_file() or file_hash(folder / CODE) != file_hash(
         inspect.getfile(ClassConditionalDDPMPipeline)
     ):
         found.append(f"{CODE} is not the file that this version of medmnist-diffusion writes: save the pipeline again")
-    if changes := read_summary(folder).get("changes"):
+    if changes := TrainingSummary.of(folder).changes:
         found.append(
             f"its training went on with other settings or data ({'; '.join(changes)}): its card would not be true"
         )
@@ -72,7 +82,7 @@ def _unmeasured(folder: Path) -> list[str]:
     found = []
     if not any(record.name == "frechet_distance" for record in metrics.metrics):
         found.append("metrics.json holds no Fréchet distance: evaluate again")
-    audited, flagged = copying(metrics)
+    audited, flagged = copy_tests(metrics)
     if not audited:
         found.append("no check for copies of training images was made: evaluate against the training set")
     if flagged:
@@ -80,7 +90,7 @@ def _unmeasured(folder: Path) -> list[str]:
     return found
 
 
-def staged(folder: Path, target: Path, repo_id: str, data_license: str | None) -> None:
+def copy_for_publication(folder: Path, target: Path, repo_id: str, data_license: str | None) -> None:
     """A copy of the folder, with its data's licence if that was given, and its card drawn anew.
 
     Raises:
@@ -90,9 +100,12 @@ def staged(folder: Path, target: Path, repo_id: str, data_license: str | None) -
     if not folder.is_dir():
         raise UserError(f"{folder} is no folder. Give the pipeline folder that training wrote.")
     check_folder(folder)
+    kept_here = {
+        path for pattern in SAMPLES for path in folder.glob(pattern) if path.is_file() and not path.is_symlink()
+    }
     others = [
         path.relative_to(folder).as_posix()
-        for path in sorted(folder.rglob("*"))
+        for path in sorted({*folder.rglob("*")} - kept_here)
         if path.is_symlink() or not (path.is_dir() or path.is_file())
         or (path.is_file() and path.relative_to(folder).as_posix() not in PUBLISHED)
     ]  # fmt: skip
@@ -100,76 +113,93 @@ def staged(folder: Path, target: Path, repo_id: str, data_license: str | None) -
         raise UserError(
             f"{folder} holds what does not belong into a published folder: {', '.join(others)}. Move it elsewhere."
         )
-    summary = read_summary(folder)
-    check_license(summary["dataset"]["license"], data_license)
-    shutil.copytree(folder, target)
+    summary = TrainingSummary.of(folder)
+    check_license(summary.dataset.license, data_license)
+    shutil.copytree(folder, target, ignore=shutil.ignore_patterns(*SAMPLES))
     if data_license:
-        summary["dataset"]["license"] = data_license
-        write_json(target / SUMMARY, summary)
+        licensed = summary.dataset.model_copy(update={"license": data_license})
+        write_json(target / TRAINING_SUMMARY, summary.model_copy(update={"dataset": licensed}).model_dump())
         write_manifest(target)
     write_card(target, repo_id)
 
 
-def publish(folder: Path, repo_id: str, args: argparse.Namespace) -> None:
-    """Check, show and upload; with `args.dry_run` all but the last."""
+def publish_pipeline(
+    pipeline_folder: Path,
+    repo_id: str,
+    *,
+    private: bool = True,
+    update: bool = False,
+    dry_run: bool = False,
+    data_license: str | None = None,
+) -> Publication:
+    """Check an evaluated pipeline folder, and upload a copy of it whose card names the repository.
+
+    Args:
+        pipeline_folder: what training wrote and `evaluate` measured; it stays as it is.
+        repo_id: namespace/name on the Hub; made if it is not there.
+        private: whether a new repository is private; a public one is refused.
+        update: replace what the repository holds (the Hub keeps its history).
+        dry_run: check all, without a network; upload nothing.
+        data_license: the licence of a training set of the user's own, one of `OPEN_LICENSES`.
+
+    Raises:
+        UserError: if the folder should not be published, or for every refusal of the Hub: nothing is committed then.
+    """
     check_repo_id(repo_id)
     with tempfile.TemporaryDirectory() as temporary:
         copy = Path(temporary) / "pipeline"
-        staged(folder, copy, repo_id, args.data_license)
-        if found := problems(copy, repo_id):
-            raise UserError(f"{folder} cannot be published: {'; '.join(found)}.")
-        print("Checked: safetensors only, manifest, pipeline.py, figures, copies, licence, no private text.")
-        send(copy, repo_id, "model", args, "medmnist-diffusion: class-conditional pipeline")
-    print(
-        f"\nLoad it with\n  from diffusers import DiffusionPipeline\n"
-        f'  pipe = DiffusionPipeline.from_pretrained("{repo_id}", trust_remote_code=True)'
-    )
+        copy_for_publication(pipeline_folder, copy, repo_id, data_license)
+        if reasons := reasons_against_publishing(copy, repo_id):
+            raise UserError(f"{pipeline_folder} cannot be published: {'; '.join(reasons)}.")
+        published = upload_unless_dry_run(
+            copy,
+            repo_id,
+            "model",
+            private=private,
+            update=update,
+            dry_run=dry_run,
+            message="medmnist-diffusion: class-conditional pipeline",
+        )
+    checked = "safetensors only, manifest, pipeline.py, figures, copies, licence, no private text"
+    logger.info("%s", publication_text(published, checked))
+    return published
 
 
-def check_before_training(repo_id: str | None, data_license: str | None) -> None:
-    """What would otherwise be refused when hours of training are over.
-
-    Raises:
-        UserError: without a valid Hub id, a token, or with a licence that does not permit publication; for a repository that holds
-            something else.
-    """
-    if repo_id is None:
-        raise UserError("--push_to_hub needs --hub_model_id: namespace/name.")
-    check_repo_id(repo_id)
-    check_token()
-    check_replaceable(repo_id)
-    if data_license not in (None, *OPEN_LICENSES):
-        raise UserError(f"--data_license is {data_license!r}; publishing needs one of {', '.join(OPEN_LICENSES)}.")
-
-
-def publish_trained(
-    folder: Path, dataset: str, root: str | None, size: int | None, repo_id: str | None, data_license: str | None
-) -> None:
-    """Evaluate what training has just written, and publish it privately. All processes of a launch call this."""
-    from medmnist_diffusion.training import evaluate_fid
-
-    where = [part for name, value in (("root", root), ("size", size)) if value for part in (f"--{name}", str(value))]
-    if not (folder / "metrics.json").is_file():
-        evaluate_fid.main([str(folder), "--dataset", dataset, *where])
-    if repo_id and PartialState().is_main_process:
-        check_replaceable(repo_id)
-        options = argparse.Namespace(public=False, update=True, dry_run=False, data_license=data_license)
-        publish(folder, repo_id, options)
+def upload_unless_dry_run(
+    folder: Path, repo_id: str, repo_type: str, *, private: bool, update: bool, dry_run: bool, message: str
+) -> Publication:
+    """Upload a checked folder, with the token that huggingface_hub finds."""
+    files = {
+        path.relative_to(folder).as_posix(): path.stat().st_size
+        for path in sorted(folder.rglob("*"))
+        if path.is_file()
+    }
+    done = None
+    if not dry_run:
+        check_token()
+        done = upload(folder, repo_id, repo_type, private=private, update=update, message=message)
+    return Publication(repo_id, repo_type, private, files, done)
 
 
-def send(folder: Path, repo_id: str, repo_type: str, args: argparse.Namespace, message: str) -> None:
-    """Show what will go, and let it go unless it is a dry run."""
-    show_upload(folder, repo_id, repo_type, not args.public)
-    if args.dry_run:
-        print("Dry run: nothing was uploaded.")
-        return
-    check_token()
-    print(f"Committed: {upload(folder, repo_id, repo_type, not args.public, args.update, message)}")
-
-
-def main(argv: Sequence[str]) -> None:
-    parser = CommandParser(prog="medmnist-diffusion publish", description=__doc__.split(": ", 1)[1])
-    parser.add_argument("pipeline", type=Path, help="an evaluated pipeline folder")
-    add_publishing_arguments(parser)
-    args = parser.parse_args(argv)
-    publish(args.pipeline, args.repo_id, args)
+def publication_text(published: Publication, checked: str) -> str:
+    """What went where, file by file, and how it is loaded."""
+    repo_id, done = published.repo_id, published.upload
+    where = f"{published.repo_type} {repo_id} ({'private' if published.private else 'PUBLIC'})"
+    table = Table("file", "kB", title=f"To {where}, in one commit", box=None, title_justify="left")
+    for name, size in published.files.items():
+        table.add_row(name, f"{size / 1000:,.1f}")
+    lines = [f"Checked: {checked}.", table_text(table)]
+    if done is None:
+        lines.append("Dry run: nothing was uploaded.")
+    else:
+        if done.removed:
+            lines.append("Removed there: " + ", ".join(done.removed))
+        lines.append(f"Committed: {done.address}{' (it holds all of this already)' if done.was_there else ''}")
+    if published.repo_type == "dataset":
+        lines.append(f'\nLoad it with\n  from datasets import load_dataset\n  load_dataset("{repo_id}")')
+    else:
+        lines.append(
+            f"\nLoad it with\n  from diffusers import DiffusionPipeline\n"
+            f'  pipe = DiffusionPipeline.from_pretrained("{repo_id}", trust_remote_code=True)'
+        )
+    return "\n".join(lines)

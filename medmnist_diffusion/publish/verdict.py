@@ -1,4 +1,4 @@
-"""What the figures of an evaluation say, in a few lines for somebody who reads the first one: realistic? of their class? copies?"""
+"""What the figures of an evaluation say, in a few lines: are they realistic, of their class, copies?"""
 
 from medmnist_diffusion.artifacts import MetricRecord, Metrics
 from medmnist_diffusion.publish.copies import copy_tests
