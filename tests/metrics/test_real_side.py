@@ -13,6 +13,10 @@ from medmnist_diffusion.metrics.real_side import RealSide
 from .helpers import fresh
 
 
+def not_again(*args: object, **options: object) -> None:
+    raise AssertionError("this was computed before")
+
+
 def test_several_draws_share_the_real_side(small: ImageDataset, monkeypatch: pytest.MonkeyPatch) -> None:
     """The second draw looks at its own images only: no real image is embedded, searched for, judged or trained on again."""
     monkeypatch.setattr(classifier, "STEPS", 20)
@@ -47,15 +51,18 @@ def test_several_draws_share_the_real_side(small: ImageDataset, monkeypatch: pyt
     seen.clear(), searches.clear()
 
     trained: list[str] = []
-    fit, copies = classifier.fitted_classifier, memorization.nearest_copies
+    fit = classifier.fitted_classifier
     monkeypatch.setattr(
         comparisons,
         "fitted_classifier",
         lambda split, *args, **options: trained.append(split.name) or fit(split, *args, **options),
     )
-    monkeypatch.setattr(memorization, "_copies_of_train", None)  # would fail if it were called
-    monkeypatch.setattr(real_side, "real_data_classifier", None)
-    monkeypatch.setattr(memorization, "nearest_copies", None)
+    for module, name in (
+        (memorization, "_copies_of_train"),
+        (memorization, "nearest_copies"),  # evaluation.py has its own name for it, for the generated images
+        (real_side, "real_data_classifier"),
+    ):
+        monkeypatch.setattr(module, name, not_again)
     again = evaluate_images(small, second, [extractor], real_side=shared)
     assert not real & set(seen)
     assert trained == ["generated images"]
@@ -64,7 +71,6 @@ def test_several_draws_share_the_real_side(small: ImageDataset, monkeypatch: pyt
     assert len(shared.held_out) not in searches
     assert len(small.train) not in searches
 
-    monkeypatch.setattr(memorization, "nearest_copies", copies)
     monkeypatch.undo()
     monkeypatch.setattr(classifier, "STEPS", 20)
     monkeypatch.setattr(classifier, "RECIPE", "twenty")

@@ -95,7 +95,7 @@ def test_somebody_elses_metric_loads_and_is_shown_by_its_name(evaluated, tmp_pat
     values["metrics"][0]["name"] = "beauty"
     (tmp_path / "m.json").write_text(json.dumps(values))
     metrics = Metrics.read(tmp_path / "m.json")
-    assert record_label(metrics.metrics[0]) == "beauty, classifier (64)"
-    assert overall_rows(metrics)[0]["label"] == "beauty, classifier (64)"
-    assert ratio_rows(metrics)[0][0] == "beauty, classifier (64)"
+    assert record_label(metrics.metrics[0]) == "beauty, texture (81)"
+    assert overall_rows(metrics)[0]["label"] == "beauty, texture (81)"
+    assert ratio_rows(metrics)[0][0] == "beauty, texture (81)"
     assert over_seeds([metrics.metrics] * 2)[0].name == "beauty"
