@@ -1,6 +1,7 @@
 """MedMNIST's own files: where they lie, which are official copies, and how a missing one comes from Zenodo."""
 
 import hashlib
+import logging
 import os
 from pathlib import Path
 from typing import Any
@@ -8,6 +9,8 @@ from typing import Any
 from medmnist_diffusion.data.dataset import ImageDataset
 from medmnist_diffusion.data.npz import read_npz
 from medmnist_diffusion.errors import UserError
+
+logger = logging.getLogger(__name__)
 
 MEDMNIST_SIZES = (28, 64, 128, 224)
 MEDMNIST_CITATION = (
@@ -79,7 +82,7 @@ def _manual_steps(url: str, path: Path, md5: str) -> str:
 def _download(url: str, path: Path, md5: str) -> None:
     import pooch
 
-    print(f"Downloading {path.name} from {url} to {path.parent}")
+    logger.info("Downloading %s from %s to %s", path.name, url, path.parent)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         fetcher = pooch.create(

@@ -228,8 +228,8 @@ def _data_and_recipes(study: Study, results: Sequence[RegimeResult]) -> list[str
     """What the study was made of: the audit, the generators and the classifiers."""
     dataset, report = study.dataset, audit(study.dataset)
     rows = [
-        [name, str(split["images"]), *(str(count) for count in split["per_class"].values())]
-        for name, split in report["splits"].items()
+        [name, str(split.images), *(str(count) for count in split.per_class.values())]
+        for name, split in report.splits.items()
     ]
     recipe = study.recipe
     rates = " or ".join(f"{rate:g}" for rate in recipe.learning_rates)
