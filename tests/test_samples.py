@@ -127,8 +127,10 @@ def test_what_is_there_is_not_overwritten(pipeline, tmp_path, cli_error):
 
 def test_bad_arguments(pipeline, tmp_path, cli_error):
     out = ["--output", str(tmp_path / "out")]
-    assert "at least 1" in cli_error("sample", pipeline, "--num_per_class", "0", *out)
-    assert "at least 1" in cli_error("sample", pipeline, "--num_per_class", "2", "--num_inference_steps", "0", *out)
+    assert "0 is not in the range x>=1" in cli_error("sample", pipeline, "--num_per_class", "0", *out)
+    assert "greater than or equal to 1" in cli_error(
+        "sample", pipeline, "--num_per_class", "2", "--num_inference_steps", "0", *out
+    )
     assert "has 1000 noise levels" in cli_error(
         "sample", pipeline, "--num_per_class", "1", "--sampler", "ddim", "--num_inference_steps", "1001", *out
     )

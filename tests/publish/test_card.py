@@ -9,9 +9,9 @@ from huggingface_hub import ModelCard
 from PIL import Image
 
 from medmnist_diffusion import cli
-from medmnist_diffusion.metrics.records import Metrics
-from medmnist_diffusion.publish.card import _metadata, read_summary, write_card
-from medmnist_diffusion.training.config import OWN, TrainingConfig
+from medmnist_diffusion.artifacts import Metrics, TrainingSummary
+from medmnist_diffusion.publish.card import _metadata, write_card
+from medmnist_diffusion.training.config import PRIVATE_SETTINGS, SETTINGS
 from tests.conftest import run_python
 
 
@@ -79,14 +79,14 @@ def test_only_the_official_features_in_full_are_called_fid_on_the_hub(evaluated)
         overall.model_copy(update={"name": "frechet_distance", "extractor": "inception", "dimension": dimension})
         for dimension in (64, 768, 2048)
     ]
-    data = _metadata(read_summary(evaluated), metrics.model_copy(update={"metrics": of_inception}))
+    data = _metadata(TrainingSummary.of(evaluated), metrics.model_copy(update={"metrics": of_inception}))
     assert [result.metric_type for result in data.eval_results] == ["frechet_distance", "frechet_distance", "fid"]
 
 
 def test_the_whole_configuration_and_the_pictures_are_there(pipeline):
     text = (pipeline / "README.md").read_text()
-    for name in TrainingConfig.__dataclass_fields__:
-        assert name in OWN or f"{name}:" in text
+    for name in SETTINGS:
+        assert name in PRIVATE_SETTINGS or f"{name}:" in text
     for picture in re.findall(r"!\[.*?\]\((.*?)\)", text):
         assert Image.open(pipeline / picture).size[0] > 100
     assert "{{" not in text
