@@ -20,11 +20,11 @@ from judging import RESULTS
 
 from medmnist_diffusion.data import ImageDataset, Split, load_dataset
 from medmnist_diffusion.data.audit import add_dataset_arguments
-from medmnist_diffusion.diffusion.machine import start_processes
 from medmnist_diffusion.errors import UserError, run_command
 from medmnist_diffusion.files import write_json
 from medmnist_diffusion.metrics.classifier import SmallCNN, fitted_classifier, predict
 from medmnist_diffusion.metrics.memorization import clean_held_out
+from medmnist_diffusion.processes import start_processes
 from medmnist_diffusion.studies.loss.cells import Bench, generate_cell
 from medmnist_diffusion.studies.loss.report import PartResult
 

@@ -27,10 +27,10 @@ from tqdm import tqdm
 from medmnist_diffusion.cache import cached_arrays
 from medmnist_diffusion.data import Split, load_dataset
 from medmnist_diffusion.data.audit import add_dataset_arguments
-from medmnist_diffusion.diffusion.machine import start_processes
 from medmnist_diffusion.diffusion.sampling import generate, load_pipeline
 from medmnist_diffusion.errors import UserError, run_command
 from medmnist_diffusion.files import write_json
+from medmnist_diffusion.processes import start_processes
 from medmnist_diffusion.studies.augmentation.arms import CLASSICAL, OVERSAMPLED, PRIMARY
 from medmnist_diffusion.studies.augmentation.classifiers import Mixture, fit, predicted_logits
 from medmnist_diffusion.studies.augmentation.effects import Results, effects, mean_interval

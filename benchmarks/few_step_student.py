@@ -24,7 +24,6 @@ from tqdm import tqdm
 
 from medmnist_diffusion.data import load_dataset
 from medmnist_diffusion.data.audit import add_dataset_arguments
-from medmnist_diffusion.diffusion.machine import start_processes
 from medmnist_diffusion.diffusion.optimizers import build_optimizers
 from medmnist_diffusion.diffusion.sampling import (
     DEFAULT_SAMPLER,
@@ -35,6 +34,7 @@ from medmnist_diffusion.diffusion.sampling import (
 )
 from medmnist_diffusion.errors import run_command
 from medmnist_diffusion.files import write_json
+from medmnist_diffusion.processes import start_processes
 
 STUDENT_STEPS, TEACHER_STEPS = 4, 20
 BATCH, LEARNING_RATE, MUON_LEARNING_RATE = 64, 1e-3, 0.005

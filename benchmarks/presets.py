@@ -23,11 +23,11 @@ from judging import RESULTS, dataset_options, drawn_labels, floor, judge, peak_m
 
 from medmnist_diffusion.data import load_dataset
 from medmnist_diffusion.data.audit import add_dataset_arguments
-from medmnist_diffusion.diffusion.machine import start_processes
 from medmnist_diffusion.diffusion.sampling import generate, load_pipeline
 from medmnist_diffusion.errors import run_command
 from medmnist_diffusion.files import write_json
 from medmnist_diffusion.metrics import memorization
+from medmnist_diffusion.processes import start_processes
 from medmnist_diffusion.training.config import preset
 
 PRESETS = ("fast", "default", "best")

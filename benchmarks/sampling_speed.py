@@ -16,10 +16,11 @@ from judging import RESULTS, drawn_labels, judge, summary_line
 from medmnist_diffusion.data import load_dataset
 from medmnist_diffusion.data.audit import add_dataset_arguments
 from medmnist_diffusion.diffusion.folder_check import WEIGHTS
-from medmnist_diffusion.diffusion.machine import describe_machine, start_processes
+from medmnist_diffusion.diffusion.machine import describe_machine
 from medmnist_diffusion.diffusion.sampling import generate, load_pipeline
 from medmnist_diffusion.errors import run_command
 from medmnist_diffusion.files import file_hash, write_json
+from medmnist_diffusion.processes import start_processes
 
 SAMPLERS = (
     ("dpmsolver++", 5), ("dpmsolver++", 8), ("dpmsolver++", 10), ("dpmsolver++", 15), ("dpmsolver++", 20), ("dpmsolver++", 50),

@@ -24,11 +24,12 @@ from diffusers import UNet2DModel
 from judging import RESULTS
 from time_to_quality import matmul_gflops
 
-from medmnist_diffusion.diffusion.machine import describe_machine, kind_of_machine, start_processes, training_cost
+from medmnist_diffusion.diffusion.machine import describe_machine, kind_of_machine, training_cost
 from medmnist_diffusion.diffusion.optimizers import build_optimizers
 from medmnist_diffusion.diffusion.unet import build_unet, unshuffle_factor
 from medmnist_diffusion.errors import run_command
 from medmnist_diffusion.files import write_json
+from medmnist_diffusion.processes import start_processes
 from medmnist_diffusion.training.config import TrainingConfig
 
 SECONDS, ROUNDS = 3.0, 3

@@ -31,9 +31,9 @@ from judging import RESULTS, SPACES, dataset_options, floor, judge, peak_memory_
 
 from medmnist_diffusion.data import load_dataset
 from medmnist_diffusion.data.audit import add_dataset_arguments
-from medmnist_diffusion.diffusion.machine import start_processes
 from medmnist_diffusion.errors import UserError, run_command
 from medmnist_diffusion.files import atomic_file, write_json
+from medmnist_diffusion.processes import start_processes
 
 matplotlib.use("Agg")
 from matplotlib import pyplot as plt

@@ -9,13 +9,13 @@ import numpy as np
 from medmnist_diffusion.artifacts import TrainingSummary
 from medmnist_diffusion.data import ImageDataset, Split, load_dataset
 from medmnist_diffusion.data.npz import SYNTHETIC, npz_arrays, write_npz
-from medmnist_diffusion.diffusion.machine import start_processes
 from medmnist_diffusion.diffusion.samplers import Sampling
 from medmnist_diffusion.diffusion.sampling import generate, load_pipeline
 from medmnist_diffusion.errors import UserError
 from medmnist_diffusion.files import atomic_folder, write_json
 from medmnist_diffusion.metrics.mixed_training import Mixture, Recipe, fit
 from medmnist_diffusion.metrics.selection import KEPT_SHARE, SELECTIONS
+from medmnist_diffusion.processes import start_processes
 from medmnist_diffusion.samples import check_images_memory, check_new, image_table, pipeline_record
 
 logger = logging.getLogger(__name__)

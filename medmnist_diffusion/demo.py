@@ -61,9 +61,9 @@ def demo(output: str | Path, minutes: float = 1.0) -> Metrics:
     held_out, generated = dataset.splits["val"], read_npz(samples, ("train",))["train"]
     members = [dataset.conditioning.members(split.labels) for split in (held_out, generated)]
     first = [np.concatenate([rows[:COLUMNS] for rows in of_split]) for of_split in members]
-    shown = [held_out.images[first[0]], generated.images[first[1]]]
+    real_images, made = held_out.images[first[0]], generated.images[first[1]]
     title = "Synthetic chest phantom (no patient): held-out images beside generated ones"
-    real_beside_generated(*shown, dataset.conditioning.names, COLUMNS, picture, title)
+    real_beside_generated(real_images, made, dataset.conditioning.names, COLUMNS, picture, title)
     marks = [*seconds.values(), time.monotonic() - began]
     took = ", ".join(
         f"{name} {end - start:.0f} s" for name, start, end in zip(seconds, marks, marks[1:], strict=False)

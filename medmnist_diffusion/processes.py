@@ -1,11 +1,46 @@
-"""Work shared among the processes of one run."""
+"""The processes of one run: joining those that a launcher started, and sharing work among them."""
 
+import os
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 import torch
 from accelerate import PartialState
 from accelerate.utils import gather_object
+
+from medmnist_diffusion.errors import UserError
+
+
+def start_processes() -> PartialState:
+    """Join the processes that the launcher started, on GPUs or on this machine's cores, and share the cores among them.
+
+    Launchers set OMP_NUM_THREADS to 1 in places (accelerate issues 562, 3575), which halves a laptop's speed.
+
+    Raises:
+        UserError: if the launcher was asked for several processes and started one (accelerate issue 2741).
+    """
+    state = PartialState(cpu=not torch.accelerator.is_available())
+    asked = _launcher_processes()
+    if asked > 1 and state.num_processes == 1:
+        raise UserError(
+            f"{asked} processes were asked for, but Accelerate started one. On CPUs, too, its launcher for several is "
+            f"`accelerate launch --multi_gpu --num_processes {asked} …`, without --cpu."
+        )
+    if state.device.type == "cpu":
+        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        here = int(os.environ.get("LOCAL_WORLD_SIZE", state.num_processes))
+        torch.set_num_threads(max(1, cores // here))
+    return state
+
+
+def _launcher_processes() -> int:
+    """What `--num_processes` said to the `accelerate launch` that started this process; 1 if it cannot be told."""
+    try:
+        command = Path(f"/proc/{os.getppid()}/cmdline").read_text(errors="replace").split("\0")
+        return int(command[command.index("--num_processes") + 1])
+    except (OSError, ValueError, IndexError):
+        return 1
 
 
 def share_among_processes(count: int, work: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:

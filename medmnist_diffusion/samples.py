@@ -22,12 +22,12 @@ from medmnist_diffusion.data.conditioning import Conditioning, occurrences
 from medmnist_diffusion.data.dataset import Split, without_grey_axis
 from medmnist_diffusion.data.npz import npz_arrays, read_npz, write_npz
 from medmnist_diffusion.diffusion.folder_check import WEIGHTS
-from medmnist_diffusion.diffusion.machine import start_processes
 from medmnist_diffusion.diffusion.samplers import Sampling
 from medmnist_diffusion.diffusion.sampling import generate_in_shares, load_pipeline
 from medmnist_diffusion.errors import UserError
 from medmnist_diffusion.files import atomic_folder, file_hash, write_json
 from medmnist_diffusion.pipelines import ClassConditionalDDPMPipeline
+from medmnist_diffusion.processes import start_processes
 from medmnist_diffusion.resources import check_memory
 
 logger = logging.getLogger(__name__)

@@ -14,6 +14,7 @@ from typing import Annotated, Any, Literal
 import yaml
 from pydantic import AfterValidator, ConfigDict, Field, ValidationError
 from pydantic.dataclasses import dataclass
+from pydantic.fields import FieldInfo
 
 from medmnist_diffusion.diffusion.samplers import DEFAULT_SAMPLER, DEFAULT_STEPS
 from medmnist_diffusion.errors import UserError
@@ -46,121 +47,131 @@ def _multiples_of_8(channels: list[int]) -> list[int]:
 class TrainingConfig:
     """The arguments of training/train.py, spelled as in diffusers' training scripts; `training_config` makes one."""
 
-    dataset: str = Field("", description="A MedMNIST flag, an npz, an image folder, a Hub id, phantom or phantom-rgb.")
+    dataset: str = Field(
+        default="", description="A MedMNIST flag, an npz, an image folder, a Hub id, phantom or phantom-rgb."
+    )
     output_dir: str = Field(
-        "", description="The run's folder. The same command on the same folder resumes.", json_schema_extra=PRIVATE
+        default="",
+        description="The run's folder. The same command on the same folder resumes.",
+        json_schema_extra=PRIVATE,
     )
     root: str | None = Field(
-        None,
+        default=None,
         description="Where MedMNIST files lie (default: $MEDMNIST_ROOT, else ~/.medmnist).",
         json_schema_extra=PRIVATE,
     )
-    size: Count | None = Field(None, description="Pixels a side (default 28).")
-    drop_leaks: bool = Field(False, description="Remove training images that also stand in val or test.")
+    size: Count | None = Field(default=None, description="Pixels a side (default 28).")
+    drop_leaks: bool = Field(default=False, description="Remove training images that also stand in val or test.")
 
     block_out_channels: Annotated[list[int], AfterValidator(_multiples_of_8)] = Field(
         default_factory=lambda: [32, 64], description="Channels of the UNet's blocks; each next works at half size."
     )
-    layers_per_block: Annotated[int, Field(ge=1, le=32)] = Field(1, description="Residual layers in each block.")
+    layers_per_block: Annotated[int, Field(ge=1, le=32)] = Field(
+        default=1, description="Residual layers in each block."
+    )
     pixel_unshuffle: Count | None = Field(
-        None,
+        default=None,
         description="Height and width shrink by this factor, channels grow by its square (default: the largest power of two that "
         "leaves 14 pixels, and no more channels than the first block has).",
         json_schema_extra=CHOSEN,
     )
-    attention: bool = Field(False, description="Self-attention at the lowest resolution.")
-    dropout: Share = Field(0.0, description="Dropout inside the UNet.")
+    attention: bool = Field(default=False, description="Self-attention at the lowest resolution.")
+    dropout: Share = Field(default=0.0, description="Dropout inside the UNet.")
 
     prediction_type: Literal["v_prediction", "epsilon", "sample"] = Field(
-        "v_prediction", description="What the UNet predicts."
+        default="v_prediction", description="What the UNet predicts."
     )
     beta_schedule: Literal["squaredcos_cap_v2", "linear"] = Field(
-        "squaredcos_cap_v2", description="The noise schedule; squaredcos_cap_v2 is the cosine one."
+        default="squaredcos_cap_v2", description="The noise schedule; squaredcos_cap_v2 is the cosine one."
     )
     num_train_timesteps: Annotated[int, Field(ge=DEFAULT_STEPS[DEFAULT_SAMPLER], le=MOST_TIMESTEPS)] = Field(
-        1000, description="Noise levels."
+        default=1000, description="Noise levels."
     )
     timestep_sampling: Literal["log_snr", "uniform"] = Field(
-        "log_snr", description="Which noise levels are trained: normal in log SNR, or uniform in t."
+        default="log_snr", description="Which noise levels are trained: normal in log SNR, or uniform in t."
     )
     loss_type: Literal["l2", "l1", "huber"] = Field(
-        "l2", description="Training loss: squared (l2), absolute (l1) or Huber."
+        default="l2", description="Training loss: squared (l2), absolute (l1) or Huber."
     )
-    huber_delta: Positive = Field(1.0, description="Where the Huber loss turns from square to linear.")
-    snr_gamma: Positive | None = Field(None, description="Min-SNR weighting; 5.0 is the paper's value.")
+    huber_delta: Positive = Field(default=1.0, description="Where the Huber loss turns from square to linear.")
+    snr_gamma: Positive | None = Field(default=None, description="Min-SNR weighting; 5.0 is the paper's value.")
     label_dropout: Share = Field(
-        0.1, description="Share of labels replaced by the null class: needed for classifier-free guidance."
+        default=0.1, description="Share of labels replaced by the null class: needed for classifier-free guidance."
     )
 
-    max_train_steps: Count | None = Field(None, description="Budget in optimizer steps.", json_schema_extra=FREE)
+    max_train_steps: Count | None = Field(
+        default=None, description="Budget in optimizer steps.", json_schema_extra=FREE
+    )
     num_train_epochs: Count | None = Field(
-        None, description="Budget in passes over the training images.", json_schema_extra=FREE
+        default=None, description="Budget in passes over the training images.", json_schema_extra=FREE
     )
     max_train_minutes: Positive | None = Field(
-        None, description="Budget in wall time (default 20, if no budget is given).", json_schema_extra=FREE
+        default=None, description="Budget in wall time (default 20, if no budget is given).", json_schema_extra=FREE
     )
     optimizer: Literal["muon", "adamw"] = Field(
-        "muon", description="muon: Muon for the hidden kernels, AdamW for the rest. adamw: AdamW alone."
+        default="muon", description="muon: Muon for the hidden kernels, AdamW for the rest. adamw: AdamW alone."
     )
-    train_batch_size: Count = Field(64, description="Images a process and backward pass.")
-    gradient_accumulation_steps: Count = Field(1, description="Backward passes an optimizer step.")
-    learning_rate: Positive = Field(4e-3, description="AdamW's highest learning rate, after the warm-up.")
-    muon_learning_rate: Positive = Field(0.02, description="Muon's highest learning rate.")
+    train_batch_size: Count = Field(default=64, description="Images a process and backward pass.")
+    gradient_accumulation_steps: Count = Field(default=1, description="Backward passes an optimizer step.")
+    learning_rate: Positive = Field(default=4e-3, description="AdamW's highest learning rate, after the warm-up.")
+    muon_learning_rate: Positive = Field(default=0.02, description="Muon's highest learning rate.")
     lr_scheduler: Literal["cosine", "linear", "constant"] = Field(
-        "cosine", description="How the learning rate decays over the budget."
+        default="cosine", description="How the learning rate decays over the budget."
     )
-    lr_warmup_steps: NotNegative = Field(100, description="Steps of linear warm-up.")
+    lr_warmup_steps: NotNegative = Field(default=100, description="Steps of linear warm-up.")
     adam_weight_decay: Annotated[float, Field(ge=0, allow_inf_nan=False)] = Field(
-        0.01, description="Weight decay of either optimizer."
+        default=0.01, description="Weight decay of either optimizer."
     )
-    max_grad_norm: Positive = Field(1.0, description="Gradients are clipped to this norm.")
-    class_balanced: bool = Field(False, description="Draw every class equally often.")
+    max_grad_norm: Positive = Field(default=1.0, description="Gradients are clipped to this norm.")
+    class_balanced: bool = Field(default=False, description="Draw every class equally often.")
     random_shift: NotNegative = Field(
-        0, description="Shift images by up to this many pixels (the model learns shifted images)."
+        default=0, description="Shift images by up to this many pixels (the model learns shifted images)."
     )
     random_flip: bool = Field(
-        False, description="Mirror half of the images. Wrong for anything with a left and a right."
+        default=False, description="Mirror half of the images. Wrong for anything with a left and a right."
     )
-    use_ema: bool = Field(True, description="Average the weights over time; the pipeline gets the average.")
-    ema_decay: Share = Field(0.9999, description="The largest EMA decay; it warms up as 1 - (1 + step)^(-2/3).")
+    use_ema: bool = Field(default=True, description="Average the weights over time; the pipeline gets the average.")
+    ema_decay: Share = Field(
+        default=0.9999, description="The largest EMA decay; it warms up as 1 - (1 + step)^(-2/3)."
+    )
     mixed_precision: Literal["auto", "no", "bf16", "fp16"] = Field(
-        "auto", description="auto tries fp32 and bf16 on the model.", json_schema_extra=CHOSEN
+        default="auto", description="auto tries fp32 and bf16 on the model.", json_schema_extra=CHOSEN
     )
     seed: Annotated[int, Field(ge=0, le=2**32 - 1)] = Field(
-        0, description="Seeds weights, data order, noise and samples."
+        default=0, description="Seeds weights, data order, noise and samples."
     )
 
-    logging_steps: Count = Field(20, description="Steps between rows of loss.csv.", json_schema_extra=FREE)
-    validation_steps: Count = Field(250, description="Steps between held-out losses.", json_schema_extra=FREE)
-    sample_steps: Count = Field(1000, description="Steps between sample grids.", json_schema_extra=FREE)
-    checkpointing_steps: Count = Field(500, description="Steps between checkpoints.", json_schema_extra=FREE)
-    checkpoints_total_limit: Count = Field(2, description="Checkpoints kept.", json_schema_extra=FREE)
+    logging_steps: Count = Field(default=20, description="Steps between rows of loss.csv.", json_schema_extra=FREE)
+    validation_steps: Count = Field(default=250, description="Steps between held-out losses.", json_schema_extra=FREE)
+    sample_steps: Count = Field(default=1000, description="Steps between sample grids.", json_schema_extra=FREE)
+    checkpointing_steps: Count = Field(default=500, description="Steps between checkpoints.", json_schema_extra=FREE)
+    checkpoints_total_limit: Count = Field(default=2, description="Checkpoints kept.", json_schema_extra=FREE)
     allow_changes: bool = Field(
-        False,
+        default=False,
         description="Resume although settings or data differ from those of the run so far.",
         json_schema_extra=PRIVATE,
     )
     push_to_hub: bool = Field(
-        False,
+        default=False,
         description="Evaluate the finished pipeline and publish it, privately, as --hub_model_id.",
         json_schema_extra=PRIVATE,
     )
     hub_model_id: str | None = Field(
-        None, description="namespace/name on the Hugging Face Hub.", json_schema_extra=PRIVATE
+        default=None, description="namespace/name on the Hugging Face Hub.", json_schema_extra=PRIVATE
     )
     data_license: str | None = Field(
-        None,
+        default=None,
         description="Of a data set of your own, to publish: CC BY 4.0, CC BY-NC 4.0 or CC0 1.0.",
         json_schema_extra=PRIVATE,
     )
     report_to: str = Field(
-        "tensorboard",
+        default="tensorboard",
         description="Tracker, through Accelerate: tensorboard, wandb, …, or none.",
         json_schema_extra=FREE,
     )
 
 
-SETTINGS = TrainingConfig.__pydantic_fields__  # name → pydantic's FieldInfo
+SETTINGS: dict[str, FieldInfo] = TrainingConfig.__pydantic_fields__  # type: ignore[attr-defined]
 
 
 def _settings_that_are(what: str) -> set[str]:

@@ -26,7 +26,6 @@ from medmnist_diffusion.data.audit import describe
 from medmnist_diffusion.data.npz import read_npz
 from medmnist_diffusion.data.tables import load_labelled_folder
 from medmnist_diffusion.diffusion.folder_check import MODEL_INDEX, WEIGHTS, check_folder
-from medmnist_diffusion.diffusion.machine import start_processes
 from medmnist_diffusion.diffusion.samplers import Sampling
 from medmnist_diffusion.errors import UserError
 from medmnist_diffusion.files import file_hash
@@ -37,6 +36,7 @@ from medmnist_diffusion.metrics.inception import weights_at_hand
 from medmnist_diffusion.metrics.memorization import NearestImages
 from medmnist_diffusion.metrics.real_side import RealSide
 from medmnist_diffusion.metrics.records import over_seeds
+from medmnist_diffusion.processes import start_processes
 from medmnist_diffusion.publish.card import write_card
 from medmnist_diffusion.publish.figures import metrics_table
 from medmnist_diffusion.publish.plots import plot_closest, plot_ratios

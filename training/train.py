@@ -3,7 +3,7 @@
     accelerate launch training/train.py --dataset pneumoniamnist --output_dir runs/pneumonia
     accelerate launch training/train.py --config training/configs/default.yaml --dataset phantom --output_dir runs/x
 
-Read `_train` from top to bottom: it is the whole method. An image x_0 is mixed with noise, x_t = √ᾱ_t x_0 + √(1−ᾱ_t) ε,
+Read `_train` and `_loop`: they are the whole method. An image x_0 is mixed with noise, x_t = √ᾱ_t x_0 + √(1−ᾱ_t) ε,
 at a random noise level t; the network sees x_t, t and the image's class, and learns to undo the mixing. Sampling later
 runs this backwards, from pure noise to an image, step by step.
 
@@ -21,16 +21,17 @@ from tqdm import tqdm
 
 from medmnist_diffusion.data import ImageDataset, load_dataset
 from medmnist_diffusion.data.duplicates import drop_leaks
-from medmnist_diffusion.diffusion.batches import TrainingBatches
+from medmnist_diffusion.diffusion.batches import Batch, TrainingBatches
 from medmnist_diffusion.diffusion.checkpoints import load_checkpoint
 from medmnist_diffusion.diffusion.held_out import fixed_batch, held_out_row
 from medmnist_diffusion.diffusion.loss import diffusion_loss, log_snr
 from medmnist_diffusion.diffusion.loss_log import LossLog
-from medmnist_diffusion.diffusion.machine import check_weights_memory, start_processes
+from medmnist_diffusion.diffusion.machine import check_weights_memory
 from medmnist_diffusion.diffusion.optimizers import build_optimizers
 from medmnist_diffusion.diffusion.stopping import StopRequest, exclusive, stop_signals
 from medmnist_diffusion.diffusion.training_state import TrainingState
 from medmnist_diffusion.errors import StoppedError
+from medmnist_diffusion.processes import start_processes
 from medmnist_diffusion.publish.licences import check_license
 from medmnist_diffusion.publish.pipeline_folder import saved_step
 from medmnist_diffusion.training.budget import Budget, learning_rate_factor
@@ -125,9 +126,28 @@ def _train(config: TrainingConfig, dataset: ImageDataset | None, folder: Path, s
         logger.info("%s is trained already (%d steps). A larger budget trains on.", folder, state.step)
         return folder / "pipeline"
 
-    # 7. The loop.
-    state.network.train()
+    # 7. The loop, and the pipeline folder at its end.
     stop.ready = True
+    _loop(run, state, batches, fixed, log, budget, stop)
+    _finish(run, state, fixed, log, budget)
+    if stop.received:
+        raise StoppedError(f"stopped, but training had come to its end: {folder / 'pipeline'} is complete.")
+    return folder / "pipeline"
+
+
+def _loop(
+    run: Run,
+    state: TrainingState,
+    batches: TrainingBatches,
+    fixed: dict[str, Batch],
+    log: LossLog,
+    budget: Budget,
+    stop: StopRequest,
+) -> None:
+    """Steps until the budget is spent; after each, the events that are due."""
+    config, accelerator = run.config, run.accelerator
+    grid, checkpoint, validate = DrawGrid(run), Checkpoint(run, log), Validate(run, log, fixed)
+    state.network.train()
     with tqdm(
         total=budget.max_steps,
         initial=state.step,
@@ -136,7 +156,6 @@ def _train(config: TrainingConfig, dataset: ImageDataset | None, folder: Path, s
         desc="training",
         dynamic_ncols=True,
     ) as bar:
-        grid, checkpoint, validate = DrawGrid(run), Checkpoint(run, log), Validate(run, log, fixed)
         log_row = Log(run, log, bar, budget.max_steps, state, pauses=[validate, grid, checkpoint])
         events: list[Event] = [validate, log_row, grid, checkpoint, Stop(checkpoint)]
         while state.spent < 1:
@@ -144,7 +163,7 @@ def _train(config: TrainingConfig, dataset: ImageDataset | None, folder: Path, s
             for part in range(config.gradient_accumulation_steps):
                 with accelerator.accumulate(state.network):
                     batch = batches[state.step * config.gradient_accumulation_steps + part]
-                    losses = diffusion_loss(state.network, batch, objective)
+                    losses = diffusion_loss(state.network, batch, run.objective)
                     state.meter.update(losses.per_image, batch.timesteps)
                     accelerator.backward(losses.weighted.mean())
                     if accelerator.sync_gradients:
@@ -152,7 +171,7 @@ def _train(config: TrainingConfig, dataset: ImageDataset | None, folder: Path, s
                     for optimizer in state.optimizers:
                         optimizer.step()
                         optimizer.zero_grad()
-            state.finish_step()
+            state.finish_step()  # the average follows the weights
             state.seconds, state.spent = budget.seconds(), budget.spent(state.step)
             state.stop = stop.agreed(accelerator, state.step)
             if not stop.received:  # whoever reads the bar may be gone by the same Ctrl-C
@@ -163,10 +182,12 @@ def _train(config: TrainingConfig, dataset: ImageDataset | None, folder: Path, s
                     event(state)
             state.paused += budget.seconds() - state.seconds
 
-    # 8. The end: the last grid, and the pipeline folder that gets evaluated and published. Where that lies, all else does.
-    if accelerator.is_main_process:
-        val_loss = held_out_row(state.average, objective, fixed)["val_loss"]
-        grid.draw(state.average, state.step)
+
+def _finish(run: Run, state: TrainingState, fixed: dict[str, Batch], log: LossLog, budget: Budget) -> None:
+    """The last grid, and the pipeline folder that gets evaluated and published. Where that lies, all else does."""
+    if run.accelerator.is_main_process:
+        val_loss = held_out_row(state.average, run.objective, fixed)["val_loss"]
+        DrawGrid(run).draw(state.average, state.step)
         summary = run.summary("latest", state.step, state.seconds, val_loss)
         pipeline = run.save_pipeline("pipeline", state.average, log, summary)
         logger.info(
@@ -174,12 +195,9 @@ def _train(config: TrainingConfig, dataset: ImageDataset | None, folder: Path, s
             '  DiffusionPipeline.from_pretrained("%s", trust_remote_code=True)',
             state.step, summary.images_seen, budget.seconds(), val_loss, state.best.val_loss, pipeline, pipeline,
         )  # fmt: skip
-    accelerator.wait_for_everyone()
-    for tracker in accelerator.trackers:
+    run.accelerator.wait_for_everyone()
+    for tracker in run.accelerator.trackers:
         tracker.finish()
-    if stop.received:
-        raise StoppedError(f"stopped, but training had come to its end: {folder / 'pipeline'} is complete.")
-    return folder / "pipeline"
 
 
 def _resume(run: Run, state: TrainingState) -> LossLog:

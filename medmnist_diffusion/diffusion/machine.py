@@ -1,8 +1,6 @@
 """What this machine does best: processes, threads, precision, and what a step will cost."""
 
-import os
 import time
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -13,8 +11,6 @@ from torch.utils.flop_counter import FlopCounterMode
 from medmnist_diffusion.diffusion.batches import Batch
 from medmnist_diffusion.diffusion.loss import Objective, diffusion_loss
 from medmnist_diffusion.diffusion.unet import build_unet
-from medmnist_diffusion.errors import UserError
-from medmnist_diffusion.processes import share_among_processes as in_shares  # noqa: F401  its old place
 from medmnist_diffusion.resources import check_memory
 
 PROBE_SECONDS = 1.0
@@ -35,37 +31,6 @@ def kind_of_machine() -> str:
 def describe_machine() -> str:
     """What figures and speeds here depend on beside the code: `AVX512, 2 threads, torch 2.14.1`."""
     return f"{kind_of_machine()}, {torch.get_num_threads()} threads, torch {torch.__version__}"
-
-
-def start_processes() -> PartialState:
-    """Join the processes that the launcher started, on GPUs or on this machine's cores, and share the cores among them.
-
-    Launchers set OMP_NUM_THREADS to 1 in places (accelerate issues 562, 3575), which halves a laptop's speed.
-
-    Raises:
-        UserError: if the launcher was asked for several processes and started one (accelerate issue 2741).
-    """
-    state = PartialState(cpu=not torch.accelerator.is_available())
-    asked = _launcher_processes()
-    if asked > 1 and state.num_processes == 1:
-        raise UserError(
-            f"{asked} processes were asked for, but Accelerate started one. On CPUs, too, its launcher for several is "
-            f"`accelerate launch --multi_gpu --num_processes {asked} …`, without --cpu."
-        )
-    if state.device.type == "cpu":
-        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-        here = int(os.environ.get("LOCAL_WORLD_SIZE", state.num_processes))
-        torch.set_num_threads(max(1, cores // here))
-    return state
-
-
-def _launcher_processes() -> int:
-    """What `--num_processes` said to the `accelerate launch` that started this process; 1 if it cannot be told."""
-    try:
-        command = Path(f"/proc/{os.getppid()}/cmdline").read_text(errors="replace").split("\0")
-        return int(command[command.index("--num_processes") + 1])
-    except (OSError, ValueError, IndexError):
-        return 1
 
 
 def _empty_batch(unet: UNet2DModel, objective: Objective, count: int) -> Batch:

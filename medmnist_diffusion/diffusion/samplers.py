@@ -26,7 +26,7 @@ class Sampling(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    sampler: Literal["dpmsolver++", "ddim", "ddpm"] = DEFAULT_SAMPLER
+    sampler: Literal["dpmsolver++", "ddim", "ddpm"] = "dpmsolver++"
     num_inference_steps: Annotated[int, Field(ge=1)] = 0  # filled in below
     guidance_scale: Annotated[float, Field(allow_inf_nan=False)] = 1.0
     seed: Annotated[int, Field(ge=0)] = 0

@@ -12,10 +12,10 @@ from diffusers import DPMSolverMultistepScheduler
 from medmnist_diffusion.data.conditioning import Conditioning, occurrences
 from medmnist_diffusion.diffusion.batches import derived_seed
 from medmnist_diffusion.diffusion.folder_check import check_folder
-from medmnist_diffusion.diffusion.machine import in_shares
 from medmnist_diffusion.diffusion.samplers import DEFAULT_SAMPLER, DEFAULT_STEPS, SAMPLERS
 from medmnist_diffusion.errors import UserError
 from medmnist_diffusion.pipelines import ClassConditionalDDPMPipeline
+from medmnist_diffusion.processes import share_among_processes
 
 
 def load_pipeline(folder: str | Path, sampler: str = DEFAULT_SAMPLER) -> ClassConditionalDDPMPipeline:
@@ -135,4 +135,4 @@ def generate_in_shares(
 ) -> np.ndarray:
     """`generate_rows`, shared among the processes: the same images however many there are; every process gets all of them."""
     options = (num_inference_steps, guidance_scale, seed, batch_size)
-    return in_shares(len(rows), lambda mine: generate_rows(pipe, [rows[i] for i in mine], *options))
+    return share_among_processes(len(rows), lambda mine: generate_rows(pipe, [rows[i] for i in mine], *options))

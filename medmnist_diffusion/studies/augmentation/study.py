@@ -22,11 +22,12 @@ from tqdm import tqdm
 from medmnist_diffusion.arguments import CommandParser
 from medmnist_diffusion.data import ImageDataset, load_dataset
 from medmnist_diffusion.data.audit import add_dataset_arguments
-from medmnist_diffusion.diffusion.machine import probe_precision, start_processes
+from medmnist_diffusion.diffusion.machine import probe_precision
 from medmnist_diffusion.diffusion.sampling import DEFAULT_SAMPLER, DEFAULT_STEPS
 from medmnist_diffusion.diffusion.stopping import exclusive
 from medmnist_diffusion.diffusion.unet import build_unet
 from medmnist_diffusion.errors import UserError
+from medmnist_diffusion.processes import start_processes
 from medmnist_diffusion.studies.augmentation.arms import (
     ARMS,
     BY_NAME,

@@ -20,7 +20,7 @@ from accelerate import PartialState
 from medmnist_diffusion.arguments import CommandParser
 from medmnist_diffusion.data import ImageDataset, Split, load_dataset
 from medmnist_diffusion.data.audit import add_dataset_arguments
-from medmnist_diffusion.diffusion.machine import probe_precision, start_processes
+from medmnist_diffusion.diffusion.machine import probe_precision
 from medmnist_diffusion.diffusion.stopping import exclusive
 from medmnist_diffusion.diffusion.unet import build_unet
 from medmnist_diffusion.errors import UserError
@@ -28,6 +28,7 @@ from medmnist_diffusion.metrics.extractors import OFFLINE_PAIR, Extractor, make_
 from medmnist_diffusion.metrics.inception import weights_at_hand
 from medmnist_diffusion.metrics.memorization import clean_held_out
 from medmnist_diffusion.metrics.plan import plan_comparison
+from medmnist_diffusion.processes import start_processes
 from medmnist_diffusion.studies.budget import first_precision, seconds_of
 from medmnist_diffusion.studies.loss.cells import Arm, Bench, CellResult, generate_cell, run_cell
 from medmnist_diffusion.studies.loss.report import PartResult, geometric_ratio, proposed_settings, write_report
