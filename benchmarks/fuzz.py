@@ -32,11 +32,13 @@ from judging import RESULTS
 from medmnist_diffusion.data import load_dataset, phantom
 from medmnist_diffusion.data.npz import write_npz
 from medmnist_diffusion.diffusion.folder_check import FIXED, WEIGHTS, write_manifest
+from medmnist_diffusion.diffusion.loss import Objective
 from medmnist_diffusion.diffusion.sampling import load_pipeline
 from medmnist_diffusion.diffusion.unet import build_noise_scheduler, build_unet
 from medmnist_diffusion.errors import UserError, run_command
 from medmnist_diffusion.files import write_json
 from medmnist_diffusion.manifest import MANIFEST
+from medmnist_diffusion.pipelines import PixelUnshuffle
 from medmnist_diffusion.publish.pipeline_folder import build_pipeline
 
 SECONDS = 20  # a loader that takes longer hangs
@@ -212,8 +214,9 @@ def good_inputs(folder: Path) -> dict[str, Path]:
     """A small data set and a small pipeline, both whole."""
     write_npz(folder / "good.npz", phantom.make_phantom(counts={"train": 240, "val": 80, "test": 80}))
     dataset = load_dataset(str(folder / "good.npz"))
-    unet = build_unet(28, 1, 4, (16, 32))
-    build_pipeline(unet, build_noise_scheduler(), dataset).save_pretrained(folder / "good")
+    objective = Objective(build_noise_scheduler(), PixelUnshuffle(2))
+    unet = build_unet(28, 1, dataset.conditioning, objective.encoder, (16, 32))
+    build_pipeline(unet, objective, dataset).save_pretrained(folder / "good")
     write_manifest(folder / "good")
     load_pipeline(folder / "good")
     return {"npz": folder / "good.npz", "pipeline": folder / "good"}

@@ -33,7 +33,7 @@ from medmnist_diffusion.metrics.frechet import FeatureStatistics, frechet_distan
 from medmnist_diffusion.metrics.intervals import replicate_error
 from medmnist_diffusion.metrics.real_side import RealSide
 from medmnist_diffusion.metrics.table import record_label
-from medmnist_diffusion.training.config import parse_config
+from medmnist_diffusion.training.arguments import parse_config
 from medmnist_diffusion.training.train import train
 
 matplotlib.use("Agg")

@@ -19,14 +19,17 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from diffusers import UNet2DModel
 from judging import RESULTS
 from time_to_quality import matmul_gflops
 
+from medmnist_diffusion.data.conditioning import Conditioning
+from medmnist_diffusion.diffusion.batches import Batch
+from medmnist_diffusion.diffusion.encoder import choose_encoder
+from medmnist_diffusion.diffusion.loss import Objective, diffusion_loss
 from medmnist_diffusion.diffusion.machine import describe_machine, kind_of_machine, training_cost
 from medmnist_diffusion.diffusion.optimizers import build_optimizers
-from medmnist_diffusion.diffusion.unet import build_unet, unshuffle_factor
+from medmnist_diffusion.diffusion.unet import build_noise_scheduler, build_unet
 from medmnist_diffusion.errors import run_command
 from medmnist_diffusion.files import write_json
 from medmnist_diffusion.processes import start_processes
@@ -35,37 +38,34 @@ from medmnist_diffusion.training.config import TrainingConfig
 SECONDS, ROUNDS = 3.0, 3
 DTYPES = {"no": None, "bf16": torch.bfloat16}
 WIDTHS = ((32, 64), (48, 64), (64, 96), (64, 128))
+CLASSES = Conditioning({0: "0", 1: "1"})
 
 
-def network_of(widths: Sequence[int]) -> UNet2DModel:
-    """The default network for 28×28 grey images and two classes, of these widths."""
-    return build_unet(28, 1, 2, widths, TrainingConfig().layers_per_block, unshuffle_factor(28, 1, widths))
+def problem_of(widths: Sequence[int]) -> tuple[UNet2DModel, Objective]:
+    """The default network for 28×28 grey images and two classes, of these widths, and the default objective."""
+    encoder = choose_encoder(28, 1, widths)
+    unet = build_unet(28, 1, CLASSES, encoder, widths, TrainingConfig().layers_per_block)
+    return unet, Objective(build_noise_scheduler(), encoder)
 
 
 def measure(
     widths: Sequence[int], precision: str, channels_last: bool = False, compiled: bool = False
 ) -> dict[str, Any]:
     torch.manual_seed(0)
-    unet = network_of(widths)
-    gflop, _ = training_cost(unet)
+    unet, objective = problem_of(widths)
+    gflop, _ = training_cost(unet, objective)
     memory_format = torch.channels_last if channels_last else torch.contiguous_format
     unet.to(memory_format=memory_format)
     network: Any = torch.compile(unet) if compiled else unet
-    shape = (
-        TrainingConfig().train_batch_size,
-        unet.config.in_channels,
-        unet.config.sample_size,
-        unet.config.sample_size,
-    )
-    images = torch.randn(shape).contiguous(memory_format=memory_format)
-    timesteps = torch.arange(len(images))
-    labels = torch.zeros(len(images), dtype=torch.long)
+    count = TrainingConfig().train_batch_size
+    images = torch.randn(count, 1, 28, 28).contiguous(memory_format=memory_format)
+    batch = Batch(images, torch.zeros(count, dtype=torch.long), torch.randn_like(images), torch.arange(count))
 
     def step() -> float:
         began = time.monotonic()
         with torch.autocast("cpu", DTYPES[precision], enabled=precision != "no"):
-            prediction = network(images, timesteps, class_labels=labels).sample
-        F.mse_loss(prediction.float(), images).backward()
+            losses = diffusion_loss(network, batch, objective)
+        losses.weighted.mean().backward()
         unet.zero_grad()
         return time.monotonic() - began
 
@@ -85,7 +85,7 @@ def measure(
 
 def optimizer_milliseconds() -> dict[str, float]:
     """The fastest step of each optimizer for its share of the default network's parameters."""
-    unet = network_of(TrainingConfig().block_out_channels)
+    unet, _ = problem_of(TrainingConfig().block_out_channels)
     adamw, muon = build_optimizers(unet, "muon", 1e-3, 1e-3, 0.0)
     matrices = [torch.nn.Parameter(kernel.detach().flatten(1)) for kernel in muon.param_groups[0]["params"]]
     fastest = {}
@@ -104,6 +104,7 @@ def main(argv: Sequence[str]) -> None:
     precisions = list(DTYPES) if "bf16" in kind_of_machine() else ["no"]  # elsewhere emulated, and many times slower
     peaks = dict.fromkeys(precisions, 0.0)
     default = TrainingConfig().block_out_channels
+    variants: list[tuple[tuple[int, ...], str, bool, bool]]
     variants = [(widths, precision, False, False) for widths in WIDTHS for precision in precisions]
     variants += [(tuple(default), precisions[-1], True, False), (tuple(default), precisions[-1], False, True)]
     fastest: dict[Any, dict[str, Any]] = {}

@@ -49,6 +49,11 @@ def augment(
 
     Raises:
         UserError: for a share or strength that cannot be, an output that exists, or a pipeline that saw other images.
+
+    Example:
+        >>> md.augment(pipeline, dataset, "runs/x/more.npz", share=0.1, sampling=few)
+        >>> len(md.load_dataset("runs/x/more.npz").train) - len(dataset.train)
+        268
     """
     pipeline, output, sampling = Path(pipeline), Path(output).expanduser(), sampling or Sampling()
     if not 0 < share < 1:

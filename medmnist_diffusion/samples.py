@@ -51,6 +51,11 @@ def sample(
 
     Raises:
         UserError: if the output exists, the images do not fit into memory, or the pipeline cannot be used.
+
+    Example:
+        >>> md.sample(pipeline, "runs/x/samples.npz", num_per_class=2, sampling=md.Sampling(num_inference_steps=4))
+        >>> Path("runs/x/samples.json").is_file()  # what made them, and how
+        True
     """
     pipeline, output, sampling = Path(pipeline), Path(output).expanduser(), sampling or Sampling()
     output_format = output_format or ("npz" if output.suffix == ".npz" else "folder")

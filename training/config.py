@@ -189,6 +189,11 @@ def training_config(**settings: Any) -> TrainingConfig:
 
     Raises:
         UserError: naming the setting that is missing, unknown or out of range.
+
+    Example:
+        >>> config = md.training_config(dataset="phantom", output_dir="runs/x", max_train_steps=3, report_to="none")
+        >>> config.learning_rate
+        0.004
     """
     for name in settings:
         check_name(name, "")

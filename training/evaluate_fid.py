@@ -81,6 +81,13 @@ def evaluate(
 
     Raises:
         UserError: if something is missing, or images and data set do not fit each other.
+
+    Example:
+        >>> few = md.Sampling(num_inference_steps=2)
+        >>> metrics = md.evaluate(pipeline, dataset, features=["texture"], num_images=120, sampling=few)
+        >>> first = metrics.metrics[0]
+        >>> first.name, first.value > first.floor
+        ('frechet_distance', True)
     """
     generated, sampling = Path(generated), sampling or Sampling()
     is_pipeline = (generated / MODEL_INDEX).is_file()

@@ -55,6 +55,11 @@ def train(config: TrainingConfig, dataset: ImageDataset | None = None) -> Path:
         UserError: for anything that the user can mend, before training starts.
         StoppedError: after SIGTERM or Ctrl-C, when a checkpoint is written.
         TrainingDivergedError: when the loss explodes; the last checkpoint is kept.
+
+    Example:
+        >>> pipeline = md.train(config, dataset)
+        >>> pipeline.as_posix()
+        'runs/x/pipeline'
     """
     start_processes()
     folder = Path(config.output_dir).expanduser()

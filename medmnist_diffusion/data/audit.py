@@ -28,6 +28,11 @@ def audit(dataset: ImageDataset) -> Audit:
         For each split its number of images, images a class, pixel mean and standard deviation (grey levels, a channel),
         constant images, images that repeat an earlier one, near-duplicate pairs, and how many images were looked up for these;
         for each two splits, how many images of the first stand in the second, and the other way round.
+
+    Example:
+        >>> report = md.audit(dataset)
+        >>> report.splits["train"].images, report.leaks["train-test"]["test_images_in_train"]
+        (2400, 0)
     """
     depends_on = [AUDIT_VERSION, dataset.conditioning.names, NEAR_DUPLICATE_GREY_LEVELS, MOST_PAIRS, LOOKED_UP]
     path = cache_dir() / "audits" / f"{dataset.content_hash}-{digest(depends_on)}.json"

@@ -31,6 +31,12 @@ def load_dataset(
 
     Raises:
         UserError: one line that names the source, what is wrong, and the remedy.
+
+    Example:
+        >>> import medmnist_diffusion as md
+        >>> dataset = md.load_dataset("phantom")
+        >>> dataset.train.images.shape, dataset.id2label[0]
+        ((2400, 28, 28, 1), 'clear lungs')
     """
     path = Path(name).expanduser()
     if size is not None and not SMALLEST <= size <= LARGEST:

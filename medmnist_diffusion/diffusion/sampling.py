@@ -25,6 +25,11 @@ def load_pipeline(folder: str | Path, sampler: str = DEFAULT_SAMPLER) -> ClassCo
 
     Raises:
         UserError: if the folder is no complete pipeline folder, or differs from its manifest.
+
+    Example:
+        >>> pipe = md.load_pipeline(pipeline)
+        >>> pipe.get_label_ids("effusion")
+        [3]
     """
     folder = Path(folder)
     check_folder(folder)
@@ -77,6 +82,11 @@ def generate(
     """uint8 N×H×W×C images of the given labels; the i-th occurrence of a label is always the same image.
 
     With `image` (uint8 N×H×W×C, one a label) variants of these, as far from them as `strength` says.
+
+    Example:
+        >>> images = md.generate(pipe, [0, 0, 3], num_inference_steps=4)
+        >>> images.shape, images.dtype.name
+        ((3, 28, 28, 1), 'uint8')
     """
     return generate_rows(
         pipe, occurrences(labels), num_inference_steps, guidance_scale, seed, batch_size, image, strength

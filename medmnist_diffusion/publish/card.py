@@ -42,6 +42,10 @@ def write_card(folder: Path, load_from: str | None = None) -> Path:
 
     Raises:
         UserError: if the folder lacks what a card needs, or metrics.json belongs to another data set or other weights.
+
+    Example:
+        >>> md.write_card(pipeline).as_posix()
+        'runs/x/pipeline/README.md'
     """
     summary = TrainingSummary.of(folder)
     metrics = Metrics.read(folder / "metrics.json") if (folder / "metrics.json").is_file() else None

@@ -13,6 +13,10 @@ def verdict(metrics: Metrics) -> list[str]:
     """Three questions, each with its answer and the figures that it rests on; every line is whole.
 
     The limits of the answers are ours (`REALISM`, `CLASS_SHOWN`): a convention, not a law. The figures are what counts.
+
+    Example:
+        >>> md.verdict(metrics)[-2]
+        'Are they copies of training images? No sign of it.'
     """
     return [*_realistic(metrics), *_of_their_class(metrics), *_copies(metrics)]
 
