@@ -30,6 +30,7 @@ settings.register_profile(
 settings.load_profile("ci")
 
 ROOT = Path(__file__).resolve().parent.parent
+CliError = Callable[..., str]  # the fixture `cli_error`
 REAL_DATA = Path(os.environ.get("MEDMNIST_ROOT") or ROOT.parent / "shared" / "data" / "medmnist")
 
 
@@ -95,7 +96,7 @@ def small_training(data: Path | str, run: Path) -> list[str]:
 
 
 @pytest.fixture
-def cli_error(capsys: pytest.CaptureFixture[str]) -> Callable[..., str]:
+def cli_error(capsys: pytest.CaptureFixture[str]) -> CliError:
     """Run a command that must fail as a user's mistake; returns its one line on stderr."""
 
     def run(*argv: str, code: int = 2) -> str:

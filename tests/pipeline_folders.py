@@ -1,12 +1,10 @@
 """What the tests of saved pipelines share: how a folder is changed on purpose, and the arguments that sample from it."""
 
 import json
-from collections.abc import Callable
 from pathlib import Path
 
 from medmnist_diffusion.manifest import MANIFEST
 
-CliError = Callable[..., str]
 WEIGHTS = "unet/diffusion_pytorch_model.safetensors"
 
 

@@ -11,8 +11,8 @@ import pytest
 from medmnist_diffusion import cli
 from medmnist_diffusion.data import npz
 from medmnist_diffusion.errors import DEBUG
-from tests.conftest import small_training
-from tests.pipeline_folders import WEIGHTS, CliError, sampling
+from tests.conftest import CliError, small_training
+from tests.pipeline_folders import WEIGHTS, sampling
 
 
 def test_every_command_refuses_what_is_changed(

@@ -3,6 +3,7 @@
 import ast
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -10,19 +11,19 @@ from tests.conftest import ROOT, run_python
 
 
 @pytest.fixture(scope="module")
-def installed(tmp_path_factory):
+def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     target = tmp_path_factory.mktemp("site")
     command = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--no-build-isolation", "--target"]
     subprocess.run([*command, str(target), str(ROOT)], check=True, capture_output=True)
     return target
 
 
-def test_only_our_own_name_lands_in_site_packages(installed):
+def test_only_our_own_name_lands_in_site_packages(installed: Path) -> None:
     names = {path.name for path in installed.iterdir() if not path.name.endswith(".dist-info")}
     assert names <= {"medmnist_diffusion", "bin"}
 
 
-def test_templates_configurations_and_types_are_included(installed):
+def test_templates_configurations_and_types_are_included(installed: Path) -> None:
     for name in (
         "py.typed",
         "model_cards/template.md",
@@ -32,7 +33,7 @@ def test_templates_configurations_and_types_are_included(installed):
         assert (installed / "medmnist_diffusion" / name).is_file(), name
 
 
-def test_it_works_from_another_folder(installed, tmp_path):
+def test_it_works_from_another_folder(installed: Path, tmp_path: Path) -> None:
     """Isolated from the checkout: the editable install's finder is switched off by -S and the path set by hand."""
     import site
 
@@ -49,7 +50,7 @@ def test_it_works_from_another_folder(installed, tmp_path):
     assert (tmp_path / "run" / "pipeline" / "README.md").is_file()
 
 
-def test_no_code_of_ours_unpickles():
+def test_no_code_of_ours_unpickles() -> None:
     """What ruff's security rules have no rule for: torch.load without weights_only."""
     sources = [
         path

@@ -2,21 +2,22 @@
 
 import json
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from medmnist_diffusion import cli
 from medmnist_diffusion.artifacts import Audit
+from medmnist_diffusion.data import ImageDataset, load_dataset, phantom
 from medmnist_diffusion.data import audit as audit_module
-from medmnist_diffusion.data import load_dataset, phantom
 from medmnist_diffusion.data.audit import audit, findings
 from medmnist_diffusion.data.duplicates import drop_leaks, image_hashes, near_pairs
 from medmnist_diffusion.data.npz import write_npz
 from tests.conftest import ROOT
 
 
-def test_real_pneumoniamnist(real_data, tmp_path, capsys):
+def test_real_pneumoniamnist(real_data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     report_file = tmp_path / "audit.json"
     assert cli.main(["audit", "pneumoniamnist", "--root", str(real_data), "--json", str(report_file)]) == 0
     report = json.loads(report_file.read_text())
@@ -31,7 +32,7 @@ def test_real_pneumoniamnist(real_data, tmp_path, capsys):
     assert "18 train images repeat an earlier one" in out
 
 
-def test_drop_leaks_on_the_real_set(real_data):
+def test_drop_leaks_on_the_real_set(real_data: Path) -> None:
     dataset, dropped = drop_leaks(load_dataset("pneumoniamnist", root=real_data))
     assert dropped == 10
     assert len(dataset.train) == 4698
@@ -39,7 +40,7 @@ def test_drop_leaks_on_the_real_set(real_data):
 
 
 @pytest.fixture
-def planted(tmp_path):
+def planted(tmp_path: Path) -> ImageDataset:
     """Known faults: 1 blank, 2 repeats and 1 near-duplicate in train; 1 leak into test, 1 near-leak into val."""
     arrays = phantom.make_phantom(counts={"train": 60, "val": 30, "test": 30})
     train = arrays["train_images"]
@@ -52,7 +53,7 @@ def planted(tmp_path):
     return load_dataset(str(tmp_path / "planted.npz"))
 
 
-def test_planted_faults_are_found(planted):
+def test_planted_faults_are_found(planted: ImageDataset) -> None:
     report = audit(planted)
     train = report.splits["train"]
     assert (train.constant_images, train.repeated_images, train.near_duplicate_pairs) == (1, 2, 1)
@@ -65,14 +66,16 @@ def test_planted_faults_are_found(planted):
     assert len(findings(report)) >= 5
 
 
-def test_pixel_statistics_against_numpy(planted):
+def test_pixel_statistics_against_numpy(planted: ImageDataset) -> None:
     report = audit(planted).splits["val"]
-    images = planted.splits["val"].images.astype(float)
+    images = planted.splits["val"].images[:].astype(float)
     assert report.pixel_mean == pytest.approx([images.mean()], abs=0.01)
     assert report.pixel_std == pytest.approx([images.std()], abs=0.01)
 
 
-def test_an_audit_is_kept_by_content(planted, private_cache, monkeypatch):
+def test_an_audit_is_kept_by_content(
+    planted: ImageDataset, private_cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Another name reads the same counts; a damaged file is made again; other class names are another audit."""
     first = audit(planted)
     (kept,) = (private_cache / "audits").glob(f"{planted.content_hash}-*.json")
@@ -91,7 +94,7 @@ def test_an_audit_is_kept_by_content(planted, private_cache, monkeypatch):
 
 
 @pytest.mark.parametrize("name", ["phantom-28", "pneumoniamnist-28"])
-def test_audits_of_older_runs_are_read(name):
+def test_audits_of_older_runs_are_read(name: str) -> None:
     summary = json.loads((ROOT / "model_cards" / name / "training_summary.json").read_text())
     report = Audit.model_validate(summary["audit"])
     assert report.model_dump(exclude_none=True) == summary["audit"]
@@ -100,8 +103,8 @@ def test_audits_of_older_runs_are_read(name):
     assert findings(Audit.model_validate(summary["audit"])) == findings(report)
 
 
-def test_near_pairs_against_brute_force(planted):
-    images = planted.train.images.reshape(60, -1).astype(float)
+def test_near_pairs_against_brute_force(planted: ImageDataset) -> None:
+    images = planted.train.images[:].reshape(60, -1).astype(float)
     distances = np.sqrt(((images[:, None] - images[None]) ** 2).mean(-1))
     for threshold in (5.0, 20.0):
         expected = {(i, j) for i in range(60) for j in range(i + 1, 60) if 0 < distances[i, j] <= threshold}
@@ -116,6 +119,6 @@ def test_near_pairs_against_brute_force(planted):
         assert sorted(found) == sorted(wanted)
 
 
-def test_hashes_tell_images_apart_and_nothing_else(planted):
+def test_hashes_tell_images_apart_and_nothing_else(planted: ImageDataset) -> None:
     hashes = image_hashes(planted.train)
-    assert len(np.unique(hashes)) == len(np.unique(planted.train.images.reshape(60, -1), axis=0))
+    assert len(np.unique(hashes)) == len(np.unique(planted.train.images[:].reshape(60, -1), axis=0))

@@ -10,6 +10,8 @@ import pytest
 from PIL import Image
 
 from medmnist_diffusion.data import load_dataset, tables
+from medmnist_diffusion.data.arrow import store_images
+from tests.conftest import CliError
 
 
 def image_folder(path: Path, mode: str = "L", per_class: int = 20) -> Path:
@@ -24,24 +26,24 @@ def image_folder(path: Path, mode: str = "L", per_class: int = 20) -> Path:
 
 
 @pytest.mark.parametrize(("mode", "channels"), [("L", 1), ("RGB", 3)])
-def test_image_folder(tmp_path, mode, channels):
+def test_image_folder(tmp_path: Path, mode: str, channels: int) -> None:
     dataset = load_dataset(str(image_folder(tmp_path / "mine", mode)), size=32)
     assert dataset.id2label == {0: "benign", 1: "malignant"}
     assert {name: len(split) for name, split in dataset.splits.items()} == {"train": 32, "val": 4, "test": 4}
     assert dataset.train.images.shape[1:] == (32, 32, channels)
-    brightness = dataset.train.images.mean((1, 2, 3))
+    brightness = dataset.train.images[:].mean((1, 2, 3))
     np.testing.assert_array_equal(brightness > 120, dataset.train.labels == 1)  # labels stay with their images
     assert "drawn from train" in dataset.notes[1]
 
 
-def test_image_folder_with_splits_keeps_them(tmp_path):
+def test_image_folder_with_splits_keeps_them(tmp_path: Path) -> None:
     for split, count in (("train", 6), ("val", 3), ("test", 2)):
         image_folder(tmp_path / "mine" / split, per_class=count)
     dataset = load_dataset(str(tmp_path / "mine"))
     assert {name: len(split) for name, split in dataset.splits.items()} == {"train": 12, "val": 6, "test": 4}
 
 
-def test_parquet_folder_with_image_and_label_columns(tmp_path):
+def test_parquet_folder_with_image_and_label_columns(tmp_path: Path) -> None:
     features = datasets.Features({"picture": datasets.Image(), "diagnosis": datasets.ClassLabel(names=["no", "yes"])})
     pictures = [Image.fromarray(np.full((28, 28), 10 * i, np.uint8)) for i in range(20)]
     table = datasets.Dataset.from_dict({"picture": pictures, "diagnosis": [0, 1] * 10}, features=features)
@@ -49,12 +51,12 @@ def test_parquet_folder_with_image_and_label_columns(tmp_path):
     table.to_parquet(str(tmp_path / "set" / "train.parquet"))
     dataset = load_dataset(str(tmp_path / "set"))
     assert dataset.id2label == {0: "no", 1: "yes"}
-    values = np.concatenate([split.images[:, 0, 0, 0] for split in dataset.splits.values()])
+    values = np.concatenate([split.images[:][:, 0, 0, 0] for split in dataset.splits.values()])
     labels = np.concatenate([split.labels for split in dataset.splits.values()])
     np.testing.assert_array_equal(values // 10 % 2, labels)
 
 
-def test_text_labels_mean_the_same_in_every_split(tmp_path):
+def test_text_labels_mean_the_same_in_every_split(tmp_path: Path) -> None:
     """A split that lacks a class must not shift the ids of the others."""
     features = datasets.Features({"image": datasets.Image(), "label": datasets.Value("string")})
     grey = {"a": 40, "b": 120, "c": 200}
@@ -65,11 +67,11 @@ def test_text_labels_mean_the_same_in_every_split(tmp_path):
         table.to_parquet(str(tmp_path / "set" / f"{split}-00000-of-00001.parquet"))
     dataset = load_dataset(str(tmp_path / "set"))
     assert dataset.id2label == {0: "a", 1: "b", 2: "c"}
-    for split in dataset.splits.values():
-        np.testing.assert_array_equal(split.images[:, 0, 0, 0], [list(grey.values())[k] for k in split.labels])
+    for part in dataset.splits.values():
+        np.testing.assert_array_equal(part.images[:][:, 0, 0, 0], [list(grey.values())[k] for k in part.labels])
 
 
-def test_only_top_level_folders_name_splits(tmp_path):
+def test_only_top_level_folders_name_splits(tmp_path: Path) -> None:
     """Classes and files whose names hold `test`, `train` or brackets are classes and files; hidden ones are not."""
     folder = image_folder(tmp_path / "mine")
     (folder / "benign").rename(folder / "test_positive")
@@ -83,13 +85,13 @@ def test_only_top_level_folders_name_splits(tmp_path):
     assert {name: len(split) for name, split in dataset.splits.items()} == {"train": 32, "val": 4, "test": 4}
 
 
-def test_two_folders_for_one_split_are_refused(tmp_path, cli_error):
+def test_two_folders_for_one_split_are_refused(tmp_path: Path, cli_error: CliError) -> None:
     for name in ("train", "val", "validation"):
         image_folder(tmp_path / "mine" / name, per_class=3)
     assert "val and validation are both val" in cli_error("audit", str(tmp_path / "mine"))
 
 
-def test_a_lone_test_folder_becomes_the_set_and_leaks_nowhere(tmp_path):
+def test_a_lone_test_folder_becomes_the_set_and_leaks_nowhere(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     for name in ("a", "b"):
         (tmp_path / "mine" / "test" / name).mkdir(parents=True)
@@ -98,11 +100,11 @@ def test_a_lone_test_folder_becomes_the_set_and_leaks_nowhere(tmp_path):
                 tmp_path / "mine" / "test" / name / f"{i}.png"
             )
     dataset = load_dataset(str(tmp_path / "mine"))
-    pixels = [image.tobytes() for split in dataset.splits.values() for image in split.images]
+    pixels = [image.tobytes() for split in dataset.splits.values() for image in split.images[:]]
     assert len(pixels) == len(set(pixels)) == 40
 
 
-def test_corrupt_image_in_a_folder_is_named(tmp_path, cli_error):
+def test_corrupt_image_in_a_folder_is_named(tmp_path: Path, cli_error: CliError) -> None:
     folder = image_folder(tmp_path / "mine")
     (folder / "benign" / "7.png").write_bytes((folder / "benign" / "7.png").read_bytes()[:60])
     error = cli_error("audit", str(folder))
@@ -110,7 +112,7 @@ def test_corrupt_image_in_a_folder_is_named(tmp_path, cli_error):
     assert "Replace or remove it" in error
 
 
-def test_damaged_image_of_every_kind_is_named(tmp_path, cli_error):
+def test_damaged_image_of_every_kind_is_named(tmp_path: Path, cli_error: CliError) -> None:
     """Pillow raises SyntaxError and ValueError on damaged files, too."""
     folder = image_folder(tmp_path / "mine")
     whole = (folder / "benign" / "7.png").read_bytes()
@@ -119,7 +121,7 @@ def test_damaged_image_of_every_kind_is_named(tmp_path, cli_error):
     assert "7.png" in cli_error("audit", str(folder))
 
 
-def test_folder_with_one_class(tmp_path, cli_error):
+def test_folder_with_one_class(tmp_path: Path, cli_error: CliError) -> None:
     folder = image_folder(tmp_path / "mine")
     (folder / "malignant").rename(tmp_path / "elsewhere")
     error = cli_error("audit", str(folder))
@@ -127,15 +129,17 @@ def test_folder_with_one_class(tmp_path, cli_error):
     assert str(folder) in error
 
 
-def test_folder_without_images(tmp_path, cli_error):
+def test_folder_without_images(tmp_path: Path, cli_error: CliError) -> None:
     (tmp_path / "empty").mkdir()
     assert "no images found" in cli_error("audit", str(tmp_path / "empty"))
 
 
 @pytest.mark.parametrize("kind", ["images", "parquet"])
-def test_a_file_rewritten_with_its_old_date_is_read_anew(kind, tmp_path, monkeypatch):
+def test_a_file_rewritten_with_its_old_date_is_read_anew(
+    kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Caches know a file by its content: not by path, date and length."""
-    monkeypatch.setattr(tables, "store_images", functools.partial(tables.store_images, in_memory_bytes=0))
+    monkeypatch.setattr(tables, "store_images", functools.partial(store_images, in_memory_bytes=0))
     folder = tmp_path / "mine"
 
     def write(grey: int) -> None:

@@ -4,8 +4,8 @@ import os
 import shutil
 import time
 import zipfile
-from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import datasets
 import numpy as np
@@ -16,8 +16,7 @@ from PIL import Image
 from medmnist_diffusion import cli
 from medmnist_diffusion.data import load_dataset
 from medmnist_diffusion.data.npz import write_npz
-
-CliError = Callable[..., str]
+from tests.conftest import CliError
 
 
 def test_zip_bomb(arrays: dict[str, np.ndarray], tmp_path: Path, cli_error: CliError) -> None:
@@ -27,7 +26,7 @@ def test_zip_bomb(arrays: dict[str, np.ndarray], tmp_path: Path, cli_error: CliE
     with header.open("wb") as file:
         np.lib.format.write_array_header_1_0(file, {"descr": "|u1", "fortran_order": False, "shape": (rows, 28, 28)})
     npz = tmp_path / "bomb.npz"
-    np.savez(npz, **{k: v for k, v in arrays.items() if k not in ("train_images", "train_labels")})
+    np.savez(npz, allow_pickle=True, **{k: v for k, v in arrays.items() if k not in ("train_images", "train_labels")})
     with zipfile.ZipFile(npz, "a", allowZip64=True) as archive:
         archive.writestr("train_images.npy", header.read_bytes())
         archive.writestr("train_labels.npy", header.read_bytes().replace(b", 28, 28)", b",)        "))
@@ -40,7 +39,7 @@ def test_zip_bomb(arrays: dict[str, np.ndarray], tmp_path: Path, cli_error: CliE
 def test_members_outside_the_layout(
     member: str, arrays: dict[str, np.ndarray], tmp_path: Path, cli_error: CliError
 ) -> None:
-    np.savez(tmp_path / "x.npz", **arrays)
+    np.savez(tmp_path / "x.npz", allow_pickle=True, **arrays)
     with zipfile.ZipFile(tmp_path / "x.npz", "a") as archive:
         archive.writestr(member, b"x")
     assert "does not belong to MedMNIST's layout" in cli_error("audit", str(tmp_path / "x.npz"))
@@ -48,9 +47,13 @@ def test_members_outside_the_layout(
 
 def test_a_member_that_is_a_symbolic_link(arrays: dict[str, np.ndarray], tmp_path: Path, cli_error: CliError) -> None:
     """What it points to is not opened; its own bytes are no array."""
-    np.savez(tmp_path / "target.npz", **arrays)
+    np.savez(tmp_path / "target.npz", allow_pickle=True, **arrays)
     np.save(tmp_path / "secret.npy", arrays["train_images"])
-    np.savez(tmp_path / "x.npz", **{name: array for name, array in arrays.items() if name != "train_images"})
+    np.savez(
+        tmp_path / "x.npz",
+        allow_pickle=True,
+        **{name: array for name, array in arrays.items() if name != "train_images"},
+    )
     link = zipfile.ZipInfo("train_images.npy")
     link.create_system, link.external_attr = 3, 0o120777 << 16
     with zipfile.ZipFile(tmp_path / "x.npz", "a") as archive:
@@ -60,7 +63,7 @@ def test_a_member_that_is_a_symbolic_link(arrays: dict[str, np.ndarray], tmp_pat
 
 @pytest.mark.filterwarnings("ignore:Duplicate name")
 def test_an_array_that_is_there_twice(arrays: dict[str, np.ndarray], tmp_path: Path, cli_error: CliError) -> None:
-    np.savez(tmp_path / "x.npz", **arrays)
+    np.savez(tmp_path / "x.npz", allow_pickle=True, **arrays)
     with zipfile.ZipFile(tmp_path / "x.npz", "a") as archive:
         archive.writestr("train_images.npy", b"x")
     assert "an array is there twice" in cli_error("audit", str(tmp_path / "x.npz"))
@@ -88,7 +91,7 @@ def test_an_array_that_is_there_twice(arrays: dict[str, np.ndarray], tmp_path: P
 def test_arrays_that_are_no_images_or_labels(
     change: dict[str, np.ndarray], message: str, arrays: dict[str, np.ndarray], tmp_path: Path, cli_error: CliError
 ) -> None:
-    np.savez(tmp_path / "x.npz", **(arrays | change))
+    np.savez(tmp_path / "x.npz", allow_pickle=True, **(arrays | change))
     assert message in cli_error("audit", str(tmp_path / "x.npz"))
 
 
@@ -165,7 +168,9 @@ def test_a_picture_for_another_program(tmp_path: Path, monkeypatch: pytest.Monke
     ],
     ids=["no image", "no label", "NaN label", "several labels"],
 )
-def test_a_table_with_holes(images: list, labels: list, message: str, tmp_path: Path, cli_error: CliError) -> None:
+def test_a_table_with_holes(
+    images: list[Any], labels: list[Any], message: str, tmp_path: Path, cli_error: CliError
+) -> None:
     pictures = [None if grey is None else Image.new("L", (28, 28), grey) for grey in images]
     table = datasets.Dataset.from_dict({"image": pictures * 10, "label": labels * 10})
     (tmp_path / "set").mkdir()
@@ -189,12 +194,12 @@ def test_a_pipe_and_other_files_among_the_pictures(tmp_path: Path) -> None:
 def test_many_images_that_are_all_alike(tmp_path: Path) -> None:
     """Their pairs are as many as the square of their number."""
     rng = np.random.default_rng(0)
-    arrays = {}
+    arrays: dict[str, np.ndarray] = {}
     for split, count in (("train", 20_000), ("val", 2000), ("test", 2000)):
         images = np.full((count, 28, 28), 100, np.uint8)
         images[: count // 2, 0, 0] = rng.integers(0, 256, count // 2)  # half of them alike, half the very same
         arrays |= {f"{split}_images": images, f"{split}_labels": np.arange(count) % 2}
-    np.savez_compressed(tmp_path / "alike.npz", **arrays)
+    np.savez_compressed(tmp_path / "alike.npz", allow_pickle=True, **arrays)
     began = time.monotonic()
     assert cli.main(["audit", str(tmp_path / "alike.npz")]) == 0
     assert time.monotonic() - began < 120

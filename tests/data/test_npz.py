@@ -2,6 +2,9 @@
 
 import io
 import zipfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -9,22 +12,29 @@ import pytest
 from medmnist_diffusion.data import Split
 from medmnist_diffusion.data.arrow import ArrowImages
 from medmnist_diffusion.data.npz import npz_arrays, read_npz, write_npz
+from tests.conftest import CliError
+
+Arrays = dict[str, np.ndarray]
 
 
-def test_npz_in_memory_and_memory_mapped_are_the_same(tmp_path, arrays):
+def test_npz_in_memory_and_memory_mapped_are_the_same(tmp_path: Path, arrays: Arrays) -> None:
     write_npz(tmp_path / "x.npz", arrays)
     small = read_npz(tmp_path / "x.npz")
     large = read_npz(tmp_path / "x.npz", in_memory_bytes=1000)
-    assert isinstance(large["train"].images, ArrowImages)
-    assert large["train"].images[:2].flags.writeable  # torch warns of others
-    assert small["train"].images.shape == large["train"].images.shape == (40, 28, 28, 1)
-    np.testing.assert_array_equal(small["train"].images, large["train"].images[:])
-    np.testing.assert_array_equal(small["train"].images[[5, 2, 39]], large["train"].images[np.array([5, 2, 39])])
+    in_memory, on_disk = small["train"].images, large["train"].images
+    assert isinstance(in_memory, np.ndarray)
+    assert isinstance(on_disk, ArrowImages)
+    assert on_disk[:2].flags.writeable  # torch warns of others
+    assert in_memory.shape == on_disk.shape == (40, 28, 28, 1)
+    np.testing.assert_array_equal(in_memory, on_disk[:])
+    np.testing.assert_array_equal(in_memory[[5, 2, 39]], on_disk[np.array([5, 2, 39])])
     assert small["train"].content_hash == large["train"].content_hash
-    np.testing.assert_array_equal(small["train"].images[..., 0], arrays["train_images"])
+    np.testing.assert_array_equal(in_memory[..., 0], arrays["train_images"])
 
 
-def test_the_content_hash_of_images_on_disk_is_kept_beside_them(tmp_path, arrays, private_cache, monkeypatch):
+def test_the_content_hash_of_images_on_disk_is_kept_beside_them(
+    tmp_path: Path, arrays: Arrays, private_cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """It is of these labels; a damaged one is made again."""
     arrays["train_images"][0, 0, :2] = 1, 2  # content that no other test has
     write_npz(tmp_path / "kept.npz", arrays)
@@ -42,7 +52,7 @@ def test_the_content_hash_of_images_on_disk_is_kept_beside_them(tmp_path, arrays
     assert read_npz(tmp_path / "kept.npz", in_memory_bytes=1000)["train"].content_hash == expected
 
 
-def test_a_changed_file_is_read_anew_when_memory_mapped(tmp_path, arrays):
+def test_a_changed_file_is_read_anew_when_memory_mapped(tmp_path: Path, arrays: Arrays) -> None:
     write_npz(tmp_path / "x.npz", arrays)
     before = read_npz(tmp_path / "x.npz", in_memory_bytes=1000)["train"].content_hash
     arrays["train_images"][0, 0, 0] ^= 255
@@ -51,7 +61,7 @@ def test_a_changed_file_is_read_anew_when_memory_mapped(tmp_path, arrays):
 
 
 @pytest.mark.parametrize("classes", [2, 300])
-def test_written_splits_are_read_as_they_were(tmp_path, classes):
+def test_written_splits_are_read_as_they_were(tmp_path: Path, classes: int) -> None:
     """More classes than a byte can count keep their labels."""
     rng = np.random.default_rng(0)
     splits = {}
@@ -65,11 +75,14 @@ def test_written_splits_are_read_as_they_were(tmp_path, classes):
     }
 
 
-def without(*names):
+Change = Callable[[Arrays], Arrays]
+
+
+def without(*names: str) -> Change:
     return lambda arrays: {key: value for key, value in arrays.items() if key not in names}
 
 
-def replaced(**changes):
+def replaced(**changes: Callable[[Arrays], np.ndarray]) -> Change:
     return lambda arrays: arrays | {key: change(arrays) for key, change in changes.items()}
 
 
@@ -97,65 +110,65 @@ BAD_ARRAYS = {
 
 
 @pytest.mark.parametrize("case", BAD_ARRAYS)
-def test_bad_npz_content(case, tmp_path, arrays, cli_error):
+def test_bad_npz_content(case: str, tmp_path: Path, arrays: Arrays, cli_error: CliError) -> None:
     change, message = BAD_ARRAYS[case]
     path = tmp_path / "bad.npz"
-    np.savez(path, **change(arrays))
+    np.savez(path, allow_pickle=True, **change(arrays))
     error = cli_error("audit", str(path))
     assert message in error
     assert "bad" in error
 
 
-def test_pickled_arrays_are_never_unpickled(tmp_path, arrays, cli_error):
+def test_pickled_arrays_are_never_unpickled(tmp_path: Path, arrays: Arrays, cli_error: CliError) -> None:
     marker = tmp_path / "executed"
 
     class Trap:
-        def __reduce__(self):
+        def __reduce__(self) -> tuple[Any, ...]:
             return (open, (str(marker), "w"))
 
     path = tmp_path / "trap.npz"
-    np.savez(path, **(arrays | {"train_labels": np.array([Trap()] * 40, dtype=object)}))
+    np.savez(path, allow_pickle=True, **(arrays | {"train_labels": np.array([Trap()] * 40, dtype=object)}))
     assert "pickled Python objects, which are never loaded" in cli_error("audit", str(path))
     assert not marker.exists()
 
 
 @pytest.mark.parametrize("keep", [0.2, 0.7, 0.98])
-def test_truncated_npz(tmp_path, arrays, cli_error, keep):
+def test_truncated_npz(tmp_path: Path, arrays: Arrays, cli_error: CliError, keep: float) -> None:
     write_npz(tmp_path / "good.npz", arrays)
     data = (tmp_path / "good.npz").read_bytes()
     (tmp_path / "bad.npz").write_bytes(data[: int(keep * len(data))])
     assert "bad.npz: not a readable npz file, or cut short" in cli_error("audit", str(tmp_path / "bad.npz"))
 
 
-def test_npz_with_damaged_bytes_inside(tmp_path, arrays, cli_error):
-    np.savez(tmp_path / "bad.npz", **arrays)
+def test_npz_with_damaged_bytes_inside(tmp_path: Path, arrays: Arrays, cli_error: CliError) -> None:
+    np.savez(tmp_path / "bad.npz", allow_pickle=True, **arrays)
     data = bytearray((tmp_path / "bad.npz").read_bytes())
     data[5000] ^= 255  # inside train_images: only the checksum can tell
     (tmp_path / "bad.npz").write_bytes(data)
     assert "the file is damaged" in cli_error("audit", str(tmp_path / "bad.npz"))
 
 
-def test_npz_with_an_absurd_shape_in_its_header(tmp_path, arrays, cli_error):
+def test_npz_with_an_absurd_shape_in_its_header(tmp_path: Path, arrays: Arrays, cli_error: CliError) -> None:
     header = io.BytesIO()
     np.lib.format.write_array_header_1_0(
         header, {"descr": "|u1", "fortran_order": False, "shape": (10**9, 10**4, 10**4)}
     )
-    np.savez(tmp_path / "bad.npz", **without("train_images")(arrays))
+    np.savez(tmp_path / "bad.npz", allow_pickle=True, **without("train_images")(arrays))
     with zipfile.ZipFile(tmp_path / "bad.npz", "a") as archive:
         archive.writestr("train_images.npy", header.getvalue())
     assert "no readable array header" in cli_error("audit", str(tmp_path / "bad.npz"))
 
 
-def test_not_a_zip(tmp_path, cli_error):
+def test_not_a_zip(tmp_path: Path, cli_error: CliError) -> None:
     (tmp_path / "bad.npz").write_text("hello")
     assert "not a readable npz file" in cli_error("audit", str(tmp_path / "bad.npz"))
 
 
-def test_missing_npz(tmp_path, cli_error):
+def test_missing_npz(tmp_path: Path, cli_error: CliError) -> None:
     assert "no such file" in cli_error("audit", str(tmp_path / "nowhere.npz"))
 
 
-def test_labels_that_are_ids_of_something_else(tmp_path, arrays, cli_error):
+def test_labels_that_are_ids_of_something_else(tmp_path: Path, arrays: Arrays, cli_error: CliError) -> None:
     labels = arrays["train_labels"].astype(np.int64)
     labels[0] = 30_000_000
     write_npz(tmp_path / "x.npz", {**arrays, "train_labels": labels})

@@ -1,6 +1,7 @@
 """Hostile and broken pipeline folders (docs/robustness.md): each ends in one line, with a non-zero code, and runs nothing."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -9,7 +10,8 @@ from safetensors.torch import load_file, save_file
 
 from medmnist_diffusion import cli
 from medmnist_diffusion.manifest import MANIFEST
-from tests.pipeline_folders import WEIGHTS, CliError, edit_json, sampling, without_manifest
+from tests.conftest import CliError
+from tests.pipeline_folders import WEIGHTS, edit_json, sampling, without_manifest
 
 
 @pytest.mark.parametrize("name", ["model_index.json", "unet/config.json", "scheduler/scheduler_config.json", WEIGHTS])
@@ -59,7 +61,7 @@ def test_a_scheduler_that_cannot_work(value: object, pipeline: Path, cli_error: 
     ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
 )
 def test_a_configuration_that_fails_when_images_are_made(
-    file: str, changes: dict, pipeline: Path, cli_error: CliError
+    file: str, changes: dict[str, Any], pipeline: Path, cli_error: CliError
 ) -> None:
     edit_json(without_manifest(pipeline) / file, **changes)
     error = cli_error(*sampling(pipeline))
@@ -96,7 +98,9 @@ def test_weights_of_another_network(pipeline: Path, cli_error: CliError) -> None
     ],
     ids=["wide", "deep", "large images", "many classes", "negative", "unknown block"],
 )
-def test_gigantic_or_impossible_network(changes: dict, message: str, pipeline: Path, cli_error: CliError) -> None:
+def test_gigantic_or_impossible_network(
+    changes: dict[str, Any], message: str, pipeline: Path, cli_error: CliError
+) -> None:
     edit_json(without_manifest(pipeline) / "unet/config.json", **changes)
     assert message in cli_error(*sampling(pipeline))
 
@@ -118,7 +122,7 @@ def test_pickled_weights_are_not_read(pipeline: Path, tmp_path: Path, cli_error:
     marker = tmp_path / "executed"
 
     class Trap:
-        def __reduce__(self):
+        def __reduce__(self) -> tuple[Any, ...]:
             return (open, (str(marker), "w"))
 
     without_manifest(pipeline)
@@ -150,7 +154,7 @@ def test_the_folders_own_code_is_not_run(pipeline: Path, tmp_path: Path) -> None
     ids=lambda changes: " ".join(map(str, next(iter(changes.items())))),
 )
 def test_components_that_are_not_ours(
-    changes: dict, pipeline: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cli_error: CliError
+    changes: dict[str, Any], pipeline: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cli_error: CliError
 ) -> None:
     """diffusers imports the module that model_index.json names: here one that leaves a trace."""
     marker = tmp_path / "executed"

@@ -1,11 +1,9 @@
 """The arguments and the environment of a publication to the Hub of hub_server.py."""
 
-from collections.abc import Callable
 from pathlib import Path
 
 from tests.publish.hub_server import WRITE_TOKEN, Hub
 
-CliError = Callable[..., str]
 REPO = "tester/phantom-28"
 WEIGHTS = "unet/diffusion_pytorch_model.safetensors"
 

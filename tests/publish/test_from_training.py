@@ -8,9 +8,9 @@ from medmnist_diffusion import cli
 from medmnist_diffusion.data import phantom
 from medmnist_diffusion.data.npz import write_npz
 from medmnist_diffusion.metrics import classifier
-from tests.conftest import small_training
+from tests.conftest import CliError, small_training
 from tests.publish.hub_server import WRITE_TOKEN, Hub
-from tests.publish.publishing import REPO, WEIGHTS, CliError
+from tests.publish.publishing import REPO, WEIGHTS
 
 
 def test_training_can_publish_what_it_made(

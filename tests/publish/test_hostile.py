@@ -4,7 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.pipeline_folders import CliError, sampling, without_manifest
+from tests.conftest import CliError
+from tests.pipeline_folders import sampling, without_manifest
 
 
 @pytest.mark.parametrize(

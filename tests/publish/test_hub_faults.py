@@ -1,14 +1,16 @@
 """Faults and refusals of the Hub, over real HTTP against hub_server.py: each is outlived, or said in one line."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 from huggingface_hub import HfApi
 
 from medmnist_diffusion import cli
 from medmnist_diffusion.publish import hub as hub_module
+from tests.conftest import CliError
 from tests.publish.hub_server import READ_TOKEN, Fault, Hub
-from tests.publish.publishing import REPO, WEIGHTS, CliError, publishing
+from tests.publish.publishing import REPO, WEIGHTS, publishing
 
 
 def test_a_file_that_never_arrives(
@@ -53,7 +55,7 @@ def test_a_commit_of_which_nobody_knows(
     """The Hub is gone after it, or answers 504 and may still be at work: that is what is said."""
     commit = HfApi.create_commit
 
-    def last_words(self: HfApi, *args: object, **options: object) -> object:
+    def last_words(self: HfApi, *args: Any, **options: Any) -> object:
         gone = [Fault("/commit/", done=True), Fault("GET /api/models/tester", times=99)]
         hub.faults = [Fault("/commit/", 504)] if late else gone
         return commit(self, *args, **options)

@@ -12,7 +12,8 @@ from medmnist_diffusion import cli
 from medmnist_diffusion.diffusion import folder_check
 from medmnist_diffusion.files import file_hash
 from medmnist_diffusion.publish.card import write_card
-from tests.publish.publishing import REPO, WEIGHTS, CliError, publishing
+from tests.conftest import CliError
+from tests.publish.publishing import REPO, WEIGHTS, publishing
 
 
 def test_not_evaluated(trained_run: Path, cli_error: CliError) -> None:

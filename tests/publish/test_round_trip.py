@@ -10,9 +10,9 @@ from PIL import Image
 from medmnist_diffusion import cli
 from medmnist_diffusion.diffusion.sampling import generate, load_pipeline
 from medmnist_diffusion.files import file_hash
-from tests.conftest import WITHOUT_US, run_python
+from tests.conftest import WITHOUT_US, CliError, run_python
 from tests.publish.hub_server import WRITE_TOKEN, Hub, Repo
-from tests.publish.publishing import REPO, WEIGHTS, CliError, environment, publishing
+from tests.publish.publishing import REPO, WEIGHTS, environment, publishing
 
 STRANGER = (
     WITHOUT_US
@@ -54,7 +54,7 @@ def test_published_loaded_by_a_stranger_and_the_same_images(
     pipe.set_progress_bar_config(disable=True)
     generators = [torch.Generator().manual_seed(seed) for seed in range(4)]
     ours = pipe(class_labels=[0, 1, 2, 3], timesteps=pipe.fast_timesteps(5), output_type="np", generator=generators)
-    np.testing.assert_array_equal(np.load(tmp_path / "images.npy"), ours.images)
+    np.testing.assert_array_equal(np.load(tmp_path / "images.npy"), ours.images)  # type: ignore[union-attr]
 
 
 def test_a_data_set_of_images_goes_up_and_comes_down(hub: Hub, folder: Path, tmp_path: Path) -> None:

@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 from medmnist_diffusion.training import evaluate_fid
-from tests.conftest import small_training
-from tests.pipeline_folders import CliError, sampling
+from tests.conftest import CliError, small_training
+from tests.pipeline_folders import sampling
 
 
 def test_no_place_to_write(small_npz: Path, pipeline: Path, cli_error: CliError, tmp_path: Path) -> None:
