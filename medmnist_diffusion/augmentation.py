@@ -111,7 +111,7 @@ def _generated_beside(
     pipe.set_progress_bar_config(desc="sampling")
     wanted = max(1, round(len(dataset.train) * share / (1 - share)))
     wanted *= 1 if selection is None else round(1 / KEPT_SHARE)
-    check_images_memory(pipe, wanted + len(dataset.train), "Give a smaller --share.")
+    check_images_memory(pipe.image_shape, wanted + len(dataset.train), "Give a smaller --share.")
     labels = dataset.balanced_labels(wanted)
     variants: dict[str, Any] = {}
     if strength is not None:

@@ -57,7 +57,7 @@ def audit(dataset: str, root: str | None, size: int | None, json: Path | None) -
 
     report = audit(load_dataset(dataset, root, size))
     if json:
-        write_json(json, report)
+        write_json(json, report.model_dump())
     print_audit(report)
 
 

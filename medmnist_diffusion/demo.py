@@ -37,7 +37,11 @@ def demo(output: str | Path, minutes: float = 1.0) -> Metrics:
     output = Path(output)
     if output.exists():
         raise UserError(f"{output} exists already. Remove it, or choose another --output.")
-    run, samples, picture = output / "run", output / "samples.npz", output / "real_beside_generated.png"
+    run = output / "run"
+    config = training_config(
+        dataset="phantom", output_dir=str(run), max_train_minutes=minutes, report_to="none"
+    )  # a wrong number of minutes leaves no folder
+    samples, picture = output / "samples.npz", output / "real_beside_generated.png"
     pipeline, seconds, began = run / "pipeline", {}, time.monotonic()
 
     def begin(name: str, arguments: str) -> None:
@@ -50,7 +54,7 @@ def demo(output: str | Path, minutes: float = 1.0) -> Metrics:
     write_json(output / "audit.json", report.model_dump())
     print_audit(report)
     begin("train", f"--dataset phantom --output_dir {run} --max_train_minutes {minutes:g} --report_to none")
-    train(training_config(dataset="phantom", output_dir=str(run), max_train_minutes=minutes, report_to="none"))
+    train(config)
     begin("sample", f"{pipeline} --num_per_class {NUM_PER_CLASS} --output {samples}")
     sample(pipeline, samples, NUM_PER_CLASS)
     begin("evaluate", f"{pipeline} --dataset phantom")

@@ -64,8 +64,9 @@ def sample(
     check_new(output)
     state = start_processes()
     pipe = load_pipeline(pipeline, sampling.sampler)
-    labels = Conditioning(pipe.id2label).each(num_per_class)
-    made = draw(pipe, labels, sampling, "Make fewer at once, with another --seed each time.")
+    remedy = "Make fewer at once, with another --seed each time."
+    check_images_memory(pipe.image_shape, num_per_class * len(pipe.id2label), remedy)
+    made = draw(pipe, Conditioning(pipe.id2label).each(num_per_class), sampling)
     if state.is_main_process:
         record = samples_record(pipeline, pipe, made, sampling)
         write = {"folder": _write_folder, "npz": _write_npz, "parquet": _write_parquet}[output_format]
@@ -78,13 +79,8 @@ def sample(
     state.wait_for_everyone()
 
 
-def draw(pipe: ClassConditionalDDPMPipeline, labels: np.ndarray, sampling: Sampling, remedy: str) -> Split:
-    """Images of the labels, int64 N, as a split; the processes share the work, and each gets all of it.
-
-    Args:
-        remedy: what to do where so many do not fit into memory.
-    """
-    check_images_memory(pipe, len(labels), remedy)
+def draw(pipe: ClassConditionalDDPMPipeline, labels: np.ndarray, sampling: Sampling) -> Split:
+    """Images of the labels, int64 N, as a split; the processes share the work, and each gets all of it."""
     state = PartialState()
     pipe.to(state.device)
     pipe.set_progress_bar_config(disable=not state.is_main_process, desc="sampling")
@@ -98,7 +94,7 @@ def kept_samples(pipeline: Path, labels: np.ndarray, sampling: Sampling, seeds: 
     made where it is not there or does not match.
 
     Raises:
-        UserError: if the pipeline cannot be used, or the images do not fit into memory.
+        UserError: if the pipeline cannot be used.
     """
     state, weights, pipe = PartialState(), file_hash(pipeline / WEIGHTS), None
     for seed in seeds:
@@ -109,7 +105,7 @@ def kept_samples(pipeline: Path, labels: np.ndarray, sampling: Sampling, seeds: 
             logger.info("The images of %s, drawn before, are used again.", path.name)
         else:
             pipe = pipe or load_pipeline(pipeline, sampling.sampler)
-            split = draw(pipe, labels, how, "Give a smaller --num_images.")
+            split = draw(pipe, labels, how)
             if state.is_main_process:
                 _write_npz(path, split, samples_record(pipeline, pipe, split, how))
             state.wait_for_everyone()
@@ -192,11 +188,11 @@ def check_new(output: Path) -> None:
             raise UserError(f"{path} exists already. Choose another --output, or remove it.")
 
 
-def check_images_memory(pipe: ClassConditionalDDPMPipeline, count: int, remedy: str) -> None:
+def check_images_memory(image_shape: tuple[int, ...], count: int, remedy: str) -> None:
     """Raises:
-    UserError: if so many images of a pipeline do not fit into memory, before the first one is made.
+    UserError: if so many images of a shape do not fit into memory, before the first one is made.
     """
-    check_memory(count * (4 * int(np.prod(pipe.image_shape)) + 200), f"making {count:,} images", remedy)
+    check_memory(count * (4 * int(np.prod(image_shape)) + 200), f"making {count:,} images", remedy)
 
 
 def class_folder(label: int, name: str, num_classes: int) -> str:

@@ -8,8 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from medmnist_diffusion import cli
-from medmnist_diffusion.data import npz
+from medmnist_diffusion import cli, samples
 from medmnist_diffusion.errors import DEBUG
 from tests.conftest import CliError, small_training
 from tests.pipeline_folders import WEIGHTS, sampling
@@ -68,7 +67,7 @@ def test_images_that_do_not_fit_leave_no_record(
         raise OSError(errno.ENOSPC, "No space left on device")
 
     with monkeypatch.context() as patch:
-        patch.setattr(npz, "write_npz", full)
+        patch.setattr(samples, "write_npz", full)
         assert "No space left" in cli_error(*sampling(pipeline))
     assert not Path(f"{pipeline}.json").exists()
     assert cli.main(sampling(pipeline)) == 0
@@ -88,10 +87,10 @@ def test_a_fault_of_ours_is_one_line_without_debug(
 ) -> None:
     from medmnist_diffusion.data import audit
 
-    def broken(argv: list[str]) -> None:
+    def broken(dataset: object) -> None:
         raise KeyError("surprise")
 
-    monkeypatch.setattr(audit, "main", broken)
+    monkeypatch.setattr(audit, "audit", broken)
     assert cli.main(["audit", "phantom"]) == 1
     error = capsys.readouterr().err
     assert error.count("\n") == 1
@@ -101,20 +100,18 @@ def test_a_fault_of_ours_is_one_line_without_debug(
         cli.main(["audit", "phantom", DEBUG])
 
 
-def test_contradictory_and_unknown_arguments(capsys: pytest.CaptureFixture[str], cli_error: CliError) -> None:
-    """argparse's own: exit code 2 and no traceback; with the nearest option where one is near."""
+def test_contradictory_and_unknown_arguments(cli_error: CliError) -> None:
+    """Exit code 2, one line and no traceback; with the nearest option where one is near."""
+    assert "Missing argument 'PIPELINE'" in cli_error("sample")
     for arguments in (["sample"], ["train", "--no_such_option", "1"], ["evaluate", "x", "--seed", "many"]):
-        with pytest.raises(SystemExit) as stop:
-            cli.main(arguments)
-        assert stop.value.code == 2
-        assert "Did you mean" not in capsys.readouterr().err
+        assert "Did you mean" not in cli_error(*arguments)
     both = ["train", "--dataset", "phantom", "--output_dir", "x", "--max_train_steps", "5", "--max_train_minutes", "5"]
     assert "only one of" in cli_error(*both)
     for size in ("-5", "0", "2", "10000000"):
         assert f"--size is {size}; from 8 to 1024 pixels" in cli_error("audit", "phantom", "--size", size)
     nan = ["sample", "x", "--num_per_class", "1", "--output", "y", "--guidance_scale", "nan"]
     assert "a finite number" in cli_error(*nan)
-    assert "more than 0" in cli_error("demo", "--output", "x", "--minutes", "nan")
+    assert "minutes is nan" in cli_error("demo", "--output", "x", "--minutes", "nan")
 
 
 @pytest.mark.parametrize(
@@ -128,10 +125,6 @@ def test_contradictory_and_unknown_arguments(capsys: pytest.CaptureFixture[str],
     ],
     ids=lambda value: value[0] if isinstance(value, list) else "",
 )
-def test_a_misspelt_option_gets_a_suggestion(
-    arguments: list[str], nearest: str, capsys: pytest.CaptureFixture[str]
-) -> None:
-    with pytest.raises(SystemExit) as stop:
-        cli.main(arguments)
-    assert stop.value.code == 2
-    assert f"Did you mean {nearest}?" in capsys.readouterr().err
+def test_a_misspelt_option_gets_a_suggestion(arguments: list[str], nearest: str, cli_error: CliError) -> None:
+    hint = cli_error(*arguments).split("Did you mean")[1]
+    assert f"'{nearest}'" in hint

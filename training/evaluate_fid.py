@@ -40,7 +40,7 @@ from medmnist_diffusion.processes import start_processes
 from medmnist_diffusion.publish.card import write_card
 from medmnist_diffusion.publish.figures import metrics_table
 from medmnist_diffusion.publish.plots import plot_closest, plot_ratios
-from medmnist_diffusion.samples import kept_samples, read_sampling_record, samples_path
+from medmnist_diffusion.samples import check_images_memory, kept_samples, read_sampling_record, samples_path
 
 logger = logging.getLogger(__name__)
 NUM_IMAGES, PAIRS = 1000, 10
@@ -149,6 +149,7 @@ def _images(
                 f"{path} makes the classes {classes}, {dataset.name} has {dataset.id2label}. Evaluate against the data set "
                 "that it was trained on."
             )
+        check_images_memory(dataset.train.images.shape[1:], num_images, "Give a smaller --num_images.")
         seeds = range(sampling.seed, sampling.seed + sampling_seeds)
         for split in kept_samples(path, dataset.labels_in_shares(num_images), sampling, seeds):
             yield _checked(path, split, dataset)

@@ -1,19 +1,13 @@
 """What is in a data set, and what is wrong with it: counts, pixels, blank images, duplicates, leaks."""
 
-import argparse
-from collections.abc import Sequence
 from itertools import combinations, islice
-from pathlib import Path
 
 import numpy as np
 
-from medmnist_diffusion.arguments import CommandParser
 from medmnist_diffusion.artifacts import Audit, DatasetDescription, SplitAudit
 from medmnist_diffusion.cache import cache_dir, cached_record, digest
 from medmnist_diffusion.data.dataset import ImageDataset, Split
 from medmnist_diffusion.data.duplicates import image_hashes, in_other, near_pairs, repeats
-from medmnist_diffusion.data.sources import load_dataset
-from medmnist_diffusion.files import write_json
 
 AUDIT_VERSION = 1  # of the way it is counted: audits kept by another are made again
 NEAR_DUPLICATE_GREY_LEVELS = 5.0  # root mean square; a picture saved again as JPEG differs by 2 to 4
@@ -179,30 +173,3 @@ def print_audit(report: Audit) -> None:
 def _pixels(split: SplitAudit) -> str:
     pairs = zip(split.pixel_mean, split.pixel_std, strict=True)
     return "\n".join(f"{mean:.0f} ± {std:.0f}" for mean, std in pairs)
-
-
-def main(argv: Sequence[str]) -> None:
-    parser = CommandParser(
-        prog="medmnist-diffusion audit",
-        description="Counts, pixel statistics, blank images, duplicates, leaks.",
-    )
-    add_dataset_arguments(parser, positional=True)
-    parser.add_argument("--json", type=Path, help="also write the audit to this file")
-    args = parser.parse_args(argv)
-    report = audit(load_dataset(args.dataset, args.root, args.size))
-    if args.json:
-        write_json(args.json, report.model_dump())
-    print_audit(report)
-
-
-def add_dataset_arguments(
-    parser: argparse.ArgumentParser, positional: bool = False, default: str | None = None
-) -> None:
-    """The arguments that name a data set, the same in every command."""
-    text = "a MedMNIST flag, an npz, an image folder, a Hub id, phantom or phantom-rgb"
-    if positional:
-        parser.add_argument("dataset", help=text)
-    else:
-        parser.add_argument("--dataset", required=default is None, default=default, help=text)
-    parser.add_argument("--root", help="where MedMNIST files lie (default: $MEDMNIST_ROOT, else ~/.medmnist)")
-    parser.add_argument("--size", type=int, help="pixels a side (default 28)")
