@@ -67,7 +67,11 @@ class Metric:
         if n < self.min_images:
             # What is refused: all figures of a kind at once, where they ask for the same.
             several = self.min_images == MIN_CLASS_IMAGES and self.needs in ("features", "train_distances")
-            what = (f"{space}" if self.needs == "features" else f"Memorized share, {space}") if several else f"{self.label}, {space}"
+            what = (
+                (f"{space}" if self.needs == "features" else f"Memorized share, {space}")
+                if several
+                else f"{self.label}, {space}"
+            )
             return f"{what}: at least {self.min_images} images on either side are needed"
         if self.images_per_dimension and n // self.images_per_dimension <= space.dimension:
             needed = self.images_per_dimension * space.dimension
