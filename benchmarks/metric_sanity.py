@@ -51,16 +51,16 @@ def changed(split: Split, images: np.ndarray) -> Split:
 
 
 def blur(split: Split, dataset: ImageDataset, pool: Split, strength: float, rng: np.random.Generator) -> Split:
-    return changed(split, gaussian_filter(split.images.astype(float), (0, strength, strength, 0)))
+    return changed(split, gaussian_filter(split.images[:].astype(float), (0, strength, strength, 0)))
 
 
 def noise(split: Split, dataset: ImageDataset, pool: Split, strength: float, rng: np.random.Generator) -> Split:
-    return changed(split, split.images + rng.normal(0, strength, split.images.shape))
+    return changed(split, split.images[:] + rng.normal(0, strength, split.images.shape))
 
 
 def contrast(split: Split, dataset: ImageDataset, pool: Split, strength: float, rng: np.random.Generator) -> Split:
-    mean = split.images.mean((1, 2, 3), keepdims=True)
-    return changed(split, mean + (split.images - mean) * (1 - strength))
+    mean = split.images[:].mean((1, 2, 3), keepdims=True)
+    return changed(split, mean + (split.images[:] - mean) * (1 - strength))
 
 
 def wrong_labels(split: Split, dataset: ImageDataset, pool: Split, strength: float, rng: np.random.Generator) -> Split:
@@ -72,7 +72,7 @@ def wrong_labels(split: Split, dataset: ImageDataset, pool: Split, strength: flo
 
 def drop_modes(split: Split, dataset: ImageDataset, pool: Split, strength: float, rng: np.random.Generator) -> Split:
     """Each class anew from the pool, without the images that are farthest from the class's mean: no image twice."""
-    flat, rows = pool.images.reshape(len(pool), -1).astype(float), []
+    flat, rows = pool.images[:].reshape(len(pool), -1).astype(float), []
     for label in np.unique(split.labels):
         members = np.flatnonzero(pool.labels == label)
         distance = ((flat[members] - flat[members].mean(0)) ** 2).mean(1)
@@ -110,7 +110,7 @@ def duplicates(split: Split, dataset: ImageDataset, pool: Split, strength: float
 
 def copies(disguise: Callable[[np.ndarray], np.ndarray]) -> Fault:
     def fault(split: Split, dataset: ImageDataset, pool: Split, strength: float, rng: np.random.Generator) -> Split:
-        images = split.images.astype(float)
+        images = split.images[:].astype(float)
         for label in np.unique(split.labels):
             members = rng.permutation(np.flatnonzero(split.labels == label))[
                 : int(strength * (split.labels == label).sum())
@@ -181,7 +181,7 @@ def measure(dataset: ImageDataset, candidates: Split, real_side: RealSide) -> li
 def reaction(record: MetricRecord, unspoiled: MetricRecord) -> float:
     """How far a figure moved, in standard errors of the two; p-values' figures against chance are shown the same way."""
     errors = [r.error or 0.0 for r in (record, unspoiled)]
-    return float((record.value - unspoiled.value) / max(np.hypot(*errors), 1e-9))
+    return float((record.value - unspoiled.value) / max(np.hypot(errors[0], errors[1]), 1e-9))
 
 
 def interval_check(
@@ -264,7 +264,7 @@ def main(argv: Sequence[str]) -> None:
         )
     texture = make_extractor("texture", dataset)
     checks = interval_check(
-        next(iter(texture.embed(rest.images).values())), next(iter(texture.embed(dataset.train.images).values()))
+        next(iter(texture.embed(rest.images[:]).values())), next(iter(texture.embed(dataset.train.images[:]).values()))
     )
     expectations = []
     for name, expected in EXPECTED.items():

@@ -11,10 +11,10 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
+from dataset_arguments import add_dataset_arguments
 from judging import RESULTS, drawn_labels, judge, summary_line
 
 from medmnist_diffusion.data import load_dataset
-from medmnist_diffusion.data.audit import add_dataset_arguments
 from medmnist_diffusion.diffusion.folder_check import WEIGHTS
 from medmnist_diffusion.diffusion.machine import describe_machine
 from medmnist_diffusion.diffusion.sampling import generate, load_pipeline

@@ -27,10 +27,10 @@ import matplotlib
 import numpy as np
 import torch
 from contenders import CONTENDERS
+from dataset_arguments import add_dataset_arguments
 from judging import RESULTS, SPACES, dataset_options, floor, judge, peak_memory_gib, summary_line
 
 from medmnist_diffusion.data import load_dataset
-from medmnist_diffusion.data.audit import add_dataset_arguments
 from medmnist_diffusion.errors import UserError, run_command
 from medmnist_diffusion.files import atomic_file, write_json
 from medmnist_diffusion.processes import start_processes

@@ -5,7 +5,7 @@ from pathlib import Path
 from hypothesis import given
 from hypothesis import strategies as st
 
-from medmnist_diffusion.sample import class_folder
+from medmnist_diffusion.samples import class_folder
 
 
 @given(st.integers(0, 999), st.text(max_size=40))

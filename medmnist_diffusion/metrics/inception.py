@@ -74,7 +74,7 @@ def _bare_inception() -> Any:
     it is given an empty one of our own, and the real weights are loaded afterwards with weights_only."""
     from torchmetrics.image.fid import NoTrainInceptionV3
 
-    class Bare(NoTrainInceptionV3):  # type: ignore[misc]  # torchmetrics' stubs are skipped
+    class Bare(NoTrainInceptionV3):
         def load_state_dict(self, state_dict: dict[str, Any], *args: object, **kwargs: object) -> object:
             return super().load_state_dict(state_dict, *args, **kwargs) if state_dict else None
 

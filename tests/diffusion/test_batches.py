@@ -1,11 +1,14 @@
 """Batches by number: order, shares of processes, timesteps, dropped labels, augmentation."""
 
+from pathlib import Path
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
 from scipy.stats import kstest, norm
 
-from medmnist_diffusion.data import load_dataset
+from medmnist_diffusion.data import Split, load_dataset
 from medmnist_diffusion.data.conditioning import Conditioning
 from medmnist_diffusion.diffusion.batches import LOG_SNR_MEAN, LOG_SNR_STD, TrainingBatches
 from medmnist_diffusion.diffusion.loss import log_snr
@@ -19,15 +22,15 @@ CLASSES = Conditioning({label: str(label) for label in range(4)})
 
 
 @pytest.fixture(scope="module")
-def split(small_npz):
+def split(small_npz: Path) -> Any:
     return load_dataset(str(small_npz)).train
 
 
-def make_batches(split, **options):
+def make_batches(split: Split, **options: Any) -> Any:
     return TrainingBatches(split, 32, seed=3, num_train_timesteps=1000, conditioning=CLASSES, **options)
 
 
-def test_every_image_once_an_epoch(split):
+def test_every_image_once_an_epoch(split: Split) -> None:
     batches = make_batches(split)  # 240 images, 32 a batch: 7.5 batches an epoch
     rows = np.concatenate([batches.indices(number) for number in range(15)])
     for epoch in (rows[:240], rows[240:]):
@@ -35,7 +38,7 @@ def test_every_image_once_an_epoch(split):
     assert list(rows[:240]) != list(rows[240:])
 
 
-def test_a_batch_is_a_function_of_its_number(split):
+def test_a_batch_is_a_function_of_its_number(split: Split) -> None:
     forwards, backwards = make_batches(split, random_shift=2), make_batches(split, random_shift=2)
     first = [forwards[number] for number in range(12)]
     second = [backwards[number] for number in reversed(range(12))][::-1]
@@ -45,14 +48,14 @@ def test_a_batch_is_a_function_of_its_number(split):
     assert not torch.equal(first[0].noise, first[1].noise)
 
 
-def test_processes_share_the_global_batch(split):
+def test_processes_share_the_global_batch(split: Split) -> None:
     whole = make_batches(split, random_shift=1)[5]
     parts = [make_batches(split, random_shift=1, rank=rank, world_size=2)[5] for rank in range(2)]
     for name in ("images", "labels", "noise", "timesteps"):
         assert torch.equal(torch.cat([getattr(part, name) for part in parts]), getattr(whole, name))
 
 
-def test_timesteps_are_normal_in_log_snr(split):
+def test_timesteps_are_normal_in_log_snr(split: Split) -> None:
     """Against the normal distribution itself (Kolmogorov–Smirnov), and every batch covers it evenly."""
     levels = log_snr(build_noise_scheduler())
     batches = TrainingBatches(split, 64, 0, 1000, CLASSES, log_snr=levels)
@@ -63,19 +66,19 @@ def test_timesteps_are_normal_in_log_snr(split):
     assert len({tuple(row.tolist()) for row in drawn}) == 60
 
 
-def test_label_dropout_has_its_share(split):
+def test_label_dropout_has_its_share(split: Split) -> None:
     dropped = [(make_batches(split, label_dropout=0.3)[number].labels == 4).float().mean() for number in range(200)]
     assert np.mean(dropped) == pytest.approx(0.3, abs=0.02)
     assert (make_batches(split, label_dropout=0.0)[0].labels < 4).all()
 
 
-def test_class_balanced_batches(split):
+def test_class_balanced_batches(split: Split) -> None:
     batches = make_batches(split, class_balanced=True, label_dropout=0.0)
     labels = torch.cat([batches[number].labels for number in range(100)])
     np.testing.assert_allclose(np.bincount(labels) / len(labels), 0.25, atol=0.03)
 
 
-def test_augmentation_shifts_only_by_so_much(split):
+def test_augmentation_shifts_only_by_so_much(split: Split) -> None:
     shifted, plain = make_batches(split, random_shift=1)[0].images, make_batches(split)[0].images
     assert not torch.equal(shifted, plain)
     padded = torch.nn.functional.pad(plain, (1, 1, 1, 1), mode="replicate")

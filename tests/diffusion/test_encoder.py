@@ -1,5 +1,7 @@
 """The encoder: which factor is chosen."""
 
+from typing import Any
+
 import pytest
 
 from medmnist_diffusion.diffusion.encoder import unshuffle_factor
@@ -11,8 +13,8 @@ LAUNCHES = ROOT / "training" / "configs" / "accelerate"
 @pytest.mark.parametrize("widths", [(64,), (32, 64), (16, 32, 64)])
 @pytest.mark.parametrize("channels", [1, 3])
 def test_unshuffling_leaves_14_pixels_that_can_be_halved_and_no_more_channels_than_the_last_layer_tells_apart(
-    widths, channels
-):
+    widths: Any, channels: Any
+) -> None:
     for size in range(14, 257):
         factor = unshuffle_factor(size, channels, widths)
         allowed = [

@@ -1,5 +1,7 @@
 """The loss against closed forms: noising, targets, errors and weights."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -25,7 +27,7 @@ def linear_alpha_bar(timesteps: int = 1000) -> np.ndarray:
 @pytest.mark.parametrize(
     ("schedule", "alpha_bar"), [("squaredcos_cap_v2", cosine_alpha_bar()), ("linear", linear_alpha_bar())]
 )
-def test_noising_and_targets(schedule, alpha_bar):
+def test_noising_and_targets(schedule: Any, alpha_bar: Any) -> None:
     rng = torch.Generator().manual_seed(0)
     clean, noise = torch.randn(2, 5, 4, 14, 14, generator=rng).double()
     timesteps = torch.tensor([0, 10, 250, 500, 998])
@@ -41,11 +43,11 @@ def test_noising_and_targets(schedule, alpha_bar):
         torch.testing.assert_close(target, expected, atol=2e-5, rtol=1e-4)
 
 
-def test_at_the_last_timestep_only_noise_is_left():
+def test_at_the_last_timestep_only_noise_is_left() -> None:
     assert build_noise_scheduler().alphas_cumprod[-1] < 1e-6
 
 
-def test_losses_against_numpy_and_scipy():
+def test_losses_against_numpy_and_scipy() -> None:
     prediction, target = torch.randn(2, 3, 4, 5, 5, generator=torch.Generator().manual_seed(0)).double()
     difference = (prediction - target).numpy()
     expected = {
@@ -59,7 +61,7 @@ def test_losses_against_numpy_and_scipy():
         np.testing.assert_allclose(loss, values.mean((1, 2, 3)), rtol=1e-6)
 
 
-def test_min_snr_weights_agree_across_targets():
+def test_min_snr_weights_agree_across_targets() -> None:
     """The same x_0 error must weigh the same whatever the target: ε error = SNR · x_0 error, v error = (SNR + 1) · it."""
     timesteps = torch.tensor([5, 100, 500, 900])
     alpha_bar = torch.from_numpy(cosine_alpha_bar()[timesteps])

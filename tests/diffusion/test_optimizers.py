@@ -8,7 +8,7 @@ from tests.conftest import ROOT, small_unet
 LAUNCHES = ROOT / "training" / "configs" / "accelerate"
 
 
-def test_muon_takes_the_hidden_kernels_and_orthogonalizes_them():
+def test_muon_takes_the_hidden_kernels_and_orthogonalizes_them() -> None:
     """One step from rest changes each kernel, as a matrix, by learning rate × a matrix with all singular values about 1."""
     torch.manual_seed(0)
     unet = small_unet()
@@ -32,7 +32,7 @@ def test_muon_takes_the_hidden_kernels_and_orthogonalizes_them():
     assert len(only.param_groups[0]["params"]) == len(list(unet.parameters()))
 
 
-def test_muon_does_what_torchs_does_but_for_its_rounding():
+def test_muon_does_what_torchs_does_but_for_its_rounding() -> None:
     """torch.optim.Muon takes matrices and orthogonalizes in bfloat16, which has a relative error of 2^-8."""
     torch.manual_seed(0)
     kernels = [torch.nn.Parameter(torch.randn(shape)) for shape in ((8, 4, 3, 3), (8, 4, 3, 3), (16, 8, 1, 1))]

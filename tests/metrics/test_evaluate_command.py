@@ -2,6 +2,9 @@
 
 import json
 import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -17,7 +20,7 @@ from medmnist_diffusion.metrics.table import record_label
 from ..conftest import run_python
 
 
-def test_every_figure_has_its_floor_and_numbers(evaluated, capsys):
+def test_every_figure_has_its_floor_and_numbers(evaluated: Path, capsys: pytest.CaptureFixture[str]) -> None:
     values = json.loads((evaluated / "m.json").read_text())
     assert set(values) == {"dataset", "pipeline", "sampling", "metrics", "refused"}
     names = [(r["name"], r["extractor"], r["class"]) for r in values["metrics"]]
@@ -34,7 +37,9 @@ def test_every_figure_has_its_floor_and_numbers(evaluated, capsys):
             assert record["ratio"] == pytest.approx(record["value"] / record["floor"])
 
 
-def test_another_model_reuses_what_was_computed_of_the_real_set(evaluated, small_npz, private_cache, capsys):
+def test_another_model_reuses_what_was_computed_of_the_real_set(
+    evaluated: Path, small_npz: Path, private_cache: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
     with np.load(evaluated / "fresh.npz") as arrays:
         other = dict(arrays)
     other["train_images"] = 255 - other["train_images"]
@@ -54,13 +59,13 @@ def test_another_model_reuses_what_was_computed_of_the_real_set(evaluated, small
     assert "not measured: texture (81): at least 20 images on either side are needed (class: " in printed.out
 
 
-def test_the_same_images_give_the_same_file(evaluated, small_npz):
+def test_the_same_images_give_the_same_file(evaluated: Path, small_npz: Path) -> None:
     assert cli.main(["evaluate", str(evaluated / "fresh.npz"), "--dataset", str(small_npz), "--features", "classifier",
                      "texture", "--output", str(evaluated / "again.json")]) == 0  # fmt: skip
     assert (evaluated / "again.json").read_text() == (evaluated / "m.json").read_text()
 
 
-def test_two_processes_measure_the_same(evaluated, small_npz, tmp_path):
+def test_two_processes_measure_the_same(evaluated: Path, small_npz: Path, tmp_path: Path) -> None:
     result = run_python(
         "-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2", "-m", "medmnist_diffusion.cli",
         "evaluate", str(evaluated / "fresh.npz"), "--dataset", str(small_npz), "--features", "classifier", "texture",
@@ -73,7 +78,7 @@ def test_two_processes_measure_the_same(evaluated, small_npz, tmp_path):
         assert other.value == pytest.approx(record.value, rel=1e-4, abs=1e-4), record_label(record)
 
 
-def test_pipelines_and_image_folders_are_evaluated_too(trained_run, small_npz, tmp_path):
+def test_pipelines_and_image_folders_are_evaluated_too(trained_run: Path, small_npz: Path, tmp_path: Path) -> None:
     pipeline = tmp_path / "pipeline"
     shutil.copytree(trained_run / "pipeline", pipeline)
     arguments = ["--dataset", str(small_npz), "--features", "texture"]
@@ -92,7 +97,9 @@ def test_pipelines_and_image_folders_are_evaluated_too(trained_run, small_npz, t
     assert two == pytest.approx(one, rel=0.5)  # the same generator, other numbers of images
 
 
-def test_a_pipeline_is_drawn_anew_for_every_sampling_seed(trained_run, small_npz, tmp_path, monkeypatch):
+def test_a_pipeline_is_drawn_anew_for_every_sampling_seed(
+    trained_run: Path, small_npz: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(classifier, "STEPS", 40)  # real ones, shorter, with a name of their own in the cache
     monkeypatch.setattr(classifier, "RECIPE", "short")
     folder = tmp_path / "pipeline"
@@ -118,7 +125,9 @@ def test_a_pipeline_is_drawn_anew_for_every_sampling_seed(trained_run, small_npz
     assert values["both"] == pytest.approx((values["0"] + values["1"]) / 2, abs=0.05)
 
 
-def test_what_does_not_fit_is_refused(trained_run, small_npz, tmp_path, cli_error):
+def test_what_does_not_fit_is_refused(
+    trained_run: Path, small_npz: Path, tmp_path: Path, cli_error: Callable[..., str]
+) -> None:
     arguments = ["--features", "texture", "--output", str(tmp_path / "m.json")]
     other = tmp_path / "other.npz"
     write_npz(other, phantom.make_phantom(size=32, counts={"train": 60, "val": 20, "test": 20}))
@@ -143,7 +152,7 @@ def test_what_does_not_fit_is_refused(trained_run, small_npz, tmp_path, cli_erro
     assert not (tmp_path / "m.json").exists()
 
 
-def test_bad_image_folders_are_named(small_npz, tmp_path, cli_error):
+def test_bad_image_folders_are_named(small_npz: Path, tmp_path: Path, cli_error: Callable[..., str]) -> None:
     arguments = ["--dataset", str(small_npz), "--features", "texture", "--output", str(tmp_path / "m.json")]
     (tmp_path / "empty").mkdir()
     assert "no images found" in cli_error("evaluate", str(tmp_path / "empty"), *arguments)

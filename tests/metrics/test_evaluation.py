@@ -1,6 +1,7 @@
 """evaluate_images: floors, refusals, labels; real images score as their floor."""
 
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -19,7 +20,7 @@ from medmnist_diffusion.metrics.table import record_label
 from .helpers import fresh
 
 
-def test_floor_in_a_fitted_space_comes_from_images_that_it_never_saw(small):
+def test_floor_in_a_fitted_space_comes_from_images_that_it_never_saw(small: Any) -> None:
     """The classifier has memorized its 240 training images: fresh real images would look bad beside a floor made of those."""
     plan = plan_comparison(small, small.splits["val"], fresh(400), None, seed=0, only_held_out=True)
     assert plan.floor_split is small.splits["val"]
@@ -29,7 +30,7 @@ def test_floor_in_a_fitted_space_comes_from_images_that_it_never_saw(small):
     assert precision.value == pytest.approx(precision.floor, abs=0.15)
 
 
-def test_a_missing_class_is_a_loss_not_an_error(small):
+def test_a_missing_class_is_a_loss_not_an_error(small: Any) -> None:
     generated = fresh(400)
     without = generated.subset(np.flatnonzero(generated.labels != 2))
     plan = plan_comparison(small, small.splits["val"], without, None, seed=0)
@@ -41,7 +42,7 @@ def test_a_missing_class_is_a_loss_not_an_error(small):
     assert {None, 0, 1} <= {record.class_ for record in evaluation.records} <= {None, 0, 1, 3}
 
 
-def test_a_class_that_val_hardly_has_does_not_silence_the_others(small):
+def test_a_class_that_val_hardly_has_does_not_silence_the_others(small: Any) -> None:
     """Overall figures of labels and copies are then those of the other classes, and say so."""
     val = small.splits["val"]
     rows = np.concatenate([np.flatnonzero(val.labels != 3), np.flatnonzero(val.labels == 3)[:1]])
@@ -53,7 +54,7 @@ def test_a_class_that_val_hardly_has_does_not_silence_the_others(small):
     assert any("too few val images (class: 3)" in line for line in evaluation.refused)
 
 
-def test_a_fitted_space_without_enough_fresh_images_is_refused(small):
+def test_a_fitted_space_without_enough_fresh_images_is_refused(small: Any) -> None:
     """55 val images make fewer than 50 in the right shares: then no figure, rather than a floor made of training images."""
     few = replace(small, splits={**small.splits, "val": small.splits["val"].subset(np.arange(40))})
     spaces = [make_extractor("classifier", few), make_extractor("texture", few)]
@@ -62,7 +63,7 @@ def test_a_fitted_space_without_enough_fresh_images_is_refused(small):
     assert any("fitted to train" in line for line in evaluation.refused)
 
 
-def test_label_accuracy_counts_swapped_labels(small):
+def test_label_accuracy_counts_swapped_labels(small: Any) -> Any:
     def accuracies(split: Split) -> list[MetricRecord]:
         return evaluate_images(small, split, [], parts=["labels"]).records
 
@@ -76,7 +77,7 @@ def test_label_accuracy_counts_swapped_labels(small):
     assert right[0].interval[0] < right[0].value <= right[0].interval[1]
 
 
-def test_fresh_real_images_score_as_their_floor():
+def test_fresh_real_images_score_as_their_floor() -> None:
     """Two draws of the phantom: ratios cover 1, the unbiased distances' differences cover 0, the neighbour figures agree."""
     arrays = phantom.make_phantom(seed=1, counts={"train": 800, "val": 200, "test": 50})
     splits = {
@@ -101,7 +102,7 @@ def test_fresh_real_images_score_as_their_floor():
             assert record.p_value > 0.01, record_label(record)
 
 
-def test_a_distance_with_too_few_images_is_refused_aloud(small):
+def test_a_distance_with_too_few_images_is_refused_aloud(small: Any) -> None:
     few = phantom.make_phantom(seed=3, counts={"train": 90})
     split = Split("few", few["train_images"][..., None], few["train_labels"][:, 0].astype(np.int64))
     evaluation = evaluate_images(small, split, [make_extractor("texture", small)], parts=["features"])

@@ -2,6 +2,8 @@
 
 import json
 import shutil
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,13 +16,13 @@ from medmnist_diffusion.metrics.extractors import extract, make_extractor, textu
 from .helpers import degraded, distance, fresh
 
 
-def test_texture_and_classifier_rank_what_is_not_real(small):
+def test_texture_and_classifier_rank_what_is_not_real(small: Any) -> None:
     for name in ("texture", "classifier"):
         extractor = make_extractor(name, small)
         (reference,) = extract(extractor, small.train).values()
         real = distance(reference, next(iter(extract(extractor, fresh(160)).values())))
         worse = {}
-        for case, images in degraded(fresh(160).images).items():
+        for case, images in degraded(fresh(160).images[:]).items():
             (features,) = extract(extractor, Split(case, images, fresh(160).labels)).values()
             worse[case] = distance(reference, features)
         assert real < worse["a little noise"] < worse["much noise"], (name, real, worse)
@@ -28,7 +30,7 @@ def test_texture_and_classifier_rank_what_is_not_real(small):
 
 
 @pytest.mark.parametrize("channels", [1, 3])
-def test_texture_features_against_pywavelet_style_energies(channels):
+def test_texture_features_against_pywavelet_style_energies(channels: Any) -> None:
     """The first level's horizontal, vertical and diagonal Haar details of a known image."""
     images = np.zeros((1, 12, 12, channels), np.uint8)
     images[:, :, ::2] = 255  # columns alternate: ±2 between neighbours in the model's range
@@ -40,7 +42,7 @@ def test_texture_features_against_pywavelet_style_energies(channels):
     np.testing.assert_allclose(levels[1:], np.log(1e-5), rtol=1e-5)
 
 
-def test_pca_against_scikit_learn(small):
+def test_pca_against_scikit_learn(small: Any) -> None:
     from sklearn.decomposition import PCA
 
     ((dimension, ours),) = extract(make_extractor("pca", small), small.train).items()
@@ -51,7 +53,7 @@ def test_pca_against_scikit_learn(small):
 
 
 @pytest.fixture(scope="module")
-def tiny_backbone(tmp_path_factory):
+def tiny_backbone(tmp_path_factory: pytest.TempPathFactory) -> Any:
     """A vision transformer of transformers with random weights, saved as its users save theirs."""
     from transformers import ViTConfig, ViTImageProcessor, ViTModel
 
@@ -65,7 +67,7 @@ def tiny_backbone(tmp_path_factory):
     return folder
 
 
-def test_any_vision_backbone_of_transformers(tiny_backbone, small):
+def test_any_vision_backbone_of_transformers(tiny_backbone: Any, small: Any) -> None:
     from transformers import ViTImageProcessor, ViTModel
 
     extractor = make_extractor(str(tiny_backbone), small)
@@ -79,7 +81,9 @@ def test_any_vision_backbone_of_transformers(tiny_backbone, small):
     np.testing.assert_allclose(features, expected.numpy(), atol=0.02)
 
 
-def test_a_backbone_is_known_by_weights_and_processing_never_by_its_folder(tiny_backbone, small, tmp_path):
+def test_a_backbone_is_known_by_weights_and_processing_never_by_its_folder(
+    tiny_backbone: Any, small: Any, tmp_path: Path
+) -> None:
     """A folder named `inception` must not make an FID, nor other normalization share a cache entry."""
     folder = tmp_path / "inception"
     shutil.copytree(tiny_backbone, folder)
@@ -91,7 +95,7 @@ def test_a_backbone_is_known_by_weights_and_processing_never_by_its_folder(tiny_
     assert make_extractor(str(folder), small).identity != named.identity
 
 
-def test_the_image_half_of_clip(small, tmp_path):
+def test_the_image_half_of_clip(small: Any, tmp_path: Path) -> None:
     from transformers import CLIPConfig, CLIPImageProcessor, CLIPModel
 
     tiny = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
@@ -108,7 +112,7 @@ def test_the_image_half_of_clip(small, tmp_path):
     assert np.isfinite(features).all()
 
 
-def test_unknown_feature_spaces(small, tmp_path):
+def test_unknown_feature_spaces(small: Any, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="Did you mean 'texture'"):
         make_extractor("textur", small)
     (tmp_path / "empty").mkdir()

@@ -1,5 +1,7 @@
 """The Fréchet distance against closed forms, torchmetrics and torch-fidelity."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -17,7 +19,7 @@ from .helpers import correlated, distance, normal
 
 
 @pytest.mark.parametrize(("n", "dim"), [(500, 8), (300, 64), (40, 64)])
-def test_frechet_distance_against_torchmetrics_and_torch_fidelity(n, dim):
+def test_frechet_distance_against_torchmetrics_and_torch_fidelity(n: Any, dim: Any) -> None:
     real, generated = correlated(n + 7, dim, 0), correlated(n, dim, 1)
     statistics = [torch.from_numpy(x) for pair in ((f.mean(0), np.cov(f.T)) for f in (real, generated)) for x in pair]
     reference = fid_statistics_to_metric(
@@ -30,7 +32,7 @@ def test_frechet_distance_against_torchmetrics_and_torch_fidelity(n, dim):
     assert ours == pytest.approx(reference, rel=1e-3)
 
 
-def test_frechet_distance_of_gaussians_with_exact_moments():
+def test_frechet_distance_of_gaussians_with_exact_moments() -> None:
     """Whitened samples have exactly the moments that they are given: |Δμ|² + Σ (σ_1 − σ_2)² for axis-aligned ones."""
     rng = np.random.default_rng(0)
     samples = []
@@ -42,7 +44,7 @@ def test_frechet_distance_of_gaussians_with_exact_moments():
     assert distance(*samples) == pytest.approx(5 + 1 + 0 + 6.25, rel=1e-9)
 
 
-def test_frechet_distance_properties():
+def test_frechet_distance_properties() -> None:
     real, generated = correlated(200, 16, 0), correlated(150, 16, 1)
     assert distance(real, real) == pytest.approx(0, abs=1e-6)
     assert distance(real, generated) == pytest.approx(distance(generated, real), rel=1e-9)
@@ -55,20 +57,20 @@ def test_frechet_distance_properties():
 
 
 @pytest.mark.parametrize("n", [2, 5, 16, 17])
-def test_fewer_images_than_features_stay_finite(n):
+def test_fewer_images_than_features_stay_finite(n: Any) -> None:
     value = distance(correlated(300, 16, 0), correlated(n, 16, 1))
     assert np.isfinite(value)
     assert value > 0
 
 
-def test_what_has_no_distance_is_refused():
+def test_what_has_no_distance_is_refused() -> None:
     with pytest.raises(ValueError, match="at least 2 images"):
         distance(correlated(20, 4, 0), correlated(20, 4, 1)[:1])
     with pytest.raises(ValueError, match="NaN"):
         distance(correlated(20, 4, 0), np.full((20, 4), np.nan))
 
 
-def test_interval_covers_the_expected_distance():
+def test_interval_covers_the_expected_distance() -> None:
     """Of 60 repetitions at n = 200, most intervals hold the mean of the estimator at that n."""
     rng = np.random.default_rng(0)
     real = FeatureStatistics.of(rng.normal(size=(5000, 6)))
@@ -80,7 +82,7 @@ def test_interval_covers_the_expected_distance():
     assert np.mean([high - low for low, high in intervals]) < expected  # and they are not simply wide
 
 
-def test_extrapolation_removes_the_bias_for_few_images():
+def test_extrapolation_removes_the_bias_for_few_images() -> None:
     """Same distribution on both sides: at n = 200 the distance is far from its limit 0, the extrapolated one is near it."""
     real = FeatureStatistics.of(normal(50000, 16))
     plain = np.mean([frechet_distance(real, normal(200, 16, i + 1)) for i in range(20)])

@@ -1,5 +1,9 @@
 """The network behind FID, with random weights and with a stand-in for the official file."""
 
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -14,7 +18,7 @@ from medmnist_diffusion.metrics.extractors import extract, make_extractor
 from .helpers import degraded, distance, fresh
 
 
-def test_random_inception_runs_offline_at_all_dimensions_and_ranks(small):
+def test_random_inception_runs_offline_at_all_dimensions_and_ranks(small: Any) -> None:
     """Finite at 768 and 2048 too, the same every time, and it sees noise and blur."""
     extractor = make_extractor("random", small)
     assert extractor.name == "random-inception"
@@ -22,7 +26,7 @@ def test_random_inception_runs_offline_at_all_dimensions_and_ranks(small):
     assert list(reference) == [64, 192, 768, 2048]
     images = fresh(60)
     real = extract(extractor, images)
-    cases = degraded(images.images)
+    cases = degraded(images.images[:])
     worse = {name: extract(extractor, Split(name, cases[name], images.labels)) for name in ("much noise", "blobs")}
     for dimension, features in reference.items():
         assert np.isfinite(features).all()
@@ -36,7 +40,7 @@ def test_random_inception_runs_offline_at_all_dimensions_and_ranks(small):
 
 
 @pytest.fixture
-def stand_in_weights(tmp_path, monkeypatch):
+def stand_in_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     """A file of the official one's layout with random weights, and its hash as the one to expect."""
     torch.manual_seed(0)
     network = inception._bare_inception()
@@ -46,7 +50,7 @@ def stand_in_weights(tmp_path, monkeypatch):
     return tmp_path / "weights.pth"
 
 
-def test_fid_equals_torchmetrics_from_images_to_figure(stand_in_weights, small):
+def test_fid_equals_torchmetrics_from_images_to_figure(stand_in_weights: Any, small: Any) -> None:
     real, generated = small.train.subset(np.arange(70)), fresh(66)
     extractor = make_extractor("inception", small, stand_in_weights)
     theirs = FrechetInceptionDistance(64, feature_extractor_weights_path=str(stand_in_weights)).set_dtype(
@@ -59,7 +63,7 @@ def test_fid_equals_torchmetrics_from_images_to_figure(stand_in_weights, small):
     assert ours == pytest.approx(float(theirs.compute()), rel=1e-3)
 
 
-def test_another_weights_file_is_refused(small_npz, tmp_path, cli_error):
+def test_another_weights_file_is_refused(small_npz: Path, tmp_path: Path, cli_error: Callable[..., str]) -> None:
     (tmp_path / "weights.pth").write_bytes(b"something else")
     message = cli_error("evaluate", str(small_npz), "--dataset", str(small_npz), "--inception_weights",
                         str(tmp_path / "weights.pth"))  # fmt: skip
@@ -69,7 +73,9 @@ def test_another_weights_file_is_refused(small_npz, tmp_path, cli_error):
                                        str(tmp_path / "none.pth"))  # fmt: skip
 
 
-def test_absent_weights_and_no_network(small_npz, tmp_path, cli_error, monkeypatch):
+def test_absent_weights_and_no_network(
+    small_npz: Path, tmp_path: Path, cli_error: Callable[..., str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The real download is tried, at an address where nothing listens."""
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
     monkeypatch.setattr(feature_extractor_inceptionv3, "URL_INCEPTION_V3", "http://127.0.0.1:9/weights-6726825d.pth")

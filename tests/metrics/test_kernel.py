@@ -1,5 +1,7 @@
 """The kernel distance against torchmetrics, torch-fidelity and its definition."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -12,7 +14,7 @@ from .helpers import normal
 
 
 @pytest.mark.parametrize(("m", "n", "dim"), [(200, 200, 8), (1500, 1100, 16)])
-def test_kernel_distance_against_torchmetrics_and_torch_fidelity(m, n, dim):
+def test_kernel_distance_against_torchmetrics_and_torch_fidelity(m: Any, n: Any, dim: Any) -> None:
     real, generated = normal(m, dim), normal(n, dim, 1, 0.5)
     ours = kernel_distance(real, generated).value
     if m == n:  # theirs take equal sizes
@@ -26,6 +28,6 @@ def test_kernel_distance_against_torchmetrics_and_torch_fidelity(m, n, dim):
     assert ours == pytest.approx(direct, rel=1e-9)
 
 
-def test_kernel_distance_is_unbiased():
+def test_kernel_distance_is_unbiased() -> None:
     values = [kernel_distance(normal(60, seed=i), normal(40, seed=i + 1000)).value for i in range(200)]
     assert abs(np.mean(values)) < 3 * np.std(values) / np.sqrt(len(values))

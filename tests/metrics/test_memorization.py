@@ -1,5 +1,8 @@
 """Copies: planted ones are found (exact, noised, shifted, mirrored), fresh images are not, leaks hide nothing."""
 
+from pathlib import Path
+from typing import Any
+
 import numpy as np
 import pytest
 from scipy.stats import kstest
@@ -22,13 +25,13 @@ from .helpers import fresh, overall_records, planted
 
 
 @pytest.fixture(scope="module")
-def dataset(tmp_path_factory):
+def dataset(tmp_path_factory: pytest.TempPathFactory) -> Any:
     path = tmp_path_factory.mktemp("data") / "set.npz"
     write_npz(path, phantom.make_phantom(seed=11, counts={"train": 600, "val": 300, "test": 50}))
     return load_dataset(str(path))
 
 
-def test_fresh_images_are_not_flagged(dataset):
+def test_fresh_images_are_not_flagged(dataset: Any) -> None:
     found = overall_records(dataset, fresh(400))
     assert found["memorized_share"].p_value > 0.05
     assert found["nearness_to_train"].p_value > 0.01
@@ -38,13 +41,13 @@ def test_fresh_images_are_not_flagged(dataset):
 
 
 @pytest.mark.parametrize("kind", ["exact", "noised", "shifted", "mirrored"])
-def test_five_percent_of_copies_are_flagged(dataset, kind):
+def test_five_percent_of_copies_are_flagged(dataset: Any, kind: Any) -> None:
     record = overall_records(dataset, planted(dataset, 0.05, kind))["memorized_share"]
     assert record.p_value < 0.01
     assert 0.05 <= record.value < 0.09
 
 
-def test_nothing_but_copies(dataset):
+def test_nothing_but_copies(dataset: Any) -> None:
     found = overall_records(dataset, planted(dataset, 1.0, "noised"))
     assert found["memorized_share"].value == 1
     assert found["nearness_to_train"].value == pytest.approx(1)
@@ -52,7 +55,7 @@ def test_nothing_but_copies(dataset):
     assert found["authenticity"].value < 0.05
 
 
-def test_repeated_samples_are_flagged(dataset):
+def test_repeated_samples_are_flagged(dataset: Any) -> None:
     split = fresh(200)
     twice = Split("twice", np.concatenate([split.images] * 2), np.concatenate([split.labels] * 2))
     record = overall_records(dataset, twice)["duplicate_share"]
@@ -60,7 +63,7 @@ def test_repeated_samples_are_flagged(dataset):
     assert record.floor < 0.02
 
 
-def test_leaks_do_not_hide_copies(tmp_path):
+def test_leaks_do_not_hide_copies(tmp_path: Path) -> None:
     """With training images in val, the 1 % quantile of val's distances would be 0 and nothing would be flagged."""
     arrays = phantom.make_phantom(counts={"train": 240, "val": 80, "test": 80})
     arrays["val_images"][:10] = arrays["train_images"][:10]
@@ -71,7 +74,7 @@ def test_leaks_do_not_hide_copies(tmp_path):
     assert "10 left out" in record.floor_source
 
 
-def test_val_that_is_train_cannot_judge_copies(tmp_path):
+def test_val_that_is_train_cannot_judge_copies(tmp_path: Path) -> None:
     arrays = phantom.make_phantom(counts={"train": 240, "val": 240, "test": 60})
     for part in ("images", "labels"):
         arrays[f"val_{part}"] = arrays[f"train_{part}"]
@@ -85,7 +88,7 @@ def test_val_that_is_train_cannot_judge_copies(tmp_path):
 
 
 @pytest.mark.parametrize("contrast", [1.0, 0.25, 0.1])
-def test_low_contrast_does_not_turn_val_images_into_copies(contrast):
+def test_low_contrast_does_not_turn_val_images_into_copies(contrast: Any) -> None:
     arrays = phantom.make_phantom(counts={"train": 240, "val": 80, "test": 20})
     splits = {
         name: Split(
@@ -99,7 +102,7 @@ def test_low_contrast_does_not_turn_val_images_into_copies(contrast):
     assert len(clean_held_out(faint)) >= 75
 
 
-def test_the_mix_of_classes_does_not_pass_for_copying(dataset):
+def test_the_mix_of_classes_does_not_pass_for_copying(dataset: Any) -> None:
     """Fresh images in other class shares than val's are neither copies nor shy of train: the overall test has train's shares."""
     split = fresh(400)
     rng = np.random.default_rng(0)
@@ -110,14 +113,14 @@ def test_the_mix_of_classes_does_not_pass_for_copying(dataset):
     assert all(0.01 < record.p_value < 0.99 for record in overall)
 
 
-def test_nearest_copy_finds_the_disguised_original(dataset):
+def test_nearest_copy_finds_the_disguised_original(dataset: Any) -> None:
     for kind in ("exact", "shifted", "mirrored"):
         found = nearest_copies(planted(dataset, 1.0, kind, 100), dataset.train)
         assert found.rows.tolist() == list(range(100)), kind
         np.testing.assert_allclose(found.distances, 0, atol=1e-3)
 
 
-def test_nearest_features_against_brute_force():
+def test_nearest_features_against_brute_force() -> None:
     rng = np.random.default_rng(0)
     queries, references = rng.normal(size=(30, 5)), rng.normal(size=(40, 5))
     distances = np.linalg.norm(queries[:, None] - references[None], axis=-1)
@@ -129,7 +132,7 @@ def test_nearest_features_against_brute_force():
     assert (authentic(nearest_features(references, references), itself) == 0).all()
 
 
-def test_threshold_p_values_are_exact_for_fresh_images():
+def test_threshold_p_values_are_exact_for_fresh_images() -> None:
     """Under exchangeability they are (super-)uniform: at most 5 % of them lie below 0.05, with the threshold's luck included."""
     rng = np.random.default_rng(0)
     p_values = []
@@ -140,7 +143,7 @@ def test_threshold_p_values_are_exact_for_fresh_images():
         assert np.mean(np.array(p_values) <= level) <= level + 3 * np.sqrt(level / 2000)
 
 
-def test_nearness_is_the_mann_whitney_statistic():
+def test_nearness_is_the_mann_whitney_statistic() -> None:
     rng = np.random.default_rng(0)
     generated, held_out = rng.normal(size=80).round(1), rng.normal(0.5, 1, 60).round(1)
     value = nearness_to_train(generated, held_out)

@@ -1,6 +1,8 @@
 """Records: means of several draws, the file, old files, names that nobody knows."""
 
 import json
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,13 +14,13 @@ from medmnist_diffusion.errors import UserError
 from medmnist_diffusion.metrics.intervals import Z, standard_error
 from medmnist_diffusion.metrics.records import over_seeds
 from medmnist_diffusion.metrics.table import record_label
-from medmnist_diffusion.publish.card import overall_rows
+from medmnist_diffusion.publish.figures import overall_rows
 from medmnist_diffusion.publish.plots import ratio_rows
 
 from ..conftest import ROOT
 
 
-def test_draws_with_several_seeds_become_means_with_students_interval(evaluated):
+def test_draws_with_several_seeds_become_means_with_students_interval(evaluated: Path) -> None:
     draws = []
     for shift in (0.0, 0.3, 0.9):
         records = Metrics.read(evaluated / "m.json").metrics
@@ -40,7 +42,7 @@ def test_draws_with_several_seeds_become_means_with_students_interval(evaluated)
     assert all(0 <= r.interval[0] <= r.interval[1] <= 1 and 0 <= r.p_value <= 1 for r in shares)
 
 
-def test_records_round_trip(evaluated, tmp_path):
+def test_records_round_trip(evaluated: Path, tmp_path: Path) -> None:
     metrics = Metrics.read(evaluated / "m.json")
     metrics.write(tmp_path / "copy.json")
     assert (tmp_path / "copy.json").read_bytes() == (evaluated / "m.json").read_bytes()
@@ -55,7 +57,7 @@ def test_records_round_trip(evaluated, tmp_path):
         lambda record: record.update(extra=1),
     ],
 )
-def test_a_file_that_does_not_fit_the_schema_is_refused(evaluated, tmp_path, damage):
+def test_a_file_that_does_not_fit_the_schema_is_refused(evaluated: Path, tmp_path: Path, damage: Any) -> None:
     values = json.loads((evaluated / "m.json").read_text())
     damage(values["metrics"][0])
     (tmp_path / "m.json").write_text(json.dumps(values))
@@ -63,13 +65,13 @@ def test_a_file_that_does_not_fit_the_schema_is_refused(evaluated, tmp_path, dam
         Metrics.read(tmp_path / "m.json")
 
 
-def test_only_official_weights_make_an_fid(evaluated):
+def test_only_official_weights_make_an_fid(evaluated: Path) -> None:
     record = Metrics.read(evaluated / "m.json").metrics[0]
     assert record_label(record.model_copy(update={"extractor": "inception", "dimension": 2048})) == "FID (2048)"
     assert "FID" not in record_label(record.model_copy(update={"extractor": "random-inception", "dimension": 2048}))
 
 
-def test_a_file_of_version_0_1_loads_and_its_errors_are_inferred(evaluated, tmp_path):
+def test_a_file_of_version_0_1_loads_and_its_errors_are_inferred(evaluated: Path, tmp_path: Path) -> None:
     """Its records hold no standard errors: they come from the intervals' longer sides. Means are then the same."""
     values = json.loads((evaluated / "m.json").read_text())
     for record in values["metrics"]:
@@ -85,12 +87,12 @@ def test_a_file_of_version_0_1_loads_and_its_errors_are_inferred(evaluated, tmp_
 
 
 @pytest.mark.parametrize("card", ["pneumoniamnist-28", "phantom-28"])
-def test_shipped_files_load(card):
+def test_shipped_files_load(card: Any) -> None:
     metrics = Metrics.read(ROOT / "model_cards" / card / "metrics.json")
     assert all(record_label(record) for record in metrics.metrics)
 
 
-def test_somebody_elses_metric_loads_and_is_shown_by_its_name(evaluated, tmp_path):
+def test_somebody_elses_metric_loads_and_is_shown_by_its_name(evaluated: Path, tmp_path: Path) -> None:
     values = json.loads((evaluated / "m.json").read_text())
     values["metrics"][0]["name"] = "beauty"
     (tmp_path / "m.json").write_text(json.dumps(values))

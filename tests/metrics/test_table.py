@@ -14,7 +14,7 @@ from medmnist_diffusion.metrics.evidence import Candidate
 from medmnist_diffusion.metrics.extractors import EXTRACTORS, Extractor
 from medmnist_diffusion.metrics.intervals import Estimate, delete_half_jackknife
 from medmnist_diffusion.metrics.table import METRICS, Metric, record_label
-from medmnist_diffusion.publish.card import overall_rows
+from medmnist_diffusion.publish.figures import overall_rows
 from medmnist_diffusion.publish.plots import ratio_rows
 
 from .helpers import fresh

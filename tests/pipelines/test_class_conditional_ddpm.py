@@ -4,6 +4,7 @@ import json
 import shutil
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -23,13 +24,13 @@ def pipe() -> ClassConditionalDDPMPipeline:
     torch.manual_seed(0)
     unet = small_unet(classes=2).eval()
     torch.nn.init.normal_(unet.class_embedding.weight, std=3.0)
-    pipe = ClassConditionalDDPMPipeline(unet, build_noise_scheduler(), NAMES, pixel_unshuffle=2, null_label=2)
+    pipe: Any = ClassConditionalDDPMPipeline(unet, build_noise_scheduler(), NAMES, pixel_unshuffle=2, null_label=2)
     pipe.scheduler = DPMSolverMultistepScheduler.from_config(pipe.scheduler.config)
     pipe.set_progress_bar_config(disable=True)
     return pipe
 
 
-def grey(pipe: ClassConditionalDDPMPipeline, **options: object) -> np.ndarray:
+def grey(pipe: Any, **options: Any) -> np.ndarray:
     """uint8-scaled output, so that differences are in grey levels."""
     return pipe(num_inference_steps=5, output_type="np", **options).images * 255
 
@@ -38,7 +39,7 @@ def seeded(*seeds: int) -> list[torch.Generator]:
     return [torch.Generator().manual_seed(seed) for seed in seeds]
 
 
-def test_names_and_ids_mean_the_same(pipe):
+def test_names_and_ids_mean_the_same(pipe: Any) -> None:
     by_id = grey(pipe, class_labels=[1, 0], generator=seeded(1, 2))
     by_name = grey(pipe, class_labels=["pneumonia", 0], generator=seeded(1, 2))
     np.testing.assert_array_equal(by_id, by_name)
@@ -46,13 +47,13 @@ def test_names_and_ids_mean_the_same(pipe):
     assert pipe.labels == {"normal": 0, "pneumonia": 1}
 
 
-def test_the_label_changes_the_image(pipe):
+def test_the_label_changes_the_image(pipe: Any) -> None:
     normal, pneumonia = grey(pipe, class_labels=[0, 1], generator=seeded(5, 5))
     assert np.abs(normal - pneumonia).max() > 5
 
 
 @pytest.mark.parametrize("scheduler", [DDPMScheduler, DDIMScheduler, DPMSolverMultistepScheduler])
-def test_an_image_does_not_depend_on_its_batch(pipe, scheduler):
+def test_an_image_does_not_depend_on_its_batch(pipe: Any, scheduler: Any) -> None:
     pipe.scheduler = scheduler.from_config(pipe.scheduler.config)
     together = grey(pipe, class_labels=[0, 1, 1], generator=seeded(7, 8, 9))
     split = grey(pipe, class_labels=[0, 1, 1], generator=seeded(7, 8, 9), batch_size=2)
@@ -61,14 +62,14 @@ def test_an_image_does_not_depend_on_its_batch(pipe, scheduler):
     assert np.abs(together[1] - alone[0]).max() <= 1
 
 
-def test_one_generator_gives_the_same_first_images_whatever_their_number(pipe):
+def test_one_generator_gives_the_same_first_images_whatever_their_number(pipe: Any) -> None:
     few = grey(pipe, class_labels=0, num_images_per_label=2, generator=torch.Generator().manual_seed(3))
     many = grey(pipe, class_labels=0, num_images_per_label=6, generator=torch.Generator().manual_seed(3), batch_size=4)
     assert np.abs(few - many[:2]).max() <= 1
     assert np.abs(many[0] - many[1]).max() > 5
 
 
-def test_guidance_follows_its_formula(pipe):
+def test_guidance_follows_its_formula(pipe: Any) -> None:
     """One step of a deterministic sampler with w against unconditional + w (conditional − unconditional), by hand."""
     pipe.scheduler = DDIMScheduler.from_config(pipe.scheduler.config)
     w, generators = 3.0, seeded(4)
@@ -86,7 +87,7 @@ def test_guidance_follows_its_formula(pipe):
     torch.testing.assert_close(images, (expected / 2 + 0.5).clamp(0, 1))
 
 
-def test_output_types_agree_and_grey_stays_grey(pipe):
+def test_output_types_agree_and_grey_stays_grey(pipe: Any) -> None:
     options = {"class_labels": [0, 1], "num_inference_steps": 3}
     pil = pipe(**options, generator=seeded(1, 2)).images
     array = pipe(**options, generator=seeded(1, 2), output_type="np", return_dict=False)[0]
@@ -98,19 +99,19 @@ def test_output_types_agree_and_grey_stays_grey(pipe):
     np.testing.assert_allclose(np.asarray(pil[1]), array[1, :, :, 0] * 255, atol=0.51)
 
 
-def test_rgb_has_three_channels():
+def test_rgb_has_three_channels() -> None:
     unet = small_unet(32, 3)
-    pipe = ClassConditionalDDPMPipeline(unet, build_noise_scheduler(), None, 2, 4)
+    pipe: Any = ClassConditionalDDPMPipeline(unet, build_noise_scheduler(), None, 2, 4)
     pipe.set_progress_bar_config(disable=True)
     image = pipe(class_labels=3, num_inference_steps=2).images[0]
     assert image.mode == "RGB"
     assert image.size == (32, 32)
 
 
-def test_callback_sees_every_step_and_may_change_latents(pipe):
+def test_callback_sees_every_step_and_may_change_latents(pipe: Any) -> Any:
     seen = []
 
-    def callback(pipe, step, timestep, tensors):
+    def callback(pipe: Any, step: Any, timestep: Any, tensors: Any) -> Any:
         seen.append((step, timestep))
         return {"latents": torch.zeros_like(tensors["latents"])}
 
@@ -130,13 +131,13 @@ def test_callback_sees_every_step_and_may_change_latents(pipe):
         ({"class_labels": 0, "num_images_per_label": 0}, "at least 1"),
     ],
 )
-def test_wrong_arguments_are_refused(pipe, options, message):
+def test_wrong_arguments_are_refused(pipe: Any, options: Any, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         pipe(**options)
 
 
 @pytest.mark.parametrize("schedule", ["squaredcos_cap_v2", "linear"])
-def test_fast_timesteps_are_those_of_karras(pipe, schedule):
+def test_fast_timesteps_are_those_of_karras(pipe: Any, schedule: Any) -> None:
     pipe.scheduler = build_noise_scheduler(schedule)
     alpha_bar = pipe.scheduler.alphas_cumprod.double()
     noise = (1 / alpha_bar - 1).sqrt()
@@ -154,7 +155,7 @@ def test_fast_timesteps_are_those_of_karras(pipe, schedule):
         pipe.fast_timesteps(0)
 
 
-def test_fast_timesteps_converge_to_a_known_solution(pipe):
+def test_fast_timesteps_converge_to_a_known_solution(pipe: Any) -> Any:
     """Images that are normal with deviation 0.5: the best prediction, and where sampling must end, have closed forms."""
     deviation, start = 0.5, torch.linspace(-3, 3, 13)
 
@@ -174,7 +175,7 @@ def test_fast_timesteps_converge_to_a_known_solution(pipe):
     assert errors[2] < 0.01
 
 
-def test_timesteps_are_visited_as_given(pipe):
+def test_timesteps_are_visited_as_given(pipe: Any) -> None:
     seen = []
     grey_levels = pipe(
         class_labels=0,
@@ -187,21 +188,21 @@ def test_timesteps_are_visited_as_given(pipe):
     assert np.isfinite(grey_levels).all()
 
 
-def test_a_unet_that_would_ignore_labels_is_refused():
+def test_a_unet_that_would_ignore_labels_is_refused() -> None:
     blocks = {"down_block_types": ("DownBlock2D",), "up_block_types": ("UpBlock2D",), "block_out_channels": (32,)}
     unet = UNet2DModel(sample_size=14, in_channels=4, out_channels=4, **blocks)
     with pytest.raises(ValueError, match="silently ignore every class label"):
         ClassConditionalDDPMPipeline(unet, DDPMScheduler(), NAMES)
 
 
-def test_guidance_needs_a_null_class():
+def test_guidance_needs_a_null_class() -> None:
     unet = small_unet(classes=1)  # embeds 2 labels: here both are classes
-    pipe = ClassConditionalDDPMPipeline(unet, DDPMScheduler(), NAMES, 2, null_label=None)
+    pipe: Any = ClassConditionalDDPMPipeline(unet, DDPMScheduler(), NAMES, 2, null_label=None)
     with pytest.raises(ValueError, match="without a null class"):
         pipe(class_labels=0, guidance_scale=2.0)
 
 
-def test_saved_folder_loads_with_our_class_and_gives_the_same_image(pipe, tmp_path):
+def test_saved_folder_loads_with_our_class_and_gives_the_same_image(pipe: Any, tmp_path: Path) -> None:
     pipe.save_pretrained(tmp_path / "saved")
     index = json.loads((tmp_path / "saved" / "model_index.json").read_text())
     assert index["_class_name"] == ["pipeline", "ClassConditionalDDPMPipeline"]
@@ -230,7 +231,7 @@ assert "medmnist_diffusion" not in sys.modules
 )
 
 
-def test_saved_folder_loads_without_this_package(pipe, tmp_path):
+def test_saved_folder_loads_without_this_package(pipe: Any, tmp_path: Path) -> None:
     folder = tmp_path / "saved"
     pipe.save_pretrained(folder)
     result = run_python("-c", STRANGER, str(folder), str(tmp_path / "images.npy"), cwd=tmp_path)
@@ -243,7 +244,7 @@ def test_saved_folder_loads_without_this_package(pipe, tmp_path):
     shutil.rmtree(again)
 
 
-def test_without_trust_diffusers_refuses_to_run_the_folders_code(pipe, tmp_path):
+def test_without_trust_diffusers_refuses_to_run_the_folders_code(pipe: Any, tmp_path: Path) -> None:
     pipe.save_pretrained(tmp_path / "saved")
     code = "import sys; from diffusers import DiffusionPipeline; DiffusionPipeline.from_pretrained(sys.argv[1])"
     result = run_python("-c", code, str(tmp_path / "saved"), cwd=tmp_path)

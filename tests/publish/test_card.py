@@ -3,6 +3,9 @@
 import json
 import re
 import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 
 import pytest
 from huggingface_hub import ModelCard
@@ -16,13 +19,13 @@ from tests.conftest import run_python
 
 
 @pytest.fixture
-def pipeline(trained_run, tmp_path):
+def pipeline(trained_run: Path, tmp_path: Path) -> Any:
     shutil.copytree(trained_run / "pipeline", tmp_path / "pipeline")
     return tmp_path / "pipeline"
 
 
 @pytest.fixture(scope="module")
-def evaluated(trained_run, small_npz, tmp_path_factory):
+def evaluated(trained_run: Path, small_npz: Path, tmp_path_factory: pytest.TempPathFactory) -> Any:
     folder = tmp_path_factory.mktemp("evaluated") / "pipeline"
     shutil.copytree(trained_run / "pipeline", folder)
     arguments = [
@@ -40,7 +43,7 @@ def evaluated(trained_run, small_npz, tmp_path_factory):
     return folder
 
 
-def test_an_unevaluated_card_claims_nothing(pipeline):
+def test_an_unevaluated_card_claims_nothing(pipeline: Path) -> None:
     card = ModelCard.load(pipeline / "README.md")
     assert card.data.library_name == "diffusers"
     assert card.data.eval_results is None
@@ -49,7 +52,7 @@ def test_an_unevaluated_card_claims_nothing(pipeline):
     assert "Research only, not for diagnosis" in card.text
 
 
-def test_measured_figures_stand_in_the_card_with_their_floors(evaluated):
+def test_measured_figures_stand_in_the_card_with_their_floors(evaluated: Path) -> None:
     records = json.loads((evaluated / "metrics.json").read_text())["metrics"]
     card = ModelCard.load(evaluated / "README.md")
     in_index = {result.metric_name: result.metric_value for result in card.data.eval_results}
@@ -64,7 +67,7 @@ def test_measured_figures_stand_in_the_card_with_their_floors(evaluated):
     assert "dpmsolver++, 5 steps" in card.text
 
 
-def test_metadata_block_is_valid_yaml_for_the_hub(evaluated):
+def test_metadata_block_is_valid_yaml_for_the_hub(evaluated: Path) -> None:
     card = ModelCard.load(evaluated / "README.md")
     assert card.data.to_dict()["model-index"][0]["results"]
     assert card.data.license == "other"
@@ -72,7 +75,7 @@ def test_metadata_block_is_valid_yaml_for_the_hub(evaluated):
     assert card.data.pipeline_tag == "unconditional-image-generation"
 
 
-def test_only_the_official_features_in_full_are_called_fid_on_the_hub(evaluated):
+def test_only_the_official_features_in_full_are_called_fid_on_the_hub(evaluated: Path) -> None:
     metrics = Metrics.read(evaluated / "metrics.json")
     overall = next(record for record in metrics.metrics if record.class_ is None)
     of_inception = [
@@ -83,7 +86,7 @@ def test_only_the_official_features_in_full_are_called_fid_on_the_hub(evaluated)
     assert [result.metric_type for result in data.eval_results] == ["frechet_distance", "frechet_distance", "fid"]
 
 
-def test_the_whole_configuration_and_the_pictures_are_there(pipeline):
+def test_the_whole_configuration_and_the_pictures_are_there(pipeline: Path) -> None:
     text = (pipeline / "README.md").read_text()
     for name in SETTINGS:
         assert name in PRIVATE_SETTINGS or f"{name}:" in text
@@ -93,7 +96,7 @@ def test_the_whole_configuration_and_the_pictures_are_there(pipeline):
     assert "None" not in text
 
 
-def test_the_snippet_of_the_card_runs_without_this_package(pipeline, tmp_path):
+def test_the_snippet_of_the_card_runs_without_this_package(pipeline: Path, tmp_path: Path) -> None:
     write_card(pipeline, str(pipeline))
     (snippet,) = re.findall(r"```python\n(.*?)```", (pipeline / "README.md").read_text(), re.DOTALL)
     (tmp_path / "snippet.py").write_text(
@@ -104,7 +107,7 @@ def test_the_snippet_of_the_card_runs_without_this_package(pipeline, tmp_path):
     assert Image.open(tmp_path / "sample.png").size == (28, 28)
 
 
-def test_the_phantom_is_called_synthetic(tmp_path):
+def test_the_phantom_is_called_synthetic(tmp_path: Path) -> None:
     run = tmp_path / "run"
     arguments = ["--max_train_steps", "3", "--train_batch_size", "8", "--mixed_precision", "no", "--report_to", "none"]
     assert cli.main(["train", "--dataset", "phantom-rgb", "--output_dir", str(run), *arguments]) == 0
@@ -115,7 +118,9 @@ def test_the_phantom_is_called_synthetic(tmp_path):
     assert Image.open(run / "pipeline" / "samples.png").mode == "RGB"
 
 
-def test_figures_of_another_data_set_or_other_weights_are_refused(evaluated, tmp_path, cli_error):
+def test_figures_of_another_data_set_or_other_weights_are_refused(
+    evaluated: Path, tmp_path: Path, cli_error: Callable[..., str]
+) -> None:
     folder = tmp_path / "pipeline"
     shutil.copytree(evaluated, folder)
     metrics = json.loads((folder / "metrics.json").read_text())
@@ -127,7 +132,7 @@ def test_figures_of_another_data_set_or_other_weights_are_refused(evaluated, tmp
         assert message in cli_error("card", str(folder))
 
 
-def test_memorization_is_said_aloud(evaluated, tmp_path):
+def test_memorization_is_said_aloud(evaluated: Path, tmp_path: Path) -> None:
     folder = tmp_path / "pipeline"
     shutil.copytree(evaluated, folder)
     metrics = json.loads((folder / "metrics.json").read_text())
@@ -139,7 +144,7 @@ def test_memorization_is_said_aloud(evaluated, tmp_path):
     assert "That is more than chance" in (folder / "README.md").read_text()
 
 
-def test_copies_of_one_class_are_said_aloud_and_chance_is_not(evaluated, tmp_path):
+def test_copies_of_one_class_are_said_aloud_and_chance_is_not(evaluated: Path, tmp_path: Path) -> None:
     """One class far below chance flags the model; one of many p-values just below 0.01 does not (Holm)."""
     folder = tmp_path / "pipeline"
     shutil.copytree(evaluated, folder)
@@ -153,5 +158,5 @@ def test_copies_of_one_class_are_said_aloud_and_chance_is_not(evaluated, tmp_pat
         assert ("That is more than chance" in (folder / "README.md").read_text()) is flagged
 
 
-def test_an_empty_folder_is_no_pipeline(tmp_path, cli_error):
+def test_an_empty_folder_is_no_pipeline(tmp_path: Path, cli_error: Callable[..., str]) -> None:
     assert "model_index.json is missing" in cli_error("card", str(tmp_path))

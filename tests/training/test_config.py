@@ -1,5 +1,9 @@
 """Settings: a file and a command line together, and every value that cannot be."""
 
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
 import pytest
 
 from medmnist_diffusion.training.arguments import parse_config
@@ -8,7 +12,7 @@ from tests.conftest import ROOT
 LAUNCHES = ROOT / "training" / "configs" / "accelerate"
 
 
-def test_yaml_and_command_line_together(tmp_path):
+def test_yaml_and_command_line_together(tmp_path: Path) -> None:
     (tmp_path / "c.yaml").write_text("dataset: phantom\nlearning_rate: 0.005\nmax_train_steps: 7\nloss_type: huber\n")
     config = parse_config(["--config", str(tmp_path / "c.yaml"), "--output_dir", "x", "--max_train_steps", "9"])
     assert (config.dataset, config.learning_rate, config.max_train_steps) == ("phantom", 0.005, 9)
@@ -16,11 +20,11 @@ def test_yaml_and_command_line_together(tmp_path):
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / "training" / "configs").glob("*.yaml")), ids=lambda path: path.name)
-def test_committed_configurations_are_valid(path):
+def test_committed_configurations_are_valid(path: Path) -> None:
     parse_config(["--config", str(path), "--dataset", "phantom", "--output_dir", "x"])
 
 
-def test_a_budget_on_the_command_line_replaces_that_of_the_file():
+def test_a_budget_on_the_command_line_replaces_that_of_the_file() -> None:
     path = ROOT / "training" / "configs" / "default.yaml"
     config = parse_config(
         ["--config", str(path), "--dataset", "phantom", "--output_dir", "x", "--max_train_steps", "9"]
@@ -37,26 +41,26 @@ def test_a_budget_on_the_command_line_replaces_that_of_the_file():
         ("loss_type: l3", "'l2', 'l1' or 'huber'"),
     ],
 )
-def test_wrong_types_in_yaml(line, message, tmp_path, cli_error):
+def test_wrong_types_in_yaml(line: str, message: str, tmp_path: Path, cli_error: Callable[..., str]) -> None:
     (tmp_path / "c.yaml").write_text(line + "\n")
     assert message in cli_error(
         "train", "--dataset", "phantom", "--output_dir", str(tmp_path / "x"), "--config", str(tmp_path / "c.yaml")
     )
 
 
-def test_a_bare_no_in_yaml_is_a_precision(tmp_path):
+def test_a_bare_no_in_yaml_is_a_precision(tmp_path: Path) -> None:
     (tmp_path / "c.yaml").write_text("mixed_precision: no\n")
     arguments = ["--dataset", "phantom", "--output_dir", "x", "--config", str(tmp_path / "c.yaml")]
     assert parse_config(arguments).mixed_precision == "no"
 
 
-def test_default_configuration_writes_out_the_defaults():
+def test_default_configuration_writes_out_the_defaults() -> None:
     arguments = ["--dataset", "phantom", "--output_dir", "x"]
     path = ROOT / "training" / "configs" / "default.yaml"
     assert parse_config(["--config", str(path), *arguments]) == parse_config(arguments)
 
 
-def test_no_budget_means_twenty_minutes():
+def test_no_budget_means_twenty_minutes() -> None:
     assert parse_config(["--dataset", "phantom", "--output_dir", "x"]).max_train_minutes == 20
 
 
@@ -83,7 +87,7 @@ def test_no_budget_means_twenty_minutes():
         (["--block_out_channels", "16", "32", "32", "32", "--max_train_steps", "1"], "cannot be divided by 8"),
     ],
 )
-def test_bad_settings(arguments, message, cli_error, tmp_path):
+def test_bad_settings(arguments: Any, message: str, cli_error: Callable[..., str], tmp_path: Path) -> None:
     base = [] if message.endswith("is needed") else ["--dataset", "phantom", "--output_dir", str(tmp_path / "x")]
     assert message in cli_error("train", *base, *arguments)
     assert not (tmp_path / "x" / "pipeline").exists()
@@ -94,12 +98,12 @@ def test_bad_settings(arguments, message, cli_error, tmp_path):
     [("[" * 3000, "cannot be read as YAML"), ("block_out_channels: &a [*a]", "one value, or a list of them")],
     ids=["deep", "holds itself"],
 )
-def test_yaml_without_end(text, message, tmp_path, cli_error):
+def test_yaml_without_end(text: str, message: str, tmp_path: Path, cli_error: Callable[..., str]) -> None:
     (tmp_path / "x.yaml").write_text(text)
     arguments = ["--dataset", "phantom", "--output_dir", str(tmp_path / "x"), "--config", str(tmp_path / "x.yaml")]
     assert message in cli_error("train", *arguments)
 
 
-def test_unknown_setting_in_yaml_names_the_nearest(tmp_path, cli_error):
+def test_unknown_setting_in_yaml_names_the_nearest(tmp_path: Path, cli_error: Callable[..., str]) -> None:
     (tmp_path / "c.yaml").write_text("learning_rat: 0.1\n")
     assert "Did you mean 'learning_rate'?" in cli_error("train", "--config", str(tmp_path / "c.yaml"))

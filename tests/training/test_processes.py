@@ -3,6 +3,8 @@
 import json
 import subprocess
 import sys
+from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -18,7 +20,7 @@ LAUNCHES = ROOT / "training" / "configs" / "accelerate"
 
 
 @pytest.mark.parametrize("optimizer", [pytest.param("adamw", marks=pytest.mark.slow), "muon"])
-def test_two_processes_really_run_and_agree_with_one(optimizer, small_npz, tmp_path):
+def test_two_processes_really_run_and_agree_with_one(optimizer: Any, small_npz: Path, tmp_path: Path) -> None:
     """The same global batch: 2 × 8 under accelerate launch against 1 × 16; what differs is the order of float32 sums."""
     weights, losses = [], []
     for name, launch, batch in (
@@ -42,7 +44,7 @@ def test_two_processes_really_run_and_agree_with_one(optimizer, small_npz, tmp_p
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="the launcher's arguments are read from /proc")
-def test_one_process_where_two_were_asked_for_is_an_error(small_npz, tmp_path):
+def test_one_process_where_two_were_asked_for_is_an_error(small_npz: Path, tmp_path: Path) -> None:
     arguments = [*small_training(small_npz, tmp_path / "run"), "--max_train_steps", "5"]
     launch = ["-m", "accelerate.commands.launch", "--cpu", "--num_processes", "2"]
     result = run_python(*launch, str(ROOT / "training" / "train.py"), *arguments, cwd=tmp_path)
@@ -51,7 +53,7 @@ def test_one_process_where_two_were_asked_for_is_an_error(small_npz, tmp_path):
 
 
 @pytest.mark.slow
-def test_two_machines_are_two_launchers_that_find_each_other(small_npz, tmp_path):
+def test_two_machines_are_two_launchers_that_find_each_other(small_npz: Path, tmp_path: Path) -> None:
     """Two nodes of one process each, both on this machine: one run, of the same losses as two processes of one launcher."""
     arguments = [*small_training(small_npz, tmp_path / "nodes"), "--max_train_steps", "10", "--train_batch_size", "8"]
     configuration = tmp_path / "two_nodes.yaml"
@@ -82,7 +84,7 @@ def test_two_machines_are_two_launchers_that_find_each_other(small_npz, tmp_path
     assert losses[0] == pytest.approx(losses[1], rel=1e-2)
 
 
-def test_launch_configurations_are_read_by_accelerate():
+def test_launch_configurations_are_read_by_accelerate() -> None:
     said = {path.name: load_config_from_file(str(path)) for path in LAUNCHES.glob("*.yaml")}
     launches = {
         name: (config.distributed_type.value, config.num_machines, config.num_processes)

@@ -5,6 +5,7 @@ import signal
 import time
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
@@ -136,7 +137,7 @@ def test_killed_between_the_last_step_and_the_pipeline(
 ) -> None:
     """Whatever of the end was not written is written by the same command."""
     run, arguments = tmp_path / "run", [*small_training(small_npz, tmp_path / "run"), *EVERYTHING]
-    saved = training_run.save_pipeline_folder
+    saved: Any = training_run.save_pipeline_folder  # type: ignore[attr-defined]
 
     def killed(folder: Path, *rest: object) -> Path:
         if folder.name == "pipeline":

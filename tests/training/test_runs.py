@@ -3,6 +3,7 @@
 import csv
 import json
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -26,7 +27,7 @@ from tests.conftest import ROOT, small_training, small_unet
 LAUNCHES = ROOT / "training" / "configs" / "accelerate"
 
 
-def test_a_run_leaves_all_its_files(trained_run):
+def test_a_run_leaves_all_its_files(trained_run: Path) -> None:
     for name in (
         "loss.csv", "loss.png", "training_config.yaml", "samples/step_00000060.png", "pipeline/README.md",
         "pipeline/pipeline.py", "pipeline/model_index.json", "pipeline/training_config.yaml", "pipeline/loss.png",
@@ -45,14 +46,14 @@ def test_a_run_leaves_all_its_files(trained_run):
     assert float(rows[-1]["loss"]) < float(rows[0]["loss"])
 
 
-def test_saved_configuration_trains_again_and_names_no_machine(trained_run, small_npz):
+def test_saved_configuration_trains_again_and_names_no_machine(trained_run: Path, small_npz: Path) -> None:
     text = (trained_run / "pipeline" / "training_config.yaml").read_text()
     assert str(small_npz.parent) not in text
     assert yaml.safe_load(text)["block_out_channels"] == [16, 32]
     parse_config(["--config", str(trained_run / "training_config.yaml"), "--output_dir", "x"])
 
 
-def test_ema_moved_and_differs_from_the_raw_weights(trained_run):
+def test_ema_moved_and_differs_from_the_raw_weights(trained_run: Path) -> None:
     checkpoint = newest_checkpoint(trained_run / "checkpoints")
     raw = load_file(checkpoint / "model.safetensors")
     ema = UNet2DModel.from_pretrained(checkpoint / "unet_ema").state_dict()
@@ -65,7 +66,9 @@ def test_ema_moved_and_differs_from_the_raw_weights(trained_run):
     assert not torch.allclose(ema[name], start[name])
 
 
-def test_stopped_and_resumed_equals_never_stopped(trained_run, small_npz, tmp_path, capsys):
+def test_stopped_and_resumed_equals_never_stopped(
+    trained_run: Path, small_npz: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     """Stopped after 30 of 60 steps: simulated by removing everything that came after the checkpoint of step 30."""
     run = tmp_path / "run"
     shutil.copytree(trained_run, run)
@@ -81,7 +84,9 @@ def test_stopped_and_resumed_equals_never_stopped(trained_run, small_npz, tmp_pa
     assert strip[0] == strip[1]
 
 
-def test_a_finished_run_is_left_as_it_is(trained_run, small_npz, tmp_path, capsys):
+def test_a_finished_run_is_left_as_it_is(
+    trained_run: Path, small_npz: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     """The same command again must not replace what was evaluated since."""
     run = tmp_path / "run"
     shutil.copytree(trained_run, run)
@@ -91,7 +96,9 @@ def test_a_finished_run_is_left_as_it_is(trained_run, small_npz, tmp_path, capsy
     assert (run / "pipeline" / "metrics.json").is_file()
 
 
-def test_another_global_batch_does_not_resume(trained_run, small_npz, tmp_path, cli_error):
+def test_another_global_batch_does_not_resume(
+    trained_run: Path, small_npz: Path, tmp_path: Path, cli_error: Callable[..., str]
+) -> None:
     run = tmp_path / "run"
     shutil.copytree(trained_run, run)
     state = run / "checkpoints" / "step_00000060" / "state.json"
@@ -103,7 +110,7 @@ def test_another_global_batch_does_not_resume(trained_run, small_npz, tmp_path, 
     assert "32 images a step" in error
 
 
-def test_a_card_of_a_run_without_its_leaks_can_be_made(tmp_path, monkeypatch):
+def test_a_card_of_a_run_without_its_leaks_can_be_made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """What is evaluated is the set as it is given, with or without --drop_leaks in training."""
     monkeypatch.setattr(classifier, "STEPS", 40)  # three of them, with a name of their own in the cache
     monkeypatch.setattr(classifier, "RECIPE", "short")
@@ -120,7 +127,9 @@ def test_a_card_of_a_run_without_its_leaks_can_be_made(tmp_path, monkeypatch):
     assert "3 that also stand in val or test were removed" in (run / "pipeline" / "README.md").read_text()
 
 
-def test_a_damaged_checkpoint_is_named_and_passed_over(trained_run, small_npz, tmp_path, capsys):
+def test_a_damaged_checkpoint_is_named_and_passed_over(
+    trained_run: Path, small_npz: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     run = tmp_path / "run"
     shutil.copytree(trained_run, run)
     optimizer = run / "checkpoints" / "step_00000060" / "optimizer.bin"
@@ -129,13 +138,15 @@ def test_a_damaged_checkpoint_is_named_and_passed_over(trained_run, small_npz, t
     assert "step_00000060 is damaged" in capsys.readouterr().out
 
 
-def test_other_settings_do_not_resume(trained_run, small_npz, cli_error):
+def test_other_settings_do_not_resume(trained_run: Path, small_npz: Path, cli_error: Callable[..., str]) -> None:
     arguments = small_training(small_npz, trained_run)
     error = cli_error("train", *arguments, "--max_train_steps", "60", "--learning_rate", "0.5")
     assert "learning_rate: 0.004 → 0.5" in error
 
 
-def test_diverging_training_keeps_the_last_checkpoint(small_npz, tmp_path, cli_error):
+def test_diverging_training_keeps_the_last_checkpoint(
+    small_npz: Path, tmp_path: Path, cli_error: Callable[..., str]
+) -> None:
     run = tmp_path / "run"
     arguments = [*small_training(small_npz, run), "--max_train_steps", "60", "--max_grad_norm", "1e9",
                  "--checkpointing_steps", "5", "--logging_steps", "5", "--validation_steps", "500"]  # fmt: skip
@@ -144,7 +155,7 @@ def test_diverging_training_keeps_the_last_checkpoint(small_npz, tmp_path, cli_e
     assert not (run / "pipeline").exists()
 
 
-def test_minutes_as_a_budget(small_npz, tmp_path):
+def test_minutes_as_a_budget(small_npz: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
     arguments = [*small_training(small_npz, run), "--max_train_minutes", "0.1", "--logging_steps", "1"]
     assert cli.main(["train", *arguments]) == 0
@@ -154,7 +165,7 @@ def test_minutes_as_a_budget(small_npz, tmp_path):
     assert read_loss_csv(run / "loss.csv")[-1]["learning_rate"] < 0.004 * 0.2  # decayed to its end in the time given
 
 
-def test_gradient_accumulation_equals_the_large_batch(small_npz, tmp_path):
+def test_gradient_accumulation_equals_the_large_batch(small_npz: Path, tmp_path: Path) -> None:
     """Two halves of 8 a step and one batch of 16 see the same images; without momentum's memory one step compares."""
     losses = []
     for name, extra in (("one", ["--train_batch_size", "16"]),
@@ -167,13 +178,13 @@ def test_gradient_accumulation_equals_the_large_batch(small_npz, tmp_path):
     assert losses[0] == pytest.approx(losses[1], rel=0.2)
 
 
-def test_the_same_seed_gives_the_same_weights(trained_run, small_npz, tmp_path):
+def test_the_same_seed_gives_the_same_weights(trained_run: Path, small_npz: Path, tmp_path: Path) -> None:
     assert cli.main(["train", *small_training(small_npz, tmp_path / "again"), "--max_train_steps", "60"]) == 0
     weights = Path("pipeline/unet/diffusion_pytorch_model.safetensors")
     assert (tmp_path / "again" / weights).read_bytes() == (trained_run / weights).read_bytes()
 
 
-def test_labels_decide_what_is_generated(tmp_path):
+def test_labels_decide_what_is_generated(tmp_path: Path) -> None:
     """Two classes that differ in brightness alone, bright and dark: a model that ignored labels would mix them."""
     from medmnist_diffusion.data.npz import write_npz
 
