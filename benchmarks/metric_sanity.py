@@ -15,6 +15,7 @@ import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import matplotlib
 import numpy as np
@@ -197,7 +198,7 @@ def interval_check(
         draw = features[rng.permutation(len(features))[:n]]
         estimate = frechet_estimate(statistics, draw, i)
         values.append(estimate.value)
-        by_halves.append(estimate.error)
+        by_halves.append(estimate.error or 0.0)
         again = [frechet_distance(statistics, draw[rng.integers(n, size=n)]) for _ in range(20)]
         by_bootstrap.append(replicate_error(again))
         bootstrap_means.append(np.mean(again))
@@ -245,7 +246,7 @@ def main(argv: Sequence[str]) -> None:
 
     real_side = RealSide(dataset)
     unspoiled = {record_label(record): record for record in measure(dataset, candidates, real_side)}
-    faults = []
+    faults: list[dict[str, Any]] = []
     cases = [(name, fault, strength) for name, (fault, strengths) in FAULTS.items() for strength in strengths]
     for name, fault, strength in tqdm(cases, desc="faults"):
         spoiled = measure(dataset, fault(candidates, dataset, rest, strength, np.random.default_rng(1)), real_side)
