@@ -6,7 +6,6 @@ Where the choices are keys of a table elsewhere, tests hold the two against each
 from typing import Literal
 
 OPEN_LICENSES = {"CC BY 4.0": "cc-by-4.0", "CC BY-NC 4.0": "cc-by-nc-4.0", "CC0 1.0": "cc0-1.0"}  # name → the Hub's id
-EXTRACTORS = ("inception", "random", "classifier", "texture", "pca")
 INCEPTION_DIMENSIONS = (64, 192, 768, 2048)
 SELECTIONS = ("confident", "in-distribution", "not-memorized", "diverse")
 LOSS_PARTS = ("losses", "waterfall", "parameters", "robustness")

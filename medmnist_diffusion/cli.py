@@ -113,8 +113,8 @@ def sample(
 @click.option(
     "--features",
     multiple=True,
-    help=f"Feature spaces: {', '.join(choices.EXTRACTORS)}, or the Hub id or folder of a vision backbone (default classifier, "
-    "texture, and inception where its official weights are at hand).",
+    help="Feature spaces: classifier, texture, pca, random, inception, or the Hub id or folder of a vision backbone (default "
+    "classifier, texture, and inception where its official weights are at hand).",
 )
 @click.option(
     "--dimensions",

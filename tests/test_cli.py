@@ -12,7 +12,6 @@ from PIL import Image
 from medmnist_diffusion import __version__, choices, cli
 from medmnist_diffusion.artifacts import Metrics
 from medmnist_diffusion.metrics import classifier
-from medmnist_diffusion.metrics.extractors import EXTRACTORS
 from medmnist_diffusion.metrics.inception import INCEPTION_DIMENSIONS
 from medmnist_diffusion.metrics.selection import SELECTIONS
 from medmnist_diffusion.options import one_value_each
@@ -86,7 +85,6 @@ def test_several_values_follow_one_option() -> None:
 def test_what_can_be_chosen_is_what_there_is() -> None:
     assert tuple(SELECTIONS) == choices.SELECTIONS
     assert tuple(INCEPTION_DIMENSIONS) == choices.INCEPTION_DIMENSIONS
-    assert set(EXTRACTORS) == set(choices.EXTRACTORS)
 
 
 def test_demo_makes_all_it_names_and_ends_with_a_verdict(

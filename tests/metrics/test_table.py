@@ -1,6 +1,7 @@
 """The newcomer's exercise: a metric is one entry, a feature space one function; both then appear everywhere."""
 
 import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -9,40 +10,36 @@ import pytest
 from medmnist_diffusion import cli
 from medmnist_diffusion.artifacts import Metrics
 from medmnist_diffusion.data import ImageDataset
+from medmnist_diffusion.metrics import extractors, table
 from medmnist_diffusion.metrics.evaluation import evaluate_images
 from medmnist_diffusion.metrics.evidence import Candidate
-from medmnist_diffusion.metrics.extractors import EXTRACTORS, Extractor
+from medmnist_diffusion.metrics.extractors import EXTRACTORS
 from medmnist_diffusion.metrics.intervals import Estimate, delete_half_jackknife
 from medmnist_diffusion.metrics.table import METRICS, Metric, record_label
 from medmnist_diffusion.publish.figures import overall_rows
 from medmnist_diffusion.publish.plots import ratio_rows
+from tests.conftest import ROOT
 
 from .helpers import fresh
 
 
-def centre_distance(images: Candidate) -> Estimate:
-    """How far the mean of the features lies from that of the training images."""
-    centre = images.reference.values.mean(0)
-
-    def distance(rows: np.ndarray) -> float:
-        return float(np.linalg.norm(images.values[rows].mean(0) - centre))
-
-    n = len(images)
-    return Estimate(distance(np.arange(n)), delete_half_jackknife(distance, n, images.seed))
-
-
-def brightness(images: np.ndarray) -> dict[int, np.ndarray]:
-    """Mean and standard deviation of the grey levels."""
-    flat = images.reshape(len(images), -1)
-    return {2: np.stack([flat.mean(1), flat.std(1)], axis=1).astype(np.float32)}
+def blocks_of_contributing() -> list[str]:
+    """The Python that CONTRIBUTING.md tells a newcomer to write: a metric's function and entry, a feature space's likewise."""
+    return re.findall(r"```python\n(.*?)```", (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8"), re.DOTALL)
 
 
 @pytest.fixture
 def toys(monkeypatch: pytest.MonkeyPatch) -> None:
-    metric = Metric("centre_distance", "Distance of centres", "features", centre_distance, "lower")
+    """As if they stood in the two files, with what these import."""
+    function, entry, embed, extractor = blocks_of_contributing()
+    in_table = {**vars(table), "delete_half_jackknife": delete_half_jackknife}
+    exec(function, in_table)
+    metric = eval(entry, in_table)
     monkeypatch.setitem(METRICS, metric.name, metric)
-    extractor = Extractor("brightness", "brightness-v1", 512, brightness)
-    monkeypatch.setitem(EXTRACTORS, "brightness", lambda dataset, weights: extractor)
+    in_extractors = dict(vars(extractors))
+    exec(embed, in_extractors)
+    for name, make in eval(extractor, in_extractors).items():
+        monkeypatch.setitem(EXTRACTORS, name, make)
 
 
 def test_one_entry_and_a_figure_appears_everywhere(
@@ -89,10 +86,14 @@ def test_an_object_like_an_extractor_is_enough(small: ImageDataset) -> None:
     assert "Kernel distance, corner (4)" in {record_label(record) for record in found.records}
 
 
+def _mean(images: Candidate) -> Estimate:
+    return Estimate(float(images.values.mean()), None)
+
+
 def test_what_an_entry_needs_is_asked_for(small: ImageDataset, monkeypatch: pytest.MonkeyPatch) -> None:
-    many = Metric("many", "Many", "features", centre_distance, "lower", min_images=1000)
-    wide = Metric("wide", "Wide", "features", centre_distance, "lower", images_per_dimension=50)
-    silent = Metric("silent", "Silent", "features", centre_distance, "lower", min_images=1000, optional=True)
+    many = Metric("many", "Many", "features", _mean, "lower", min_images=1000)
+    wide = Metric("wide", "Wide", "features", _mean, "lower", images_per_dimension=50)
+    silent = Metric("silent", "Silent", "features", _mean, "lower", min_images=1000, optional=True)
     for metric in (many, wide, silent):
         monkeypatch.setitem(METRICS, metric.name, metric)
     texture = EXTRACTORS["texture"](small, None)
