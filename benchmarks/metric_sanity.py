@@ -15,6 +15,7 @@ import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import matplotlib
 import numpy as np
@@ -181,7 +182,7 @@ def measure(dataset: ImageDataset, candidates: Split, real_side: RealSide) -> li
 def reaction(record: MetricRecord, unspoiled: MetricRecord) -> float:
     """How far a figure moved, in standard errors of the two; p-values' figures against chance are shown the same way."""
     errors = [r.error or 0.0 for r in (record, unspoiled)]
-    return float((record.value - unspoiled.value) / max(np.hypot(*errors), 1e-9))
+    return float((record.value - unspoiled.value) / max(np.hypot(errors[0], errors[1]), 1e-9))
 
 
 def interval_check(
@@ -197,7 +198,7 @@ def interval_check(
         draw = features[rng.permutation(len(features))[:n]]
         estimate = frechet_estimate(statistics, draw, i)
         values.append(estimate.value)
-        by_halves.append(estimate.error)
+        by_halves.append(estimate.error or 0.0)
         again = [frechet_distance(statistics, draw[rng.integers(n, size=n)]) for _ in range(20)]
         by_bootstrap.append(replicate_error(again))
         bootstrap_means.append(np.mean(again))
@@ -211,7 +212,7 @@ def interval_check(
     }
 
 
-def plot(result: dict, path: Path) -> None:
+def plot(result: dict[str, Any], path: Path) -> None:
     rows = [(f"{row['fault']} {row['strength']:g}", row["reactions"]) for row in result["faults"]]
     columns = list(rows[0][1])
     table = np.array([[reactions[column] for column in columns] for _, reactions in rows])

@@ -40,23 +40,25 @@ def test_several_draws_share_the_real_side(small: ImageDataset, monkeypatch: pyt
     # As a pipeline's draws: the same labels, other images.
     first = fresh(200)
     rng = np.random.default_rng(0)
-    noised = (first.images + rng.normal(0, 9, first.images.shape)).clip(0, 255).astype(np.uint8)
+    noised = (first.images[:] + rng.normal(0, 9, first.images.shape)).clip(0, 255).astype(np.uint8)
     second = Split("second", noised, first.labels)
     shared = RealSide(small)
     evaluate_images(small, first, [extractor], real_side=shared)
-    real = {image.tobytes() for split in small.splits.values() for image in split.images}
+    real = {image.tobytes() for split in small.splits.values() for image in split.images[:]}
     assert real & set(seen)
     floors = dict(shared.floors)
     assert floors
-    seen.clear(), searches.clear()
+    seen.clear()
+    searches.clear()
 
     trained: list[str] = []
     fit = classifier.fitted_classifier
-    monkeypatch.setattr(
-        comparisons,
-        "fitted_classifier",
-        lambda split, *args, **options: trained.append(split.name) or fit(split, *args, **options),
-    )
+
+    def counted_fit(split: Split, *args: int, **options: bool) -> classifier.SmallCNN:
+        trained.append(split.name)
+        return fit(split, *args, **options)
+
+    monkeypatch.setattr(comparisons, "fitted_classifier", counted_fit)
     for module, name in (
         (memorization, "_copies_of_train"),
         (memorization, "nearest_copies"),  # evaluation.py has its own name for it, for the generated images
