@@ -212,7 +212,7 @@ def interval_check(
     }
 
 
-def plot(result: dict, path: Path) -> None:
+def plot(result: dict[str, Any], path: Path) -> None:
     rows = [(f"{row['fault']} {row['strength']:g}", row["reactions"]) for row in result["faults"]]
     columns = list(rows[0][1])
     table = np.array([[reactions[column] for column in columns] for _, reactions in rows])

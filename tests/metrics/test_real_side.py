@@ -48,15 +48,17 @@ def test_several_draws_share_the_real_side(small: ImageDataset, monkeypatch: pyt
     assert real & set(seen)
     floors = dict(shared.floors)
     assert floors
-    seen.clear(), searches.clear()
+    seen.clear()
+    searches.clear()
 
     trained: list[str] = []
     fit = classifier.fitted_classifier
-    monkeypatch.setattr(
-        comparisons,
-        "fitted_classifier",
-        lambda split, *args, **options: trained.append(split.name) or fit(split, *args, **options),
-    )
+
+    def counted_fit(split: Split, *args: int, **options: bool) -> classifier.SmallCNN:
+        trained.append(split.name)
+        return fit(split, *args, **options)
+
+    monkeypatch.setattr(comparisons, "fitted_classifier", counted_fit)
     for module, name in (
         (memorization, "_copies_of_train"),
         (memorization, "nearest_copies"),  # evaluation.py has its own name for it, for the generated images
