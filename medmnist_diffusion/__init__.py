@@ -30,6 +30,8 @@ _PLACES = {
     "load_dataset": "data.sources",
     "load_pipeline": "diffusion.sampling",
     "sample": "samples",
+    "study_augmentation": "studies.augmentation.study",
+    "study_loss": "studies.loss.study",
     "train": "training.train",
     "training_config": "training.config",
     "verdict": "publish.verdict",
@@ -50,6 +52,8 @@ __all__ = [
     "load_dataset",
     "load_pipeline",
     "sample",
+    "study_augmentation",
+    "study_loss",
     "train",
     "training_config",
     "verdict",
@@ -69,6 +73,8 @@ if TYPE_CHECKING:
     from medmnist_diffusion.publish.card import write_card
     from medmnist_diffusion.publish.verdict import verdict
     from medmnist_diffusion.samples import sample
+    from medmnist_diffusion.studies.augmentation.study import study_augmentation
+    from medmnist_diffusion.studies.loss.study import study_loss
     from medmnist_diffusion.training.config import TrainingConfig, training_config
     from medmnist_diffusion.training.evaluate_fid import evaluate
     from medmnist_diffusion.training.train import train

@@ -3,6 +3,7 @@
 What a command needs is imported when it runs, so that `--help` and a mistake are answered at once.
 """
 
+import shlex
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -18,6 +19,7 @@ from medmnist_diffusion.options import FOLDER_OR_FILE, Command
 from medmnist_diffusion.training.arguments import TrainCommand, config_from_options, training_options
 
 AT_LEAST_1, AT_LEAST_2 = click.IntRange(min=1), click.IntRange(min=2)
+ABOVE_0 = click.FloatRange(min=0, min_open=True)
 
 
 class Group(click.Group):
@@ -269,6 +271,85 @@ def study() -> None:
     """Many trainings, one answer. loss: which recipe? augmentation: do generated images help? Tested over seeds."""
 
 
+@study.command("loss")
+@options.dataset_argument
+@click.option("--output", type=FOLDER_OR_FILE, help="A folder (default runs/loss-DATASET); the same one goes on.")
+@click.option("--parts", multiple=True, type=click.Choice(choices.LOSS_PARTS), help="Default: all.")
+@click.option("--seeds", type=AT_LEAST_1, default=3, help="Trainings of each variant (default 3).")
+@click.option("--max_train_steps", type=AT_LEAST_1, default=2000, help="Of each cell in losses and robustness.")
+@click.option("--max_train_minutes", type=ABOVE_0, default=3.0, help="Of each cell in the other two (default 3).")
+@click.option(
+    "--num_images",
+    type=AT_LEAST_1,
+    default=2100,
+    help="Generated images that are judged, a cell (default 2100; beside losses at most 500).",
+)
+@click.option(
+    "--features",
+    multiple=True,
+    type=click.Choice(["inception", "random", options.NOTHING]),
+    metavar="[inception|random]",
+    help="The four Inception dimensions, beside classifier and texture in the part losses (default: the official weights where "
+    "they are at hand, else seeded random ones; give nothing for none).",
+)
+@click.option("--inception_weights", type=FOLDER_OR_FILE, help="The official weights file.")
+@options.study_options("this process, with all cores")
+@click.option(
+    "--rate", is_flag=True, help="Rate images of the finished study's best loss in a browser: real or generated?"
+)
+@click.pass_context
+def study_loss(ctx: click.Context, /, **given: Any) -> None:
+    """Which loss, which recipe? The source study's table, redone with floors, seeds and tests."""
+    from medmnist_diffusion.studies.loss.study import study_loss
+
+    features = [name for name in given["features"] if name != options.NOTHING] if given["features"] else None
+    chosen = {"features": features, "parts": given["parts"] or choices.LOSS_PARTS}
+    study_loss(**{**given, **chosen}, command=_as_typed(ctx))
+
+
+@study.command("augmentation")
+@options.dataset_argument
+@click.option(
+    "--output", type=FOLDER_OR_FILE, help="A folder (default runs/augmentation-DATASET); the same one goes on."
+)
+@click.option(
+    "--shares", multiple=True, type=float, default=(0.01, 0.05, 0.25, 1.0), help="Of the real images, in 0 … 1."
+)
+@click.option(
+    "--imbalance",
+    type=float,
+    default=0.05,
+    help="One more regime: the rarest class cut to this share (0: none; default 0.05).",
+)
+@click.option("--seeds", type=AT_LEAST_2, default=8, help="Draws of subset, generator and classifier (default 8).")
+@click.option(
+    "--arms",
+    multiple=True,
+    metavar="ARM ...",
+    help="Beside the controls and synthetic-25 (default: all); docs/augmentation.md lists them, and a wrong name does.",
+)
+@click.option("--classifier", type=click.Choice(["small-cnn", "resnet18"]), default="small-cnn")
+@click.option("--classifier_steps", type=AT_LEAST_1, default=300, help="Default 300.")
+@click.option("--max_train_steps", type=AT_LEAST_1, default=1500, help="Of each generator (default 1500).")
+@click.option("--num_images", type=AT_LEAST_1, default=2000, help="Generated for each draw (default 2000).")
+@options.study_options("one a core; on a GPU 1")
+@click.option(
+    "--leaky",
+    is_flag=True,
+    help="Also show how much a leak inflates: an arm whose generator saw the whole training set.",
+)
+@click.pass_context
+def study_augmentation(ctx: click.Context, /, **given: Any) -> None:
+    """Do generated images help a classifier? A generator and classifiers for every amount of real data, and a verdict."""
+    from medmnist_diffusion.studies.augmentation.study import study_augmentation
+
+    study_augmentation(**{**given, "arms": given["arms"] or None}, command=_as_typed(ctx))
+
+
+def _as_typed(ctx: click.Context) -> str:
+    return "medmnist-diffusion " + shlex.join(ctx.obj)
+
+
 @commands.command()
 @click.option("--output", type=FOLDER_OR_FILE, default=Path("runs/demo"), help="A new folder (default runs/demo).")
 @click.option(
@@ -292,7 +373,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _run(arguments: Sequence[str]) -> None:
     show_messages()
     try:
-        commands.main(list(arguments), prog_name="medmnist-diffusion", standalone_mode=False)
+        commands.main(list(arguments), prog_name="medmnist-diffusion", standalone_mode=False, obj=list(arguments))
     except click.ClickException as error:
         raise UserError(_one_line(error)) from None
     except click.Abort:

@@ -23,13 +23,17 @@ def underscores(name: str) -> str:
 class Command(click.Command):
     """A command whose `multiple` options take their values one after another: `--shares 0.05 0.25 1.0`."""
 
-    def __init__(self, *args: Any, **options: Any) -> None:
-        super().__init__(*args, **options)
-        self.context_settings = {"token_normalize_func": underscores, **self.context_settings}
-
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        names = {name for option in self.params for name in option.opts}
         several = {name for option in self.params if getattr(option, "multiple", False) for name in option.opts}
-        return super().parse_args(ctx, one_value_each(args, several))
+        return super().parse_args(ctx, one_value_each([_known_name(one, names) for one in args], several))
+
+
+def _known_name(argument: str, names: set[str]) -> str:
+    """`--max-train-steps` is `--max_train_steps`."""
+    name, equals, value = argument.partition("=")
+    written = "--" + underscores(name.removeprefix("--"))
+    return written + equals + value if name.startswith("--") and written in names else argument
 
 
 def one_value_each(arguments: Sequence[str], several: set[str]) -> list[str]:
@@ -38,7 +42,7 @@ def one_value_each(arguments: Sequence[str], several: set[str]) -> list[str]:
     rest = list(arguments)
     while rest:
         name = rest.pop(0)
-        if "--" + underscores(name.removeprefix("--")) not in several:
+        if name not in several:
             written.append(name)
             continue
         values = []
@@ -75,6 +79,26 @@ sampling_options = _together(
         click.option("--seed", type=int, default=0),
     ]
 )
+
+
+def study_options(processes: str) -> Decorator:
+    """How long a study may take, and who runs it; `processes` is the default in words."""
+    return _together(
+        [
+            click.option("--budget", "time_budget", help="As many seeds and parts as fit into this time: 90m, 2h."),
+            click.option(
+                "--processes", type=click.IntRange(min=0), default=0, help=f"Of one core each (default: {processes})."
+            ),
+            click.option(
+                "--scheduler",
+                metavar="ADDRESS",
+                help="Run on the workers of this dask scheduler (tcp://host:8786); they need the same folders and package "
+                "versions.",
+            ),
+        ]
+    )
+
+
 publishing_options = _together(
     [
         click.argument("repo_id"),

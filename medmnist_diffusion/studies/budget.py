@@ -1,18 +1,24 @@
-"""What a study decides before it starts: its precision, and how long it may take."""
+"""What a study decides before it starts: its precision, and how long its cells will take."""
 
+import contextlib
 import re
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal
 
+import torch
 from pydantic import BaseModel, ConfigDict, model_validator
 
 from medmnist_diffusion.cache import read_kept
 from medmnist_diffusion.data import ImageDataset
-from medmnist_diffusion.diffusion.machine import kind_of_machine, probe_precision
-from medmnist_diffusion.diffusion.unet import build_unet
+from medmnist_diffusion.diffusion.machine import kind_of_machine
 from medmnist_diffusion.errors import UserError
 from medmnist_diffusion.files import write_json
 from medmnist_diffusion.training.config import TrainingConfig
+from medmnist_diffusion.training.setup import try_precision
+
+TRAINING_OVERHEAD = 1.3  # a step's own time × this: batches, averages, validation
+UNMEASURED = 10_000.0  # images a second, where a trial is not possible
 
 
 class _Choice(BaseModel):
@@ -39,11 +45,11 @@ def first_precision(folder: Path, dataset: ImageDataset) -> str:
     return (_choices(folder).choices or [_tried(folder, dataset)])[0].mixed_precision
 
 
-def precisions(folder: Path, dataset: ImageDataset) -> tuple[str, list[str]]:
-    """What is fast on this machine, and what else a study's earlier machines took (one may need a hundred times as long here)."""
+def precisions(folder: Path, dataset: ImageDataset) -> tuple[str, ...]:
+    """What is fast on this machine, then what the study's earlier machines took (one may take a hundred times as long here)."""
     kept = _choices(folder).choices
     here = next((one for one in kept if one.machine == kind_of_machine()), None) or _tried(folder, dataset)
-    return here.mixed_precision, sorted({one.mixed_precision for one in kept} - {here.mixed_precision})
+    return here.mixed_precision, *sorted({one.mixed_precision for one in kept} - {here.mixed_precision})
 
 
 def _choices(folder: Path) -> _Choices:
@@ -52,22 +58,55 @@ def _choices(folder: Path) -> _Choices:
 
 def _tried(folder: Path, dataset: ImageDataset) -> _Choice:
     """This machine's precision, by a trial on the default's network; kept in the study's folder."""
-    from medmnist_diffusion.training.train import unet_arguments
-
-    config = TrainingConfig()
-    precision, speeds = probe_precision(build_unet(**unet_arguments(config, dataset)), config.train_batch_size)
+    precision, speeds = try_precision(TrainingConfig(), dataset)
     choice = _Choice.model_validate(
         {"machine": kind_of_machine(), "mixed_precision": precision, "images_per_second": speeds}
     )
-    choices = _Choices(choices=[*_choices(folder).choices, choice])
-    write_json(folder / "precision.json", choices.model_dump())
+    write_json(folder / "precision.json", _Choices(choices=[*_choices(folder).choices, choice]).model_dump())
     return choice
 
 
-def seconds_of(text: str | None) -> float | None:
-    """Of `90m`, `2h`, `300s`; None of None."""
+class Clock:
+    """Expected seconds of trainings and samplings, by a trial of a second or two for each network."""
+
+    def __init__(self, dataset: ImageDataset) -> None:
+        self._dataset, self._speeds = dataset, dict[str, float]()
+
+    def images_per_second(self, config: TrainingConfig) -> float:
+        """Forward and backward pass of the configuration's network, in its precision."""
+        network = [config.block_out_channels, config.layers_per_block, config.attention, config.pixel_unshuffle]
+        key = repr([*network, config.train_batch_size, config.mixed_precision])
+        if key not in self._speeds:
+            _, speeds = try_precision(config, self._dataset, config.mixed_precision)
+            self._speeds[key] = max(speeds.values(), default=UNMEASURED)
+        return self._speeds[key]
+
+    def training(self, config: TrainingConfig) -> float:
+        if config.max_train_minutes is not None:
+            return 60 * config.max_train_minutes
+        images = (config.max_train_steps or 0) * config.train_batch_size
+        return TRAINING_OVERHEAD * images / self.images_per_second(config)
+
+    def sampling(self, config: TrainingConfig, images: float, steps: int) -> float:
+        """A forward pass is a third of a training step; guidance takes two."""
+        return images * steps / (3 * self.images_per_second(config))
+
+
+@contextlib.contextmanager
+def one_thread() -> Iterator[None]:
+    """As a worker process of a study has it."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
+
+
+def seconds_of(text: str | None) -> float:
+    """Of `90m`, `2h`, `300s`; infinity of None."""
     if text is None:
-        return None
+        return float("inf")
     match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([smh])", text.strip())
     if not match:
         raise UserError(f"--budget is {text!r}; a number with s, m or h is needed: 90m, 2h.")

@@ -26,7 +26,7 @@ CHOICES = {
 
 
 @dataclass(frozen=True)
-class Arm:
+class ClassifierArm:
     """One way of training a classifier.
 
     Attributes:
@@ -80,34 +80,34 @@ class Arm:
         return self.generated and self.classical and self.share < 1 and not self.leaky and self.until == 1
 
 
-CLASSICAL = Arm("classical")
-OVERSAMPLED = Arm("oversampled-25", share=0.25, pool="real")
-PRIMARY = Arm("synthetic-25", share=0.25)
-LEAKY = Arm("leaky-25", share=0.25, pool="leaky")
+CLASSICAL = ClassifierArm("classical")
+OVERSAMPLED = ClassifierArm("oversampled-25", share=0.25, pool="real")
+MAIN_ARM = ClassifierArm("synthetic-25", share=0.25)
+LEAKY = ClassifierArm("leaky-25", share=0.25, pool="leaky")
 ARMS = (
     CLASSICAL,
     OVERSAMPLED,
-    PRIMARY,
-    Arm("oversampled-10", share=0.1, pool="real"),
-    Arm("oversampled-50", share=0.5, pool="real"),
-    Arm("real", classical=False),
-    Arm("synthetic-25-unaugmented", classical=False, share=0.25),
-    Arm("synthetic-only", share=1.0),
-    Arm("synthetic-10", share=0.1),
-    Arm("synthetic-50", share=0.5),
-    Arm("synthetic-25-early", share=0.25, until=0.5),
-    Arm("confident-25", share=0.25, selection="confident"),
-    Arm("in-distribution-25", share=0.25, selection="in-distribution"),
-    Arm("not-memorized-25", share=0.25, selection="not-memorized"),
-    Arm("diverse-25", share=0.25, selection="diverse"),
-    Arm("guided-25", share=0.25, pool="guided"),
-    Arm("variants-25", share=0.25, pool="variants"),
+    MAIN_ARM,
+    ClassifierArm("oversampled-10", share=0.1, pool="real"),
+    ClassifierArm("oversampled-50", share=0.5, pool="real"),
+    ClassifierArm("real", classical=False),
+    ClassifierArm("synthetic-25-unaugmented", classical=False, share=0.25),
+    ClassifierArm("synthetic-only", share=1.0),
+    ClassifierArm("synthetic-10", share=0.1),
+    ClassifierArm("synthetic-50", share=0.5),
+    ClassifierArm("synthetic-25-early", share=0.25, until=0.5),
+    ClassifierArm("confident-25", share=0.25, selection="confident"),
+    ClassifierArm("in-distribution-25", share=0.25, selection="in-distribution"),
+    ClassifierArm("not-memorized-25", share=0.25, selection="not-memorized"),
+    ClassifierArm("diverse-25", share=0.25, selection="diverse"),
+    ClassifierArm("guided-25", share=0.25, pool="guided"),
+    ClassifierArm("variants-25", share=0.25, pool="variants"),
 )
 BY_NAME = {arm.name: arm for arm in (*ARMS, LEAKY)}  # all arms of this process, in the order of every table
 OF_ANY_SHARE = re.compile(r"(synthetic|oversampled)-([1-9]\d?)")
 
 
-def arm_named(name: str) -> Arm:
+def arm_named(name: str) -> ClassifierArm:
     """An arm of `BY_NAME`, or `synthetic-N` or `oversampled-N` for N in 1 … 99 % of a batch.
 
     Raises:
@@ -115,7 +115,9 @@ def arm_named(name: str) -> Arm:
     """
     match = OF_ANY_SHARE.fullmatch(name)
     if name not in BY_NAME and match:
-        BY_NAME[name] = Arm(name, share=int(match[2]) / 100, pool="plain" if match[1] == "synthetic" else "real")
+        BY_NAME[name] = ClassifierArm(
+            name, share=int(match[2]) / 100, pool="plain" if match[1] == "synthetic" else "real"
+        )
     if name not in BY_NAME:
         nearest = difflib.get_close_matches(name, BY_NAME, 1)
         hint = f" Did you mean {nearest[0]}?" if nearest else ""
@@ -126,8 +128,8 @@ def arm_named(name: str) -> Arm:
     return BY_NAME[name]
 
 
-def with_controls(names: list[str]) -> tuple[Arm, ...]:
+def with_controls(names: list[str]) -> tuple[ClassifierArm, ...]:
     """The named arms with what they are compared with, in the order of `ARMS`."""
-    asked = [CLASSICAL, OVERSAMPLED, PRIMARY, *(arm_named(name) for name in sorted(names))]
+    asked = [CLASSICAL, OVERSAMPLED, MAIN_ARM, *(arm_named(name) for name in sorted(names))]
     twins = [arm_named(arm.twin) for arm in asked if arm.candidate and arm.twin]
     return tuple(arm for arm in BY_NAME.values() if arm in asked or arm in twins)

@@ -1,30 +1,31 @@
 """Where the study's generated images come from: a pipeline trained on a regime's images, and what it was asked for."""
 
-import contextlib
 import hashlib
 import json
-import shutil
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
-from accelerate import PartialState
-from filelock import FileLock
 
+from medmnist_diffusion.artifacts import TRAINING_SUMMARY, TrainingSummary
 from medmnist_diffusion.cache import cached_arrays, digest
 from medmnist_diffusion.data import ImageDataset, Split
-from medmnist_diffusion.diffusion.sampling import DEFAULT_SAMPLER, DEFAULT_STEPS, generate, load_pipeline
+from medmnist_diffusion.diffusion.samplers import DEFAULT_SAMPLER, DEFAULT_STEPS
 from medmnist_diffusion.files import write_text
-from medmnist_diffusion.publish.pipeline_folder import saved_step
 from medmnist_diffusion.studies.augmentation.regimes import Regime, RegimeData, draw_regime
-from medmnist_diffusion.training.config import FREE_ON_RESUME, TrainingConfig, checked_config
+from medmnist_diffusion.studies.steps import (
+    generator_config,
+    sample_generator,
+    settings_of,
+    train_generator,
+)
+from medmnist_diffusion.training.config import TrainingConfig
 
 GUIDANCE, STRENGTH = 2.0, 0.6
 STEPS = DEFAULT_STEPS[DEFAULT_SAMPLER]
 INDEX_HASH = "index_hash.txt"  # in a generator's folder: of the real images that it is trained on
 VALIDATIONS, LEAST_STEPS = 20, 20
-NEVER = 10**9
 # Of the images asked for, a pool. Selections take at most half of `plain`.
 FRACTION = {"plain": 1.0, "leaky": 0.5, "guided": 0.5, "variants": 0.5}
 
@@ -75,7 +76,7 @@ class DiffusionSource:
     def identity(self) -> str:
         sampling: dict[str, Any] = {"num_images": self.num_images, "guidance_scale": GUIDANCE, "strength": STRENGTH}
         sampling |= {"sampler": DEFAULT_SAMPLER, "steps": STEPS}
-        content = [self._training(self._config("any", 0, "run")), sampling]
+        content = [self._training(self._config("any", 0)), sampling]
         return json.dumps({**self.options, **sampling, "recipe": digest(content)}, sort_keys=True)
 
     def draw(self, pool: str, regime: RegimeData) -> Pool:
@@ -88,27 +89,20 @@ class DiffusionSource:
 
     def _sampled(self, pool: str, teacher: RegimeData, labels: np.ndarray) -> dict[str, np.ndarray]:
         """The images, and the index hash that the generator's own folder names."""
-        folder = self.trained(teacher)
+        folder, seed, options = self.trained(teacher), teacher.seed, dict[str, Any]()
+        if pool == "guided":
+            options = {"guidance_scale": GUIDANCE}
+        elif pool == "variants":
+            options = {"image": teacher.dataset.train.images_of(labels, seed), "strength": STRENGTH}
         index_hash = (folder.parent / INDEX_HASH).read_text(encoding="utf-8")
-        return {"images": self._images(folder, pool, teacher, labels), "index_hash": np.array(index_hash)}
+        images = sample_generator(folder, labels, seed, f"{pool} images", **options)
+        return {"images": images, "index_hash": np.array(index_hash)}
 
     def summary(self, regime: Regime, seed: int) -> dict[str, Any] | None:
-        run = self.folder / "generators" / self._key(draw_regime(self.whole, regime, seed))
-        path = run / "pipeline_best" / "training_summary.json"
-        if not path.is_file():
+        best = self.folder / "generators" / self._key(draw_regime(self.whole, regime, seed)) / "pipeline_best"
+        if not (best / TRAINING_SUMMARY).is_file():
             return None
-        return json.loads(path.read_text(encoding="utf-8")) | {"max_train_steps": self.options.get("max_train_steps")}
-
-    def _images(self, folder: Path, pool: str, teacher: RegimeData, labels: np.ndarray) -> np.ndarray:
-        pipe, seed = load_pipeline(folder), teacher.seed
-        pipe.to(PartialState().device)
-        pipe.set_progress_bar_config(desc=f"{pool} images", leave=False)
-        if pool == "guided":
-            return generate(pipe, labels, guidance_scale=GUIDANCE, seed=seed)
-        if pool == "variants":
-            image = teacher.dataset.train.images_of(labels, seed)
-            return generate(pipe, labels, seed=seed, image=image, strength=STRENGTH)
-        return generate(pipe, labels, seed=seed)
+        return TrainingSummary.of(best).model_dump() | {"max_train_steps": self.options.get("max_train_steps")}
 
     def trained(self, teacher: RegimeData) -> Path:
         """The generator's pipeline with the best weights, trained now or before, here or in another process.
@@ -116,37 +110,26 @@ class DiffusionSource:
         Raises:
             RuntimeError: if the pipeline was trained on anything but the teacher's images.
         """
-        from medmnist_diffusion.training.train import train
-
         run = self.folder / "generators" / self._key(teacher)
-        run.mkdir(parents=True, exist_ok=True)
-        with FileLock(run / "lock"):
-            if saved_step(run / "pipeline") is None:  # written last
-                write_text(run / INDEX_HASH, teacher.index_hash)
-                with (run / "log.txt").open("a", encoding="utf-8") as log, contextlib.redirect_stdout(log):
-                    train(self._config(teacher.dataset.name, teacher.seed, str(run)), teacher.dataset)
-            for name in ("checkpoints", "samples"):
-                shutil.rmtree(run / name, ignore_errors=True)
-        best = run / "pipeline_best"
-        summary = json.loads((best / "training_summary.json").read_text(encoding="utf-8"))
-        if summary["dataset"]["content_hash"] != teacher.dataset.content_hash:
+        if not (run / INDEX_HASH).is_file():
+            write_text(run / INDEX_HASH, teacher.index_hash)
+        config = self._config(teacher.dataset.name, teacher.seed)
+        best = train_generator(config, teacher.dataset, run, run / "log.txt", ("checkpoints", "samples")).with_name(
+            "pipeline_best"
+        )
+        if TrainingSummary.of(best).dataset.content_hash != teacher.dataset.content_hash:
             raise RuntimeError(f"{best} was trained on other images than its regime's: a leak.")
         return best
 
-    def _config(self, dataset: str, seed: int, run: str) -> TrainingConfig:
-        steps = self.options.get("max_train_steps")
-        every = max(LEAST_STEPS, steps // VALIDATIONS) if steps else NEVER
-        rhythm = {"validation_steps": every, "logging_steps": every, "sample_steps": NEVER, "report_to": "none"}
-        run_of = {"dataset": dataset, "output_dir": run, "seed": seed}
-        return checked_config(TrainingConfig(**{**run_of, **self.options, **rhythm}))
+    def _config(self, dataset: str, seed: int) -> TrainingConfig:
+        return generator_config(self.options, dataset, seed, VALIDATIONS, LEAST_STEPS)
 
     def _training(self, config: TrainingConfig) -> list[Any]:
         """All settings that a training depends on, defaults among them."""
-        kept = {name: value for name, value in asdict(config).items() if name not in FREE_ON_RESUME} | self.options
-        return [kept, VALIDATIONS, LEAST_STEPS]
+        return [settings_of(config) | self.options, VALIDATIONS, LEAST_STEPS]
 
     def _key(self, teacher: RegimeData) -> str:
         """Of all that a generator depends on: not the size of the pools."""
-        splits, config = teacher.dataset.splits, self._config(teacher.dataset.name, teacher.seed, "run")
+        splits, config = teacher.dataset.splits, self._config(teacher.dataset.name, teacher.seed)
         content = [*self._training(config), splits["train"].content_hash, splits["val"].content_hash]
         return digest(content)

@@ -6,18 +6,14 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from scipy.stats import spearmanr
-from sklearn.isotonic import isotonic_regression
 
-from medmnist_diffusion.studies.augmentation.arms import BY_NAME, CLASSICAL, LEAKY, OVERSAMPLED, PRIMARY
-from medmnist_diffusion.studies.augmentation.effects import effect, judge
+from medmnist_diffusion.studies.augmentation.arms import BY_NAME, CLASSICAL, LEAKY, MAIN_ARM, OVERSAMPLED
 from medmnist_diffusion.studies.augmentation.regimes import Regime
 from medmnist_diffusion.studies.augmentation.verdicts import RegimeResult
+from medmnist_diffusion.studies.statistics import effect, judge, spearman, worth_in_real_images, worth_interval
 
-BOOTSTRAPS = 1000
-FEWEST = 4  # pools, for a correlation
 USING = {
-    "plain": PRIMARY.name,
+    "plain": MAIN_ARM.name,
     "guided": "guided-25",
     "variants": "variants-25",
 }  # of each pool the arm that takes it as it is
@@ -53,16 +49,10 @@ def real_images_worth(results: Sequence[RegimeResult]) -> list[dict[str, Any]]:
     ]  # regime × draw → values, resampled
     if len(whole) < 2 or len(pairs[0]) < 2:
         return []
-    values = np.array([[pair[0] for pair in of_regime] for of_regime in pairs])  # regime × draw × (classical, primary)
+    values = np.array([[pair[0] for pair in of_regime] for of_regime in pairs])  # regime × draw × (classical, main)
     again = np.array([[pair[1] for pair in of_regime] for of_regime in pairs])  # … × test set
     counts = np.array([result.n_real for result in whole])
-    worth = _worth(counts, values.mean(1))
-    rng, samples = np.random.default_rng(0), []
-    for _ in range(BOOTSTRAPS):
-        draws, test = rng.integers(values.shape[1], size=values.shape[1]), rng.integers(again.shape[3])
-        shifted = values + again[..., test] - again.mean(3)
-        samples.append(_worth(counts, shifted[:, draws].mean(1)))
-    low, high = np.sort(np.array(samples), axis=0)[[round(0.025 * BOOTSTRAPS), round(0.975 * BOOTSTRAPS) - 1]]
+    worth, (low, high) = worth_in_real_images(counts, values.mean(1)), worth_interval(counts, values, again)
     return [
         {"regime": result.regime.name, "n_real": result.n_real, "worth": float(at), "interval": [float(a), float(b)]}
         for result, at, a, b in zip(whole, worth, low, high, strict=True)
@@ -70,38 +60,13 @@ def real_images_worth(results: Sequence[RegimeResult]) -> list[dict[str, Any]]:
 
 
 def _shared_seeds(results: Sequence[RegimeResult]) -> list[int]:
-    seeds = [set(result.auc.values[arm]) for result in results for arm in (CLASSICAL.name, PRIMARY.name)]
+    seeds = [set(result.auc.values[arm]) for result in results for arm in (CLASSICAL.name, MAIN_ARM.name)]
     return sorted(set.intersection(*seeds)) if seeds else []
 
 
 def _pair(result: RegimeResult, seed: int) -> tuple[list[float], np.ndarray]:
-    arms = (CLASSICAL.name, PRIMARY.name)
+    arms = (CLASSICAL.name, MAIN_ARM.name)
     return [result.auc.values[arm][seed] for arm in arms], np.array([result.auc.resampled[arm][seed] for arm in arms])
-
-
-def _worth(counts: np.ndarray, auc: np.ndarray) -> np.ndarray:
-    """Of R regimes' counts and their AUC, R×2 without and with generated images. No gain is worth no images, also where the curve
-    is level: the nearest count that reaches as much is taken."""
-    curve, logs = isotonic_regression(auc[:, 0]), np.log(counts)
-    found = []
-    for at, gain in enumerate(auc[:, 1] - auc[:, 0]):
-        reached = curve[at] + gain
-        if gain >= 0:  # the least count from here on that reaches it
-            beyond = [k for k in range(at, len(curve)) if curve[k] >= reached]
-            if not beyond:
-                found.append(np.inf)
-                continue
-            right, left = beyond[0], max(at, beyond[0] - 1)
-        else:  # the largest count up to here that reaches no more
-            below = [k for k in range(at + 1) if curve[k] <= reached]
-            if not below:
-                found.append(0.0)
-                continue
-            left, right = below[-1], min(at, below[-1] + 1)
-        rise = curve[right] - curve[left]
-        part = (reached - curve[left]) / rise if rise > 0 else float(gain >= 0)
-        found.append(round(float(np.exp(logs[left] + part * (logs[right] - logs[left]))), 6))
-    return np.array(found)
 
 
 def leak(results: Sequence[RegimeResult]) -> list[dict[str, Any]]:
@@ -111,9 +76,9 @@ def leak(results: Sequence[RegimeResult]) -> list[dict[str, Any]]:
         if LEAKY.name not in result.arms or result.regime == Regime(1.0):
             continue
         effects = {
-            "honest": effect(result.auc, PRIMARY.name, CLASSICAL.name),
+            "honest": effect(result.auc, MAIN_ARM.name, CLASSICAL.name),
             "leaky": effect(result.auc, LEAKY.name, CLASSICAL.name),
-            "inflated_by": effect(result.auc, LEAKY.name, PRIMARY.name),
+            "inflated_by": effect(result.auc, LEAKY.name, MAIN_ARM.name),
         }
         if all(effects.values()):
             would = judge(result.auc, {LEAKY.name: [CLASSICAL.name, OVERSAMPLED.name]}, LEAKY.name)
@@ -126,10 +91,10 @@ def pools_and_gains(results: Sequence[RegimeResult]) -> list[tuple[str, dict[str
     control, which fills the same places with real images: what is left is due to the new images."""
     found = []
     for result in results:
-        for unit in result.units:
-            for pool, measured in unit.pools.items():
-                cell = unit.cell(USING.get(pool, ""))
-                control = unit.cell(BY_NAME[cell.arm].twin or "") if cell else None
+        for draw in result.draws:
+            for pool, measured in draw.pools.items():
+                cell = draw.cell(USING.get(pool, ""))
+                control = draw.cell(BY_NAME[cell.arm].twin or "") if cell else None
                 if cell and control and measured:
                     found.append((result.regime.name, measured, cell.auc - control.auc))
     return found
@@ -148,21 +113,13 @@ def correlations(pools: Sequence[tuple[str, dict[str, float], float]]) -> list[d
         regimes = {regime: [(value, gain) for each, value, gain in known if each == regime] for regime, _, _ in known}
         within = [(value, len(pairs)) for pairs in regimes.values() if (value := spearman(pairs)) is not None]
         weights = [count for _, count in within]
+        mean = float(np.average([value for value, _ in within], weights=weights)) if within else None
         rows.append(
             {
                 "metric": name,
                 "all": spearman([(value, gain) for _, value, gain in known]),
-                "within_regimes": float(np.average([value for value, _ in within], weights=weights))
-                if within
-                else None,
+                "within_regimes": mean,
                 "pools": len(known),
             }
         )
     return rows
-
-
-def spearman(pairs: Sequence[tuple[float, float]]) -> float | None:
-    values = np.array(pairs, dtype=np.float64).reshape(-1, 2)
-    if len(values) < FEWEST or not np.all(np.ptp(values, axis=0) > 0):
-        return None
-    return float(spearmanr(values[:, 0], values[:, 1]).statistic)

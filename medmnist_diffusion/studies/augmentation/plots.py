@@ -8,7 +8,14 @@ import numpy as np
 from matplotlib import pyplot as plt
 
 from medmnist_diffusion.publish.plots import REPORT_DPI, save_figure
-from medmnist_diffusion.studies.augmentation.arms import BY_NAME, CLASSICAL, OVERSAMPLED, PRIMARY, Arm, PoolName
+from medmnist_diffusion.studies.augmentation.arms import (
+    BY_NAME,
+    CLASSICAL,
+    MAIN_ARM,
+    OVERSAMPLED,
+    ClassifierArm,
+    PoolName,
+)
 from medmnist_diffusion.studies.augmentation.verdicts import RegimeResult
 
 COLUMNS = 2  # of panels: readable on a phone
@@ -19,8 +26,8 @@ def plot_learning(results: Sequence[RegimeResult], path: Path) -> None:
     """AUC against the number of real images, a line an arm; a dot a draw."""
     figure, axes = plt.subplots(figsize=(7, 4.2), constrained_layout=True)
     whole = [result for result in results if result.regime.rare_share == 1]
-    for at, arm in enumerate(("real", CLASSICAL.name, OVERSAMPLED.name, PRIMARY.name, "synthetic-only")):
-        points = [(result.n_real, result.draws(arm)) for result in whole]
+    for at, arm in enumerate(("real", CLASSICAL.name, OVERSAMPLED.name, MAIN_ARM.name, "synthetic-only")):
+        points = [(result.n_real, result.of(arm)) for result in whole]
         points = [(n * 1.03 ** (at - 2), values) for n, values in points if values]
         if points:
             axes.plot(
@@ -43,7 +50,7 @@ def plot_shares(results: Sequence[RegimeResult], path: Path) -> bool:
     for axis, result in zip(axes, results, strict=True):
         for at, (label, pool) in enumerate(POOLS.items()):
             known = _by_share(result, pool)
-            values = [result.draws(arm) for arm in known]
+            values = [result.of(arm) for arm in known]
             shares = [100 * BY_NAME[arm].share + at for arm in known]
             spreads = [np.std(v, ddof=len(v) > 1) for v in values]
             axis.errorbar(shares, [np.mean(v) for v in values], spreads, marker="o", capsize=3, label=label)
@@ -57,7 +64,7 @@ def plot_shares(results: Sequence[RegimeResult], path: Path) -> bool:
 
 def _by_share(result: RegimeResult, pool: PoolName) -> list[str]:
     """The classical arm, and those that differ from it only by a share of every batch from the pool, by that share."""
-    alike = [arm for arm in result.arms if BY_NAME[arm] == Arm(arm, share=BY_NAME[arm].share, pool=pool)]
+    alike = [arm for arm in result.arms if BY_NAME[arm] == ClassifierArm(arm, share=BY_NAME[arm].share, pool=pool)]
     return sorted(dict.fromkeys([CLASSICAL.name, *alike]), key=lambda arm: BY_NAME[arm].share)
 
 

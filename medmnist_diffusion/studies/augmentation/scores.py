@@ -25,6 +25,11 @@ def scores_of(logits: torch.Tensor) -> np.ndarray:
     return odds.clamp(-60_000, 60_000).half().numpy()
 
 
+def kept_scores(scores: np.ndarray) -> list[list[float]]:
+    """float16 N×K as a list a column, of the shortest numbers that are read as the same."""
+    return [[float(str(value)) for value in column] for column in scores.T]
+
+
 def probabilities(scores: np.ndarray) -> np.ndarray:
     """float64 N×K, rows that sum to 1."""
     odds = scores.astype(np.float64)

@@ -1,16 +1,16 @@
-"""What the units of one regime say: every arm's figures with their uncertainty, and the verdict in words."""
+"""What the draws of one regime say: every arm's figures with their uncertainty, and the verdict in words."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
-from medmnist_diffusion.studies.augmentation.arms import BY_NAME, CLASSICAL, OVERSAMPLED, PRIMARY
-from medmnist_diffusion.studies.augmentation.effects import ALPHA, Effect, Judgement, Results, effect, effects, judge
+from medmnist_diffusion.data import ImageDataset
+from medmnist_diffusion.studies.augmentation.arms import BY_NAME, CLASSICAL, MAIN_ARM, OVERSAMPLED
+from medmnist_diffusion.studies.augmentation.draws import DrawResult
 from medmnist_diffusion.studies.augmentation.regimes import Regime
 from medmnist_diffusion.studies.augmentation.scores import FIGURES, resampled_figures, resampled_test_sets
-from medmnist_diffusion.studies.augmentation.units import Study, UnitResult
+from medmnist_diffusion.studies.statistics import ALPHA, ArmFigures, Effect, Judgement, effect, effects, judge
 
 RESAMPLINGS = 500
 ENOUGH = 8  # draws, for a verdict
@@ -26,25 +26,25 @@ PUBLISHED = {
 
 @dataclass(frozen=True)
 class RegimeResult:
-    """A regime's units, every figure of its arms with resampled test sets (`recall_0` … are those of the classes), the verdict."""
+    """A regime's draws, every figure of its arms with resampled test sets (`recall_0` … are those of the classes), the verdict."""
 
     regime: Regime
-    units: list[UnitResult]
-    figures: dict[str, Results]
+    draws: list[DrawResult]
+    figures: dict[str, ArmFigures]
     judgement: Judgement
 
     @property
-    def auc(self) -> Results:
+    def auc(self) -> ArmFigures:
         return self.figures["auc"]
 
     @property
     def n_real(self) -> float:
-        return float(np.mean([unit.n_real for unit in self.units]))
+        return float(np.mean([draw.n_real for draw in self.draws]))
 
     @property
     def arms(self) -> list[str]:
         """In the order in which they are listed everywhere."""
-        made = {cell.arm for unit in self.units for cell in unit.cells}
+        made = {cell.arm for draw in self.draws for cell in draw.cells}
         return [arm for arm in BY_NAME if arm in made]
 
     def effects(self, figure: str = "auc") -> dict[str, list[Effect]]:
@@ -60,34 +60,32 @@ class RegimeResult:
         twin = BY_NAME[arm].twin
         return twin if twin and twin in self.auc.values and twin != arm else OVERSAMPLED.name
 
-    def draws(self, arm: str, name: str = "auc") -> list[float]:
+    def of(self, arm: str, name: str = "auc") -> list[float]:
         """An arm's figure in every draw that has it."""
         return list(self.figures[name].values.get(arm, {}).values())
 
 
-def judge_regime(study: Study, regime: Regime, units: list[UnitResult]) -> RegimeResult:
-    """The verdict, from the AUC of the units' cells."""
-    labels = study.dataset.splits["test"].labels
-    test_sets = resampled_test_sets(labels, RESAMPLINGS)
-    figures: dict[str, Results] = {}
-    for unit in units:
-        scores = study.of(regime, unit.seed).scores(regime, unit.seed)
-        for cell in unit.cells:
-            again = resampled_figures(scores[cell.arm], labels, test_sets)
+def judge_regime(test_labels: np.ndarray, regime: Regime, draws: list[DrawResult]) -> RegimeResult:
+    """The verdict, from the AUC of the draws' classifiers."""
+    test_sets = resampled_test_sets(test_labels, RESAMPLINGS)
+    figures: dict[str, ArmFigures] = {}
+
+    def add(name: str, arm: str, seed: int, value: float, again: np.ndarray) -> None:
+        of_arms = figures.setdefault(name, ArmFigures())
+        of_arms.values.setdefault(arm, {})[seed] = value
+        of_arms.resampled.setdefault(arm, {})[seed] = again
+
+    for draw in draws:
+        for cell in draw.cells:
+            again = resampled_figures(draw.scores_of(cell.arm), test_labels, test_sets)
             for name in FIGURES:
-                _add(figures, name, cell.arm, unit.seed, getattr(cell, name), again[name])
+                add(name, cell.arm, draw.seed, getattr(cell, name), again[name])
             for label, recall in enumerate(cell.recall):
-                _add(figures, f"recall_{label}", cell.arm, unit.seed, recall, again["recall"][:, label])
+                add(f"recall_{label}", cell.arm, draw.seed, recall, again["recall"][:, label])
     known = figures["auc"].values
     controls = {arm: [CLASSICAL.name, BY_NAME[arm].twin or ""] for arm in known if BY_NAME[arm].candidate}
     plain = [CLASSICAL.name, *(arm for arm in known if not BY_NAME[arm].generated and arm != CLASSICAL.name)]
-    return RegimeResult(regime, units, figures, judge(figures["auc"], controls, PRIMARY.name, plain))
-
-
-def _add(figures: dict[str, Any], name: str, arm: str, seed: int, value: float, again: np.ndarray) -> None:
-    results = figures.setdefault(name, Results({}, {}))
-    results.values.setdefault(arm, {})[seed] = value
-    results.resampled.setdefault(arm, {})[seed] = again
+    return RegimeResult(regime, draws, figures, judge(figures["auc"], controls, MAIN_ARM.name, plain))
 
 
 def sentence(result: RegimeResult) -> str:
@@ -105,10 +103,10 @@ def sentence(result: RegimeResult) -> str:
         f"{head}; {one.arm} − {one.control}: AUC {difference(one)} (95 % interval {interval(one)}, "
         f"p = {judgement.p_value:.2g}{chosen}; {one.draws} draws{but}). Recommended: {judgement.recommended}."
     )
-    of_primary = effect(result.auc, PRIMARY.name, one.control)
-    if one.arm != PRIMARY.name and of_primary:
+    of_primary = effect(result.auc, MAIN_ARM.name, one.control)
+    if one.arm != MAIN_ARM.name and of_primary:
         text += (
-            f" {PRIMARY.name}, named in advance: {difference(of_primary)} ({interval(of_primary)}, "
+            f" {MAIN_ARM.name}, named in advance: {difference(of_primary)} ({interval(of_primary)}, "
             f"p = {of_primary.p_value:.2g})."
         )
     return text + (f" Fewer than {ENOUGH} draws: read it as a first look." if one.draws < ENOUGH else "")
@@ -122,21 +120,20 @@ def interval(one: Effect) -> str:
     return f"{one.interval[0]:+.4f} … {one.interval[1]:+.4f}"
 
 
-def baseline_line(study: Study, results: Sequence[RegimeResult]) -> str:
+def baseline_line(dataset: ImageDataset, network: str, results: Sequence[RegimeResult]) -> str:
     """Whether the classifier without generated images is as good as MedMNIST's published one, which saw plain real images."""
-    dataset = study.dataset
     published = PUBLISHED.get(dataset.name) if dataset.source == "medmnist" and dataset.image_size == 28 else None
     whole = next((result for result in results if result.regime == Regime(1.0)), None)
     if published is None:
         return "MedMNIST published no ResNet-18 for this data and image size to compare the baseline with."
     if whole is None:
         return "No regime has all real images, so the baseline cannot be compared with MedMNIST's published ResNet-18."
-    arms = [arm for arm in ("real", CLASSICAL.name) if whole.draws(arm)]
-    reached = {arm: [float(np.mean(whole.draws(arm, name))) for name in ("auc", "acc")] for arm in arms}
+    arms = [arm for arm in ("real", CLASSICAL.name) if whole.of(arm)]
+    reached = {arm: [float(np.mean(whole.of(arm, name))) for name in ("auc", "acc")] for arm in arms}
     below = {arm for arm in arms if any(ours < theirs for ours, theirs in zip(reached[arm], published, strict=True))}
     return (
         f"{'**A weak baseline.** ' if CLASSICAL.name in below else ''}On all real images, without generated ones, "
-        f"{study.recipe.network} has "
+        f"{network} has "
         + ", ".join(
             f"AUC {auc:.3f} and ACC {acc:.3f} ({arm}{': below it' if arm in below else ''})"
             for arm, (auc, acc) in reached.items()

@@ -1,59 +1,46 @@
-"""A study's cells: one training of one arm with one seed, measured and kept as one JSON file.
+"""The loss study's cells: one training of one variant with one seed, sampled and measured."""
 
-A study that was stopped goes on with the cells that are missing, and a training inside a cell at its last checkpoint.
-"""
-
-import contextlib
-import json
-import shutil
 import time
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from accelerate import PartialState
 from pydantic import BaseModel, ConfigDict
 
-from medmnist_diffusion.artifacts import MetricRecord
+from medmnist_diffusion.artifacts import MetricRecord, TrainingSummary
 from medmnist_diffusion.cache import digest, read_kept
 from medmnist_diffusion.data import ImageDataset, Split
 from medmnist_diffusion.diffusion.loss_log import read_loss_csv
 from medmnist_diffusion.diffusion.machine import describe_machine
-from medmnist_diffusion.diffusion.sampling import DEFAULT_SAMPLER, DEFAULT_STEPS, generate, load_pipeline
 from medmnist_diffusion.errors import TrainingDivergedError
-from medmnist_diffusion.files import write_json
-from medmnist_diffusion.metrics.evaluation import evaluate_images
-from medmnist_diffusion.metrics.extractors import Extractor
-from medmnist_diffusion.publish.pipeline_folder import saved_step
+from medmnist_diffusion.metrics.features import FeatureExtractor
 from medmnist_diffusion.publish.plots import save_grid
-from medmnist_diffusion.training.config import BUDGETS, FREE_ON_RESUME, TrainingConfig, checked_config
+from medmnist_diffusion.studies.grid import ResultFile
+from medmnist_diffusion.studies.loss.variants import TrainingVariant
+from medmnist_diffusion.studies.steps import (
+    generator_config,
+    measure_images,
+    sample_generator,
+    settings_of,
+    train_generator,
+)
+from medmnist_diffusion.training.config import BUDGETS, TrainingConfig
 
+CELLS = "cells.jsonl"
 MEASURES = 1  # change it with what `_measured` measures: cells of another version are made again
 GRID_IMAGES = 20
-VALIDATIONS, LEAST_STEPS = 10, 50  # held-out losses in a run with a budget in steps; not more often than that
-NEVER = 10**9
+VALIDATIONS, LEAST_STEPS, MOST_LOGGED = 10, 50, 20
 
 
-class Arm(BaseModel):
-    """What a cell does differently: settings of TrainingConfig, of sampling, and of the training images."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    name: str
-    options: dict[str, Any] = {}
-    sampler: str = DEFAULT_SAMPLER
-    num_inference_steps: int = DEFAULT_STEPS[DEFAULT_SAMPLER]
-    guidance_scale: float = 1.0
-    corrupted_share: float = 0.0  # of the training images; evaluation is always against the clean ones
-
-
-class CellResult(BaseModel):
-    """A cell's file. Of a training that diverged `failed` says so, and there are no figures."""
+class VariantResult(BaseModel):
+    """A cell's line. Of a training that diverged `failed` says so, and there are no figures."""
 
     model_config = ConfigDict(extra="forbid")
 
-    arm: Arm
+    arm: TrainingVariant
     seed: int
     fingerprint: str
     machine: str = ""  # not in the fingerprint: cells of several machines may stand in one report, which says so
@@ -66,9 +53,23 @@ class CellResult(BaseModel):
     refused: list[str] = []  # what could not be measured, and why
 
 
+@cache
+def cells_in(folder: Path) -> ResultFile[VariantResult]:
+    """The study's results; a folder of an older version, with one JSON file a cell, is taken over."""
+    results = ResultFile(folder / CELLS, VariantResult)
+
+    def older() -> Iterator[VariantResult]:
+        for path in sorted((folder / "cells").glob("[!.]*.json")):
+            if (cell := read_kept(path, VariantResult, "cell")) is not None:
+                yield cell
+
+    results.import_once(older)
+    return results
+
+
 @dataclass(frozen=True)
-class Bench:
-    """What the cells of a part of a study share: where they lie, the data, the budget, and how images are judged.
+class TrainingProtocol:
+    """What the cells of a part share: where they lie, the data, the budget, and how images are judged.
 
     Attributes:
         base: settings of TrainingConfig, one budget among them.
@@ -80,114 +81,90 @@ class Bench:
     folder: Path
     dataset: ImageDataset
     base: dict[str, Any]
-    extractors: tuple[Extractor, ...]
-    slow_extractors: tuple[Extractor, ...]
+    extractors: tuple[FeatureExtractor, ...]
+    slow_extractors: tuple[FeatureExtractor, ...]
     num_images: int
 
-    def config(self, arm: Arm, seed: int) -> TrainingConfig:
-        """A cell's training arguments. A budget in minutes is for training alone: nothing is validated in it."""
-        values = {**self.base, **arm.options}
-        steps = values.get("max_train_steps")
-        every = max(LEAST_STEPS, steps // VALIDATIONS) if steps else NEVER
-        rhythm = {
-            "validation_steps": every,
-            "logging_steps": min(20, every),
-            "sample_steps": NEVER,
-            "report_to": "none",
-        }
-        run = {"dataset": self.dataset.name, "output_dir": "run", "seed": seed}
-        return checked_config(TrainingConfig(**{**values, **rhythm, **run}))
+    def config(self, variant: TrainingVariant, seed: int) -> TrainingConfig:
+        """A cell's training arguments."""
+        options = {**self.base, **variant.options}
+        return generator_config(options, self.dataset.name, seed, VALIDATIONS, LEAST_STEPS, MOST_LOGGED)
 
-    def run_folder(self, arm: Arm, seed: int) -> Path:
+    def run_folder(self, variant: TrainingVariant, seed: int) -> Path:
         """Where a cell's training lies: named by all that it depends on, which sampling is not."""
-        return self.folder / "runs" / digest(self._training(arm, seed))
+        return self.folder / "runs" / digest(self._training(variant, seed))
 
-    def fingerprint(self, arm: Arm, seed: int) -> str:
-        """Of all that a cell's figures depend on; not of the arm's name."""
-        sampling = [arm.sampler, arm.num_inference_steps, arm.guidance_scale, self.num_images]
+    def fingerprint(self, variant: TrainingVariant, seed: int) -> str:
+        """Of all that a cell's figures depend on; not of the variant's name."""
+        sampling = [variant.sampler, variant.num_inference_steps, variant.guidance_scale, self.num_images]
         spaces = [extractor.identity for extractor in (*self.extractors, *self.slow_extractors)]
         held_out = [self.dataset.splits[name].content_hash for name in ("val", "test")]
-        return digest([self._training(arm, seed), sampling, spaces, held_out, MEASURES])
+        return digest([self._training(variant, seed), sampling, spaces, held_out, MEASURES])
 
-    def _training(self, arm: Arm, seed: int) -> list[Any]:
-        settings = asdict(self.config(arm, seed))
-        kept = {name: value for name, value in settings.items() if name not in FREE_ON_RESUME or name in BUDGETS}
-        return [kept, arm.corrupted_share, self.dataset.train.content_hash]
+    def _training(self, variant: TrainingVariant, seed: int) -> list[Any]:
+        settings = settings_of(self.config(variant, seed), also=BUDGETS)
+        return [settings, variant.corrupted_share, self.dataset.train.content_hash]
 
-    def finished(self, arm: Arm, seed: int) -> CellResult | None:
-        """The cell's result if it is there, whatever name its arm had when it was made.
-
-        Raises:
-            UserError: for a damaged file.
-        """
-        result = read_kept(self.folder / "cells" / f"{self.fingerprint(arm, seed)}.json", CellResult, "cell")
-        return result and result.model_copy(update={"arm": arm})
+    def finished(self, variant: TrainingVariant, seed: int) -> VariantResult | None:
+        """The cell's result if it is there, whatever name its variant had when it was made."""
+        result = cells_in(self.folder).get(self.fingerprint(variant, seed))
+        return result and result.model_copy(update={"arm": variant})
 
 
-def run_cell(bench: Bench, arm: Arm, seed: int) -> CellResult:
+def run_cell(protocol: TrainingProtocol, variant: TrainingVariant, seed: int) -> VariantResult:
     """Train, sample and measure one cell, or read it where it is finished.
 
-    The run's pipeline and loss.csv stay under `runs`; an arm that differs from another in its sampling alone uses that one's
+    The run's pipeline and loss.csv stay under `runs`; a variant that differs from another in its sampling alone uses that one's
     training. What training prints goes to `log.txt`.
     """
-    if done := bench.finished(arm, seed):
+    if done := protocol.finished(variant, seed):
         return done
-    began, key = time.monotonic(), bench.fingerprint(arm, seed)
-    result = CellResult(arm=arm, seed=seed, fingerprint=key, machine=describe_machine())
+    began, key = time.time(), protocol.fingerprint(variant, seed)
+    result = VariantResult(arm=variant, seed=seed, fingerprint=key, machine=describe_machine())
     try:
-        pipeline = _trained(bench, arm, seed)
+        pipeline = _trained(protocol, variant, seed)
     except TrainingDivergedError as error:
         result.failed = str(error)
     else:
-        summary = json.loads((pipeline / "training_summary.json").read_text(encoding="utf-8"))
-        labels = bench.dataset.labels_in_shares(bench.num_images)
-        generated = Split("generated", generate_cell(pipeline, labels, arm, seed), labels)
+        summary = TrainingSummary.of(pipeline)
+        labels = protocol.dataset.labels_in_shares(protocol.num_images)
+        generated = Split("generated", generate_cell(pipeline, labels, variant, seed), labels)
         first = np.unique(np.linspace(0, len(generated) - 1, GRID_IMAGES).astype(int))
-        save_grid(generated.images[first], bench.folder / "grids" / f"{key}.png", len(first))
-        result.steps, result.training_seconds = summary["step"], summary["seconds"]
+        save_grid(generated.images[first], protocol.folder / "grids" / f"{key}.png", len(first))
+        result.steps, result.training_seconds = summary.step, summary.seconds
         result.losses = [row for row in read_loss_csv(pipeline.parent / "loss.csv") if "val_l2" in row]
-        result.records, result.refused = _measured(bench, generated)
-    result.seconds = round(time.monotonic() - began, 1)
-    write_json(bench.folder / "cells" / f"{key}.json", result.model_dump())
+        result.records, result.refused = _measured(protocol, generated)
+    result.seconds = round(time.time() - began, 1)
+    cells_in(protocol.folder).append(result)
     return result
 
 
-def generate_cell(pipeline: Path, labels: np.ndarray, arm: Arm, seed: int) -> np.ndarray:
-    """uint8 N×H×W×C images of the labels, sampled as the arm does."""
-    pipe = load_pipeline(pipeline, arm.sampler)
-    pipe.to(PartialState().device)
-    pipe.set_progress_bar_config(desc=f"{arm.name}, seed {seed}: sampling", leave=False)
-    return generate(pipe, labels, arm.num_inference_steps, arm.guidance_scale, seed)
+def generate_cell(pipeline: Path, labels: np.ndarray, variant: TrainingVariant, seed: int) -> np.ndarray:
+    """uint8 N×H×W×C images of the labels, sampled as the variant does."""
+    options = {"num_inference_steps": variant.num_inference_steps, "guidance_scale": variant.guidance_scale}
+    return sample_generator(pipeline, labels, seed, f"{variant.name}, seed {seed}", variant.sampler, **options)
 
 
-def _trained(bench: Bench, arm: Arm, seed: int) -> Path:
-    """The arm's pipeline, trained now or by an arm that trains alike."""
-    from medmnist_diffusion.training.train import train
-
-    run, dataset = bench.run_folder(arm, seed), bench.dataset
-    if saved_step(run / "pipeline") is None:  # written last
-        if arm.corrupted_share:
-            spoiled = corrupted(dataset.train, arm.corrupted_share, dataset.num_classes, seed)
-            dataset = replace(dataset, splits={**dataset.splits, "train": spoiled})
-        run.mkdir(parents=True, exist_ok=True)
-        with (bench.folder / "log.txt").open("a", encoding="utf-8") as log, contextlib.redirect_stdout(log):
-            train(replace(bench.config(arm, seed), output_dir=str(run)), dataset)
-    for name in ("checkpoints", "pipeline_best", "samples"):
-        shutil.rmtree(run / name, ignore_errors=True)
-    return run / "pipeline"
+def _trained(protocol: TrainingProtocol, variant: TrainingVariant, seed: int) -> Path:
+    """The variant's pipeline, trained now or by a variant that trains alike."""
+    dataset = protocol.dataset
+    if variant.corrupted_share:
+        spoiled = corrupted(dataset.train, variant.corrupted_share, dataset.num_classes, seed)
+        dataset = replace(dataset, splits={**dataset.splits, "train": spoiled})
+    config, run = protocol.config(variant, seed), protocol.run_folder(variant, seed)
+    return train_generator(
+        config, dataset, run, protocol.folder / "log.txt", ("checkpoints", "pipeline_best", "samples")
+    )
 
 
-def _measured(bench: Bench, generated: Split) -> tuple[list[MetricRecord], list[str]]:
+def _measured(protocol: TrainingProtocol, generated: Split) -> tuple[list[MetricRecord], list[str]]:
     """Distances in every space with their floors, labels, copies; and what was refused."""
-    parts = ("features", "labels", "copies")
-    evaluated = [evaluate_images(bench.dataset, generated, bench.extractors, per_class=False, parts=parts)]
-    if bench.slow_extractors:
-        evaluated.append(
-            evaluate_images(
-                bench.dataset, generated, bench.slow_extractors, num_real=len(generated), per_class=False, parts=["features"]
-            )
-        )  # fmt: skip
-    return [record for one in evaluated for record in one.records], [line for one in evaluated for line in one.refused]
+    evaluations = [measure_images(protocol.dataset, generated, protocol.extractors)]
+    if protocol.slow_extractors:
+        slow, count = protocol.slow_extractors, len(generated)
+        evaluations.append(measure_images(protocol.dataset, generated, slow, ["features"], count))
+    records = [record for evaluation in evaluations for record in evaluation.records]
+    return records, [line for evaluation in evaluations for line in evaluation.refused]
 
 
 def corrupted(split: Split, share: float, num_classes: int, seed: int) -> Split:

@@ -1,0 +1,335 @@
+"""A draw of the augmentation study: one subset of the real images, its generator, and every arm's classifier, kept as it goes.
+
+A line is added to the results after every arm, so that a study stopped anywhere goes on with the next one.
+"""
+
+import time
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict
+
+from medmnist_diffusion.cache import digest, kept_arrays, read_kept
+from medmnist_diffusion.data import ImageDataset, Split
+from medmnist_diffusion.errors import TrainingDivergedError, UserError
+from medmnist_diffusion.metrics import memorization, selection
+from medmnist_diffusion.metrics.classifier_training import predicted_logits
+from medmnist_diffusion.metrics.extractors import OFFLINE_PAIR, make_extractor
+from medmnist_diffusion.metrics.mixed_training import Fitted, ImageClassifier, Mixture, Recipe, fit
+from medmnist_diffusion.publish.card import escaped
+from medmnist_diffusion.publish.plots import save_sides
+from medmnist_diffusion.studies.augmentation.arms import CLASSICAL, ClassifierArm
+from medmnist_diffusion.studies.augmentation.generators import Pool, Source
+from medmnist_diffusion.studies.augmentation.regimes import Regime, RegimeData, draw_regime
+from medmnist_diffusion.studies.augmentation.scores import figures_of, kept_scores, scores_of
+from medmnist_diffusion.studies.grid import ResultFile
+from medmnist_diffusion.studies.steps import measure_images
+
+DRAWS = "draws.jsonl"
+VERSION = 2  # change it with what a draw's figures mean: draws of another version are made again
+JUDGED = 500  # generated images whose metrics stand beside the gain
+GENERATOR = ("step", "val_loss", "training_images", "max_train_steps")  # what is kept of its training
+METRICS = ("frechet_distance", "precision", "recall", "density", "coverage")
+
+
+class ClassifierResult(BaseModel):
+    """One arm's classifier in one draw: what it saw, how validation chose it, and its test figures (MedMNIST's AUC and ACC)."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    regime: str
+    arm: str
+    settings: dict[str, Any]  # the arm's
+    seed: int
+    classifier: str
+    leaky: bool
+    real_index_hash: str
+    generator_index_hash: str | None
+    n_real: int
+    n_val: int
+    n_synthetic: int  # distinct generated images that could be drawn
+    learning_rate: float
+    step: int
+    val_loss: float
+    auc: float
+    acc: float
+    balanced_accuracy: float
+    recall: list[float]
+    ece: float
+    seconds: float
+
+
+class DrawResult(BaseModel):
+    """What is known of a draw; a line of the results holds what is new since the one before it.
+
+    `pools` holds, of each pool of generated images, its metrics by name; `scores` the test scores of the arms (see `scores_of`), a
+    list a column.
+    """
+
+    model_config = ConfigDict(extra="forbid")
+
+    fingerprint: str
+    share: float
+    rare_share: float
+    seed: int
+    n_real: int
+    n_real_per_class: list[int]
+    n_val: int
+    cells: list[ClassifierResult] = []
+    pools: dict[str, dict[str, float]] = {}
+    failed: str | None = None  # why its generator could not be trained; the draw is left out then
+    skipped: dict[str, str] = {}  # leaky arms, and why their generator could not be trained; the draw stays
+    generator: dict[str, Any] | None = None  # steps, losses and images of its training
+    scores: dict[str, list[list[float]]] = {}
+
+    @property
+    def regime(self) -> Regime:
+        return Regime(self.share, self.rare_share)
+
+    def cell(self, arm: str) -> ClassifierResult | None:
+        return next((cell for cell in self.cells if cell.arm == arm), None)
+
+    def scores_of(self, arm: str) -> np.ndarray:
+        """float16 N×K."""
+        return np.array(self.scores[arm], np.float16).T
+
+    def joined(self, newer: "DrawResult") -> "DrawResult":
+        """Both together; of an arm that both have the newer result counts."""
+        again = {cell.arm for cell in newer.cells}
+        changes: dict[str, Any] = {"cells": [cell for cell in self.cells if cell.arm not in again] + newer.cells}
+        changes |= {name: getattr(self, name) | getattr(newer, name) for name in ("pools", "skipped", "scores")}
+        changes |= {name: getattr(newer, name) or getattr(self, name) for name in ("failed", "generator")}
+        return self.model_copy(update=changes)
+
+
+@cache
+def draws_in(folder: Path) -> ResultFile[DrawResult]:
+    """The study's results; a folder of an older version, with a JSON file and an npz for each draw, is taken over."""
+    results = ResultFile(folder / DRAWS, DrawResult, DrawResult.joined)
+
+    def older() -> Iterator[DrawResult]:
+        for path in sorted((folder / "units").glob("[!.]*.json")):
+            if (draw := read_kept(path, DrawResult, "unit")) is not None:
+                scores = kept_arrays(path.with_suffix(".npz")) or {}
+                yield draw.model_copy(update={"scores": {arm: kept_scores(of_arm) for arm, of_arm in scores.items()}})
+
+    results.import_once(older)
+    return results
+
+
+@dataclass(frozen=True)
+class AugmentationProtocol:
+    """What all draws share: where they lie, the data, the generated images' source, and how classifiers are trained.
+
+    Attributes:
+        earlier: the same in the precisions of other machines, which made a part of the draws.
+    """
+
+    folder: Path
+    dataset: ImageDataset
+    source: Source
+    recipe: Recipe
+    arms: tuple[ClassifierArm, ...]
+    earlier: "tuple[AugmentationProtocol, ...]" = ()
+
+    def of(self, regime: Regime, seed: int) -> "AugmentationProtocol":
+        """The one in whose precision the draw has all arms; else itself. All arms of a draw have one precision."""
+        known = sorted((self, *self.earlier), key=lambda one: one.recipe.precision)  # the same on every machine
+        return next((one for one in known if not one.missing(regime, seed)), self)
+
+    def fingerprint(self, regime: Regime, seed: int) -> str:
+        """Of all that a draw's figures depend on; not of which arms there are."""
+        content = [self.dataset.content_hash, asdict(regime), seed, self.source.identity, asdict(self.recipe)]
+        return digest([*content, selection.SETTINGS, VERSION])
+
+    def arms_of(self, regime: Regime) -> list[ClassifierArm]:
+        """With all real images there is nothing that a leaky generator could see beyond them."""
+        return [arm for arm in self.arms if not (arm.leaky and regime == Regime(1.0))]
+
+    def read(self, regime: Regime, seed: int) -> DrawResult | None:
+        """A draw's results, finished or not; None where there is none."""
+        return draws_in(self.folder).get(self.fingerprint(regime, seed))
+
+    def missing(self, regime: Regime, seed: int) -> list[ClassifierArm]:
+        """The arms that a draw still lacks: without a result, or with one of other settings, or without its scores."""
+        draw, arms = self.read(regime, seed), self.arms_of(regime)
+        if draw is None or draw.failed:
+            return [] if draw else arms
+        done = {cell.arm: cell.settings for cell in draw.cells if cell.arm in draw.scores}
+        return [arm for arm in arms if done.get(arm.name) != asdict(arm) and arm.name not in draw.skipped]
+
+    def pools_of(self, draw: DrawResult) -> list[str]:
+        """The pools of generated images that a draw's arms use."""
+        arms = [arm for arm in self.arms_of(draw.regime) if arm.generated and arm.name not in draw.skipped]
+        return list(dict.fromkeys(arm.pool for arm in arms))
+
+    def finished(self, regime: Regime, seed: int) -> bool:
+        """Whether all arms of a draw are trained, and its pools measured; or it failed for good."""
+        draw = self.read(regime, seed)
+        if draw is None or self.missing(regime, seed):
+            return False
+        return draw.failed is not None or set(self.pools_of(draw)) <= set(draw.pools)
+
+
+def train_draw(
+    protocol: AugmentationProtocol, regime: Regime, seed: int, deadline: float = float("inf")
+) -> DrawResult | None:
+    """Train what a draw lacks. No arm starts after the deadline (of time.time()).
+
+    Raises:
+        RuntimeError: if a generator saw other real images than the classifier, in an arm that is not marked as leaky.
+    """
+    data = draw_regime(protocol.dataset, regime, seed)
+    for arm in protocol.missing(regime, seed):
+        if time.time() > deadline:
+            break
+        try:
+            pool = protocol.source.draw(arm.pool, data) if arm.generated else None
+        except TrainingDivergedError as error:
+            why = {"skipped": {arm.name: str(error)}} if arm.leaky else {"failed": f"{arm.pool}: {error}"}
+            _add(protocol, data, **why)
+            if arm.leaky:
+                continue
+            break
+        if pool and not arm.leaky and pool.index_hash != data.index_hash:
+            raise RuntimeError(f"{arm.name}: the generator saw other real images than the classifier.")
+        began = time.time()
+        mixture = _mixture(protocol, data, arm, pool)
+        fitted = _classical(protocol, data) if arm == CLASSICAL else _fit(protocol, data, mixture)
+        scores = scores_of(predicted_logits(fitted.model, protocol.dataset.splits["test"]))
+        cell = _result(protocol, data, arm, mixture, pool, fitted, scores, time.time() - began)
+        _add(protocol, data, cells=[cell], scores={arm.name: kept_scores(scores)})
+    return protocol.read(regime, seed)
+
+
+def measure_draw(
+    protocol: AugmentationProtocol, regime: Regime, seed: int, deadline: float = float("inf")
+) -> DrawResult | None:
+    """Measure the pools of a trained draw, and draw the first one's picture; None where no arm is trained."""
+    data, draw = draw_regime(protocol.dataset, regime, seed), protocol.read(regime, seed)
+    if draw is None or draw.failed:
+        return draw
+    pools: dict[str, Split] = {}
+    for name in protocol.pools_of(draw):
+        if time.time() > deadline:
+            return protocol.read(regime, seed)
+        pools[name] = protocol.source.draw(name, data).split
+        if name not in draw.pools:
+            measured = pool_metrics(protocol.dataset, data, pools[name])
+            summary = protocol.source.summary(regime, seed) or {}
+            kept = {key: value for key, value in summary.items() if key in GENERATOR}
+            _add(protocol, data, pools={name: measured}, generator=kept or None)
+    if seed == 0 and pools:
+        sides = {"real": data.dataset.train, **pools}
+        save_sides(sides, protocol.dataset.id2label, picture_path(protocol.folder, regime))
+    return protocol.read(regime, seed)
+
+
+def _add(protocol: AugmentationProtocol, data: RegimeData, **news: Any) -> None:
+    """A line with what is new of a draw."""
+    train, classes = data.dataset.train, data.dataset.num_classes
+    line = DrawResult(
+        fingerprint=protocol.fingerprint(data.regime, data.seed),
+        **asdict(data.regime),
+        seed=data.seed,
+        n_real=len(train),
+        n_real_per_class=np.bincount(train.labels, minlength=classes).tolist(),
+        n_val=len(data.dataset.splits["val"]),
+        **news,
+    )
+    draws_in(protocol.folder).append(line)
+
+
+def _mixture(protocol: AugmentationProtocol, data: RegimeData, arm: ClassifierArm, pool: Pool | None) -> Mixture:
+    """What the arm's classifier is trained on."""
+    extra = data.dataset.train if arm.share and arm.pool == "real" else pool.split if pool else None
+    if extra and arm.selection:
+        extra = extra.subset(selection.SELECTIONS[arm.selection](extra, data.dataset, _selector(protocol, data)))
+    elif extra and arm.generated and arm.pool == "plain":
+        extra = extra.subset(selection.unselected(extra.labels))
+    return Mixture(data.dataset.train, extra, arm.share, arm.until, arm.classical)
+
+
+def _fit(protocol: AugmentationProtocol, data: RegimeData, mixture: Mixture) -> Fitted:
+    return fit(protocol.recipe, mixture, data.dataset.splits["val"], protocol.dataset.num_classes, data.seed)
+
+
+def _classical(protocol: AugmentationProtocol, data: RegimeData) -> Fitted:
+    """The classical arm's classifier; kept, as selections look through its eyes."""
+    train, dataset = data.dataset.train, protocol.dataset
+    fitted = _fit(protocol, data, Mixture(train))
+    facts = (
+        f"{protocol.recipe.network}, trained for {fitted.step} steps on {len(train)} real images of {dataset.name} "
+        f"({data.regime.name}, draw {data.seed}), shifted, rotated and changed in brightness; classes: "
+        f"{', '.join(dataset.id2label.values())}; licence of the data: {dataset.license}. The study's selections look at "
+        "generated images through it."
+    )
+    fitted.model.save_pretrained(_selector_folder(protocol, data), model_card_kwargs={"facts": escaped(facts)})
+    return fitted
+
+
+def _selector(protocol: AugmentationProtocol, data: RegimeData) -> ImageClassifier:
+    folder = _selector_folder(protocol, data)
+    if not (folder / "model.safetensors").is_file():
+        return _classical(protocol, data).model
+    return ImageClassifier.from_pretrained(folder).eval()
+
+
+def _selector_folder(protocol: AugmentationProtocol, data: RegimeData) -> Path:
+    return protocol.folder / "classifiers" / protocol.fingerprint(data.regime, data.seed)
+
+
+def _result(
+    protocol: AugmentationProtocol, data: RegimeData, arm: ClassifierArm, mixture: Mixture, pool: Pool | None,
+    fitted: Fitted, scores: np.ndarray, seconds: float,
+) -> ClassifierResult:  # fmt: skip
+    return ClassifierResult(
+        regime=data.regime.name,
+        arm=arm.name,
+        settings=asdict(arm),
+        seed=data.seed,
+        classifier=protocol.recipe.network,
+        leaky=arm.leaky,
+        real_index_hash=data.index_hash,
+        generator_index_hash=pool.index_hash if pool else None,
+        n_real=len(mixture.real) if arm.share < 1 else 0,
+        n_val=len(data.dataset.splits["val"]),
+        n_synthetic=len(mixture.extra) if pool and mixture.extra else 0,
+        learning_rate=fitted.learning_rate,
+        step=fitted.step,
+        val_loss=fitted.val_loss,
+        seconds=round(seconds, 1),
+        **figures_of(scores, protocol.dataset.splits["test"].labels),
+    )
+
+
+def pool_metrics(whole: ImageDataset, data: RegimeData, pool: Split) -> dict[str, float]:
+    """How good the generated images are: each figure ÷ its floor in both offline spaces, against the whole training set (which no
+    arm saw: this is to compare with the gain, and chooses nothing), labels, and copies of the regime's own images."""
+    counts = whole.conditioning.counts(whole.labels_in_shares(JUDGED))
+    judged = pool.subset(whole.conditioning.draw(pool.labels, counts, np.random.default_rng(0)))
+    figures: dict[str, float] = {}
+    try:
+        spaces = [make_extractor(name, whole) for name in OFFLINE_PAIR]
+        evaluation = measure_images(whole, judged, spaces, ["features", "labels"])
+    except UserError:  # too few images for any figure
+        return figures
+    for record in evaluation.records:
+        if record.name in METRICS and record.ratio is not None:
+            figures[f"{record.name}, {record.extractor}"] = record.ratio
+        elif record.name == "label_accuracy":
+            figures["label_accuracy"] = record.value
+    held_out, train = memorization.clean_held_out(whole), data.dataset.train
+    if len(held_out):
+        threshold = memorization.Threshold.of(memorization.nearest_copies(held_out, train).distances)
+        copies = memorization.nearest_copies(judged, train).distances < threshold.value
+        figures["memorized_share"] = float(copies.mean())
+    return figures
+
+
+def picture_path(folder: Path, regime: Regime) -> Path:
+    return folder / f"images_{regime.slug}.png"

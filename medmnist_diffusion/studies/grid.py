@@ -1,0 +1,109 @@
+"""A study's results: one file, one JSON line a cell of its grid. A stopped study goes on with the missing ones."""
+
+import json
+import os
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any, Generic, Protocol, TypeVar
+
+from filelock import FileLock
+from pydantic import ValidationError
+
+from medmnist_diffusion.errors import UserError
+from medmnist_diffusion.files import write_text
+
+
+class CellRecord(Protocol):
+    """What is kept of a cell: a pydantic model, found by the fingerprint of all that its figures depend on."""
+
+    fingerprint: str
+
+    def model_dump(self) -> dict[str, Any]: ...
+    @classmethod
+    def model_validate_json(cls, json_data: bytes) -> Any: ...
+
+
+Record = TypeVar("Record", bound=CellRecord)
+
+
+class ResultFile(Generic[Record]):
+    """Appended to by several processes, one whole line at a time, and read as it grows.
+
+    A line that a kill or a power cut left half-written is no record; the next line takes its place.
+    """
+
+    def __init__(
+        self, path: Path, model: type[Record], join: Callable[[Record, Record], Record] = lambda older, newer: newer
+    ) -> None:
+        """Args:
+        join: what two lines of one fingerprint, an older and a newer one, say together.
+        """
+        self.path, self._model, self._join = path, model, join
+        self._records: dict[str, Record] = {}
+        self._read, self._file = 0, 0  # bytes that were read, of which file
+
+    def records(self) -> dict[str, Record]:
+        """All records by their fingerprint.
+
+        Raises:
+            UserError: for a line that is no record.
+        """
+        try:
+            found = self.path.stat()
+        except FileNotFoundError:
+            self._records, self._read = {}, 0
+            return {}
+        if found.st_ino != self._file or found.st_size < self._read:
+            self._records, self._read, self._file = {}, 0, found.st_ino
+        with self.path.open("rb") as file:
+            file.seek(self._read)
+            for line in file:
+                if line.endswith(b"\n"):  # else it is being written, or was cut off
+                    self._take(line)
+                    self._read += len(line)
+        return self._records
+
+    def get(self, fingerprint: str) -> Record | None:
+        return self.records().get(fingerprint)
+
+    def append(self, record: Record) -> None:
+        """Add a line; it is on the disk when this returns."""
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(self.path.with_name(f".{self.path.name}.lock")), self.path.open("a+b") as file:
+            file.truncate(_end_of_last_line(file))
+            file.write(_line(record).encode())
+            file.flush()
+            os.fsync(file.fileno())
+
+    def import_once(self, records: Callable[[], Iterable[Record]]) -> None:
+        """Start the file with what an older version kept elsewhere; where the file exists, nothing is done."""
+        if not self.path.exists() and (lines := [_line(record) for record in records()]):
+            write_text(self.path, "".join(lines))
+
+    def _take(self, line: bytes) -> None:
+        try:
+            record = self._model.model_validate_json(line)
+        except ValidationError as error:
+            number = self.path.read_bytes()[: self._read].count(b"\n") + 1
+            reason = " ".join(str(error).split())[:200]
+            raise UserError(
+                f"{self.path} is no valid results file: line {number} ({reason}). Remove that line: its cell will be made again."
+            ) from None
+        older = self._records.get(record.fingerprint)
+        self._records[record.fingerprint] = self._join(older, record) if older else record
+
+
+def _line(record: CellRecord) -> str:
+    return json.dumps(record.model_dump(), ensure_ascii=False, allow_nan=False) + "\n"
+
+
+def _end_of_last_line(file: Any) -> int:
+    """Where a file's last whole line ends, searched from the end."""
+    at = file.seek(0, os.SEEK_END)
+    while at:
+        start = max(0, at - 2**16)
+        file.seek(start)
+        if (newline := file.read(at - start).rfind(b"\n")) >= 0:
+            return start + newline + 1
+        at = start
+    return 0

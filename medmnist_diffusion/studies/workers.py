@@ -1,0 +1,177 @@
+"""Who runs a study's cells: this process, processes of this machine with one core each, or other machines by dask.distributed.
+
+Small networks gain little from a second thread, and results do not depend on how many workers share a study: each has one thread.
+"""
+
+import contextlib
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import CancelledError, Executor, ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass
+from multiprocessing import active_children, get_context
+from pathlib import Path
+from typing import Any
+
+import torch
+from tqdm import tqdm
+
+from medmnist_diffusion.errors import StoppedError, UserError
+
+CONNECT_SECONDS = 20
+_one_at_a_time = threading.Lock()  # a dask worker may have several threads; torch's random state is the process's
+
+
+@dataclass(frozen=True)
+class Workers:
+    """Where cells run.
+
+    Attributes:
+        processes: of this machine, one core each; 0: this process itself, with all its cores.
+        scheduler: the address of a dask scheduler whose workers run them instead; they see the study's folder and the data under
+            the same paths.
+        log: takes what worker processes print.
+    """
+
+    log: Path
+    processes: int = 0
+    scheduler: str | None = None
+
+
+def absolute_source(dataset: str) -> str:
+    """A data set's path as workers in other folders find it; names stay as they are."""
+    return str(Path(dataset).resolve()) if Path(dataset).exists() else dataset
+
+
+def available_cores() -> list[int]:
+    """The cores that this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return sorted(os.sched_getaffinity(0))
+    return list(range(os.cpu_count() or 1))
+
+
+def run_tasks(
+    task: Callable[..., Any], arguments: Sequence[tuple[Any, ...]], workers: Workers, progress: tqdm
+) -> Iterator[Any]:
+    """`task(*each)` for each of the arguments, as they finish. A task that a dying dask worker took with it, three times over, is
+    left out.
+
+    Stopped by Ctrl-C or SIGTERM, or by the death of this process, this machine's workers stop too.
+    """
+    if not arguments:
+        return
+    if workers.scheduler is None and not workers.processes:
+        for each in arguments:
+            yield task(*each)
+            progress.update()
+        return
+    with _scheduler(workers) if workers.scheduler else _processes(workers, len(arguments)) as executor:
+        futures = [executor.submit(task, *each) for each in arguments]
+        for future in as_completed(futures):
+            progress.update()
+            try:
+                result = future.result()
+            except Exception as error:
+                if type(error).__name__ != "KilledWorker":  # of distributed, which need not be installed
+                    raise
+                progress.write(f"a worker died and took a cell with it ({error}). The same command runs it again.")
+            else:
+                yield result
+
+
+@contextlib.contextmanager
+def _processes(workers: Workers, tasks: int) -> Iterator[Executor]:
+    workers.log.parent.mkdir(parents=True, exist_ok=True)
+    context = get_context("spawn")
+    cores, available = context.Queue(), available_cores()
+    for at in range(workers.processes):
+        cores.put(available[at % len(available)])
+    before = signal.signal(signal.SIGTERM, _stop)
+    executor = ProcessPoolExecutor(
+        min(workers.processes, tasks), context, initializer=_start, initargs=(cores, os.getpid(), workers.log)
+    )
+    try:
+        yield executor
+    except BrokenProcessPool:
+        raise UserError(
+            f"a process of the study died (out of memory?); its last words are in {workers.log}. The same command goes on; with "
+            "fewer --processes it needs less memory."
+        ) from None
+    except BaseException:
+        for process in active_children():  # also one that the executor was just starting
+            process.kill()  # all that a cell writes is whole or not there; a training would want to save first
+        executor.shutdown(wait=False, cancel_futures=True)
+        raise
+    finally:
+        executor.shutdown(wait=True, cancel_futures=True)
+        signal.signal(signal.SIGTERM, before)
+
+
+@contextlib.contextmanager
+def _scheduler(workers: Workers) -> Iterator[Executor]:
+    try:
+        from distributed import Client
+    except ImportError:
+        raise UserError(
+            "--scheduler needs dask.distributed. Install it: pip install 'medmnist-diffusion[distributed]'."
+        ) from None
+    try:
+        client = Client(workers.scheduler, timeout=CONNECT_SECONDS)
+    except (OSError, ValueError) as error:
+        raise UserError(
+            f"--scheduler: no dask scheduler answers at {workers.scheduler} ({error}). Start one: dask scheduler."
+        ) from None
+    before = signal.signal(signal.SIGTERM, _stop)
+    try:
+        with client, client.get_executor(pure=False) as executor:
+            yield _OnOneCore(executor)
+    except CancelledError:
+        raise UserError(
+            f"the dask scheduler at {workers.scheduler} is gone. The same command goes on with what is missing."
+        ) from None
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+class _OnOneCore(Executor):
+    """Another executor, whose tasks run one at a time in each process, with one thread."""
+
+    def __init__(self, executor: Any) -> None:
+        self._executor = executor
+
+    def submit(self, task: Callable[..., Any], /, *arguments: Any, **options: Any) -> Any:
+        return self._executor.submit(_on_one_core, task, *arguments, **options)
+
+
+def _on_one_core(task: Callable[..., Any], *arguments: Any) -> Any:
+    with _one_at_a_time:
+        torch.set_num_threads(1)
+        return task(*arguments)
+
+
+def _stop(number: int, frame: Any) -> None:
+    raise StoppedError("stopped. The same command goes on with what is missing.")
+
+
+def _start(cores: Any, parent: int, log: Path) -> None:
+    """One core and one thread; an end with the parent's; a log for all that would be printed."""
+    threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
+    core = cores.get()
+    if hasattr(os, "sched_setaffinity") and not torch.accelerator.is_available():
+        os.sched_setaffinity(0, {core})
+    torch.set_num_threads(1)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides
+    sys.stdout = sys.stderr = log.open("a", encoding="utf-8", buffering=1)
+
+
+def _end_with(parent: int) -> None:
+    while os.getppid() == parent:
+        time.sleep(0.5)
+    with contextlib.suppress(Exception):
+        print("the study's process has ended; so does this one")
+    os._exit(1)
