@@ -57,8 +57,8 @@ def available_cores() -> list[int]:
 def run_tasks(
     task: Callable[..., Any], arguments: Sequence[tuple[Any, ...]], workers: Workers, progress: tqdm
 ) -> Iterator[Any]:
-    """`task(*each)` for each of the arguments, as they finish. A task that a dying dask worker took with it, three times over, is
-    left out.
+    """`task(*each)` for each of the arguments, as they finish. A task that a dying dask worker took with it is run again,
+    at last alone, and then left out.
 
     Stopped by Ctrl-C or SIGTERM, or by the death of this process, this machine's workers stop too.
     """
@@ -70,16 +70,27 @@ def run_tasks(
             progress.update()
         return
     with _scheduler(workers) if workers.scheduler else _processes(workers, len(arguments)) as executor:
-        futures = [executor.submit(task, *each) for each in arguments]
+        lost = []  # with a worker that died, by their own fault or another's
+        futures = {executor.submit(task, *each): each for each in arguments}
         for future in as_completed(futures):
-            progress.update()
             try:
                 result = future.result()
             except Exception as error:
                 if type(error).__name__ != "KilledWorker":  # of distributed, which need not be installed
                     raise
-                progress.write(f"a worker died and took a cell with it ({error}). The same command runs it again.")
+                lost.append(futures[future])
             else:
+                progress.update()
+                yield result
+        for each in lost:  # one at a time: the guilty one takes no other with it
+            try:
+                result = executor.submit(task, *each).result()
+            except Exception as error:
+                if type(error).__name__ != "KilledWorker":
+                    raise
+                progress.write(f"a cell's worker died again ({error}); the cell is left out.")
+            else:
+                progress.update()
                 yield result
 
 

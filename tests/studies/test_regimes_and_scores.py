@@ -1,0 +1,108 @@
+"""Draws of a regime, and MedMNIST's figures over resampled test sets."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from medmnist.evaluator import getACC, getAUC
+
+from medmnist_diffusion.data import ImageDataset, load_dataset
+from medmnist_diffusion.studies.augmentation.regimes import LEAST, Regime, draw_regime
+from medmnist_diffusion.studies.augmentation.scores import (
+    FIGURES,
+    figures_of,
+    probabilities,
+    resampled_figures,
+    resampled_test_sets,
+    scores_of,
+)
+
+
+@pytest.fixture(scope="module")
+def small(small_npz: Path) -> ImageDataset:
+    return load_dataset(str(small_npz))
+
+
+def test_draws_are_stratified_nested_and_shrink_validation_too(small: ImageDataset) -> None:
+    few, many = draw_regime(small, Regime(0.1), 3), draw_regime(small, Regime(0.5), 3)
+    counts = np.bincount(small.train.labels)
+    assert np.bincount(few.dataset.train.labels).tolist() == np.maximum(LEAST, np.round(counts * 0.1)).tolist()
+    assert len(few.dataset.splits["val"]) < len(many.dataset.splits["val"]) < len(small.splits["val"])
+    assert set(few.train_rows) < set(many.train_rows)
+    assert few.dataset.splits["test"] is small.splits["test"]
+    assert draw_regime(small, Regime(0.1), 4).index_hash != few.index_hash
+    assert draw_regime(small, Regime(0.1), 3).index_hash == few.index_hash
+    assert (small.train.images[few.train_rows] == few.dataset.train.images).all()
+
+
+def test_all_images_are_the_whole_set_and_imbalance_cuts_the_rarest_class(small: ImageDataset) -> None:
+    assert draw_regime(small, Regime(1.0), 0).dataset.train.content_hash == small.train.content_hash
+    cut = draw_regime(small, Regime(1.0, 0.1), 0)
+    before, after = (np.bincount(dataset.train.labels) for dataset in (small, cut.dataset))
+    rarest = int(before.argmin())
+    assert after[rarest] == max(LEAST, round(0.1 * before[rarest]))
+    assert (np.delete(after, rarest) == np.delete(before, rarest)).all()
+
+
+@pytest.mark.parametrize("classes", [2, 4])
+def test_figures_are_medmnists(classes: int) -> None:
+    rng = np.random.default_rng(classes)
+    labels = rng.integers(classes, size=300)
+    logits = torch.from_numpy(rng.normal(size=(300, classes)) + 1.5 * np.eye(classes)[labels])
+    truth = torch.softmax(logits, 1).numpy()
+    scores = scores_of(logits)
+    np.testing.assert_allclose(probabilities(scores), truth, atol=2e-3)
+    task = "binary-class" if classes == 2 else "multi-class"
+    found = figures_of(scores, labels)
+    assert found["auc"] == pytest.approx(getAUC(labels[:, None], truth, task), abs=1e-3)
+    assert found["acc"] == pytest.approx(getACC(labels[:, None], truth, task), abs=4e-3)
+    assert np.mean(found["recall"]) == pytest.approx(found["balanced_accuracy"])
+
+
+def test_figures_survive_a_classifier_that_is_quite_sure() -> None:
+    logits = torch.tensor([[300.0, -300.0], [-300.0, 300.0], [5.0, -5.0]])
+    assert figures_of(scores_of(logits), np.array([0, 1, 0]))["auc"] == 1.0
+    many = torch.eye(3) * 500
+    assert figures_of(scores_of(many), np.arange(3))["acc"] == 1.0
+
+
+@pytest.mark.parametrize("classes", [2, 4])
+def test_resampled_figures_are_those_of_the_same_images(classes: int) -> None:
+    rng = np.random.default_rng(classes)
+    labels = rng.integers(classes, size=200)
+    logits = np.round(rng.normal(size=(200, classes)) + np.eye(classes)[labels], 1)  # with ties
+    scores, counts = scores_of(torch.from_numpy(logits)), resampled_test_sets(labels, 60)
+    found = resampled_figures(scores, labels, counts)
+    assert set(found) == {*FIGURES, "recall"}
+    for at, count in enumerate(counts):
+        rows = np.repeat(np.arange(200), count)
+        truth = figures_of(scores[rows], labels[rows])
+        for name, values in found.items():
+            np.testing.assert_allclose(values[at], truth[name], atol=1e-6, err_msg=name)
+
+
+def test_test_sets_are_drawn_within_each_class_with_replacement() -> None:
+    labels = np.repeat([0, 1, 2], [5, 40, 300])
+    counts = resampled_test_sets(labels, 400)
+    for label in range(3):
+        of_class = counts[:, labels == label]
+        assert (of_class.sum(1) == of_class.shape[1]).all()
+        assert of_class.mean(0) == pytest.approx(1, abs=0.25)
+    assert (counts == 0).mean() == pytest.approx((1 - 1 / 300) ** 300, abs=0.02)
+
+
+def resampled(scores: np.ndarray, labels: np.ndarray, times: int) -> np.ndarray:
+    return resampled_figures(scores, labels, resampled_test_sets(labels, times))["auc"]
+
+
+def test_resampled_auc_of_several_classes_has_the_spread_of_new_test_sets() -> None:
+    rng = np.random.default_rng(1)
+
+    def draw() -> tuple[np.ndarray, np.ndarray]:
+        labels = np.repeat(np.arange(3), 60)
+        return scores_of(torch.from_numpy(rng.normal(size=(180, 3)) + np.eye(3)[labels])), labels
+
+    fresh = [figures_of(*draw())["auc"] for _ in range(200)]
+    spreads = [resampled(*draw(), 200).std(ddof=1) for _ in range(10)]
+    assert np.mean(spreads) == pytest.approx(np.std(fresh, ddof=1), rel=0.2)
