@@ -1,5 +1,7 @@
 """What knows no draw of generated images is computed once, for all of them."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 
@@ -54,7 +56,7 @@ def test_several_draws_share_the_real_side(small: ImageDataset, monkeypatch: pyt
     trained: list[str] = []
     fit = classifier.fitted_classifier
 
-    def counted_fit(split: Split, *args: int, **options: bool) -> classifier.SmallCNN:
+    def counted_fit(split: Split, *args: Any, **options: Any) -> classifier.SmallCNN:
         trained.append(split.name)
         return fit(split, *args, **options)
 

@@ -209,7 +209,7 @@ def test_a_study_goes_on_on_a_machine_of_another_precision(
     first = json.loads((folder / "precision.json").read_text())["choices"][0]["mixed_precision"]
     other = {"no": "bf16", "bf16": "no"}[first]
     monkeypatch.setattr(budget, "kind_of_machine", lambda: "another machine")
-    monkeypatch.setattr(budget, "probe_precision", lambda *_: (other, {}))
+    monkeypatch.setattr(budget, "try_precision", lambda *_: (other, {}))
     before = (folder / DRAWS).read_bytes()
     assert cli.main(study_command(small_npz, folder)) == 0
     assert (folder / DRAWS).read_bytes() == before

@@ -1,5 +1,7 @@
 """Recipes against each other over seeds: tests against scipy, and what may be said."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 from scipy.stats import binomtest, ttest_rel
@@ -14,7 +16,7 @@ def seeds(*values: float) -> dict[int, float]:
     return dict(enumerate(values))
 
 
-def test_two_arms_give_the_paired_t_test():
+def test_two_arms_give_the_paired_t_test() -> None:
     values = {"a": seeds(1.0, 1.2, 0.9, 1.1), "b": seeds(1.4, 1.3, 1.2, 1.6)}
     (found,) = contrasts("x", values, [("a", "b")])
     logs = [np.log(list(of_arm.values())) for of_arm in values.values()]
@@ -25,7 +27,7 @@ def test_two_arms_give_the_paired_t_test():
     assert found.ratio == pytest.approx(np.exp((logs[0] - logs[1]).mean()))
 
 
-def test_more_arms_share_their_variance_and_the_pair_has_to_agree():
+def test_more_arms_share_their_variance_and_the_pair_has_to_agree() -> None:
     """Against least squares with a column an arm and a seed, Holm's correction by hand, scipy's paired test; a cell is missing."""
     rng = np.random.default_rng(0)
     logs = np.array([0.0, 0.05, 0.3])[:, None] + rng.normal(0, 0.3, 4) + rng.normal(0, 0.1, (3, 4))
@@ -37,8 +39,8 @@ def test_more_arms_share_their_variance_and_the_pair_has_to_agree():
     covariance = np.linalg.inv(design.T @ design) * rest[0] / (11 - 6)
     common, paired, intervals = {}, {}, {}
     for pair, weights in {("a", "b"): [-1, 0], ("a", "c"): [0, -1], ("b", "c"): [1, -1]}.items():
-        weights = np.array([*weights, 0, 0, 0, 0])
-        estimate, error = weights @ solution, np.sqrt(weights @ covariance @ weights)
+        contrast = np.array([*weights, 0, 0, 0, 0])
+        estimate, error = contrast @ solution, np.sqrt(contrast @ covariance @ contrast)
         assert np.log(found[pair].ratio) == pytest.approx(estimate)
         common[pair] = 2 * student_t.sf(abs(estimate) / error, 5)
         rows = [logs["abc".index(arm), : 3 if "b" in pair else 4] for arm in pair]
@@ -52,7 +54,7 @@ def test_more_arms_share_their_variance_and_the_pair_has_to_agree():
         assert found[pair].interval == pytest.approx(tuple(intervals[pair]))
 
 
-def test_cells_that_are_missing():
+def test_cells_that_are_missing() -> None:
     (found,) = contrasts("x", {"a": {0: 1.0, 1: 1.0, 2: 9.0}, "b": {0: 2.0, 1: 2.1}}, [("a", "b")])
     assert found.seeds == 2
     assert found.ratio == pytest.approx(1 / np.sqrt(2.0 * 2.1))
@@ -63,11 +65,11 @@ def test_cells_that_are_missing():
     assert (once.p_value, once.interval) == (1.0, None)
 
 
-def said(values) -> str:
+def said(values: Any) -> str:
     return verdict("x", list(values), contrasts("x", values, all_pairs(list(values))))
 
 
-def test_what_is_said():
+def test_what_is_said() -> None:
     clear = {"a": seeds(1.0, 1.01, 0.99), "b": seeds(2.0, 2.03, 1.98), "c": seeds(4.0, 4.1, 4.0)}
     assert said(clear) == "x: a is best."
     assert said({"a": seeds(1.0, 1.3, 0.8), "b": seeds(1.0, 1.3, 0.8)}) == "x: the data cannot tell a and b apart."
@@ -84,10 +86,10 @@ def test_what_is_said():
     assert mean_and_spread([0.012345]) == "0.0123"
 
 
-def test_a_loss_that_is_half_as_good_is_found_with_three_seeds():
+def test_a_loss_that_is_half_as_good_is_found_with_three_seeds() -> None:
     """The study's own layout, five arms and three seeds with 10 % of noise: found nearly always, and the equal arms are not told
     apart more often than 5 %."""
-    rng, found, false = np.random.default_rng(0), 0.0, 0
+    rng, found, false = np.random.default_rng(0), np.float64(0), 0
     for _ in range(200):
         values = {arm: seeds(*np.exp(rng.normal(0.7 * (arm == "e"), 0.1, 3))) for arm in "abcde"}
         tests = contrasts("x", values, all_pairs("abcde"))
@@ -97,7 +99,7 @@ def test_a_loss_that_is_half_as_good_is_found_with_three_seeds():
     assert binomtest(false, 200, 0.05, alternative="greater").pvalue > 0.01
 
 
-def test_arms_that_vary_much_are_not_told_apart_from_the_default_by_the_others_calm():
+def test_arms_that_vary_much_are_not_told_apart_from_the_default_by_the_others_calm() -> None:
     """The layout of the parameters, with variances as unequal as were measured; by a common variance 14 % of studies are wrong."""
     rng, false = np.random.default_rng(1), 0
     for _ in range(300):

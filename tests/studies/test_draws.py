@@ -32,6 +32,7 @@ from medmnist_diffusion.studies.augmentation.generators import DiffusionSource, 
 from medmnist_diffusion.studies.augmentation.regimes import Regime, RegimeData, draw_regime
 from medmnist_diffusion.studies.augmentation.report import write_report
 from medmnist_diffusion.studies.augmentation.verdicts import judge_regime
+from medmnist_diffusion.training.config import training_config
 
 QUICK = Recipe(steps=60, batch_size=64, learning_rates=(3e-3,))
 
@@ -137,7 +138,7 @@ def test_units_know_the_whole_recipe(small: ImageDataset, tmp_path: Path, monkey
     source = DiffusionSource(tmp_path, small, {"max_train_steps": 20}, 8)
     study = AugmentationProtocol(tmp_path, small, source, Recipe(), ARMS)
     before = study.fingerprint(Regime(0.1), 0)
-    monkeypatch.setattr(steps, "checked_config", lambda config: replace(config, ema_decay=0.5))
+    monkeypatch.setattr(steps, "training_config", lambda **given: training_config(**{**given, "ema_decay": 0.5}))
     recipe = study.fingerprint(Regime(0.1), 0)
     monkeypatch.undo()
     monkeypatch.setattr(selection, "SETTINGS", [0.4])

@@ -1,5 +1,7 @@
 """What a gain is worth, what a leak would have shown, which metric tells."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 
@@ -35,10 +37,24 @@ def curve_of(auc: dict[int, tuple[float, float]], spread: float = 0.0) -> list[R
 
 
 def stub_cell(arm: str, seed: int, auc: float) -> ClassifierResult:
-    figures = {"auc": auc, "acc": 0.5, "balanced_accuracy": 0.5, "recall": [0.5, 0.5], "ece": 0.0, "seconds": 0.0}
-    counts = {"n_real": 9, "n_val": 9, "n_synthetic": 0, "learning_rate": 0.1, "step": 1, "val_loss": 1.0}
-    hashes = {"real_index_hash": "", "generator_index_hash": None, "leaky": False}
-    names = {"regime": "", "arm": arm, "settings": {}, "seed": seed, "classifier": ""}
+    figures: dict[str, Any] = {
+        "auc": auc,
+        "acc": 0.5,
+        "balanced_accuracy": 0.5,
+        "recall": [0.5, 0.5],
+        "ece": 0.0,
+        "seconds": 0.0,
+    }
+    counts: dict[str, Any] = {
+        "n_real": 9,
+        "n_val": 9,
+        "n_synthetic": 0,
+        "learning_rate": 0.1,
+        "step": 1,
+        "val_loss": 1.0,
+    }
+    hashes: dict[str, Any] = {"real_index_hash": "", "generator_index_hash": None, "leaky": False}
+    names: dict[str, Any] = {"regime": "", "arm": arm, "settings": {}, "seed": seed, "classifier": ""}
     return ClassifierResult(**names, **hashes, **counts, **figures)
 
 

@@ -2,13 +2,13 @@
 
 import numpy as np
 
-from medmnist_diffusion.metrics.records import MetricRecord
+from medmnist_diffusion.artifacts import MetricRecord
 from medmnist_diffusion.studies.loss.analysis import MAIN_FIGURE, PartResult, best_variant, proposed_settings, verdicts
 from medmnist_diffusion.studies.loss.cells import VariantResult
 from medmnist_diffusion.studies.loss.variants import TrainingVariant
 
 
-def test_spoiled_is_compared_with_clean():
+def test_spoiled_is_compared_with_clean() -> None:
     """A loss that suffers less is found, whatever its level."""
 
     rng = np.random.default_rng(0)
@@ -38,7 +38,7 @@ def judged(arm: TrainingVariant, seed: int, classifier: float, texture: float) -
     return VariantResult(arm=arm, seed=seed, fingerprint=f"{arm.name}{seed}", records=records)
 
 
-def test_proposed_settings_are_better_and_nowhere_much_worse():
+def test_proposed_settings_are_better_and_nowhere_much_worse() -> None:
     rng = np.random.default_rng(0)
     levels = [
         (TrainingVariant(name="default"), (2.0, 2.0)),
@@ -77,7 +77,7 @@ def test_proposed_settings_are_better_and_nowhere_much_worse():
     )
 
 
-def test_an_arm_that_diverged_once_is_not_proposed():
+def test_an_arm_that_diverged_once_is_not_proposed() -> None:
     cells = [judged(TrainingVariant(name="default"), seed, 2.0 + 0.01 * seed, 2.0) for seed in range(3)]
     wild = TrainingVariant(name="rate: 1", options={"learning_rate": 1.0})
     cells += [judged(wild, seed, 1.0, 1.0) for seed in range(2)]

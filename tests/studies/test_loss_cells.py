@@ -1,6 +1,8 @@
 """The loss study's cells: spoiled images, what a cell depends on, planted truths on real trainings."""
 
 from dataclasses import replace
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -10,29 +12,29 @@ from medmnist_diffusion.studies.loss.analysis import PartResult, verdicts
 from medmnist_diffusion.studies.loss.cells import CELLS, TrainingProtocol, corrupted, run_cell
 from medmnist_diffusion.studies.loss.report import write_report
 from medmnist_diffusion.studies.loss.variants import SOURCE, WATERFALL, TrainingVariant, waterfall
-from medmnist_diffusion.training.config import TrainingConfig, checked_config, preset
+from medmnist_diffusion.training.config import TrainingConfig, preset, training_config
 
 
-def test_the_waterfall_ends_at_the_default():
+def test_the_waterfall_ends_at_the_default() -> None:
     arms = list(waterfall(preset("annotated")))
     assert [arm.name for arm in arms] == [SOURCE, *(name for name, _ in WATERFALL)]
-    base = {"dataset": "phantom", "output_dir": "x"}
-    assert checked_config(TrainingConfig(**{**base, **arms[-1].options})) == checked_config(TrainingConfig(**base))
+    base: dict[str, Any] = {"dataset": "phantom", "output_dir": "x"}
+    assert training_config(**{**base, **arms[-1].options}) == training_config(**base)
     fast = [arm.name for arm in arms].index("+ 10 DPM-Solver++ steps")
     assert [arm.num_inference_steps for arm in arms] == [200] * fast + [10] * (len(arms) - fast)
 
 
-def test_spoiled_images(small_npz):
+def test_spoiled_images(small_npz: Path) -> None:
     split = load_dataset(str(small_npz)).train
     spoiled = corrupted(split, 0.2, 4, seed=1)
-    changed = (spoiled.images != split.images).any((1, 2, 3))
-    inverted = (spoiled.images == 255 - split.images).all((1, 2, 3))
+    changed = (spoiled.images[:] != split.images[:]).any((1, 2, 3))
+    inverted = (spoiled.images[:] == 255 - split.images[:]).all((1, 2, 3))
     relabelled = spoiled.labels != split.labels
     assert (changed.sum(), inverted.sum(), relabelled.sum()) == (32, 16, 16)
     assert not (changed & relabelled).any()
     assert set(spoiled.labels) <= set(range(4))
     again = corrupted(split, 0.2, 4, seed=1)
-    assert np.array_equal(spoiled.images, again.images)
+    assert np.array_equal(spoiled.images[:], again.images[:])
 
 
 TINY = {
@@ -41,7 +43,7 @@ TINY = {
 }  # fmt: skip
 
 
-def test_a_crippled_loss_is_found_and_twins_are_not_told_apart(small_npz, tmp_path):
+def test_a_crippled_loss_is_found_and_twins_are_not_told_apart(small_npz: Path, tmp_path: Path) -> None:
     dataset = load_dataset(str(small_npz))
     extractors = tuple(make_extractor(name, dataset) for name in ("texture",))
     protocol = TrainingProtocol(tmp_path, dataset, {**TINY, "max_train_steps": 80}, extractors, (), 100)
@@ -65,7 +67,7 @@ def test_a_crippled_loss_is_found_and_twins_are_not_told_apart(small_npz, tmp_pa
     assert "cannot be told from" in texture
 
 
-def test_a_diverging_arm_does_not_stop_the_others(small_npz, tmp_path):
+def test_a_diverging_arm_does_not_stop_the_others(small_npz: Path, tmp_path: Path) -> None:
     dataset = load_dataset(str(small_npz))
     extractors = (make_extractor("texture", dataset),)
     protocol = TrainingProtocol(tmp_path, dataset, {**TINY, "max_train_steps": 30}, extractors, (), 100)
@@ -80,7 +82,7 @@ def test_a_diverging_arm_does_not_stop_the_others(small_npz, tmp_path):
     assert "Diverged, and so compared with none: wild (in 1 of 1 seeds)" in (tmp_path / "report.md").read_text()
 
 
-def test_cells_know_all_that_they_depend_on(small_npz, tmp_path):
+def test_cells_know_all_that_they_depend_on(small_npz: Path, tmp_path: Path) -> None:
     dataset = load_dataset(str(small_npz))
     protocol = TrainingProtocol(
         tmp_path, dataset, {"max_train_steps": 30}, (make_extractor("texture", dataset),), (), 100

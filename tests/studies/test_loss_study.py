@@ -3,8 +3,10 @@
 import json
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from subprocess import Popen
+from typing import Any
 
 import numpy as np
 import pytest
@@ -28,7 +30,7 @@ def study(data: Path, output: Path) -> list[str]:
 
 
 @pytest.fixture(scope="module")
-def finished_study(small_npz, tmp_path_factory):
+def finished_study(small_npz: Path, tmp_path_factory: pytest.TempPathFactory) -> Any:
     output = tmp_path_factory.mktemp("study") / "whole"
     assert cli.main(study(small_npz, output)) == 0
     return output
@@ -48,7 +50,7 @@ def lines_of(output: Path) -> int:
     return (output / CELLS).read_bytes().count(b"\n") if (output / CELLS).is_file() else 0
 
 
-def test_killed_and_started_again_it_gives_the_same(finished_study, small_npz, tmp_path):
+def test_killed_and_started_again_it_gives_the_same(finished_study: Any, small_npz: Path, tmp_path: Path) -> None:
     output = tmp_path / "killed"
     with (tmp_path / "log").open("w") as log:
         process = Popen(
@@ -66,7 +68,7 @@ def test_killed_and_started_again_it_gives_the_same(finished_study, small_npz, t
     assert figures(output) == figures(finished_study)
 
 
-def test_report(finished_study):
+def test_report(finished_study: Any) -> None:
     text = (finished_study / "report.md").read_text()
     for arm in ("L1", "L2", "Huber, δ = 1", "Huber, δ = 0.1", "min-SNR", "*real images*"):
         assert arm in text
@@ -81,7 +83,9 @@ def test_report(finished_study):
     assert np.mean([row[f"val_l2_bucket_{i}"] for i in range(4)]) == pytest.approx(row["val_l2"], rel=1e-4)
 
 
-def test_what_does_not_fit_the_budget_is_named(finished_study, small_npz, capsys):
+def test_what_does_not_fit_the_budget_is_named(
+    finished_study: Any, small_npz: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     arguments = study(small_npz, finished_study)
     arguments[arguments.index("--parts") + 1 : arguments.index("--seeds")] = ["losses", "robustness"]
     assert cli.main([*arguments, "--budget", "60s"]) == 0  # the first is finished and costs nothing
@@ -91,7 +95,9 @@ def test_what_does_not_fit_the_budget_is_named(finished_study, small_npz, capsys
     assert "robustness: all of it" in (finished_study / "report.md").read_text()
 
 
-def test_budget_takes_fewer_seeds_before_it_drops_a_part(small_npz, tmp_path, monkeypatch):
+def test_budget_takes_fewer_seeds_before_it_drops_a_part(
+    small_npz: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     dataset = load_dataset(str(small_npz))
     protocol = TrainingProtocol(tmp_path, dataset, {"max_train_steps": 10}, (), (), 100)
     parts = [
@@ -104,11 +110,11 @@ def test_budget_takes_fewer_seeds_before_it_drops_a_part(small_npz, tmp_path, mo
     assert [line.split(" (")[0] for line in dropped] == ["second: 1 of 4 seeds", "third: all of it"]
 
 
-def test_best_variant_is_the_nearest_to_its_floors(finished_study):
+def test_best_variant_is_the_nearest_to_its_floors(finished_study: Any) -> None:
     values = json.loads((finished_study / "results.json").read_text())["parts"]["losses"]
     part = PartResult.model_validate({name: values[name] for name in PartResult.model_fields})
     arms = [cell.arm for cell in part.cells if cell.seed == 0]
-    ratios = {arm.name: [] for arm in arms}
+    ratios: dict[str, list[float]] = {arm.name: [] for arm in arms}
     for cell in part.cells:
         ratios[cell.arm.name] += [np.log(r.ratio) for r in cell.records if r.name == "frechet_distance"]
     assert all(ratios.values())
@@ -124,5 +130,5 @@ def test_best_variant_is_the_nearest_to_its_floors(finished_study):
         (["loss", "phantom", "--rate", "--output", "nowhere"], "holds no finished cell"),
     ],
 )
-def test_mistakes(arguments, message, cli_error):
+def test_mistakes(arguments: Any, message: str, cli_error: Callable[..., str]) -> None:
     assert message in cli_error("study", *arguments)

@@ -4,6 +4,7 @@ import json
 import threading
 import urllib.error
 import urllib.request
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,7 +14,7 @@ from medmnist_diffusion.errors import UserError
 from medmnist_diffusion.studies.loss.rating import Rating, make_server
 
 
-def test_rating_page(tmp_path):
+def test_rating_page(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     real, generated = (rng.integers(0, 256, (6, 28, 28, 1), np.uint8) for _ in range(2))
     path = tmp_path / "ratings.json"
