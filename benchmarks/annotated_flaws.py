@@ -16,17 +16,17 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from dataset_arguments import add_dataset_arguments
 from judging import RESULTS
 
 from medmnist_diffusion.data import ImageDataset, Split, load_dataset
-from medmnist_diffusion.data.audit import add_dataset_arguments
 from medmnist_diffusion.errors import UserError, run_command
 from medmnist_diffusion.files import write_json
 from medmnist_diffusion.metrics.classifier import SmallCNN, fitted_classifier, predict
 from medmnist_diffusion.metrics.memorization import clean_held_out
 from medmnist_diffusion.processes import start_processes
-from medmnist_diffusion.studies.loss.cells import Bench, generate_cell
-from medmnist_diffusion.studies.loss.report import PartResult
+from medmnist_diffusion.studies.loss.analysis import PartResult
+from medmnist_diffusion.studies.loss.cells import TrainingProtocol, generate_cell
 
 ARMS = ("+ small network on unshuffled images", "+ no flips", "+ v-prediction", "+ T = 1000")
 NUM_IMAGES = 250
@@ -45,7 +45,7 @@ def figures(model: SmallCNN, images: np.ndarray, real: Split) -> dict[str, float
     return {"mirrored": float(predict(model, split).mean()), "brightness_spread": float(spread)}
 
 
-def waterfall_of(folder: Path, dataset: ImageDataset) -> tuple[Bench, PartResult]:
+def waterfall_of(folder: Path, dataset: ImageDataset) -> tuple[TrainingProtocol, PartResult]:
     """The finished part of a study.
 
     Raises:
@@ -56,7 +56,7 @@ def waterfall_of(folder: Path, dataset: ImageDataset) -> tuple[Bench, PartResult
     except (OSError, ValueError, KeyError):
         raise UserError(f"{folder} holds no finished waterfall. Run `medmnist-diffusion study loss` first.") from None
     part = PartResult.model_validate({name: values[name] for name in PartResult.model_fields})
-    return Bench(folder, dataset, part.base, (), (), NUM_IMAGES), part
+    return TrainingProtocol(folder, dataset, part.base, (), (), NUM_IMAGES), part
 
 
 def main(argv: Sequence[str]) -> None:
@@ -79,7 +79,7 @@ def main(argv: Sequence[str]) -> None:
         "dataset": dataset.name,
         "images": len(labels),
         "real": figures(model, held_out.images[:], held_out),
-        "real_mirrored": figures(model, mirrored.images, held_out),
+        "real_mirrored": figures(model, mirrored.images[:], held_out),
         "arms": {},
     }
     for name in ARMS:

@@ -19,11 +19,11 @@ from diffusers.training_utils import EMAModel
 from judging import RESULTS, add_trainings_arguments, drawn_labels, judge, summary_line, train_steps
 
 from medmnist_diffusion.data import ImageDataset, load_dataset
+from medmnist_diffusion.diffusion import training_state
 from medmnist_diffusion.diffusion.machine import describe_machine
 from medmnist_diffusion.diffusion.sampling import generate, load_pipeline
 from medmnist_diffusion.errors import UserError, run_command
 from medmnist_diffusion.files import write_json
-from medmnist_diffusion.training import train as training
 
 POWERS = (0.0, 1 / 2, 2 / 3, 3 / 4, 0.85, 1.0)
 IMAGES = 1000
@@ -74,7 +74,7 @@ def main(argv: Sequence[str]) -> None:
         result = json.loads(path.read_text(encoding="utf-8"))
         if result["command"] != command:
             raise UserError(f"{path} holds the results of `{result['command']}`. Remove it first.")
-    training.EMAModel = SeveralAverages
+    training_state.EMAModel = SeveralAverages  # type: ignore[attr-defined]
     for seed in range(args.seeds):
         if all(row["seed"] != seed for row in result["runs"]):
             result["runs"] += run(args, dataset, seed)

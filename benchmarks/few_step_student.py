@@ -18,20 +18,15 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
+from dataset_arguments import add_dataset_arguments
 from diffusers import DDIMScheduler
 from judging import RESULTS, drawn_labels, judge, summary_line
 from tqdm import tqdm
 
 from medmnist_diffusion.data import load_dataset
-from medmnist_diffusion.data.audit import add_dataset_arguments
 from medmnist_diffusion.diffusion.optimizers import build_optimizers
-from medmnist_diffusion.diffusion.sampling import (
-    DEFAULT_SAMPLER,
-    DEFAULT_STEPS,
-    generate,
-    load_pipeline,
-    set_sampler,
-)
+from medmnist_diffusion.diffusion.samplers import DEFAULT_SAMPLER, DEFAULT_STEPS
+from medmnist_diffusion.diffusion.sampling import generate, load_pipeline, set_sampler
 from medmnist_diffusion.errors import run_command
 from medmnist_diffusion.files import write_json
 from medmnist_diffusion.processes import start_processes

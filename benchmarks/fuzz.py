@@ -43,7 +43,7 @@ from medmnist_diffusion.publish.pipeline_folder import build_pipeline
 
 SECONDS = 20  # a loader that takes longer hangs
 NUMBERS = [0, 1, -1, 2, 255, 256, 2**15, 2**31 - 1, 2**31, 2**32, 2**63 - 1, 2**63, 2**64, -(2**63), 10**30]
-VALUES = [
+VALUES: list[Any] = [
     None,
     True,
     "",

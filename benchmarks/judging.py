@@ -7,15 +7,16 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from dataset_arguments import add_dataset_arguments
 
 from medmnist_diffusion.data import ImageDataset, Split
-from medmnist_diffusion.data.audit import add_dataset_arguments
 from medmnist_diffusion.metrics import memorization
 from medmnist_diffusion.metrics.classifier import predict, real_data_classifier
-from medmnist_diffusion.metrics.extractors import extract, make_extractor
+from medmnist_diffusion.metrics.extractors import make_extractor
+from medmnist_diffusion.metrics.features import extract
 from medmnist_diffusion.metrics.frechet import FeatureStatistics, frechet_estimate
 from medmnist_diffusion.metrics.kernel import kernel_distance
-from medmnist_diffusion.training.config import parse_config
+from medmnist_diffusion.training.arguments import parse_config
 from medmnist_diffusion.training.train import train
 
 RESULTS = Path(__file__).parent / "results"

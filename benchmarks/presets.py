@@ -19,10 +19,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import yaml
+from dataset_arguments import add_dataset_arguments
 from judging import RESULTS, dataset_options, drawn_labels, floor, judge, peak_memory_gib, summary_line, train_quietly
 
 from medmnist_diffusion.data import load_dataset
-from medmnist_diffusion.data.audit import add_dataset_arguments
 from medmnist_diffusion.diffusion.sampling import generate, load_pipeline
 from medmnist_diffusion.errors import run_command
 from medmnist_diffusion.files import write_json

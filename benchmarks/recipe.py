@@ -22,10 +22,10 @@ from threading import Lock
 from typing import Any
 
 import numpy as np
+from dataset_arguments import add_dataset_arguments
 from judging import RESULTS, SPACES, dataset_options, drawn_labels, judge, summary_line, train_quietly
 
 from medmnist_diffusion.data import load_dataset
-from medmnist_diffusion.data.audit import add_dataset_arguments
 from medmnist_diffusion.diffusion.sampling import generate, load_pipeline
 from medmnist_diffusion.errors import UserError, run_command
 from medmnist_diffusion.files import write_json
