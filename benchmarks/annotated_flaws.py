@@ -25,8 +25,8 @@ from medmnist_diffusion.errors import UserError, run_command
 from medmnist_diffusion.files import write_json
 from medmnist_diffusion.metrics.classifier import SmallCNN, fitted_classifier, predict
 from medmnist_diffusion.metrics.memorization import clean_held_out
-from medmnist_diffusion.studies.loss.cells import Bench, generate_cell
-from medmnist_diffusion.studies.loss.report import PartResult
+from medmnist_diffusion.studies.loss.analysis import PartResult
+from medmnist_diffusion.studies.loss.cells import TrainingProtocol, generate_cell
 
 ARMS = ("+ small network on unshuffled images", "+ no flips", "+ v-prediction", "+ T = 1000")
 NUM_IMAGES = 250
@@ -45,7 +45,7 @@ def figures(model: SmallCNN, images: np.ndarray, real: Split) -> dict[str, float
     return {"mirrored": float(predict(model, split).mean()), "brightness_spread": float(spread)}
 
 
-def waterfall_of(folder: Path, dataset: ImageDataset) -> tuple[Bench, PartResult]:
+def waterfall_of(folder: Path, dataset: ImageDataset) -> tuple[TrainingProtocol, PartResult]:
     """The finished part of a study.
 
     Raises:
@@ -56,7 +56,7 @@ def waterfall_of(folder: Path, dataset: ImageDataset) -> tuple[Bench, PartResult
     except (OSError, ValueError, KeyError):
         raise UserError(f"{folder} holds no finished waterfall. Run `medmnist-diffusion study loss` first.") from None
     part = PartResult.model_validate({name: values[name] for name in PartResult.model_fields})
-    return Bench(folder, dataset, part.base, (), (), NUM_IMAGES), part
+    return TrainingProtocol(folder, dataset, part.base, (), (), NUM_IMAGES), part
 
 
 def main(argv: Sequence[str]) -> None:
@@ -67,7 +67,7 @@ def main(argv: Sequence[str]) -> None:
     args = parser.parse_args(argv)
     start_processes()
     dataset = load_dataset(args.dataset, args.root, args.size)
-    bench, part = waterfall_of(args.study, dataset)
+    protocol, part = waterfall_of(args.study, dataset)
     model, labels, held_out = (
         orientation_classifier(dataset.train),
         dataset.labels_in_shares(NUM_IMAGES),
@@ -85,7 +85,7 @@ def main(argv: Sequence[str]) -> None:
     for name in ARMS:
         of_arm = []
         for cell in part.of(name):
-            pipeline = bench.run_folder(cell.arm, cell.seed) / "pipeline"
+            pipeline = protocol.run_folder(cell.arm, cell.seed) / "pipeline"
             images = generate_cell(pipeline, labels, cell.arm, cell.seed)
             of_arm.append({"seed": cell.seed, **figures(model, images, held_out)})
             print(name, of_arm[-1], flush=True)

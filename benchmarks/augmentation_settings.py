@@ -30,9 +30,10 @@ from medmnist_diffusion.diffusion.machine import start_processes
 from medmnist_diffusion.diffusion.sampling import generate, load_pipeline
 from medmnist_diffusion.errors import UserError, run_command
 from medmnist_diffusion.files import cached_arrays, write_json
-from medmnist_diffusion.studies.augmentation.arms import CLASSICAL, OVERSAMPLED, PRIMARY
-from medmnist_diffusion.studies.augmentation.classifiers import Mixture, fit, predicted_logits
-from medmnist_diffusion.studies.augmentation.effects import Results, effects, mean_interval
+from medmnist_diffusion.metrics.classifier_training import predicted_logits
+from medmnist_diffusion.metrics.mixed_training import Mixture, fit
+from medmnist_diffusion.studies.augmentation.arms import CLASSICAL, MAIN_ARM, OVERSAMPLED
+from medmnist_diffusion.studies.augmentation.draws import AugmentationProtocol
 from medmnist_diffusion.studies.augmentation.generators import GUIDANCE, STRENGTH, DiffusionSource
 from medmnist_diffusion.studies.augmentation.regimes import Regime, draw_regime
 from medmnist_diffusion.studies.augmentation.scores import (
@@ -41,11 +42,11 @@ from medmnist_diffusion.studies.augmentation.scores import (
     resampled_test_sets,
     scores_of,
 )
-from medmnist_diffusion.studies.augmentation.study import make_study
-from medmnist_diffusion.studies.augmentation.units import Study
+from medmnist_diffusion.studies.augmentation.study import AugmentationStudy, make_protocol
 from medmnist_diffusion.studies.augmentation.verdicts import RESAMPLINGS
-from medmnist_diffusion.studies.augmentation.workers import available_cores, run_in_processes
 from medmnist_diffusion.studies.budget import precisions
+from medmnist_diffusion.studies.statistics import ArmFigures, effects, mean_interval
+from medmnist_diffusion.studies.workers import Workers, absolute_source, available_cores, run_tasks
 
 SETTINGS: dict[str, dict[str, float]] = {
     "guidance 1.5": {"guidance_scale": 1.5},
@@ -56,12 +57,12 @@ SETTINGS: dict[str, dict[str, float]] = {
     "strength 0.4": {"strength": 0.4},
     "strength 0.8": {"strength": 0.8},
 }
-OF_STUDY = {PRIMARY.name: "as it is", "guided-25": f"guidance {GUIDANCE:g}", "variants-25": f"strength {STRENGTH:g}"}
+OF_STUDY = {MAIN_ARM.name: "as it is", "guided-25": f"guidance {GUIDANCE:g}", "variants-25": f"strength {STRENGTH:g}"}
 NUM_IMAGES = 1000
 CONTROLS = (CLASSICAL.name, OVERSAMPLED.name)
 
 
-def scores_with(study: Study, regime: Regime, seed: int, name: str) -> np.ndarray:
+def scores_with(study: AugmentationProtocol, regime: Regime, seed: int, name: str) -> np.ndarray:
     """The test scores of the classifier that has images of one setting beside a draw's real ones; kept in the study's folder."""
     study = study.of(regime, seed)
     source = study.source
@@ -79,7 +80,7 @@ def scores_with(study: Study, regime: Regime, seed: int, name: str) -> np.ndarra
         if "strength" in settings:
             options["image"] = data.dataset.train.images_of(labels, seed)
         extra = Split(name, generate(pipe, labels, seed=seed, **options), labels)
-        mixture = Mixture(data.dataset.train, extra, PRIMARY.share)
+        mixture = Mixture(data.dataset.train, extra, MAIN_ARM.share)
         fitted = fit(study.recipe, mixture, data.dataset.splits["val"], study.dataset.num_classes, seed)
         return {"scores": scores_of(predicted_logits(fitted.model, study.dataset.splits["test"]))}
 
@@ -87,7 +88,7 @@ def scores_with(study: Study, regime: Regime, seed: int, name: str) -> np.ndarra
 
 
 @cache
-def study_of(folder: str, dataset: str, root: str | None, size: int | None) -> Study:
+def study_of(folder: str, dataset: str, root: str | None, size: int | None) -> AugmentationProtocol:
     """The finished study, with the settings that its results name.
 
     Raises:
@@ -102,12 +103,11 @@ def study_of(folder: str, dataset: str, root: str | None, size: int | None) -> S
         raise UserError(
             f"{folder} holds no finished study. Run `medmnist-diffusion study augmentation` first."
         ) from None
-    precision, earlier = precisions(Path(folder), data)
-    args = argparse.Namespace(
-        max_train_steps=source["max_train_steps"], num_images=source["num_images"], classifier=classifier["network"],
-        classifier_steps=classifier["steps"], arms=list(OF_STUDY), leaky=False, precision=precision, earlier_precisions=earlier,
+    asked = AugmentationStudy(
+        dataset, root, size, Path(folder), precisions(Path(folder), data), tuple(OF_STUDY), classifier["network"],
+        classifier["steps"], source["max_train_steps"], source["num_images"],
     )  # fmt: skip
-    return make_study(args, Path(folder), data)
+    return make_protocol(asked, data)
 
 
 def one_draw(key: tuple[Any, ...], regime: Regime, seed: int) -> int:
@@ -123,21 +123,23 @@ def main(argv: Sequence[str]) -> None:
     parser.add_argument("--share", type=float, default=0.05, help="which of its regimes (default 0.05)")
     parser.add_argument("--output", type=Path, default=RESULTS, help="a folder")
     args = parser.parse_args(argv)
-    key = (str(args.study), args.dataset, args.root, args.size)
+    key = (str(args.study.resolve()), absolute_source(args.dataset), args.root, args.size)
     study, regime = study_of(*key), Regime(args.share)
     needed = {*CONTROLS, *OF_STUDY}
-    seeds = [seed for seed in range(100) if needed <= set(study.of(regime, seed).scores(regime, seed))]
+    draws = {seed: study.of(regime, seed).read(regime, seed) for seed in range(100)}
+    seeds = [seed for seed, draw in draws.items() if draw and needed <= set(draw.scores)]
     if len(seeds) < 2:
         raise UserError(f"{args.study} has no two finished draws of {regime.name}. Run `study augmentation` first.")
     with tqdm(total=len(seeds), unit="draw") as bar:
         units = [(key, regime, seed) for seed in seeds]
-        for _ in run_in_processes(one_draw, units, len(available_cores()), args.study / "settings.log", bar):
+        for _ in run_tasks(one_draw, units, Workers(args.study / "settings.log", len(available_cores())), bar):
             pass
     labels = study.dataset.splits["test"].labels
-    test_sets, auc = resampled_test_sets(labels, RESAMPLINGS), Results({}, {})
+    test_sets, auc = resampled_test_sets(labels, RESAMPLINGS), ArmFigures()
     for seed in seeds:
-        of_study = study.of(regime, seed).scores(regime, seed)
-        scores = {name: of_study[name] for name in CONTROLS} | {name: of_study[arm] for arm, name in OF_STUDY.items()}
+        draw = draws[seed]
+        assert draw is not None
+        scores = {name: draw.scores_of(arm) for arm, name in ({arm: arm for arm in CONTROLS} | OF_STUDY).items()}
         for name, values in (scores | {name: scores_with(study, regime, seed, name) for name in SETTINGS}).items():
             auc.values.setdefault(name, {})[seed] = figures_of(values, labels)["auc"]
             auc.resampled.setdefault(name, {})[seed] = resampled_figures(values, labels, test_sets)["auc"]
