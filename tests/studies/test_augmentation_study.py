@@ -116,6 +116,17 @@ def workers_of(folder: Path) -> list[str]:
     return found
 
 
+@pytest.mark.slow
+def test_dask_workers_give_the_same(finished: Path, small_npz: Path, tmp_path: Path) -> None:
+    distributed = pytest.importorskip("distributed")
+    with distributed.LocalCluster(
+        n_workers=1, threads_per_worker=1, host="127.0.0.1", dashboard_address=None, worker_dashboard_address=None
+    ) as cluster:
+        command = [*study_command(small_npz, tmp_path / "dask"), "--scheduler", cluster.scheduler_address]
+        assert cli.main(command) == 0
+    assert figures(tmp_path / "dask") == figures(finished)
+
+
 def test_a_finished_study_is_not_trained_again(
     finished: Path, small_npz: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
