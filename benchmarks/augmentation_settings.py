@@ -47,7 +47,7 @@ from medmnist_diffusion.studies.augmentation.study import AugmentationStudy, mak
 from medmnist_diffusion.studies.augmentation.verdicts import RESAMPLINGS
 from medmnist_diffusion.studies.budget import precisions
 from medmnist_diffusion.studies.statistics import ArmFigures, effects, mean_interval
-from medmnist_diffusion.studies.workers import Workers, available_cores, run_tasks
+from medmnist_diffusion.studies.workers import Workers, absolute_source, available_cores, run_tasks
 
 SETTINGS: dict[str, dict[str, float]] = {
     "guidance 1.5": {"guidance_scale": 1.5},
@@ -124,7 +124,7 @@ def main(argv: Sequence[str]) -> None:
     parser.add_argument("--share", type=float, default=0.05, help="which of its regimes (default 0.05)")
     parser.add_argument("--output", type=Path, default=RESULTS, help="a folder")
     args = parser.parse_args(argv)
-    key = (str(args.study), args.dataset, args.root, args.size)
+    key = (str(args.study.resolve()), absolute_source(args.dataset), args.root, args.size)
     study, regime = study_of(*key), Regime(args.share)
     needed = {*CONTROLS, *OF_STUDY}
     draws = {seed: study.of(regime, seed).read(regime, seed) for seed in range(100)}

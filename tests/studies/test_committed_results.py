@@ -48,7 +48,7 @@ def test_loss(tmp_path: Path, real_data: Path, monkeypatch: pytest.MonkeyPatch) 
     for name, part in results["parts"].items():
         known = {key: part[key] for key in PartResult.model_fields if key != "cells"}
         of_part = [cells[cell["fingerprint"]].model_copy(update={"arm": cell["arm"]}) for cell in part["cells"]]
-        parts.append(PartResult(**known, cells=[cell.model_dump() for cell in of_part]))
+        parts.append(PartResult.model_validate({**known, "cells": [cell.model_dump() for cell in of_part]}))
         assert parts[-1].name == name
     dataset = load_dataset("pneumoniamnist", str(real_data))
     loss_report.write_report(folder, dataset, parts, results["dropped"], results["command"])
