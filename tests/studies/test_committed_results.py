@@ -23,8 +23,9 @@ RESULTS = Path(__file__).parents[2] / "benchmarks" / "results"
 
 
 def alike(ours: Any, theirs: Any) -> bool:
-    """Equal, but for the last digits of numbers."""
+    """Equal, but for the last digits of numbers, and for fields that came later and are empty."""
     if isinstance(ours, dict):
+        ours = {key: value for key, value in ours.items() if key in theirs or value is not None}
         return ours.keys() == theirs.keys() and all(alike(ours[key], theirs[key]) for key in ours)
     if isinstance(ours, list):
         return len(ours) == len(theirs) and all(alike(a, b) for a, b in zip(ours, theirs, strict=True))
@@ -47,8 +48,8 @@ def test_loss(tmp_path: Path, real_data: Path, monkeypatch: pytest.MonkeyPatch) 
     cells, parts = cells_in(folder).records(), []
     for name, part in results["parts"].items():
         known = {key: part[key] for key in PartResult.model_fields if key != "cells"}
-        of_part = [cells[cell["fingerprint"]].model_copy(update={"arm": cell["arm"]}) for cell in part["cells"]]
-        parts.append(PartResult.model_validate({**known, "cells": [cell.model_dump() for cell in of_part]}))
+        of_part = [{**cells[cell["fingerprint"]].model_dump(), "arm": cell["arm"]} for cell in part["cells"]]
+        parts.append(PartResult.model_validate({**known, "cells": of_part}))
         assert parts[-1].name == name
     dataset = load_dataset("pneumoniamnist", str(real_data))
     loss_report.write_report(folder, dataset, parts, results["dropped"], results["command"])

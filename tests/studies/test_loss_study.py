@@ -124,9 +124,9 @@ def test_best_variant_is_the_nearest_to_its_floors(finished_study: Any) -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["nothing", "phantom"], "'nothing' is no study"),
+        (["nothing", "phantom"], "No such command 'nothing'"),
         (["loss", "phantom", "--budget", "soon"], "--budget is 'soon'"),
-        (["loss", "phantom", "--seeds", "0"], "more than 0 is needed"),
+        (["loss", "phantom", "--seeds", "0"], "is not in the range"),
         (["loss", "phantom", "--rate", "--output", "nowhere"], "holds no finished cell"),
     ],
 )

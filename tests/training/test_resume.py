@@ -157,7 +157,7 @@ def test_minutes_already_spent_count(small_npz: Path, tmp_path: Path, monkeypatc
 
     steps = []
     for name, stops_at in (("whole", None), ("stopped", 20)):
-        arguments = [*small_training(small_npz, tmp_path / name), "--max_train_minutes", "0.05"]
+        arguments = [*small_training(small_npz, tmp_path / name), "--max_train_minutes", "0.1"]
         ticks = itertools.count()  # a clock that counts how often it is asked
         monkeypatch.setattr(budget, "time", SimpleNamespace(monotonic=lambda ticks=ticks: next(ticks) / 20))
         if stops_at:
