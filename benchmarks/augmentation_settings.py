@@ -27,22 +27,22 @@ from tqdm import tqdm
 
 from medmnist_diffusion.cache import cached_arrays
 from medmnist_diffusion.data import Split, load_dataset
+from medmnist_diffusion.data.regimes import Regime, draw_regime
 from medmnist_diffusion.diffusion.sampling import generate, load_pipeline
 from medmnist_diffusion.errors import UserError, run_command
 from medmnist_diffusion.files import write_json
+from medmnist_diffusion.metrics.classifier_scores import (
+    figures_of,
+    resampled_figures,
+    resampled_test_sets,
+    scores_of,
+)
 from medmnist_diffusion.metrics.classifier_training import predicted_logits
 from medmnist_diffusion.metrics.mixed_training import Mixture, fit
 from medmnist_diffusion.processes import start_processes
 from medmnist_diffusion.studies.augmentation.arms import CLASSICAL, MAIN_ARM, OVERSAMPLED
 from medmnist_diffusion.studies.augmentation.draws import AugmentationProtocol
 from medmnist_diffusion.studies.augmentation.generators import GUIDANCE, STRENGTH, DiffusionSource
-from medmnist_diffusion.studies.augmentation.regimes import Regime, draw_regime
-from medmnist_diffusion.studies.augmentation.scores import (
-    figures_of,
-    resampled_figures,
-    resampled_test_sets,
-    scores_of,
-)
 from medmnist_diffusion.studies.augmentation.study import AugmentationStudy, make_protocol
 from medmnist_diffusion.studies.augmentation.verdicts import RESAMPLINGS
 from medmnist_diffusion.studies.budget import precisions

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from medmnist_diffusion.data.conditioning import rows_of
 from medmnist_diffusion.data.dataset import Split
 from medmnist_diffusion.errors import UserError
 from medmnist_diffusion.metrics import memorization
@@ -226,8 +227,8 @@ def _twin_evidence(draw: Draw, space: Space, class_: int | None, pixels: np.ndar
     """How near the generated images lie to each other, beside how near different fresh real ones do."""
     plan, real = draw.plan, draw.real
     labels, floor_labels = draw.generated.labels[plan.generated], plan.floor_split.labels[plan.floor]
-    rows = plan.generated if class_ is None else plan.generated[labels == class_]
-    floor = plan.floor if class_ is None else plan.floor[floor_labels == class_]
+    rows = plan.generated if class_ is None else plan.generated[rows_of(labels, class_)]
+    floor = plan.floor if class_ is None else plan.floor[rows_of(floor_labels, class_)]
 
     def among_real() -> np.ndarray:
         different = np.unique(memorization.flat_pixels(plan.floor_split.subset(floor)), axis=0)

@@ -7,6 +7,7 @@ from typing import Literal, Self
 
 import numpy as np
 
+from medmnist_diffusion.data.conditioning import rows_of
 from medmnist_diffusion.metrics.features import Space
 from medmnist_diffusion.metrics.frechet import FeatureStatistics
 from medmnist_diffusion.metrics.intervals import Estimate
@@ -34,7 +35,7 @@ class LabelledValues:
 
     def of_class(self, class_: int | None) -> Self:
         """The rows of one class; all of them for None."""
-        return self if class_ is None else self._rows(self.labels == class_)
+        return self if class_ is None else self._rows(rows_of(self.labels, class_))
 
     def at_most(self, count: int, seed: int) -> Self:
         """A random `count` of the rows, in order; all of them if there are no more."""

@@ -14,10 +14,8 @@ from accelerate import PartialState
 from medmnist_diffusion.data.dataset import ImageDataset, to_model_range
 from medmnist_diffusion.errors import UserError
 from medmnist_diffusion.metrics.classifier import FEATURES, RECIPE, real_data_classifier
-from medmnist_diffusion.metrics.features import Extractor, extract
+from medmnist_diffusion.metrics.features import Extractor
 from medmnist_diffusion.metrics.inception import inception, random_inception
-
-__all__ = ["EXTRACTORS", "OFFLINE_PAIR", "Extractor", "extract", "make_extractor"]
 
 OFFLINE_PAIR = ("classifier", "texture")  # a semantic and a texture space that need no download
 PCA_COMPONENTS, PCA_SIZE = 64, 28

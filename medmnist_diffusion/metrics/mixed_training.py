@@ -16,6 +16,7 @@ from torch import nn
 from torchvision.models import resnet18
 from torchvision.transforms import v2
 
+from medmnist_diffusion.data.conditioning import rows_of
 from medmnist_diffusion.data.dataset import Split
 from medmnist_diffusion.diffusion.batches import derived_seed
 from medmnist_diffusion.metrics.classifier import SmallCNN
@@ -159,7 +160,7 @@ class MixedBatches:
         self.mixture, self.batch_size = mixture, batch_size
         self.real_rng, self.extra_rng = (np.random.default_rng([seed, stream]) for stream in (21, 22))
         extra = mixture.extra
-        members = [np.flatnonzero(extra.labels == label) for label in range(num_classes)] if extra is not None else []
+        members = [rows_of(extra.labels, label) for label in range(num_classes)] if extra is not None else []
         self.members = [rows for rows in members if len(rows)]
 
     def draw(self, extra: bool = True) -> tuple[torch.Tensor, torch.Tensor]:

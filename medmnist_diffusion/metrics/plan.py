@@ -56,12 +56,12 @@ def plan_comparison(
     """
     # A stream each, so that the real side is the same for every model with as many images.
     of_generated, of_floor, of_reference = (np.random.default_rng([seed, stream]) for stream in range(3))
-    train, k = dataset.train, dataset.num_classes
-    shares = np.bincount(train.labels, minlength=k) / len(train)
-    ours = np.bincount(generated.labels, minlength=k)
+    train, conditioning = dataset.train, dataset.conditioning
+    shares = conditioning.shares(train.labels)
+    ours, of_held_out = conditioning.counts(generated.labels), conditioning.counts(held_out.labels)
     our_shares = shares * (ours > 0) / shares[ours > 0].sum()
 
-    room = most_images(np.bincount(held_out.labels, minlength=k), shares)
+    room = most_images(of_held_out, shares)
     if not only_held_out:
         room = max(room, len(train) // 2)
     counts = class_counts(min(most_images(ours, our_shares), room), shares)
@@ -72,13 +72,15 @@ def plan_comparison(
             f"only {n} {lack} fit the training set's class shares; at least {MIN_IMAGES} are needed. Give more of every class "
             f"(training shares: {np.round(shares, 3).tolist()})."
         )
-    chosen = draw_rows(generated.labels, counts if (ours > 0).all() else _spread_out(n, our_shares), of_generated)
-    if (np.bincount(held_out.labels, minlength=k) >= counts).all():
+    chosen = conditioning.draw(
+        generated.labels, counts if (ours > 0).all() else _spread_out(n, our_shares), of_generated
+    )
+    if (of_held_out >= counts).all():
         floor_split, source = held_out, f"{n} val images"
-        floor, reference = draw_rows(held_out.labels, counts, of_floor), np.arange(len(train))
+        floor, reference = conditioning.draw(held_out.labels, counts, of_floor), np.arange(len(train))
     else:
         floor_split, source = train, f"{n} training images left out of the reference (val has too few)"
-        floor = draw_rows(train.labels, counts, of_floor)
+        floor = conditioning.draw(train.labels, counts, of_floor)
         reference = np.setdiff1d(np.arange(len(train)), floor)
     if num_real is not None and num_real < len(reference):
         reference = np.sort(of_reference.choice(reference, num_real, replace=False))
@@ -99,9 +101,3 @@ def _spread_out(n: int, shares: np.ndarray) -> np.ndarray:
     """Exactly n images, as near to the shares as whole numbers are."""
     edges = np.round(n * np.cumsum(shares) + 1e-9).astype(int)
     return np.diff(edges, prepend=0)
-
-
-def draw_rows(labels: np.ndarray, counts: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Rows of `counts` images a class, drawn without replacement; all of a class that has fewer."""
-    rows = [rng.permutation(np.flatnonzero(labels == label))[:count] for label, count in enumerate(counts)]
-    return np.sort(np.concatenate(rows))

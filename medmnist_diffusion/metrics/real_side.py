@@ -13,7 +13,7 @@ from medmnist_diffusion.metrics.evidence import LabelledValues
 from medmnist_diffusion.metrics.features import FeatureExtractor, extract
 from medmnist_diffusion.metrics.intervals import Estimate
 from medmnist_diffusion.metrics.memorization import NearestImages
-from medmnist_diffusion.metrics.plan import Comparison, class_counts, draw_rows, most_images
+from medmnist_diffusion.metrics.plan import Comparison, class_counts, most_images
 from medmnist_diffusion.metrics.table import MIN_CLASS_IMAGES
 
 Known = TypeVar("Known")
@@ -43,8 +43,8 @@ class RealSide:
         self._known: dict[Hashable, object] = {}
         # Overall, nearness to train depends on the mix of classes: both sides have that of train, over the classes that val has
         # enough images of.
-        shares = np.bincount(dataset.train.labels, minlength=dataset.num_classes) / len(dataset.train)
-        available = np.bincount(self.held_out.labels, minlength=dataset.num_classes)
+        conditioning = dataset.conditioning
+        shares, available = conditioning.shares(dataset.train.labels), conditioning.counts(self.held_out.labels)
         self.scarce = available < np.minimum(MIN_CLASS_IMAGES, shares * len(self.held_out) / 2)
         shares = np.where(self.scarce, 0, shares)
         if shares.any():
@@ -52,7 +52,7 @@ class RealSide:
             counts = class_counts(most_images(available, shares), shares)
         else:
             counts = np.zeros(dataset.num_classes, int)
-        self.held_out_rows = draw_rows(self.held_out.labels, counts, np.random.default_rng([seed, 3]))
+        self.held_out_rows = conditioning.draw(self.held_out.labels, counts, np.random.default_rng([seed, 3]))
 
     def once(self, key: Hashable, compute: Callable[[], Known]) -> Known:
         """What `compute` returns, computed at the first call with this key."""

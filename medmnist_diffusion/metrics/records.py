@@ -6,12 +6,10 @@ from typing import Any
 import numpy as np
 from scipy.stats import t as student_t
 
-from medmnist_diffusion.artifacts import MetricRecord, Metrics
+from medmnist_diffusion.artifacts import MetricRecord
 from medmnist_diffusion.metrics.evidence import Evidence
 from medmnist_diffusion.metrics.intervals import Estimate, Z, difference_interval, ratio_interval, standard_error
 from medmnist_diffusion.metrics.table import METRICS, Metric
-
-__all__ = ["MetricRecord", "Metrics", "measure", "over_seeds"]
 
 NO_BOUNDS = (-np.inf, np.inf)
 

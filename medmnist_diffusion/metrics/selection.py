@@ -10,6 +10,7 @@ import numpy as np
 import torch
 
 from medmnist_diffusion.data import ImageDataset, Split
+from medmnist_diffusion.data.conditioning import rows_of
 from medmnist_diffusion.data.dataset import to_model_range
 from medmnist_diffusion.metrics.classifier_training import predicted_logits
 from medmnist_diffusion.metrics.memorization import (
@@ -42,8 +43,8 @@ def in_distribution(pool: Split, regime: ImageDataset, model: ImageClassifier) -
     ours, real, fresh = (_features(model, split) for split in (pool, regime.train, val))
     excess = np.zeros(len(pool))
     for label in np.unique(pool.labels):
-        rows, members = pool.labels == label, real[regime.train.labels == label]
-        limit = np.quantile(nearest_features(fresh[val.labels == label], members).distances, IN_DISTRIBUTION)
+        rows, members = rows_of(pool.labels, label), real[rows_of(regime.train.labels, label)]
+        limit = np.quantile(nearest_features(fresh[rows_of(val.labels, label)], members).distances, IN_DISTRIBUTION)
         excess[rows] = nearest_features(ours[rows], members).distances - limit
     return _below(pool.labels, excess)
 
@@ -64,9 +65,9 @@ def diverse(pool: Split, regime: ImageDataset, model: ImageClassifier) -> np.nda
     ours, real = _features(model, pool), _features(model, regime.train)
     chosen = []
     for label in np.unique(pool.labels):
-        rows = np.flatnonzero(pool.labels == label)
+        rows = rows_of(pool.labels, label)
         features = ours[rows]
-        distance = nearest_features(features, real[regime.train.labels == label]).distances
+        distance = nearest_features(features, real[rows_of(regime.train.labels, label)]).distances
         for _ in range(max(1, round(KEPT_SHARE * len(rows)))):
             farthest = int(distance.argmax())
             chosen.append(rows[farthest])
@@ -97,7 +98,7 @@ def _best(labels: np.ndarray, cost: np.ndarray, share: float) -> np.ndarray:
     """The rows of least cost, a share of every class."""
     kept = []
     for label in np.unique(labels):
-        rows = np.flatnonzero(labels == label)
+        rows = rows_of(labels, label)
         kept.append(rows[np.argsort(cost[rows], kind="stable")[: max(1, round(share * len(rows)))]])
     return np.sort(np.concatenate(kept))
 
@@ -106,7 +107,7 @@ def _below(labels: np.ndarray, excess: np.ndarray) -> np.ndarray:
     """The first rows with an excess of at most 0, half of each class at most, and at least the best tenth."""
     kept = []
     for label in np.unique(labels):
-        rows = np.flatnonzero(labels == label)
+        rows = rows_of(labels, label)
         passing, least = rows[excess[rows] <= 0], max(1, round(LEAST_SHARE * len(rows)))
         if len(passing) < least:
             passing = rows[np.argsort(excess[rows], kind="stable")[:least]]

@@ -9,6 +9,7 @@ import numpy as np
 from PIL import Image
 
 from medmnist_diffusion.artifacts import Metrics
+from medmnist_diffusion.data.conditioning import rows_of
 from medmnist_diffusion.data.dataset import Split, without_grey_axis
 from medmnist_diffusion.diffusion.loss_log import BUCKETS
 from medmnist_diffusion.files import atomic_file
@@ -113,9 +114,7 @@ def save_sides(sides: dict[str, Split], id2label: dict[int, str], path: Path, co
         constrained_layout=True,
     )
     for at, (axis, (title, split)) in enumerate(zip(axes[0], sides.items(), strict=True)):
-        rows = np.concatenate(
-            [np.resize(np.flatnonzero(split.labels == label), columns) for label in sorted(id2label)]
-        )
+        rows = np.concatenate([np.resize(rows_of(split.labels, label), columns) for label in sorted(id2label)])
         grid = image_grid(split.images[rows], columns)
         axis.imshow(without_grey_axis(grid), cmap="gray", vmin=0, vmax=255)
         step = split.images.shape[1] + 1

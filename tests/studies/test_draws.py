@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from medmnist_diffusion.data import ImageDataset, Split, load_dataset, phantom
+from medmnist_diffusion.data.regimes import Regime, RegimeData, draw_regime
 from medmnist_diffusion.errors import TrainingDivergedError, UserError
 from medmnist_diffusion.metrics import selection
 from medmnist_diffusion.metrics.mixed_training import (
@@ -29,7 +30,6 @@ from medmnist_diffusion.studies.augmentation.draws import (
     train_draw,
 )
 from medmnist_diffusion.studies.augmentation.generators import DiffusionSource, Pool
-from medmnist_diffusion.studies.augmentation.regimes import Regime, RegimeData, draw_regime
 from medmnist_diffusion.studies.augmentation.report import write_report
 from medmnist_diffusion.studies.augmentation.verdicts import judge_regime
 from medmnist_diffusion.training.config import training_config

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from sklearn.metrics import roc_auc_score
 
+from medmnist_diffusion.metrics.classifier_scores import resampled_figures, resampled_test_sets
 from medmnist_diffusion.studies.augmentation.arms import ARMS, BY_NAME, CLASSICAL, MAIN_ARM, OVERSAMPLED
-from medmnist_diffusion.studies.augmentation.scores import resampled_figures, resampled_test_sets
 from medmnist_diffusion.studies.statistics import ArmFigures, Judgement, effect, judge
 
 

@@ -5,10 +5,10 @@ from typing import Any
 import numpy as np
 import pytest
 
+from medmnist_diffusion.data.regimes import Regime
 from medmnist_diffusion.studies.augmentation.arms import CLASSICAL, LEAKY, MAIN_ARM, OVERSAMPLED
 from medmnist_diffusion.studies.augmentation.draws import ClassifierResult, DrawResult
 from medmnist_diffusion.studies.augmentation.insights import correlations, leak, real_images_worth
-from medmnist_diffusion.studies.augmentation.regimes import Regime
 from medmnist_diffusion.studies.augmentation.study import planned_effect
 from medmnist_diffusion.studies.augmentation.verdicts import RegimeResult
 from medmnist_diffusion.studies.statistics import ArmFigures, judge

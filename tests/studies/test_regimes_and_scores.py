@@ -8,8 +8,8 @@ import torch
 from medmnist.evaluator import getACC, getAUC
 
 from medmnist_diffusion.data import ImageDataset, load_dataset
-from medmnist_diffusion.studies.augmentation.regimes import LEAST, Regime, draw_regime
-from medmnist_diffusion.studies.augmentation.scores import (
+from medmnist_diffusion.data.regimes import LEAST, Regime, draw_regime
+from medmnist_diffusion.metrics.classifier_scores import (
     FIGURES,
     figures_of,
     probabilities,

@@ -15,8 +15,10 @@ from pydantic import BaseModel, ConfigDict
 
 from medmnist_diffusion.cache import digest, kept_arrays, read_kept
 from medmnist_diffusion.data import ImageDataset, Split
+from medmnist_diffusion.data.regimes import Regime, RegimeData, draw_regime
 from medmnist_diffusion.errors import TrainingDivergedError, UserError
 from medmnist_diffusion.metrics import memorization, selection
+from medmnist_diffusion.metrics.classifier_scores import figures_of, kept_scores, scores_of
 from medmnist_diffusion.metrics.classifier_training import predicted_logits
 from medmnist_diffusion.metrics.extractors import OFFLINE_PAIR, make_extractor
 from medmnist_diffusion.metrics.mixed_training import Fitted, ImageClassifier, Mixture, Recipe, fit
@@ -24,8 +26,6 @@ from medmnist_diffusion.publish.card import escaped
 from medmnist_diffusion.publish.plots import save_sides
 from medmnist_diffusion.studies.augmentation.arms import CLASSICAL, ClassifierArm
 from medmnist_diffusion.studies.augmentation.generators import Pool, Source
-from medmnist_diffusion.studies.augmentation.regimes import Regime, RegimeData, draw_regime
-from medmnist_diffusion.studies.augmentation.scores import figures_of, kept_scores, scores_of
 from medmnist_diffusion.studies.grid import ResultFile
 from medmnist_diffusion.studies.steps import measure_images
 
@@ -231,13 +231,13 @@ def measure_draw(
 
 def _add(protocol: AugmentationProtocol, data: RegimeData, **news: Any) -> None:
     """A line with what is new of a draw."""
-    train, classes = data.dataset.train, data.dataset.num_classes
+    train = data.dataset.train
     line = DrawResult(
         fingerprint=protocol.fingerprint(data.regime, data.seed),
         **asdict(data.regime),
         seed=data.seed,
         n_real=len(train),
-        n_real_per_class=np.bincount(train.labels, minlength=classes).tolist(),
+        n_real_per_class=protocol.dataset.conditioning.counts(train.labels).tolist(),
         n_val=len(data.dataset.splits["val"]),
         **news,
     )

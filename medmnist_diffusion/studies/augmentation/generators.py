@@ -11,9 +11,9 @@ import numpy as np
 from medmnist_diffusion.artifacts import TRAINING_SUMMARY, TrainingSummary
 from medmnist_diffusion.cache import cached_arrays, digest
 from medmnist_diffusion.data import ImageDataset, Split
+from medmnist_diffusion.data.regimes import Regime, RegimeData, draw_regime
 from medmnist_diffusion.diffusion.samplers import DEFAULT_SAMPLER, DEFAULT_STEPS
 from medmnist_diffusion.files import write_text
-from medmnist_diffusion.studies.augmentation.regimes import Regime, RegimeData, draw_regime
 from medmnist_diffusion.studies.steps import (
     generator_config,
     sample_generator,

@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 
+from medmnist_diffusion.data.regimes import Regime
 from medmnist_diffusion.studies.augmentation.arms import BY_NAME, CLASSICAL, LEAKY, MAIN_ARM, OVERSAMPLED
-from medmnist_diffusion.studies.augmentation.regimes import Regime
 from medmnist_diffusion.studies.augmentation.verdicts import RegimeResult
 from medmnist_diffusion.studies.statistics import effect, judge, spearman, worth_in_real_images, worth_interval
 

@@ -16,6 +16,7 @@ from markdown_it import MarkdownIt
 
 from medmnist_diffusion.choices import OPEN_LICENSES
 from medmnist_diffusion.data.audit import audit, describe, findings
+from medmnist_diffusion.data.regimes import Regime
 from medmnist_diffusion.files import write_json, write_text
 from medmnist_diffusion.metrics.table import METRICS
 from medmnist_diffusion.studies.augmentation.arms import BY_NAME, CLASSICAL, LEAKY, MAIN_ARM, OVERSAMPLED
@@ -23,7 +24,6 @@ from medmnist_diffusion.studies.augmentation.draws import AugmentationProtocol, 
 from medmnist_diffusion.studies.augmentation.generators import GUIDANCE, STRENGTH
 from medmnist_diffusion.studies.augmentation.insights import Insights
 from medmnist_diffusion.studies.augmentation.plots import plot_effects, plot_learning, plot_shares, plot_usefulness
-from medmnist_diffusion.studies.augmentation.regimes import Regime
 from medmnist_diffusion.studies.augmentation.verdicts import (
     NAMES,
     RegimeResult,

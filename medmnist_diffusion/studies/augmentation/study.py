@@ -19,6 +19,7 @@ from accelerate import PartialState
 from tqdm import tqdm
 
 from medmnist_diffusion.data import ImageDataset, load_dataset
+from medmnist_diffusion.data.regimes import LEAST, Regime
 from medmnist_diffusion.diffusion.samplers import DEFAULT_SAMPLER, DEFAULT_STEPS
 from medmnist_diffusion.diffusion.stopping import exclusive
 from medmnist_diffusion.errors import UserError
@@ -35,7 +36,6 @@ from medmnist_diffusion.studies.augmentation.arms import (
 )
 from medmnist_diffusion.studies.augmentation.draws import AugmentationProtocol, DrawResult, measure_draw, train_draw
 from medmnist_diffusion.studies.augmentation.generators import FRACTION, STRENGTH, DiffusionSource
-from medmnist_diffusion.studies.augmentation.regimes import LEAST, Regime
 from medmnist_diffusion.studies.augmentation.report import write_report
 from medmnist_diffusion.studies.statistics import smallest_detectable
 from medmnist_diffusion.studies.workers import (
@@ -162,8 +162,8 @@ def plan(
 
 def planned_effect(test_labels: np.ndarray, seeds: int, comparisons: int = 1) -> float:
     """The smallest detectable difference in AUC under the plan's assumptions, the test set's part after Hanley & McNeil (1982)."""
-    counts = np.bincount(test_labels)
-    positive, negative = int(counts.max()), int(counts[counts > 0].min())
+    _, counts = np.unique(test_labels, return_counts=True)
+    positive, negative = int(counts.max()), int(counts.min())
     a = ASSUMED_AUC
     q1, q2 = a / (2 - a), 2 * a**2 / (1 + a)
     variance = (a * (1 - a) + (positive - 1) * (q1 - a**2) + (negative - 1) * (q2 - a**2)) / (positive * negative)

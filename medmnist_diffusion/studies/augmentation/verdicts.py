@@ -6,10 +6,10 @@ from dataclasses import dataclass
 import numpy as np
 
 from medmnist_diffusion.data import ImageDataset
+from medmnist_diffusion.data.regimes import Regime
+from medmnist_diffusion.metrics.classifier_scores import FIGURES, resampled_figures, resampled_test_sets
 from medmnist_diffusion.studies.augmentation.arms import BY_NAME, CLASSICAL, MAIN_ARM, OVERSAMPLED
 from medmnist_diffusion.studies.augmentation.draws import DrawResult
-from medmnist_diffusion.studies.augmentation.regimes import Regime
-from medmnist_diffusion.studies.augmentation.scores import FIGURES, resampled_figures, resampled_test_sets
 from medmnist_diffusion.studies.statistics import ALPHA, ArmFigures, Effect, Judgement, effect, effects, judge
 
 RESAMPLINGS = 500

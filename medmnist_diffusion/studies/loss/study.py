@@ -247,7 +247,7 @@ def rate_best(study: LossStudy, seeds: int) -> None:
     Raises:
         UserError: if no cell of the losses is finished.
     """
-    from medmnist_diffusion.studies.loss.rating import rate
+    from medmnist_diffusion.app.rating import rate
 
     part = study_parts(study)["losses"]
     done = [cell for seed in range(seeds) for arm in part.arms if (cell := part.protocol.finished(arm, seed))]

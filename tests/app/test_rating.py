@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 from scipy.stats import binomtest
 
+from medmnist_diffusion.app.rating import Rating, make_server
 from medmnist_diffusion.errors import UserError
-from medmnist_diffusion.studies.loss.rating import Rating, make_server
 
 
 def test_rating_page(tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from medmnist_diffusion.data import ImageDataset
+from medmnist_diffusion.data.dataset import ImageDataset
 
 LEAST = 5  # images a class in train and in val, however small the share
 
@@ -49,12 +49,12 @@ class RegimeData:
 
 def draw_regime(dataset: ImageDataset, regime: Regime, seed: int) -> RegimeData:
     """The draw of a regime by seed. Draws of one seed are nested: a larger share holds the images of a smaller one."""
-    rare = int(np.argmin(np.bincount(dataset.train.labels, minlength=dataset.num_classes)))
+    rare = int(np.argmin(dataset.conditioning.counts(dataset.train.labels)))
     rows = {}
     for stream, name in enumerate(("train", "val")):
         labels, chosen = dataset.splits[name].labels, []
-        for label in range(dataset.num_classes):
-            members = np.random.default_rng([seed, stream, label, 1]).permutation(np.flatnonzero(labels == label))
+        for label, members in enumerate(dataset.conditioning.members(labels)):
+            members = np.random.default_rng([seed, stream, label, 1]).permutation(members)
             share = regime.share * (regime.rare_share if label == rare else 1)
             chosen.append(members[: max(LEAST, round(share * len(members)))])
         rows[name] = np.sort(np.concatenate(chosen))

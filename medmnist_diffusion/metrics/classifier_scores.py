@@ -9,6 +9,8 @@ from scipy.special import expit, log_expit
 from sklearn.metrics import balanced_accuracy_score, recall_score
 from torchmetrics.functional.classification import multiclass_calibration_error
 
+from medmnist_diffusion.data.conditioning import rows_of
+
 FIGURES = ("auc", "acc", "balanced_accuracy", "ece")
 ECE_BINS = 15
 BLOCK = 50  # resamplings at once: bounded memory for large test sets
@@ -59,7 +61,7 @@ def figures_of(scores: np.ndarray, labels: np.ndarray) -> dict[str, Any]:
 
 def resampled_test_sets(labels: np.ndarray, times: int, seed: int = 0) -> np.ndarray:
     """uint8 T×N: how often each test image is in each of `times` bootstrapped test sets, drawn within each class."""
-    rng, members = np.random.default_rng(seed), [np.flatnonzero(labels == label) for label in np.unique(labels)]
+    rng, members = np.random.default_rng(seed), [rows_of(labels, label) for label in np.unique(labels)]
     counts = np.zeros((times, len(labels)), dtype=np.uint8)
     for row in counts:
         for rows in members:
