@@ -49,7 +49,7 @@ lint: $(INSTALLED) ## ruff (style, size of functions), mypy (types), import-lint
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	rm -rf $(LINKED) && mkdir -p $(LINKED)/medmnist_diffusion
-	ln -s $(addprefix $(CURDIR)/,$(filter-out $(addprefix medmnist_diffusion/,$(INSIDE) __pycache__),$(wildcard medmnist_diffusion/*)) $(INSIDE)) $(LINKED)/medmnist_diffusion/
+	@ln -s $(addprefix $(CURDIR)/,$(filter-out $(addprefix medmnist_diffusion/,$(INSIDE) __pycache__),$(wildcard medmnist_diffusion/*)) $(INSIDE)) $(LINKED)/medmnist_diffusion/
 	MYPYPATH=$(LINKED) $(BIN)/mypy -p medmnist_diffusion
 	MYPYPATH=$(LINKED):benchmarks $(BIN)/mypy tests benchmarks
 	PYTHONPATH=$(LINKED) $(BIN)/lint-imports pyproject.toml

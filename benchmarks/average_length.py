@@ -8,7 +8,6 @@ draw the same noise, so that what differs is their length. Seeds that stand in t
 """
 
 import argparse
-import json
 import sys
 import tempfile
 from collections.abc import Iterable, Sequence
@@ -16,13 +15,13 @@ from typing import Any, ClassVar
 
 import torch
 from diffusers.training_utils import EMAModel
-from judging import RESULTS, add_trainings_arguments, drawn_labels, judge, summary_line, train_steps
+from judging import RESULTS, add_trainings_arguments, drawn_labels, judge, kept_result, summary_line, train_steps
 
 from medmnist_diffusion.data import ImageDataset, load_dataset
 from medmnist_diffusion.diffusion import training_state
 from medmnist_diffusion.diffusion.machine import describe_machine
 from medmnist_diffusion.diffusion.sampling import generate, load_pipeline
-from medmnist_diffusion.errors import UserError, run_command
+from medmnist_diffusion.errors import run_command
 from medmnist_diffusion.files import write_json
 
 POWERS = (0.0, 1 / 2, 2 / 3, 3 / 4, 0.85, 1.0)
@@ -69,11 +68,7 @@ def main(argv: Sequence[str]) -> None:
     dataset = load_dataset(args.dataset, args.root, args.size)
     path = RESULTS / f"average_length_{dataset.name}.json"
     command = f"python benchmarks/average_length.py --dataset {args.dataset} --steps {args.steps}"
-    result: dict[str, Any] = {"command": command, "machine": describe_machine(), "judged_images": IMAGES, "runs": []}
-    if path.is_file():
-        result = json.loads(path.read_text(encoding="utf-8"))
-        if result["command"] != command:
-            raise UserError(f"{path} holds the results of `{result['command']}`. Remove it first.")
+    result = kept_result(path, command, {"machine": describe_machine(), "judged_images": IMAGES, "runs": []})
     training_state.EMAModel = SeveralAverages  # type: ignore[attr-defined]
     for seed in range(args.seeds):
         if all(row["seed"] != seed for row in result["runs"]):

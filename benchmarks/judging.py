@@ -10,6 +10,7 @@ import numpy as np
 from dataset_arguments import add_dataset_arguments
 
 from medmnist_diffusion.data import ImageDataset, Split
+from medmnist_diffusion.errors import UserError
 from medmnist_diffusion.metrics import memorization
 from medmnist_diffusion.metrics.classifier import predict, real_data_classifier
 from medmnist_diffusion.metrics.extractors import make_extractor
@@ -49,7 +50,7 @@ def add_trainings_arguments(parser: argparse.ArgumentParser) -> None:
 
 def train_steps(args: argparse.Namespace, seed: int, folder: str) -> tuple[Path, dict[str, Any]]:
     """`train_quietly` as these arguments say."""
-    options = ["--max_train_steps", str(args.steps), "--seed", str(seed), *dataset_options(args)]
+    options = ["--max_train_steps", str(args.steps), "--seed", str(seed), *dataset_options(args.root, args.size)]
     return train_quietly(args.dataset, Path(folder), options)
 
 
@@ -110,11 +111,23 @@ def memory_gib(process: int | str, kind: str) -> float:
     return int(status.split(f"{kind}:")[1].split()[0]) / 2**20 if f"{kind}:" in status else 0.0
 
 
-def dataset_options(args: Any) -> list[str]:
+def dataset_options(root: str | None, size: int | None) -> list[str]:
     """--root and --size, as they were given."""
-    return [
-        word for name in ("root", "size") if getattr(args, name) for word in (f"--{name}", str(getattr(args, name)))
-    ]
+    return [word for name, value in (("root", root), ("size", size)) if value for word in (f"--{name}", str(value))]
+
+
+def kept_result(path: Path, command: str, new: dict[str, Any]) -> dict[str, Any]:
+    """What the same command left in a result file, to go on with; else a new result.
+
+    Raises:
+        UserError: if the file holds the results of another command.
+    """
+    if not path.is_file():
+        return {"command": command, **new}
+    result: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    if result["command"] != command:
+        raise UserError(f"{path} holds the results of `{result['command']}`. Give another --output, or remove it.")
+    return result
 
 
 def summary_line(judged: dict[str, Any]) -> str:

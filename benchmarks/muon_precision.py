@@ -12,7 +12,7 @@ import tempfile
 from collections.abc import Sequence
 
 import torch
-from judging import RESULTS, add_trainings_arguments, drawn_labels, judge, summary_line, train_steps
+from judging import RESULTS, add_trainings_arguments, drawn_labels, judge, kept_result, summary_line, train_steps
 
 from medmnist_diffusion.data import load_dataset
 from medmnist_diffusion.diffusion import optimizers
@@ -49,23 +49,19 @@ def main(argv: Sequence[str]) -> None:
     add_trainings_arguments(parser)
     args = parser.parse_args(argv)
     dataset = load_dataset(args.dataset, args.root, args.size)
-    rows = []
-    for seed in range(args.seeds):
+    path = RESULTS / f"muon_precision_{dataset.name}.json"
+    command = f"python benchmarks/muon_precision.py --dataset {args.dataset} --steps {args.steps}"
+    result = kept_result(path, command, {"machine": describe_machine(), "judged_images": IMAGES, "runs": []})
+    made = {(row["seed"], row["precision"]) for row in result["runs"]}
+    for seed, precision in ((seed, name) for seed in range(args.seeds) for name in ARMS if (seed, name) not in made):
+        optimizers.orthogonalized = ARMS[precision]
         labels = drawn_labels(dataset.train.labels, IMAGES, seed)
-        for precision, function in ARMS.items():
-            optimizers.orthogonalized = function
-            with tempfile.TemporaryDirectory() as folder:
-                pipeline, summary = train_steps(args, seed, folder)
-                judged = judge(dataset, generate(load_pipeline(pipeline), labels, seed=seed), labels)
-            rows.append({"seed": seed, "precision": precision, "val_loss": summary["val_loss"], **judged})
-            print(f"seed {seed}, {precision}: loss {summary['val_loss']:.5f}, {summary_line(judged)}", flush=True)
-            result = {
-                "command": f"python benchmarks/muon_precision.py --dataset {args.dataset} --steps {args.steps}",
-                "machine": describe_machine(),
-                "judged_images": IMAGES,
-                "runs": rows,
-            }
-            write_json(RESULTS / f"muon_precision_{dataset.name}.json", result)
+        with tempfile.TemporaryDirectory() as folder:
+            pipeline, summary = train_steps(args, seed, folder)
+            judged = judge(dataset, generate(load_pipeline(pipeline), labels, seed=seed), labels)
+        result["runs"].append({"seed": seed, "precision": precision, "val_loss": summary["val_loss"], **judged})
+        print(f"seed {seed}, {precision}: loss {summary['val_loss']:.5f}, {summary_line(judged)}", flush=True)
+        write_json(path, result)
 
 
 if __name__ == "__main__":

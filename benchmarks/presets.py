@@ -50,7 +50,7 @@ def main(argv: Sequence[str]) -> None:
             config = Path(folder) / "preset.yaml"
             config.write_text(yaml.safe_dump(preset(args.preset)))
             began = time.monotonic()
-            options = ["--config", str(config), *dataset_options(args)]
+            options = ["--config", str(config), *dataset_options(args.root, args.size)]
             train_quietly(args.dataset, pipeline.parent, options)
             measured = {
                 "minutes_with_start_and_saving": round((time.monotonic() - began) / 60, 2),

@@ -9,27 +9,23 @@ benchmark goes on, and a longer list of arms adds to it.
 """
 
 import argparse
-import json
-import os
-import subprocess
 import sys
 import tempfile
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from queue import SimpleQueue
-from threading import Lock
 from typing import Any
 
 import numpy as np
 from dataset_arguments import add_dataset_arguments
-from judging import RESULTS, SPACES, dataset_options, drawn_labels, judge, summary_line, train_quietly
+from judging import RESULTS, SPACES, dataset_options, drawn_labels, judge, kept_result, summary_line, train_quietly
+from tqdm import tqdm
 
 from medmnist_diffusion.data import load_dataset
 from medmnist_diffusion.diffusion.sampling import generate, load_pipeline
-from medmnist_diffusion.errors import UserError, run_command
+from medmnist_diffusion.errors import run_command
 from medmnist_diffusion.files import write_json
 from medmnist_diffusion.metrics.classifier import real_data_classifier
+from medmnist_diffusion.studies.workers import Workers, absolute_source, available_cores, run_tasks
 
 ARMS: dict[str, list[str]] = {
     "default": [],
@@ -54,38 +50,17 @@ ARMS: dict[str, list[str]] = {
 IMAGES = 1000
 
 
-def run(args: argparse.Namespace) -> None:
-    """One arm with one seed, in this process; the result goes to --output."""
-    dataset = load_dataset(args.dataset, args.root, args.size)
+def run(dataset: str, root: str | None, size: int | None, seconds: float, arm: str, seed: int) -> dict[str, Any]:
+    """One arm with one seed, in this process."""
+    loaded = load_dataset(dataset, root, size)
     with tempfile.TemporaryDirectory() as folder:
-        budget = ["--max_train_minutes", str(args.seconds / 60)]
-        options = [*budget, "--seed", str(args.seed), *dataset_options(args), *ARMS[args.run]]
-        pipeline, summary = train_quietly(args.dataset, Path(folder), options)
-        labels = drawn_labels(dataset.train.labels, IMAGES, args.seed)
-        images = generate(load_pipeline(pipeline), labels, seed=args.seed)
-    result = {
-        "seed": args.seed,
-        "images_per_second": summary["images_seen"] / summary["seconds"],
-        **judge(dataset, images, labels),
-    }
-    write_json(args.output, result)
-
-
-def run_apart(args: argparse.Namespace, arm: str, seed: int, core: int) -> dict[str, Any]:
-    """`run` in a process of its own on one core."""
-    with tempfile.TemporaryDirectory() as folder:
-        output = Path(folder) / "result.json"
-        command = [
-            sys.executable, __file__, "--run", arm, "--seed", str(seed), "--output", str(output),
-            "--dataset", args.dataset, "--seconds", str(args.seconds), *dataset_options(args),
-        ]  # fmt: skip
-        # Pinned before Python starts: threads that libraries make on import obey it, too.
-        if hasattr(os, "sched_setaffinity"):
-            command = ["taskset", "-c", str(core), *command]
-        done = subprocess.run(command, capture_output=True, text=True)
-        if done.returncode:
-            raise UserError(f"{arm}, seed {seed} failed: {done.stderr[-500:]}")
-        return json.loads(output.read_text(encoding="utf-8"))
+        budget = ["--max_train_minutes", str(seconds / 60)]
+        options = [*budget, "--seed", str(seed), *dataset_options(root, size), *ARMS[arm]]
+        pipeline, summary = train_quietly(dataset, Path(folder), options)
+        labels = drawn_labels(loaded.train.labels, IMAGES, seed)
+        images = generate(load_pipeline(pipeline), labels, seed=seed)
+    speed = summary["images_seen"] / summary["seconds"]
+    return {"arm": arm, "seed": seed, "images_per_second": speed, **judge(loaded, images, labels)}
 
 
 def main(argv: Sequence[str]) -> None:
@@ -97,51 +72,24 @@ def main(argv: Sequence[str]) -> None:
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--arms", nargs="+", choices=ARMS, default=list(ARMS), help="default: all")
     parser.add_argument("--output", type=Path, help="default: recipe_DATASET.json in benchmarks/results")
-    for name, kind in (("run", str), ("seed", int)):
-        parser.add_argument(f"--{name}", type=kind, help=argparse.SUPPRESS)
     args = parser.parse_args(argv)
-    if args.run is not None:
-        run(args)
-        return
     dataset = load_dataset(args.dataset, args.root, args.size)
     real_data_classifier(dataset)  # once, not in every run
     path = args.output or RESULTS / f"recipe_{dataset.name}.json"
     size = f" --size {args.size}" if args.size else ""
     command = f"python benchmarks/recipe.py --dataset {args.dataset}{size} --seconds {args.seconds:g}"
-    result: dict[str, Any] = {"command": command, "judged_images": IMAGES, "arms": {}}
-    if path.is_file():
-        result = json.loads(path.read_text(encoding="utf-8"))
-        if result["command"] != command:
-            raise UserError(f"{path} holds the results of `{result['command']}`. Give another --output, or remove it.")
-    cores: SimpleQueue[int] = SimpleQueue()
-    for core in sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else [0]:
-        cores.put(core)
-    lock = Lock()
-
-    def work(arm: str, seed: int) -> None:
-        core = cores.get()
-        try:
-            done = run_apart(args, arm, seed, core)
-        finally:
-            cores.put(core)
-        with lock:
+    result = kept_result(path, command, {"judged_images": IMAGES, "arms": {}})
+    made = {(arm, done["seed"]) for arm, kept in result["arms"].items() for done in kept["runs"]}
+    source = (absolute_source(args.dataset), args.root, args.size, args.seconds)
+    waiting = [(*source, arm, seed) for seed in range(args.seeds) for arm in args.arms if (arm, seed) not in made]
+    workers = Workers(path.with_suffix(".log"), len(available_cores()))
+    with tqdm(total=len(waiting), unit="run") as bar:
+        for done in run_tasks(run, waiting, workers, bar):
+            arm = done.pop("arm")
             result["arms"].setdefault(arm, {"options": ARMS[arm], "runs": []})["runs"].append(done)
             write_json(path, result)
-            print(f"{arm}, seed {seed}: {done['images_per_second']:.0f} images/s, {summary_line(done)}", flush=True)
-
-    with ThreadPoolExecutor(cores.qsize()) as pool:
-        waiting = [
-            pool.submit(work, arm, seed)
-            for seed in range(args.seeds)
-            for arm in args.arms
-            if all(done["seed"] != seed for done in result["arms"].get(arm, {"runs": []})["runs"])
-        ]
-        try:
-            for future in waiting:
-                future.result()
-        except BaseException:
-            pool.shutdown(cancel_futures=True)  # else every run that waits would still be done
-            raise
+            bar.write(f"{arm}, seed {done['seed']}: {done['images_per_second']:.0f} images/s, {summary_line(done)}")
+    path.with_suffix(".log").unlink(missing_ok=True)
     for name, arm in result["arms"].items():
         figures = []
         for space in SPACES:

@@ -78,7 +78,7 @@ def run_contender(args: argparse.Namespace, name: str, seconds: float) -> dict[s
     with tempfile.TemporaryDirectory() as folder:
         output = Path(folder) / "result.json"
         command = [sys.executable, __file__, "--contender", name, "--seconds", str(seconds), "--dataset", args.dataset]
-        command += dataset_options(args)
+        command += dataset_options(args.root, args.size)
         print(f"{name}: {seconds:.0f} s", flush=True)
         done = subprocess.run([*command, "--output", str(output)], capture_output=True, text=True)
         if done.returncode:

@@ -11,7 +11,8 @@ import torch
 
 from medmnist_diffusion.data.dataset import Split
 from medmnist_diffusion.errors import UserError
-from medmnist_diffusion.metrics.extractors import extract, make_extractor, texture_features
+from medmnist_diffusion.metrics.extractors import make_extractor, texture_features
+from medmnist_diffusion.metrics.features import extract
 
 from .helpers import degraded, distance, fresh
 

@@ -13,7 +13,8 @@ from torchmetrics.image.fid import FrechetInceptionDistance
 from medmnist_diffusion.data.dataset import Split
 from medmnist_diffusion.files import file_hash
 from medmnist_diffusion.metrics import inception
-from medmnist_diffusion.metrics.extractors import extract, make_extractor
+from medmnist_diffusion.metrics.extractors import make_extractor
+from medmnist_diffusion.metrics.features import extract
 
 from .helpers import degraded, distance, fresh
 

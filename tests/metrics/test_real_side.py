@@ -9,7 +9,8 @@ from medmnist_diffusion.data import ImageDataset
 from medmnist_diffusion.data.dataset import Split
 from medmnist_diffusion.metrics import classifier, comparisons, memorization, real_side
 from medmnist_diffusion.metrics.evaluation import evaluate_images
-from medmnist_diffusion.metrics.extractors import Extractor, make_extractor
+from medmnist_diffusion.metrics.extractors import make_extractor
+from medmnist_diffusion.metrics.features import Extractor
 from medmnist_diffusion.metrics.real_side import RealSide
 
 from .helpers import fresh
