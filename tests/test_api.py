@@ -21,11 +21,15 @@ EXAMPLES = (
 )  # fmt: skip
 
 
+STUDIES = ("study_loss", "study_augmentation")  # minutes each
+
+
 def test_every_name_is_what_it_says_whatever_was_imported_before() -> None:
     for module in pkgutil.walk_packages(md.__path__, "medmnist_diffusion."):
         importlib.import_module(module.name)
     for name in md.__all__:
         assert callable(getattr(md, name)), name
+        assert not inspect.isfunction(getattr(md, name)) or name in (*EXAMPLES, *STUDIES, "evaluate_images"), name
         assert getattr(md, name).__name__ == name
     with pytest.raises(AttributeError, match="nonsense"):
         md.nonsense  # noqa: B018
@@ -49,12 +53,15 @@ def test_public_functions_are_typed_and_explained() -> None:
                 assert parameter.annotation is not inspect.Parameter.empty, (name, parameter.name)
 
 
-def test_every_example_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    "examples", [EXAMPLES, pytest.param(STUDIES, marks=pytest.mark.slow)], ids=["steps", "studies"]
+)
+def test_every_example_runs(examples: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(classifier, "STEPS", 40)  # with a name of its own in the cache
     monkeypatch.setattr(classifier, "RECIPE", "short")
     names: dict[str, Any] = {"md": md, "Path": Path}
-    for name in EXAMPLES:
+    for name in examples:
         docstring = inspect.getdoc(getattr(md, name)) or ""
         example = doctest.DocTestParser().get_doctest(docstring, names, name, None, None)
         assert example.examples, name

@@ -7,6 +7,7 @@ order and of one class mix; every answer is saved as it is given.
 import base64
 import io
 import json
+import logging
 from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -22,6 +23,7 @@ from medmnist_diffusion.files import write_json
 from medmnist_diffusion.metrics.intervals import share_interval
 from medmnist_diffusion.metrics.memorization import clean_held_out
 
+logger = logging.getLogger(__name__)
 IMAGES = 60
 PAGE = """<!doctype html><meta charset="utf-8"><title>Real or generated?</title>
 <style>body{{font:18px sans-serif;text-align:center;margin-top:8vh}}img{{width:336px;image-rendering:pixelated}}</style>
@@ -141,15 +143,17 @@ def rate(dataset: ImageDataset, generate: Callable[[np.ndarray], np.ndarray], ou
     rows = np.random.default_rng(0).permutation(len(held_out))[: IMAGES // 2]
     rating = Rating(held_out.images[rows], generate(held_out.labels[rows]), output)
     server = make_server(rating)
-    print(f"Open http://127.0.0.1:{server.server_port}/ in a browser; press r or g for each image. Ctrl-C ends it.")
+    address = f"http://127.0.0.1:{server.server_port}/"
+    logger.info("Open %s in a browser; press r or g for each image. Ctrl-C ends it.", address)
     try:
         while not rating.finished:
             server.handle_request()
     except KeyboardInterrupt:
-        print()
+        logger.info("")
     result = rating.result()
     if result["rated"]:
         low, high = result["interval"]
-        print(
-            f"{result['rated']} rated, {result['accuracy']:.2f} told right ({low:.2f} … {high:.2f}); saved to {output}."
+        logger.info(
+            "%s",
+            f"{result['rated']} rated, {result['accuracy']:.2f} told right ({low:.2f} … {high:.2f}); saved to {output}.",
         )

@@ -293,6 +293,12 @@ def study_augmentation(
 
     Raises:
         UserError: for arguments that cannot be, or a split with too few images of a class.
+
+    Example:
+        >>> small = dict(shares=[0.05], imbalance=0, arms=["real"], classifier_steps=5, max_train_steps=2, num_images=40)
+        >>> folder = md.study_augmentation("phantom", seeds=2, **small)
+        >>> (folder / "results.json").is_file()
+        True
     """
     for share in shares:
         if not 0 < share <= 1:

@@ -304,6 +304,11 @@ def study_loss(
 
     Raises:
         UserError: for arguments that cannot be, or a data set that is too small to judge.
+
+    Example:
+        >>> folder = md.study_loss("phantom", parts=["losses"], seeds=2, max_train_steps=2, num_images=150, features=[])
+        >>> (folder / "report.md").is_file()
+        True
     """
     seconds = budget.seconds_of(time_budget)
     if features is None:
