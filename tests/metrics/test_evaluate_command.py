@@ -146,7 +146,7 @@ def test_what_does_not_fit_is_refused(
     assert "is no pipeline folder" in cli_error(
         "evaluate", str(tmp_path / "none"), "--dataset", str(small_npz), *arguments
     )
-    assert "at least 2" in cli_error(
+    assert "is not in the range x>=2" in cli_error(
         "evaluate", pipeline, "--dataset", str(small_npz), *arguments, "--num_images", "1"
     )
     assert not (tmp_path / "m.json").exists()

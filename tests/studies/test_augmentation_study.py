@@ -157,7 +157,7 @@ def test_arms_of_any_share_have_their_control() -> None:
 def test_mistakes_are_named(small_npz: Path, cli_error: Callable[..., str], tmp_path: Path) -> None:
     start = ("study", "augmentation", str(small_npz), "--output", str(tmp_path))
     assert "--shares has 2" in cli_error(*start, "--shares", "2")
-    assert "at least 2" in cli_error(*start, "--seeds", "1")
+    assert "is not in the range x>=2" in cli_error(*start, "--seeds", "1")
     assert "--budget" in cli_error(*start, "--budget", "soon")
     assert "--imbalance" in cli_error(*start, "--imbalance", "1.5")
     assert "Did you mean diverse-25?" in cli_error(*start, "--arms", "real", "divers-25")

@@ -50,6 +50,7 @@ def lines_of(output: Path) -> int:
     return (output / CELLS).read_bytes().count(b"\n") if (output / CELLS).is_file() else 0
 
 
+@pytest.mark.slow
 def test_killed_and_started_again_it_gives_the_same(finished_study: Any, small_npz: Path, tmp_path: Path) -> None:
     output = tmp_path / "killed"
     with (tmp_path / "log").open("w") as log:
