@@ -52,7 +52,7 @@ lint: $(INSTALLED) ## ruff (style, size of functions), mypy (types), import-lint
 	@ln -s $(addprefix $(CURDIR)/,$(filter-out $(addprefix medmnist_diffusion/,$(INSIDE) __pycache__),$(wildcard medmnist_diffusion/*)) $(INSIDE)) $(LINKED)/medmnist_diffusion/
 	MYPYPATH=$(LINKED) $(BIN)/mypy -p medmnist_diffusion
 	MYPYPATH=$(LINKED):benchmarks $(BIN)/mypy tests benchmarks
-	PYTHONPATH=$(LINKED) $(BIN)/lint-imports pyproject.toml
+	cd $(LINKED) && $(abspath $(BIN))/lint-imports $(CURDIR)/pyproject.toml
 
 sanity: $(INSTALLED) ## benchmark: which metric sees which fault (PneumoniaMNIST from MEDMNIST_ROOT)
 	$(BIN)/python benchmarks/metric_sanity.py
