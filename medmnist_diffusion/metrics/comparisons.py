@@ -58,8 +58,7 @@ class Draw:
 
     def of_generated(self, values: np.ndarray, class_: int | None) -> LabelledValues:
         """Values of the generated images: all of a class, or of as many as give the class shares of train."""
-        whole, rows = LabelledValues(values, self.generated.labels), self.judged_rows
-        return LabelledValues(values[rows], whole.labels[rows]) if class_ is None else whole.of_class(class_)
+        return LabelledValues(values, self.generated.labels).of_class(class_, overall=self.judged_rows)
 
 
 def plan_draw(real: RealSide, generated: Split, per_class: bool = True) -> Draw:
@@ -208,7 +207,7 @@ def pixel_evidence(draw: Draw, nearest: NearestImages) -> Iterator[Evidence]:
     train_pixels, pixels = memorization.flat_pixels(train), memorization.flat_pixels(draw.generated)
     within_train = real.nearest_pixels_within_train(train_pixels)
     pairs, fresh_pairs = (
-        np.stack([found.distances, within_train.distances[found.rows]], axis=1)
+        memorization.distance_pairs(found, within_train)
         for found in (
             memorization.nearest_features(pixels, train_pixels), real.nearest_pixels_of_held_out(train_pixels)
         )

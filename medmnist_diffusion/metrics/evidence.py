@@ -33,9 +33,11 @@ class LabelledValues:
     def __len__(self) -> int:
         return len(self.values)
 
-    def of_class(self, class_: int | None) -> Self:
-        """The rows of one class; all of them for None."""
-        return self if class_ is None else self._rows(rows_of(self.labels, class_))
+    def of_class(self, class_: int | None, overall: np.ndarray | None = None) -> Self:
+        """The rows of one class; for None those of `overall`, by default all."""
+        if class_ is not None:
+            return self._rows(rows_of(self.labels, class_))
+        return self if overall is None else self._rows(overall)
 
     def at_most(self, count: int, seed: int) -> Self:
         """A random `count` of the rows, in order; all of them if there are no more."""

@@ -154,12 +154,17 @@ def nearness_to_train(generated: np.ndarray, held_out: np.ndarray) -> Estimate:
     return Estimate(float(test.statistic / (n * m)), error, p_value=float(test.pvalue))
 
 
-def authentic(queries: NearestImages, train_to_train: NearestImages) -> np.ndarray:
-    """Mask of the queries that are farther from their nearest training image than that is from its own nearest one.
+def distance_pairs(queries: NearestImages, train_to_train: NearestImages) -> np.ndarray:
+    """float N×2: each query's distance to its nearest training image, and that one's to its own nearest other."""
+    return np.stack([queries.distances, train_to_train.distances[queries.rows]], axis=1)
+
+
+def authentic(pairs: np.ndarray) -> np.ndarray:
+    """Mask of the `distance_pairs` whose query is farther from its nearest training image than that is from its own nearest one.
 
     Alaa et al. 2022 (arXiv 2102.08921). What is not authentic could be a noisy copy.
     """
-    return np.asarray(queries.distances > train_to_train.distances[queries.rows])
+    return np.asarray(pairs[:, 0] > pairs[:, 1])
 
 
 def flat_pixels(split: Split) -> np.ndarray:

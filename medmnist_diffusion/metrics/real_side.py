@@ -67,8 +67,7 @@ class RealSide:
 
     def of_held_out(self, values: np.ndarray, class_: int | None) -> LabelledValues:
         """Values of the held-out images: all of a class, or of as many as give the class shares of train."""
-        whole, rows = LabelledValues(values, self.held_out.labels), self.held_out_rows
-        return LabelledValues(values[rows], whole.labels[rows]) if class_ is None else whole.of_class(class_)
+        return LabelledValues(values, self.held_out.labels).of_class(class_, overall=self.held_out_rows)
 
     def held_out_source(self, fresh: LabelledValues) -> str:
         left_out = len(self.dataset.splits["val"]) - len(self.held_out)

@@ -16,7 +16,7 @@ from medmnist_diffusion.metrics.evidence import Candidate, Evidence, Kind
 from medmnist_diffusion.metrics.frechet import extrapolated_estimate, frechet_estimate
 from medmnist_diffusion.metrics.intervals import Estimate, share_estimate
 from medmnist_diffusion.metrics.kernel import kernel_distance
-from medmnist_diffusion.metrics.memorization import Threshold, nearness_to_train
+from medmnist_diffusion.metrics.memorization import Threshold, authentic, nearness_to_train
 
 MIN_CLASS_IMAGES = 20
 MAX_PAIRWISE = 5000  # images a side where all pairs are looked at: the cost stays linear beyond
@@ -190,7 +190,7 @@ METRICS: dict[str, Metric] = {
         ),
         Metric(
             "authenticity", "Authenticity", "train_distance_pairs",
-            lambda images: share_estimate(images.values[:, 0] > images.values[:, 1]), "higher",
+            lambda images: share_estimate(authentic(images.values)), "higher",
             bounds=(0, 1), compared_by=None, min_images=1,
         ),
         Metric(
