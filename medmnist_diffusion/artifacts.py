@@ -10,7 +10,7 @@ from typing import Any, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
-from medmnist_diffusion.errors import UserError
+from medmnist_diffusion.errors import UserError, one_line
 from medmnist_diffusion.files import write_json
 
 TRAINING_SUMMARY = "training_summary.json"  # in a pipeline folder
@@ -188,5 +188,5 @@ class Metrics(BaseModel):
         try:
             return cls.model_validate(json.loads(path.read_text(encoding="utf-8")))
         except (OSError, ValueError, ValidationError, RecursionError) as error:
-            reason = " ".join(str(error).split())[:200]
+            reason = one_line(error)
             raise UserError(f"{path} is no valid metrics file ({reason}). Evaluate again.") from None

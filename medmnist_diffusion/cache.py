@@ -14,7 +14,7 @@ import numpy as np
 from platformdirs import user_cache_path
 from pydantic import BaseModel, ValidationError
 
-from medmnist_diffusion.errors import UserError
+from medmnist_diffusion.errors import UserError, one_line
 from medmnist_diffusion.files import atomic_file, write_text
 
 KeptModel = TypeVar("KeptModel", bound=BaseModel)
@@ -74,5 +74,5 @@ def read_kept(path: Path, model: type[KeptModel], what: str) -> KeptModel | None
     try:
         return model.model_validate_json(path.read_text(encoding="utf-8"))
     except (OSError, ValidationError) as error:
-        reason = " ".join(str(error).split())[:200]
+        reason = one_line(error)
         raise UserError(f"{path} is no valid {what} ({reason}). Remove it: it will be made again.") from None

@@ -27,6 +27,11 @@ class StoppedError(UserError):
     exit_code = 4
 
 
+def one_line(error: BaseException, most: int = 200) -> str:
+    """What an error says, as a part of one line: no line breaks, at most so many characters."""
+    return " ".join(str(error).split())[:most]
+
+
 def run_command(main: Callable[[Sequence[str]], None], argv: Sequence[str] | None = None) -> int:
     """Run a command's main; return its exit code, with what went wrong as one line on stderr.
 
@@ -57,7 +62,7 @@ def _explained(error: BaseException) -> tuple[str, int]:
         return "stopped. What was begun and not finished is not there.", INTERRUPTED
     if isinstance(error, MemoryError):
         return "the memory does not suffice. Use fewer or smaller images, or a smaller batch.", UserError.exit_code
-    what = " ".join(str(error).split())[:300]
+    what = one_line(error, 300)
     if isinstance(error, OSError) and error.errno is not None:  # disk full, no permission, no such file
         return f"{what}. Mend that and start again; what was complete before is untouched.", UserError.exit_code
     return (

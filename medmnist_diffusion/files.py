@@ -11,7 +11,7 @@ from typing import Any
 
 from safetensors import SafetensorError
 
-from medmnist_diffusion.errors import UserError
+from medmnist_diffusion.errors import UserError, one_line
 
 
 @contextlib.contextmanager
@@ -91,7 +91,7 @@ def could_not_write(what: str, remedy: str) -> Iterator[None]:
             and "inline_container" not in str(error)
         ):
             raise  # something else than writing
-        raise UserError(f"{what} could not be written ({' '.join(str(error).split())[:160]}). {remedy}") from None
+        raise UserError(f"{what} could not be written ({one_line(error, 160)}). {remedy}") from None
 
 
 def write_text(path: str | Path, text: str) -> None:

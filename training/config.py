@@ -17,7 +17,7 @@ from pydantic.dataclasses import dataclass
 from pydantic.fields import FieldInfo
 
 from medmnist_diffusion.diffusion.samplers import DEFAULT_SAMPLER, DEFAULT_STEPS
-from medmnist_diffusion.errors import UserError
+from medmnist_diffusion.errors import UserError, one_line
 from medmnist_diffusion.files import write_text
 
 MOST_TIMESTEPS = 100_000
@@ -224,7 +224,7 @@ def read_config_file(path: Path) -> dict[str, Any]:
     try:
         values = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
     except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
-        reason = " ".join(str(error).split())[:160]
+        reason = one_line(error, 160)
         raise UserError(
             f"{path} cannot be read as YAML ({reason}). Correct it, or take one from training/configs/."
         ) from None

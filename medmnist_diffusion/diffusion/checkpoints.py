@@ -20,7 +20,7 @@ from safetensors.torch import load_file, save_file
 
 from medmnist_diffusion.artifacts import CheckpointState
 from medmnist_diffusion.diffusion.training_state import TrainingState
-from medmnist_diffusion.errors import UserError
+from medmnist_diffusion.errors import UserError, one_line
 from medmnist_diffusion.files import replace_folder, write_json
 from medmnist_diffusion.manifest import MANIFEST, folder_manifest, intact
 
@@ -84,7 +84,7 @@ def load_checkpoint(accelerator: Accelerator, checkpoint: Path, state: TrainingS
         accelerator.load_state(str(checkpoint))
         state.average.load_state_dict(UNet2DModel.from_pretrained(checkpoint / "unet_ema").state_dict())
     except (RuntimeError, ValueError, KeyError, OSError) as error:
-        reason = " ".join(str(error).split())[:160]
+        reason = one_line(error, 160)
         raise UserError(
             f"{checkpoint} does not fit what is to be trained ({reason}). Another network or optimizer needs a run of its own: "
             "choose another --output_dir."
@@ -104,9 +104,7 @@ def read_state(checkpoint: Path) -> CheckpointState:
     try:
         return CheckpointState.model_validate_json(path.read_text(encoding="utf-8"))
     except (OSError, ValidationError) as error:
-        raise UserError(
-            f"{path} is no state of a run ({' '.join(str(error).split())[:160]}). Remove its folder."
-        ) from None
+        raise UserError(f"{path} is no state of a run ({one_line(error, 160)}). Remove its folder.") from None
 
 
 def _whole(checkpoint: Path) -> bool:

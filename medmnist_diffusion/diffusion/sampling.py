@@ -13,7 +13,7 @@ from medmnist_diffusion.data.conditioning import Conditioning, occurrences
 from medmnist_diffusion.diffusion.batches import derived_seed
 from medmnist_diffusion.diffusion.folder_check import check_folder
 from medmnist_diffusion.diffusion.samplers import DEFAULT_SAMPLER, DEFAULT_STEPS, SAMPLERS
-from medmnist_diffusion.errors import UserError
+from medmnist_diffusion.errors import UserError, one_line
 from medmnist_diffusion.pipelines import ClassConditionalDDPMPipeline
 from medmnist_diffusion.processes import share_among_processes
 
@@ -37,7 +37,7 @@ def load_pipeline(folder: str | Path, sampler: str = DEFAULT_SAMPLER) -> ClassCo
         pipe = ClassConditionalDDPMPipeline.from_pretrained(folder, local_files_only=True, use_safetensors=True)
         set_sampler(pipe, sampler)
     except Exception as error:  # whatever a folder made up by somebody makes diffusers raise
-        reason = " ".join(str(error).split())[:200]
+        reason = one_line(error)
         raise UserError(f"{folder} cannot be loaded ({reason}). Save the pipeline again.") from None
     for name, parameter in pipe.unet.named_parameters():
         if not bool(torch.isfinite(parameter).all()):
@@ -54,7 +54,7 @@ def _try_out(pipe: ClassConditionalDDPMPipeline, folder: Path) -> None:
     try:
         generate_rows(pipe, occurrences(Conditioning(pipe.id2label).each(1)[:1]), num_inference_steps=2)
     except Exception as error:  # as above
-        reason = " ".join(str(error).split())[:200]
+        reason = one_line(error)
         raise UserError(f"{folder} makes no images ({reason}). Save the pipeline again.") from None
     pipe.set_progress_bar_config()
 

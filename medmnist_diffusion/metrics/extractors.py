@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from accelerate import PartialState
 
 from medmnist_diffusion.data.dataset import ImageDataset, to_model_range
-from medmnist_diffusion.errors import UserError
+from medmnist_diffusion.errors import UserError, one_line
 from medmnist_diffusion.metrics.classifier import FEATURES, RECIPE, real_data_classifier
 from medmnist_diffusion.metrics.features import Extractor
 from medmnist_diffusion.metrics.inception import inception, random_inception
@@ -105,7 +105,7 @@ def backbone(name: str) -> Extractor:
         processor = AutoImageProcessor.from_pretrained(name, use_fast=True, trust_remote_code=False)
         model = AutoModel.from_pretrained(name, use_safetensors=True, trust_remote_code=False)
     except (OSError, ValueError) as error:
-        reason = " ".join(str(error).split())[:160]
+        reason = one_line(error, 160)
         raise UserError(
             f"--features {name}: no vision backbone that can be loaded ({reason}). Check the name and the network, or give the "
             "path of its folder (config.json, preprocessor_config.json, model.safetensors)."

@@ -11,7 +11,7 @@ import torch
 from accelerate import PartialState
 
 from medmnist_diffusion.data.dataset import Split
-from medmnist_diffusion.errors import UserError
+from medmnist_diffusion.errors import UserError, one_line
 from medmnist_diffusion.files import file_hash
 from medmnist_diffusion.metrics.features import Embed, Extractor
 
@@ -122,7 +122,7 @@ def _official_weights() -> Path:
             path.parent.mkdir(parents=True, exist_ok=True)
             torch.hub.download_url_to_file(URL_INCEPTION_V3, str(path), hash_prefix=INCEPTION_HASH_PREFIX)
         except (OSError, RuntimeError) as error:
-            reason = " ".join(str(error).split())[:120]
+            reason = one_line(error, 120)
             raise UserError(
                 f"the official Inception weights are not in {path.parent} and cannot be downloaded ({reason}). "
                 f"{_inception_remedy()}"

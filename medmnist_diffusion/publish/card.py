@@ -13,7 +13,7 @@ from medmnist_diffusion.artifacts import DatasetDescription, Metrics, TrainingSu
 from medmnist_diffusion.choices import OPEN_LICENSES
 from medmnist_diffusion.data.audit import findings
 from medmnist_diffusion.diffusion.folder_check import WEIGHTS
-from medmnist_diffusion.errors import UserError
+from medmnist_diffusion.errors import UserError, one_line
 from medmnist_diffusion.files import file_hash, write_text
 from medmnist_diffusion.metrics.table import figure_name, record_label
 from medmnist_diffusion.publish.copies import copying_sentences
@@ -64,7 +64,7 @@ def write_card(folder: Path, load_from: str | None = None) -> Path:
         )
     except (*UNFIT, yaml.YAMLError, UndefinedError) as error:
         raise UserError(
-            f"no card can be made of what lies in {folder} ({type(error).__name__}: {' '.join(str(error).split())[:160]}). "
+            f"no card can be made of what lies in {folder} ({type(error).__name__}: {one_line(error, 160)}). "
             "Get the folder that training wrote again."
         ) from None
     write_text(folder / "README.md", str(card))

@@ -9,7 +9,7 @@ from typing import Any, Generic, Protocol, TypeVar
 from filelock import FileLock
 from pydantic import ValidationError
 
-from medmnist_diffusion.errors import UserError
+from medmnist_diffusion.errors import UserError, one_line
 from medmnist_diffusion.files import write_text
 
 
@@ -85,7 +85,7 @@ class ResultFile(Generic[Record]):
             record = self._model.model_validate_json(line)
         except ValidationError as error:
             number = self.path.read_bytes()[: self._read].count(b"\n") + 1
-            reason = " ".join(str(error).split())[:200]
+            reason = one_line(error)
             raise UserError(
                 f"{self.path} is no valid results file: line {number} ({reason}). Remove that line: its cell will be made again."
             ) from None
