@@ -39,7 +39,7 @@ from medmnist_diffusion.metrics.classifier_scores import (
 )
 from medmnist_diffusion.metrics.classifier_training import predicted_logits
 from medmnist_diffusion.metrics.mixed_training import Mixture, fit
-from medmnist_diffusion.processes import start_processes
+from medmnist_diffusion.processes import available_cores, start_processes
 from medmnist_diffusion.studies.augmentation.arms import CLASSICAL, MAIN_ARM, OVERSAMPLED
 from medmnist_diffusion.studies.augmentation.draws import AugmentationProtocol
 from medmnist_diffusion.studies.augmentation.generators import GUIDANCE, STRENGTH, DiffusionSource
@@ -47,7 +47,7 @@ from medmnist_diffusion.studies.augmentation.study import AugmentationStudy, mak
 from medmnist_diffusion.studies.augmentation.verdicts import RESAMPLINGS
 from medmnist_diffusion.studies.budget import precisions
 from medmnist_diffusion.studies.statistics import ArmFigures, effects, mean_interval
-from medmnist_diffusion.studies.workers import Workers, absolute_source, available_cores, run_tasks
+from medmnist_diffusion.studies.workers import Workers, absolute_source, run_tasks
 
 SETTINGS: dict[str, dict[str, float]] = {
     "guidance 1.5": {"guidance_scale": 1.5},

@@ -27,6 +27,7 @@ from medmnist_diffusion.data.npz import write_npz
 from medmnist_diffusion.errors import run_command
 from medmnist_diffusion.files import write_json
 from medmnist_diffusion.metrics.frechet import FeatureStatistics, frechet_distance, frechet_estimate
+from medmnist_diffusion.processes import available_cores
 
 RESULT = Path(__file__).parent / "results" / "evaluation_cost.json"
 SIZES = (1250, 2500, 5000)
@@ -98,7 +99,7 @@ def main(argv: Sequence[str]) -> None:
         evaluations = [evaluate_size(n, Path(folder)) for n in SIZES]
     result = {
         "command": "python benchmarks/evaluation_cost.py",
-        "cores": len(os.sched_getaffinity(0)),
+        "cores": len(available_cores()),
         "features": SPACES,
         "evaluations": evaluations,
         "frechet_distance_5000x2048": frechet_side_by_side(),

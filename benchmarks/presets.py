@@ -11,7 +11,6 @@ each preset and data set.
 
 import argparse
 import json
-import os
 import sys
 import tempfile
 import time
@@ -27,7 +26,7 @@ from medmnist_diffusion.diffusion.sampling import generate, load_pipeline
 from medmnist_diffusion.errors import run_command
 from medmnist_diffusion.files import write_json
 from medmnist_diffusion.metrics import memorization
-from medmnist_diffusion.processes import start_processes
+from medmnist_diffusion.processes import available_cores, start_processes
 from medmnist_diffusion.training.config import preset
 
 PRESETS = ("fast", "default", "best")
@@ -69,7 +68,7 @@ def main(argv: Sequence[str]) -> None:
     size = f" --size {args.size}" if args.size else ""
     results[name] = {
         "command": f"python benchmarks/presets.py {args.preset} --dataset {args.dataset}{size}",
-        "cores": len(os.sched_getaffinity(0)),
+        "cores": len(available_cores()),
         "minutes": round(summary["seconds"] / 60, 1),
         **measured,
         "steps": summary["step"],

@@ -25,7 +25,8 @@ from medmnist_diffusion.diffusion.sampling import generate, load_pipeline
 from medmnist_diffusion.errors import run_command
 from medmnist_diffusion.files import write_json
 from medmnist_diffusion.metrics.classifier import real_data_classifier
-from medmnist_diffusion.studies.workers import Workers, absolute_source, available_cores, run_tasks
+from medmnist_diffusion.processes import available_cores
+from medmnist_diffusion.studies.workers import Workers, absolute_source, run_tasks
 
 ARMS: dict[str, list[str]] = {
     "default": [],

@@ -28,6 +28,7 @@ from medmnist_diffusion.data import phantom
 from medmnist_diffusion.diffusion.machine import describe_machine
 from medmnist_diffusion.errors import UserError, run_command
 from medmnist_diffusion.files import atomic_file, write_json
+from medmnist_diffusion.processes import available_cores
 
 matplotlib.use("Agg")
 from matplotlib import pyplot as plt
@@ -142,7 +143,7 @@ def main(argv: Sequence[str]) -> None:
     path = args.output / "scale.json"
     result: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {
         "command": "python benchmarks/scale.py",
-        "cores": len(os.sched_getaffinity(0)),
+        "cores": len(available_cores()),
         "image_size": [],
         "images": [],
         "processes": [],

@@ -13,7 +13,6 @@ The last line printed is one JSON object; the whole result goes to benchmarks/re
 
 import argparse
 import json
-import os
 import platform
 import subprocess
 import sys
@@ -33,7 +32,7 @@ from judging import RESULTS, SPACES, dataset_options, floor, judge, peak_memory_
 from medmnist_diffusion.data import load_dataset
 from medmnist_diffusion.errors import UserError, run_command
 from medmnist_diffusion.files import atomic_file, write_json
-from medmnist_diffusion.processes import start_processes
+from medmnist_diffusion.processes import available_cores, start_processes
 
 matplotlib.use("Agg")
 from matplotlib import pyplot as plt
@@ -158,7 +157,7 @@ def main(argv: Sequence[str]) -> None:
         "judged_images": JUDGED,
         "machine": {
             "processor": platform.processor() or platform.machine(),
-            "cores": len(os.sched_getaffinity(0)),
+            "cores": len(available_cores()),
             "torch": torch.__version__,
             "matmul_gflops": {name: round(value) for name, value in peaks.items()},
         },

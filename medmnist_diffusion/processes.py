@@ -28,10 +28,16 @@ def start_processes() -> PartialState:
             f"`accelerate launch --multi_gpu --num_processes {asked} …`, without --cpu."
         )
     if state.device.type == "cpu":
-        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
         here = int(os.environ.get("LOCAL_WORLD_SIZE", state.num_processes))
-        torch.set_num_threads(max(1, cores // here))
+        torch.set_num_threads(max(1, len(available_cores()) // here))
     return state
+
+
+def available_cores() -> list[int]:
+    """The cores that this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return sorted(os.sched_getaffinity(0))
+    return list(range(os.cpu_count() or 1))
 
 
 def _launcher_processes() -> int:

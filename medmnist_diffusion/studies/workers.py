@@ -10,7 +10,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import CancelledError, Executor, ProcessPoolExecutor, as_completed
+from concurrent.futures import CancelledError, Executor, Future, ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from multiprocessing import active_children, get_context
@@ -21,6 +21,7 @@ import torch
 from tqdm import tqdm
 
 from medmnist_diffusion.errors import StoppedError, UserError
+from medmnist_diffusion.processes import available_cores
 
 CONNECT_SECONDS = 20
 _one_at_a_time = threading.Lock()  # a dask worker may have several threads; torch's random state is the process's
@@ -47,13 +48,6 @@ def absolute_source(dataset: str) -> str:
     return str(Path(dataset).resolve()) if Path(dataset).exists() else dataset
 
 
-def available_cores() -> list[int]:
-    """The cores that this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return sorted(os.sched_getaffinity(0))
-    return list(range(os.cpu_count() or 1))
-
-
 def run_tasks(
     task: Callable[..., Any], arguments: Sequence[tuple[Any, ...]], workers: Workers, progress: tqdm
 ) -> Iterator[Any]:
@@ -73,25 +67,24 @@ def run_tasks(
         lost = []  # with a worker that died, by their own fault or another's
         futures = {executor.submit(task, *each): each for each in arguments}
         for future in as_completed(futures):
-            try:
-                result = future.result()
-            except Exception as error:
-                if type(error).__name__ != "KilledWorker":  # of distributed, which need not be installed
-                    raise
+            if _died(future):
                 lost.append(futures[future])
-            else:
-                progress.update()
-                yield result
+                continue
+            progress.update()
+            yield future.result()
         for each in lost:  # one at a time: the guilty one takes no other with it
-            try:
-                result = executor.submit(task, *each).result()
-            except Exception as error:
-                if type(error).__name__ != "KilledWorker":
-                    raise
+            future = executor.submit(task, *each)
+            if error := _died(future):
                 progress.write(f"a cell's worker died again ({error}); the cell is left out.")
-            else:
-                progress.update()
-                yield result
+                continue
+            progress.update()
+            yield future.result()
+
+
+def _died(future: Future[Any]) -> BaseException | None:
+    """The error of a task whose dask worker died; None of any other task, failed or not."""
+    error = future.exception()
+    return error if type(error).__name__ == "KilledWorker" else None  # of distributed, which need not be installed
 
 
 @contextlib.contextmanager

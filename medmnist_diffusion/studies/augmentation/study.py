@@ -24,7 +24,7 @@ from medmnist_diffusion.diffusion.samplers import DEFAULT_SAMPLER, DEFAULT_STEPS
 from medmnist_diffusion.diffusion.stopping import exclusive
 from medmnist_diffusion.errors import UserError
 from medmnist_diffusion.metrics.mixed_training import Mixture, Recipe, timed_step
-from medmnist_diffusion.processes import start_processes
+from medmnist_diffusion.processes import available_cores, start_processes
 from medmnist_diffusion.studies import budget
 from medmnist_diffusion.studies.augmentation.arms import (
     ARMS,
@@ -41,7 +41,6 @@ from medmnist_diffusion.studies.statistics import smallest_detectable
 from medmnist_diffusion.studies.workers import (
     Workers,
     absolute_source,
-    available_cores,
     run_tasks,
 )
 from medmnist_diffusion.training.config import TrainingConfig
