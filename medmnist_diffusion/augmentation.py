@@ -16,7 +16,7 @@ from medmnist_diffusion.files import atomic_folder, write_json
 from medmnist_diffusion.metrics.mixed_training import Mixture, Recipe, fit
 from medmnist_diffusion.metrics.selection import KEPT_SHARE, SELECTIONS
 from medmnist_diffusion.processes import start_processes
-from medmnist_diffusion.samples import check_images_memory, check_new, image_table, pipeline_record
+from medmnist_diffusion.samples import check_images_memory, check_new, pipeline_record, write_parquet
 
 logger = logging.getLogger(__name__)
 SHARE = 0.25  # what the augmentation study calls synthetic-25
@@ -157,9 +157,7 @@ def _write_datasets_folder(
     """A folder that `datasets.load_dataset` reads: image, label, and the column `synthetic`, in every split; and how they were
     made, as JSON."""
     with atomic_folder(output) as temporary:
-        (temporary / "data").mkdir()
         for name, split in {**dataset.splits, "train": train}.items():
             mask = synthetic if name == "train" else np.zeros(len(split), bool)
-            table = image_table(split.images[:], split.labels.tolist(), dataset.id2label, synthetic=mask.tolist())
-            table.to_parquet(str(temporary / "data" / f"{HUB_SPLITS[name]}-00000-of-00001.parquet"))
+            write_parquet(temporary, HUB_SPLITS[name], split, dataset.id2label, synthetic=mask.tolist())
         write_json(temporary / RECORD, made)

@@ -21,6 +21,7 @@ from medmnist_diffusion.choices import Format
 from medmnist_diffusion.data.conditioning import Conditioning, occurrences
 from medmnist_diffusion.data.dataset import Split, without_grey_axis
 from medmnist_diffusion.data.npz import npz_arrays, read_npz, write_npz
+from medmnist_diffusion.data.tables import load_labelled_folder
 from medmnist_diffusion.diffusion.folder_check import WEIGHTS
 from medmnist_diffusion.diffusion.samplers import Sampling
 from medmnist_diffusion.diffusion.sampling import generate_in_shares, load_pipeline
@@ -179,6 +180,20 @@ def read_export_record(path: Path, types: dict[str, Callable[[Any], Any]]) -> di
         return {}
 
 
+def read_images(path: Path, dataset: str, id2label: dict[int, str], size: int, channels: int) -> Split | None:
+    """The images of an npz (its train split) or of a folder, as `sample` writes them; None for a path that is neither.
+
+    Args:
+        dataset: named in an error; its classes, pixels a side and channels are those that a folder must have.
+
+    Raises:
+        UserError: if they cannot be read.
+    """
+    if path.suffix == ".npz":
+        return read_npz(path, ("train",))["train"]
+    return load_labelled_folder(path, dataset, id2label, size, channels) if path.is_dir() else None
+
+
 def check_new(output: Path) -> None:
     """Raises:
     UserError: if the output exists, or the record that is written beside an npz.
@@ -228,19 +243,23 @@ def _write_npz(output: Path, made: Split, record: SamplesRecord) -> None:
 
 def _write_parquet(output: Path, made: Split, record: SamplesRecord) -> None:
     """A folder that `datasets.load_dataset` reads: an Image column, a ClassLabel column, and how they were drawn."""
-    table = image_table(made.images[:], made.labels.tolist(), record.id2label)
     with atomic_folder(output) as temporary:
-        (temporary / "data").mkdir()
-        table.to_parquet(str(temporary / "data" / "train-00000-of-00001.parquet"))
+        write_parquet(temporary, "train", made, record.id2label)
         write_json(temporary / "sampling.json", record.model_dump(mode="json"))
 
 
-def image_table(images: np.ndarray, labels: Sequence[int], id2label: dict[int, str], **columns: Sequence[Any]) -> Any:
-    """A `datasets.Dataset` with an Image column, a ClassLabel column, and others."""
+def write_parquet(folder: Path, name: str, split: Split, id2label: dict[int, str], **columns: Sequence[Any]) -> None:
+    """One split of a folder that `datasets.load_dataset` reads: an Image column, a ClassLabel column, and others.
+
+    Args:
+        name: the split's, as the Hub has it: train, validation or test.
+    """
     import datasets
     from PIL import Image
 
-    pictures = [Image.fromarray(without_grey_axis(image)) for image in images]
+    pictures = [Image.fromarray(without_grey_axis(image)) for image in split.images[:]]
     names = [id2label[label] for label in sorted(id2label)]
-    table = datasets.Dataset.from_dict({"image": pictures, "label": list(labels), **columns})
-    return table.cast_column("image", datasets.Image()).cast_column("label", datasets.ClassLabel(names=names))
+    table = datasets.Dataset.from_dict({"image": pictures, "label": split.labels.tolist(), **columns})
+    table = table.cast_column("image", datasets.Image()).cast_column("label", datasets.ClassLabel(names=names))
+    (folder / "data").mkdir(parents=True, exist_ok=True)
+    table.to_parquet(str(folder / "data" / f"{name}-00000-of-00001.parquet"))

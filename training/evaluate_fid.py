@@ -23,8 +23,6 @@ from medmnist_diffusion.artifacts import Metrics
 from medmnist_diffusion.choices import OPEN_LICENSES
 from medmnist_diffusion.data import ImageDataset, Split, load_dataset
 from medmnist_diffusion.data.audit import describe
-from medmnist_diffusion.data.npz import read_npz
-from medmnist_diffusion.data.tables import load_labelled_folder
 from medmnist_diffusion.diffusion.folder_check import MODEL_INDEX, WEIGHTS, check_folder
 from medmnist_diffusion.diffusion.samplers import Sampling
 from medmnist_diffusion.errors import UserError
@@ -40,7 +38,13 @@ from medmnist_diffusion.processes import start_processes
 from medmnist_diffusion.publish.card import write_card
 from medmnist_diffusion.publish.figures import metrics_table
 from medmnist_diffusion.publish.plots import plot_closest, plot_ratios
-from medmnist_diffusion.samples import check_images_memory, kept_samples, read_sampling_record, samples_path
+from medmnist_diffusion.samples import (
+    check_images_memory,
+    kept_samples,
+    read_images,
+    read_sampling_record,
+    samples_path,
+)
 
 logger = logging.getLogger(__name__)
 NUM_IMAGES, PAIRS = 1000, 10
@@ -153,13 +157,11 @@ def _images(
         seeds = range(sampling.seed, sampling.seed + sampling_seeds)
         for split in kept_samples(path, dataset.labels_in_shares(num_images), sampling, seeds):
             yield _checked(path, split, dataset)
-    elif path.suffix == ".npz":
-        yield _checked(path, read_npz(path, ("train",))["train"], dataset)
-    elif path.is_dir():
-        split = load_labelled_folder(path, dataset.name, dataset.id2label, dataset.image_size, dataset.channels)
-        yield _checked(path, split, dataset)
-    else:
+        return
+    images = read_images(path, dataset.name, dataset.id2label, dataset.image_size, dataset.channels)
+    if images is None:
         raise UserError(f"{path} is no pipeline folder, image folder or npz. Give the path of one.")
+    yield _checked(path, images, dataset)
 
 
 def _checked(path: Path, images: Split, dataset: ImageDataset) -> Split:

@@ -13,8 +13,6 @@ from huggingface_hub import DatasetCard, DatasetCardData
 from medmnist_diffusion.artifacts import Metrics, TrainingSummary
 from medmnist_diffusion.choices import OPEN_LICENSES
 from medmnist_diffusion.data import Conditioning, Split
-from medmnist_diffusion.data.npz import read_npz
-from medmnist_diffusion.data.tables import load_labelled_folder
 from medmnist_diffusion.diffusion.folder_check import WEIGHTS
 from medmnist_diffusion.errors import UserError
 from medmnist_diffusion.files import file_hash, write_json, write_text
@@ -30,10 +28,9 @@ from medmnist_diffusion.publish.publish import (
     reasons_against_publishing,
     upload_unless_dry_run,
 )
-from medmnist_diffusion.samples import image_table, read_export_record, read_sampling_record
+from medmnist_diffusion.samples import read_export_record, read_images, read_sampling_record, write_parquet
 
 logger = logging.getLogger(__name__)
-PARQUET = "data/train-00000-of-00001.parquet"
 
 
 def read_export(path: Path, summary: TrainingSummary) -> Split:
@@ -42,18 +39,14 @@ def read_export(path: Path, summary: TrainingSummary) -> Split:
     Raises:
         UserError: if they are not readable, or of another size or other classes than the pipeline's.
     """
-    dataset = summary.dataset
-    id2label = {int(label): name for label, name in dataset.id2label.items()}
+    dataset, id2label = summary.dataset, _id2label(summary)
     shape = (dataset.image_size, dataset.image_size, dataset.channels)
     if any(child.is_symlink() for child in (path, *path.rglob("*"))):
         raise UserError(
             f"{path} holds symbolic links, which are not published. Give what `medmnist-diffusion sample` wrote."
         )
-    if path.suffix == ".npz":
-        split = read_npz(path, ("train",))["train"]
-    elif path.is_dir():
-        split = load_labelled_folder(path, dataset.name, id2label, dataset.image_size, dataset.channels)
-    else:
+    split = read_images(path, dataset.name, id2label, dataset.image_size, dataset.channels)
+    if split is None:
         raise UserError(f"{path} is no npz and no folder. Give what `medmnist-diffusion sample` wrote.")
     if split.images.shape[1:] != shape or len(Conditioning(id2label).outside(split.labels)):
         raise UserError(f"{path} does not hold images of this pipeline: {shape} (H×W×C) of its classes are needed.")
@@ -83,9 +76,8 @@ def write_dataset(folder: Path, split: Split, pipeline: Path, export: Path, stud
     """The parquet file, how it was made, and the card, into a new folder."""
     summary, metrics = TrainingSummary.of(pipeline), Metrics.read(pipeline / "metrics.json")
     dataset, sampling = summary.dataset, read_sampling_record(export)
-    id2label = {int(label): name for label, name in dataset.id2label.items()}
-    (folder / PARQUET).parent.mkdir(parents=True)
-    image_table(split.images[:], split.labels.tolist(), id2label).to_parquet(str(folder / PARQUET))
+    id2label = _id2label(summary)
+    write_parquet(folder, "train", split, id2label)
     weights = file_hash(pipeline / WEIGHTS)
     write_json(
         folder / "generation.json",
@@ -120,6 +112,11 @@ def write_dataset(folder: Path, split: Split, pipeline: Path, export: Path, stud
         verdicts=study_sentences(study, summary),
     )
     write_text(folder / "README.md", str(card))
+
+
+def _id2label(summary: TrainingSummary) -> dict[int, str]:
+    """JSON has texts as keys."""
+    return {int(label): name for label, name in summary.dataset.id2label.items()}
 
 
 def _size_category(count: int) -> str:
