@@ -125,7 +125,7 @@ def mutate_npz(path: Path, rng: random.Random, marker: str) -> None:
             array = np.empty(240, object)
             array[:] = [Trap(marker)] * 240
             buffer = io.BytesIO()
-            np.save(buffer, array, allow_pickle=True)
+            np.save(buffer, array, allow_pickle=True)  # the attack; reading must refuse it
             members[name] = rng.choice([buffer.getvalue(), pickle.dumps(Trap(marker))])
         case 3:  # other names
             members[rng.choice(["../" + name, "x.npy", name.upper(), name + ".npy", " ", "train_synthetic.npy"])] = (

@@ -18,7 +18,7 @@ from diffusers import UNet2DModel
 from hypothesis import HealthCheck, settings
 
 from medmnist_diffusion import cli
-from medmnist_diffusion.data import phantom
+from medmnist_diffusion.data import ImageDataset, load_dataset, phantom
 from medmnist_diffusion.data.conditioning import Conditioning
 from medmnist_diffusion.data.npz import write_npz
 from medmnist_diffusion.diffusion.unet import build_unet
@@ -69,6 +69,12 @@ def small_npz(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("data") / "small.npz"
     write_npz(path, phantom.make_phantom(counts={"train": 240, "val": 80, "test": 80}))
     return path
+
+
+@pytest.fixture(scope="session")
+def small(small_npz: Path) -> ImageDataset:
+    """The same as a data set."""
+    return load_dataset(str(small_npz))
 
 
 @pytest.fixture(scope="session")

@@ -26,7 +26,7 @@ def test_zip_bomb(arrays: dict[str, np.ndarray], tmp_path: Path, cli_error: CliE
     with header.open("wb") as file:
         np.lib.format.write_array_header_1_0(file, {"descr": "|u1", "fortran_order": False, "shape": (rows, 28, 28)})
     npz = tmp_path / "bomb.npz"
-    np.savez(npz, allow_pickle=True, **{k: v for k, v in arrays.items() if k not in ("train_images", "train_labels")})
+    np.savez(npz, allow_pickle=False, **{k: v for k, v in arrays.items() if k not in ("train_images", "train_labels")})
     with zipfile.ZipFile(npz, "a", allowZip64=True) as archive:
         archive.writestr("train_images.npy", header.read_bytes())
         archive.writestr("train_labels.npy", header.read_bytes().replace(b", 28, 28)", b",)        "))
@@ -39,7 +39,7 @@ def test_zip_bomb(arrays: dict[str, np.ndarray], tmp_path: Path, cli_error: CliE
 def test_members_outside_the_layout(
     member: str, arrays: dict[str, np.ndarray], tmp_path: Path, cli_error: CliError
 ) -> None:
-    np.savez(tmp_path / "x.npz", allow_pickle=True, **arrays)
+    np.savez(tmp_path / "x.npz", allow_pickle=False, **arrays)
     with zipfile.ZipFile(tmp_path / "x.npz", "a") as archive:
         archive.writestr(member, b"x")
     assert "does not belong to MedMNIST's layout" in cli_error("audit", str(tmp_path / "x.npz"))
@@ -47,11 +47,11 @@ def test_members_outside_the_layout(
 
 def test_a_member_that_is_a_symbolic_link(arrays: dict[str, np.ndarray], tmp_path: Path, cli_error: CliError) -> None:
     """What it points to is not opened; its own bytes are no array."""
-    np.savez(tmp_path / "target.npz", allow_pickle=True, **arrays)
+    np.savez(tmp_path / "target.npz", allow_pickle=False, **arrays)
     np.save(tmp_path / "secret.npy", arrays["train_images"])
     np.savez(
         tmp_path / "x.npz",
-        allow_pickle=True,
+        allow_pickle=False,
         **{name: array for name, array in arrays.items() if name != "train_images"},
     )
     link = zipfile.ZipInfo("train_images.npy")
@@ -63,7 +63,7 @@ def test_a_member_that_is_a_symbolic_link(arrays: dict[str, np.ndarray], tmp_pat
 
 @pytest.mark.filterwarnings("ignore:Duplicate name")
 def test_an_array_that_is_there_twice(arrays: dict[str, np.ndarray], tmp_path: Path, cli_error: CliError) -> None:
-    np.savez(tmp_path / "x.npz", allow_pickle=True, **arrays)
+    np.savez(tmp_path / "x.npz", allow_pickle=False, **arrays)
     with zipfile.ZipFile(tmp_path / "x.npz", "a") as archive:
         archive.writestr("train_images.npy", b"x")
     assert "an array is there twice" in cli_error("audit", str(tmp_path / "x.npz"))
@@ -91,7 +91,7 @@ def test_an_array_that_is_there_twice(arrays: dict[str, np.ndarray], tmp_path: P
 def test_arrays_that_are_no_images_or_labels(
     change: dict[str, np.ndarray], message: str, arrays: dict[str, np.ndarray], tmp_path: Path, cli_error: CliError
 ) -> None:
-    np.savez(tmp_path / "x.npz", allow_pickle=True, **(arrays | change))
+    np.savez(tmp_path / "x.npz", allow_pickle=True, **(arrays | change))  # one of them is a pickle: the attack
     assert message in cli_error("audit", str(tmp_path / "x.npz"))
 
 
@@ -199,7 +199,7 @@ def test_many_images_that_are_all_alike(tmp_path: Path) -> None:
         images = np.full((count, 28, 28), 100, np.uint8)
         images[: count // 2, 0, 0] = rng.integers(0, 256, count // 2)  # half of them alike, half the very same
         arrays |= {f"{split}_images": images, f"{split}_labels": np.arange(count) % 2}
-    np.savez_compressed(tmp_path / "alike.npz", allow_pickle=True, **arrays)
+    np.savez_compressed(tmp_path / "alike.npz", allow_pickle=False, **arrays)
     began = time.monotonic()
     assert cli.main(["audit", str(tmp_path / "alike.npz")]) == 0
     assert time.monotonic() - began < 120

@@ -113,7 +113,7 @@ BAD_ARRAYS = {
 def test_bad_npz_content(case: str, tmp_path: Path, arrays: Arrays, cli_error: CliError) -> None:
     change, message = BAD_ARRAYS[case]
     path = tmp_path / "bad.npz"
-    np.savez(path, allow_pickle=True, **change(arrays))
+    np.savez(path, allow_pickle=False, **change(arrays))
     error = cli_error("audit", str(path))
     assert message in error
     assert "bad" in error
@@ -127,7 +127,10 @@ def test_pickled_arrays_are_never_unpickled(tmp_path: Path, arrays: Arrays, cli_
             return (open, (str(marker), "w"))
 
     path = tmp_path / "trap.npz"
-    np.savez(path, allow_pickle=True, **(arrays | {"train_labels": np.array([Trap()] * 40, dtype=object)}))
+    labels = np.array([Trap()] * 40, dtype=object)
+    np.savez(
+        path, allow_pickle=True, **(arrays | {"train_labels": labels})
+    )  # writing the attack; reading must refuse it
     assert "pickled Python objects, which are never loaded" in cli_error("audit", str(path))
     assert not marker.exists()
 
@@ -141,7 +144,7 @@ def test_truncated_npz(tmp_path: Path, arrays: Arrays, cli_error: CliError, keep
 
 
 def test_npz_with_damaged_bytes_inside(tmp_path: Path, arrays: Arrays, cli_error: CliError) -> None:
-    np.savez(tmp_path / "bad.npz", allow_pickle=True, **arrays)
+    np.savez(tmp_path / "bad.npz", allow_pickle=False, **arrays)
     data = bytearray((tmp_path / "bad.npz").read_bytes())
     data[5000] ^= 255  # inside train_images: only the checksum can tell
     (tmp_path / "bad.npz").write_bytes(data)
@@ -153,7 +156,7 @@ def test_npz_with_an_absurd_shape_in_its_header(tmp_path: Path, arrays: Arrays, 
     np.lib.format.write_array_header_1_0(
         header, {"descr": "|u1", "fortran_order": False, "shape": (10**9, 10**4, 10**4)}
     )
-    np.savez(tmp_path / "bad.npz", allow_pickle=True, **without("train_images")(arrays))
+    np.savez(tmp_path / "bad.npz", allow_pickle=False, **without("train_images")(arrays))
     with zipfile.ZipFile(tmp_path / "bad.npz", "a") as archive:
         archive.writestr("train_images.npy", header.getvalue())
     assert "no readable array header" in cli_error("audit", str(tmp_path / "bad.npz"))

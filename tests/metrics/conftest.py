@@ -1,18 +1,12 @@
-"""A small data set, and one evaluation of fresh images by the command."""
+"""One evaluation of fresh images by the command."""
 
 from pathlib import Path
 
 import pytest
 
 from medmnist_diffusion import cli
-from medmnist_diffusion.data import ImageDataset, load_dataset, phantom
+from medmnist_diffusion.data import phantom
 from medmnist_diffusion.data.npz import write_npz
-
-
-@pytest.fixture(scope="session")
-def small(small_npz: Path) -> ImageDataset:
-    """240 / 80 / 80 phantom images."""
-    return load_dataset(str(small_npz))
 
 
 @pytest.fixture(scope="session")

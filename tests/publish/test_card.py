@@ -18,12 +18,6 @@ from medmnist_diffusion.training.config import PRIVATE_SETTINGS, SETTINGS
 from tests.conftest import run_python
 
 
-@pytest.fixture
-def pipeline(trained_run: Path, tmp_path: Path) -> Any:
-    shutil.copytree(trained_run / "pipeline", tmp_path / "pipeline")
-    return tmp_path / "pipeline"
-
-
 @pytest.fixture(scope="module")
 def evaluated(trained_run: Path, small_npz: Path, tmp_path_factory: pytest.TempPathFactory) -> Any:
     folder = tmp_path_factory.mktemp("evaluated") / "pipeline"

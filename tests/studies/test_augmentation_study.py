@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from medmnist_diffusion import cli
-from medmnist_diffusion.data import ImageDataset, load_dataset
+from medmnist_diffusion.data import ImageDataset
 from medmnist_diffusion.errors import StoppedError
 from medmnist_diffusion.studies import budget
 from medmnist_diffusion.studies.augmentation.arms import (
@@ -28,12 +28,6 @@ from medmnist_diffusion.studies.augmentation.arms import (
 from medmnist_diffusion.studies.augmentation.draws import (
     DRAWS,
 )
-
-
-@pytest.fixture(scope="module")
-def small(small_npz: Path) -> ImageDataset:
-    return load_dataset(str(small_npz))
-
 
 SMALL = [
     "--shares", "0.2", "1", "--imbalance", "0", "--seeds", "2", "--max_train_steps", "20", "--classifier_steps", "6",

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from medmnist_diffusion.data import ImageDataset, Split, load_dataset, phantom
+from medmnist_diffusion.data import ImageDataset, Split, phantom
 from medmnist_diffusion.data.regimes import Regime, RegimeData, draw_regime
 from medmnist_diffusion.errors import TrainingDivergedError, UserError
 from medmnist_diffusion.metrics import selection
@@ -35,11 +35,6 @@ from medmnist_diffusion.studies.augmentation.verdicts import judge_regime
 from medmnist_diffusion.training.config import training_config
 
 QUICK = Recipe(steps=60, batch_size=64, learning_rates=(3e-3,))
-
-
-@pytest.fixture(scope="module")
-def small(small_npz: Path) -> ImageDataset:
-    return load_dataset(str(small_npz))
 
 
 @dataclass(frozen=True)

@@ -4,11 +4,10 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-import pytest
 import torch
 import yaml
 
-from medmnist_diffusion.data import ImageDataset, Split, load_dataset
+from medmnist_diffusion.data import ImageDataset, Split
 from medmnist_diffusion.metrics.classifier_training import predicted_logits
 from medmnist_diffusion.metrics.mixed_training import (
     ImageClassifier,
@@ -21,11 +20,6 @@ from medmnist_diffusion.metrics.mixed_training import (
 from medmnist_diffusion.metrics.selection import SELECTIONS
 
 QUICK = Recipe(steps=60, batch_size=64, learning_rates=(3e-3,))
-
-
-@pytest.fixture(scope="module")
-def small(small_npz: Path) -> ImageDataset:
-    return load_dataset(str(small_npz))
 
 
 def test_real_images_of_a_batch_do_not_depend_on_the_extra_ones(small: ImageDataset) -> None:

@@ -1,13 +1,11 @@
 """Draws of a regime, and MedMNIST's figures over resampled test sets."""
 
-from pathlib import Path
-
 import numpy as np
 import pytest
 import torch
 from medmnist.evaluator import getACC, getAUC
 
-from medmnist_diffusion.data import ImageDataset, load_dataset
+from medmnist_diffusion.data import ImageDataset
 from medmnist_diffusion.data.regimes import LEAST, Regime, draw_regime
 from medmnist_diffusion.metrics.classifier_scores import (
     FIGURES,
@@ -17,11 +15,6 @@ from medmnist_diffusion.metrics.classifier_scores import (
     resampled_test_sets,
     scores_of,
 )
-
-
-@pytest.fixture(scope="module")
-def small(small_npz: Path) -> ImageDataset:
-    return load_dataset(str(small_npz))
 
 
 def test_draws_are_stratified_nested_and_shrink_validation_too(small: ImageDataset) -> None:
