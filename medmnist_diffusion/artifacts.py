@@ -52,6 +52,23 @@ class SplitAudit(Record):
     looked_up_for_near_duplicates: int | None = None  # audits of older runs do not say
 
 
+class SplitTwins(Record):
+    """Which images of a split have a twin among the (other) training images: another file of the same picture."""
+
+    images_with_twin_in_train: int
+    looked_up: int  # images of the split; of large sets not all
+    pairs: int  # an image of the split and a training image
+
+
+class TwinsAudit(Record):
+    """Twins within a data set. They are recognised by their distance ÷ the mean distance to the next 50 images."""
+
+    limit: float  # of that relative distance: below it are twins
+    splits: dict[str, SplitTwins]
+    clusters: int  # of two or more images over all splits that are twins of each other
+    largest_cluster: int
+
+
 class Audit(Record):
     """What is in a data set, and what is wrong with it: `medmnist-diffusion audit --json`, and a part of training_summary.json."""
 
@@ -60,6 +77,7 @@ class Audit(Record):
     splits: dict[str, SplitAudit]
     # "train-val" → `val_images_in_train`, `train_images_in_val`, `near_duplicate_pairs`, `looked_up_for_near_duplicates`
     leaks: dict[str, dict[str, int]]
+    twins: TwinsAudit | None = None  # audits of version 0.1 did not look for them
 
 
 class TrainingSummary(Record):
@@ -79,6 +97,10 @@ class TrainingSummary(Record):
     seconds: float
     images_seen: int
     val_loss: float | None
+    # Where training went on after these weights: until which step, to which held-out loss, and whether it stopped for that.
+    last_step: int | None = None
+    last_val_loss: float | None = None
+    stopped_early: bool = False
 
     @classmethod
     def of(cls, folder: Path) -> Self:
@@ -103,6 +125,10 @@ class CheckpointState(Record):
     seconds: float
     images_a_step: int | None = None
     best_val_loss: float | None = None
+    best_losses: list[float] = []  # those that it is the mean of, on the fixed held-out batch
+    best_step: int = 0
+    best_seconds: float = 0.0
+    overfitted: bool = False  # the held-out loss had risen: training ended
     ema_step: int
     config: dict[str, Any] = {}
     data: dict[str, str] = {}  # which images and classes: content hashes
@@ -149,6 +175,7 @@ class MetricRecord(BaseModel):
     difference: float | None = None  # value − floor, of unbiased figures: about 0 where nothing differs
     difference_interval: tuple[float, float] | None = None
     p_value: float | None = None  # of the hypothesis that nothing is copied
+    detectable: float | None = None  # the smallest share of copies that the test would call more than chance
     n_real: int
     n_generated: int
     reference_split: str

@@ -20,7 +20,9 @@ class TrainCommand(Command):
 
 def _without_no(argument: str) -> list[str]:
     name = underscores(argument.removeprefix("--")).removeprefix("no_")
-    is_switch = name in SETTINGS and SETTINGS[name].annotation is bool
+    is_switch = name in SETTINGS and (
+        SETTINGS[name].annotation is bool or False in get_args(SETTINGS[name].annotation)
+    )
     switched_off = argument.startswith(("--no_", "--no-")) and is_switch
     return [f"--{name}", "false"] if switched_off else [argument]
 
@@ -42,6 +44,9 @@ def _option(name: str) -> click.Option:
     options: dict[str, Any] = {"help": f"{field.description}{known}"}
     if kind is bool:  # `--attention`, or `--attention true`
         options |= {"is_flag": False, "flag_value": "true", "metavar": "[true|false]"}
+    elif False in get_args(kind):  # `--drop_leaks`, or `--drop_leaks twins`
+        words = [word for word in get_args(kind) if word]
+        options |= {"is_flag": False, "flag_value": words[0], "metavar": f"[{'|'.join(words)}]"}
     elif get_origin(kind) is Literal:
         options["metavar"] = f"[{'|'.join(map(str, get_args(kind)))}]"
     elif get_origin(kind) is list:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import AfterValidator, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field, ValidationError
 from pydantic.dataclasses import dataclass
 from pydantic.fields import FieldInfo
 
@@ -35,6 +35,11 @@ Count = Annotated[int, Field(ge=1)]
 NotNegative = Annotated[int, Field(ge=0)]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Share = Annotated[float, Field(ge=0, le=1)]
+
+
+def _kind_of_leaks(value: Any) -> Any:
+    """`true` was all that could be said in version 0.1."""
+    return {"true": "exact", "false": False, "no": False}.get(str(value).lower(), value)
 
 
 def _multiples_of_8(channels: list[int]) -> list[int]:
@@ -61,7 +66,11 @@ class TrainingConfig:
         json_schema_extra=PRIVATE,
     )
     size: Count | None = Field(default=None, description="Pixels a side (default 28).")
-    drop_leaks: bool = Field(default=False, description="Remove training images that also stand in val or test.")
+    drop_leaks: Annotated[Literal[False, "exact", "twins"], BeforeValidator(_kind_of_leaks)] = Field(
+        default=False,
+        description="Remove training images that also stand in val or test (exact), and those that have a twin there, another "
+        "file of the same picture (twins).",
+    )
 
     block_out_channels: Annotated[list[int], AfterValidator(_multiples_of_8)] = Field(
         default_factory=lambda: [32, 64], description="Channels of the UNet's blocks; each next works at half size."
@@ -146,6 +155,12 @@ class TrainingConfig:
     sample_steps: Count = Field(default=1000, description="Steps between sample grids.", json_schema_extra=FREE)
     checkpointing_steps: Count = Field(default=500, description="Steps between checkpoints.", json_schema_extra=FREE)
     checkpoints_total_limit: Count = Field(default=2, description="Checkpoints kept.", json_schema_extra=FREE)
+    keep: Literal["best", "latest"] = Field(
+        default="best",
+        description="best: where the held-out loss rises beyond its noise, training stops, and the best weights become the "
+        "pipeline. latest: it trains its whole budget, and the latest weights do.",
+        json_schema_extra=FREE,
+    )
     allow_changes: bool = Field(
         default=False,
         description="Resume although settings or data differ from those of the run so far.",
@@ -282,8 +297,13 @@ def _differences(config: TrainingConfig, saved: dict[str, Any], counts: Callable
     return [
         f"{name}: {saved[name]} → {value}"
         for name, value in kept_settings(config).items()
-        if name in saved and counts(name) and saved[name] != value and not _left_to_the_run(name, value)
+        if name in saved and counts(name) and _today(name, saved[name]) != value and not _left_to_the_run(name, value)
     ]
+
+
+def _today(name: str, saved: Any) -> Any:
+    """A setting of an older run as it is written now."""
+    return _kind_of_leaks(saved) if name == "drop_leaks" else saved
 
 
 def _left_to_the_run(name: str, value: Any) -> bool:

@@ -23,6 +23,7 @@ from medmnist_diffusion.artifacts import Metrics
 from medmnist_diffusion.choices import OPEN_LICENSES
 from medmnist_diffusion.data import ImageDataset, Split, load_dataset
 from medmnist_diffusion.data.audit import describe
+from medmnist_diffusion.data.twins import Nearest
 from medmnist_diffusion.diffusion.folder_check import MODEL_INDEX, WEIGHTS, check_folder
 from medmnist_diffusion.diffusion.samplers import Sampling
 from medmnist_diffusion.errors import UserError
@@ -31,7 +32,6 @@ from medmnist_diffusion.metrics.evaluation import Evaluated, evaluate_images
 from medmnist_diffusion.metrics.extractors import OFFLINE_PAIR, make_extractor
 from medmnist_diffusion.metrics.features import FeatureExtractor
 from medmnist_diffusion.metrics.inception import weights_at_hand
-from medmnist_diffusion.metrics.memorization import NearestImages
 from medmnist_diffusion.metrics.real_side import RealSide
 from medmnist_diffusion.metrics.records import over_seeds
 from medmnist_diffusion.processes import start_processes
@@ -187,22 +187,25 @@ def _origin(path: Path, is_pipeline: bool, sampling: Sampling, sampling_seeds: i
     return {"weights_sha256": file_hash(path / WEIGHTS), "samples_sha256": files}
 
 
-def _write(metrics: Metrics, output: Path, dataset: ImageDataset, generated: Split, nearest: NearestImages) -> None:
+def _write(metrics: Metrics, output: Path, dataset: ImageDataset, generated: Split, nearest: Nearest) -> None:
     """The figures and their pictures; what was there before stays until all of it is drawn."""
     # A pipeline folder gets published: training images go into it only where everybody has them anyway.
     publishable = dataset.license in OPEN_LICENSES
     to_publish = (output.parent / MODEL_INDEX).is_file()
     pairs = (output.parent if publishable or not to_publish else output.parent.parent) / "closest_pairs.png"
-    closest = np.argsort(nearest.distances)[:PAIRS]
-    shown = (nearest.distances[closest], nearest.rows[closest])
-    title = "Generated images nearest to a training image, mirrored or shifted (grey levels, RMS)"
+    closest = np.argsort(nearest.relative)[:PAIRS]
+    shown = (nearest.relative[closest], nearest.rows[closest, 0])
+    title = (
+        "Generated images nearest to a training image, whatever their position and brightness\n"
+        "(distance ÷ that to the next 50: fresh images about 0.8)"
+    )
     ours = generated.images[closest]
     with tempfile.TemporaryDirectory(dir=output.parent, prefix=".evaluation-") as folder:
         made = Path(folder)
         plot_ratios(metrics, made / "ratios.png")
         plot_closest(ours, None, *shown, made / "closest_generated.png", title)
         metrics.write(made / "metrics.json")
-        real = dataset.train.images[nearest.rows[closest]]
+        real = dataset.train.images[nearest.rows[closest, 0]]
         plot_closest(ours, real, *shown, pairs, title)  # may lie on another disk
         output.unlink(missing_ok=True)  # where it lies, the pictures are its own
         for name in ("ratios.png", "closest_generated.png"):

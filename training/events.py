@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
+from accelerate.utils import broadcast_object_list
 from tqdm import tqdm
 
 from medmnist_diffusion.diffusion.batches import Batch
@@ -20,6 +21,7 @@ from medmnist_diffusion.errors import StoppedError
 from medmnist_diffusion.files import could_not_write
 from medmnist_diffusion.publish.pipeline_folder import save_sample_grid
 from medmnist_diffusion.publish.plots import plot_loss
+from medmnist_diffusion.training.overfitting import patience_is_over
 from medmnist_diffusion.training.run import Run
 
 logger = logging.getLogger(__name__)
@@ -36,20 +38,39 @@ class Event(Protocol):
 
 @dataclass
 class Validate:
-    """The held-out losses of the average, for the next row of the log; the best weights so far are remembered."""
+    """The held-out losses of the average, for the next row of the log; the best weights so far are remembered. Where the losses
+    have risen beyond their noise, and for long enough, training is to end."""
 
     run: Run
     log: LossLog
     fixed: dict[str, Batch]  # the same questions to training and to held-out images, every time
+    warned: bool = False
 
     def due(self, state: TrainingState) -> bool:
         return state.spent >= 1 or state.step % self.run.config.validation_steps == 0
 
     def __call__(self, state: TrainingState) -> None:
-        if self.run.accelerator.is_main_process:
-            row = held_out_row(state.average, self.run.objective, self.fixed)
+        run, over = self.run, False
+        if run.accelerator.is_main_process:
+            row, losses = held_out_row(state.average, run.objective, self.fixed)
             self.log.next_row |= row
-            state.keep_if_best(row["val_loss"])
+            state.keep_if_best(losses)
+            if run.held_out_has_risen(losses, state.best):
+                self._warn(state, row)
+                over = patience_is_over(state.step, state.best.step, run.config.validation_steps)
+        if run.config.keep == "best":
+            state.overfitted = broadcast_object_list([over])[0] if run.accelerator.num_processes > 1 else over
+
+    def _warn(self, state: TrainingState, row: dict[str, float]) -> None:
+        if self.warned:
+            return
+        self.warned = True
+        with tqdm.external_write_mode():
+            logger.warning(
+                "step %d: the held-out loss rises, %.4f after %.4f at step %d (of training images %.4f): the model begins to "
+                "memorize.",
+                state.step, row["val_loss"], state.best.val_loss, state.best.step, row["train_loss_fixed"],
+            )  # fmt: skip
 
 
 class Log:
@@ -60,7 +81,6 @@ class Log:
     ) -> None:
         self.run, self.log, self.bar, self.max_steps, self.pauses = run, log, bar, max_steps, pauses
         self.step, self.seconds = state.step, state.seconds
-        self.warned = False
 
     def due(self, state: TrainingState) -> bool:
         return state.step % self.run.config.logging_steps == 0 or any(event.due(state) for event in self.pauses)
@@ -83,17 +103,12 @@ class Log:
         accelerator.log({key: value for key, value in row.items() if key != "step"}, step=state.step)
         # With a budget in minutes the total is an estimate, so that the bar shows the time left.
         self.bar.total = max(self.bar.n, self.max_steps or round(state.step / max(state.spent, 1e-9)))
-        self.bar.set_postfix_str(f"loss {row['loss']:.4f}, {row['images_per_second']:.0f} images/s", refresh=False)
+        best = f", best held-out loss {state.best.val_loss:.4f} at step {state.best.step}" if state.best.step else ""
+        words = f"loss {row['loss']:.4f}{best}, {row['images_per_second']:.0f} images/s"
+        self.bar.set_postfix_str(words, refresh=False)
         if "val_loss" in row:
-            self._after_validation()
-
-    def _after_validation(self) -> None:
-        self.log.write()
-        plot_loss(self.log.rows, self.run.folder / "loss.png")
-        if not self.warned and (warning := self.log.memorizing()):
-            self.warned = True
-            with tqdm.external_write_mode():
-                logger.warning("%s", warning)
+            self.log.write()
+            plot_loss(self.log.rows, self.run.folder / "loss.png")
 
 
 @dataclass
@@ -129,7 +144,7 @@ class Checkpoint:
     newest_step: int = -1
 
     def due(self, state: TrainingState) -> bool:
-        return state.spent >= 1 or state.step % self.run.config.checkpointing_steps == 0
+        return state.spent >= 1 or state.overfitted or state.step % self.run.config.checkpointing_steps == 0
 
     def __call__(self, state: TrainingState) -> None:
         self.save(state)

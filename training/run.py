@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from accelerate import Accelerator, PartialState
 from accelerate.state import AcceleratorState
@@ -19,13 +20,15 @@ from medmnist_diffusion.data.audit import audit, findings
 from medmnist_diffusion.diffusion.loss import Objective
 from medmnist_diffusion.diffusion.loss_log import LossLog
 from medmnist_diffusion.diffusion.machine import check_training_memory, probe_precision, training_cost
-from medmnist_diffusion.diffusion.training_state import TrainingState
+from medmnist_diffusion.diffusion.training_state import Best, TrainingState
 from medmnist_diffusion.errors import UserError
-from medmnist_diffusion.publish.pipeline_folder import save_pipeline_folder
+from medmnist_diffusion.publish.pipeline_folder import save_pipeline_folder, saved_step
 from medmnist_diffusion.training.config import TrainingConfig, kept_settings, write_config
 from medmnist_diffusion.training.history import History
+from medmnist_diffusion.training.overfitting import bearable_steps, has_risen
 
 logger = logging.getLogger(__name__)
+BEST = "best held-out loss"
 
 
 @dataclass(frozen=True)
@@ -48,6 +51,10 @@ class Run:
     history: History
     facts: dict[str, Any]  # of TrainingSummary, what is known before training
     images_a_step: int
+
+    def held_out_has_risen(self, losses: np.ndarray, best: Best) -> bool:
+        """Whether the held-out losses are above those of the best weights beyond their noise."""
+        return has_risen(losses, best, len(self.dataset.splits["val"]))
 
     def summary(self, weights: str, step: int, seconds: float, val_loss: float) -> TrainingSummary:
         """How the weights of a step came about."""
@@ -84,9 +91,21 @@ class Run:
         """`pipeline_best`, if the weights with the lowest held-out loss are new since the last call."""
         best = state.best
         if best.network is not None:
-            summary = self.summary("best held-out loss", best.step, best.seconds, best.val_loss)
+            summary = self.summary(BEST, best.step, best.seconds, best.val_loss)
             self.save_pipeline("pipeline_best", best.network, log, summary)
             best.network = None
+
+    def save_last(self, state: TrainingState, log: LossLog, val_loss: float, risen: bool) -> Path:
+        """The run's `pipeline`: the latest weights or, where their held-out loss has risen and it is asked for, the best ones."""
+        self.save_best(state, log)
+        best, folder = state.best, self.folder / "pipeline_best"
+        if self.config.keep == "latest" or not risen or saved_step(folder) is None:
+            summary = self.summary("latest", state.step, state.seconds, val_loss)
+            return self.save_pipeline("pipeline", state.average, log, summary)
+        summary = self.summary(BEST, best.step, best.seconds, best.val_loss)
+        after = {"last_step": state.step, "last_val_loss": val_loss, "stopped_early": state.overfitted}
+        network = UNet2DModel.from_pretrained(folder, subfolder="unet").to(self.accelerator.device)
+        return self.save_pipeline("pipeline", network, log, summary.model_copy(update=after))
 
 
 def prepare_machine(
@@ -201,6 +220,12 @@ def say_plan(run: Run, expected: Expected, max_steps: int | None, step: int) -> 
         "  %s process(es) on %s, %s thread(s) each, precision %s%s",
         accelerator.num_processes, accelerator.device, torch.get_num_threads(), accelerator.mixed_precision, tried,
     )  # fmt: skip
+    if config.keep == "best":
+        count = len(run.dataset.train)
+        logger.info(
+            "  %s training images usually bear about %s steps; then the held-out loss rises, and training stops",
+            f"{count:,}", f"{bearable_steps(count, run.images_a_step):,}",
+        )  # fmt: skip
     if max_steps is None:
         logger.info("  expected time: %g minutes, as asked", config.max_train_minutes)
     elif expected.speeds:

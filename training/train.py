@@ -19,6 +19,7 @@ from pathlib import Path
 from accelerate.utils import set_seed
 from tqdm import tqdm
 
+from medmnist_diffusion.artifacts import TrainingSummary
 from medmnist_diffusion.data import ImageDataset, load_dataset
 from medmnist_diffusion.data.duplicates import drop_leaks
 from medmnist_diffusion.diffusion.batches import Batch, TrainingBatches
@@ -29,9 +30,10 @@ from medmnist_diffusion.diffusion.loss_log import LossLog
 from medmnist_diffusion.diffusion.machine import check_weights_memory
 from medmnist_diffusion.diffusion.optimizers import build_optimizers
 from medmnist_diffusion.diffusion.stopping import StopRequest, exclusive, stop_signals
-from medmnist_diffusion.diffusion.training_state import TrainingState
+from medmnist_diffusion.diffusion.training_state import Best, TrainingState
 from medmnist_diffusion.errors import StoppedError
 from medmnist_diffusion.processes import start_processes
+from medmnist_diffusion.publish.card import which_weights
 from medmnist_diffusion.publish.licences import check_license
 from medmnist_diffusion.publish.pipeline_folder import saved_step
 from medmnist_diffusion.training.budget import Budget, learning_rate_factor
@@ -45,7 +47,8 @@ logger = logging.getLogger(__name__)
 
 
 def train(config: TrainingConfig, dataset: ImageDataset | None = None) -> Path:
-    """Train as configured; returns the pipeline folder with the latest EMA weights.
+    """Train as configured; returns the pipeline folder with the latest averaged weights, or where these have begun to memorize
+    with the best ones (`config.keep`).
 
     Args:
         config: all settings, from `training_config`.
@@ -73,7 +76,7 @@ def _train(config: TrainingConfig, dataset: ImageDataset | None, folder: Path, s
     if config.push_to_hub:
         check_license(given.license, config.data_license)
     config, history = read_history(folder, config, given)
-    dataset, dropped = drop_leaks(given) if config.drop_leaks else (given, 0)
+    dataset, dropped = drop_leaks(given, twins=config.drop_leaks == "twins") if config.drop_leaks else (given, 0)
     if config.drop_leaks:
         logger.info("%d training images that also stand in val or test were removed.", dropped)
 
@@ -127,8 +130,9 @@ def _train(config: TrainingConfig, dataset: ImageDataset | None, folder: Path, s
     budget = Budget(config, accelerator, len(dataset.train), batch_size, state.seconds)
     say_plan(run, expected, budget.max_steps, state.step)
     state.spent = budget.spent(state.step)
-    if state.spent >= 1 and saved_step(folder / "pipeline") == state.step:
-        logger.info("%s is trained already (%d steps). A larger budget trains on.", folder, state.step)
+    if (state.spent >= 1 or state.overfitted) and saved_step(folder / "pipeline") == state.step:
+        more = "--keep latest" if state.overfitted else "A larger budget"
+        logger.info("%s is trained already (%d steps). %s trains on.", folder, state.step, more)
         return folder / "pipeline"
 
     # 7. The loop, and the pipeline folder at its end.
@@ -163,7 +167,7 @@ def _loop(
     ) as bar:
         log_row = Log(run, log, bar, budget.max_steps, state, pauses=[validate, grid, checkpoint])
         events: list[Event] = [validate, log_row, grid, checkpoint, Stop(checkpoint)]
-        while state.spent < 1:
+        while state.spent < 1 and not state.overfitted:
             state.set_learning_rate(learning_rate_factor(config, state.step, state.spent))
             for part in range(config.gradient_accumulation_steps):
                 with accelerator.accumulate(state.network):
@@ -191,14 +195,15 @@ def _loop(
 def _finish(run: Run, state: TrainingState, fixed: dict[str, Batch], log: LossLog, budget: Budget) -> None:
     """The last grid, and the pipeline folder that gets evaluated and published. Where that lies, all else does."""
     if run.accelerator.is_main_process:
-        val_loss = held_out_row(state.average, run.objective, fixed)["val_loss"]
+        row, losses = held_out_row(state.average, run.objective, fixed)
         DrawGrid(run).draw(state.average, state.step)
-        summary = run.summary("latest", state.step, state.seconds, val_loss)
-        pipeline = run.save_pipeline("pipeline", state.average, log, summary)
+        pipeline = run.save_last(state, log, row["val_loss"], run.held_out_has_risen(losses, state.best))
+        summary = TrainingSummary.of(pipeline)
         logger.info(
-            "\nTrained %d steps (%d images) in %.0f s; held-out loss %.4f (best %.4f).\nPipeline: %s\nLoad it anywhere with\n"
-            '  DiffusionPipeline.from_pretrained("%s", trust_remote_code=True)',
-            state.step, summary.images_seen, budget.seconds(), val_loss, state.best.val_loss, pipeline, pipeline,
+            "\nTrained %d steps (%d images) in %.0f s; held-out loss %.4f (best %.4f at step %d).\n%s\nPipeline: %s\n"
+            'Load it anywhere with\n  DiffusionPipeline.from_pretrained("%s", trust_remote_code=True)',
+            state.step, state.step * run.images_a_step, budget.seconds(), row["val_loss"], state.best.val_loss, state.best.step,
+            which_weights(summary), pipeline, pipeline,
         )  # fmt: skip
     run.accelerator.wait_for_everyone()
     for tracker in run.accelerator.trackers:
@@ -213,7 +218,8 @@ def _resume(run: Run, state: TrainingState) -> LossLog:
         return LossLog(path if is_main else None)
     load_checkpoint(run.accelerator, history.checkpoint, state)
     if history.changed_now:  # losses of other settings or data do not compare
-        state.best.val_loss = float("inf")
+        state.best, state.overfitted = Best(), False
+    state.overfitted = state.overfitted and run.config.keep == "best"
     log = LossLog.resumed(path, state.step) if is_main else LossLog(None)
     log.comparable_from = history.comparable_from
     if is_main:

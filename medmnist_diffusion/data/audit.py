@@ -4,12 +4,13 @@ from itertools import combinations, islice
 
 import numpy as np
 
-from medmnist_diffusion.artifacts import Audit, DatasetDescription, SplitAudit
+from medmnist_diffusion.artifacts import Audit, DatasetDescription, SplitAudit, SplitTwins, TwinsAudit
 from medmnist_diffusion.cache import cache_dir, cached_record, digest
 from medmnist_diffusion.data.dataset import ImageDataset, Split
 from medmnist_diffusion.data.duplicates import image_hashes, in_other, near_pairs, repeats
+from medmnist_diffusion.data.twins import clusters, find_twins
 
-AUDIT_VERSION = 1  # of the way it is counted: audits kept by another are made again
+AUDIT_VERSION = 2  # of the way it is counted: audits kept by another are made again
 NEAR_DUPLICATE_GREY_LEVELS = 5.0  # root mean square; a picture saved again as JPEG differs by 2 to 4
 MOST_PAIRS = 100_000  # counted no further: of a thousand all alike images there are half a million pairs
 LOOKED_UP = 50_000  # of a larger split so many images, drawn at random, are looked up among all: a million would take half an hour
@@ -51,6 +52,27 @@ def _audited(dataset: ImageDataset) -> Audit:
         imbalance=round(float(counts.max() / counts.min()), 3),
         splits={name: _audit_split(split, dataset, hashes[name]) for name, split in dataset.splits.items()},
         leaks=leaks,
+        twins=_audit_twins(dataset),
+    )
+
+
+def _audit_twins(dataset: ImageDataset) -> TwinsAudit:
+    found, names = find_twins(dataset), list(dataset.splits)
+    starts = dict(zip(names, np.cumsum([0, *(len(dataset.splits[name]) for name in names)]), strict=False))
+    pairs = np.concatenate([found.pairs[name] + [starts[name], starts["train"]] for name in names])
+    sizes = np.bincount(clusters(pairs, sum(len(split) for split in dataset.splits.values())))
+    return TwinsAudit(
+        limit=round(found.limit, 3),
+        splits={
+            name: SplitTwins(
+                images_with_twin_in_train=len(found.rows(name)),
+                looked_up=len(found.looked_up[name]),
+                pairs=_different_pairs(found.pairs[name], within=name == "train"),
+            )
+            for name in names
+        },
+        clusters=int((sizes > 1).sum()),
+        largest_cluster=int(sizes.max()),
     )
 
 
@@ -69,6 +91,11 @@ def describe(dataset: ImageDataset) -> DatasetDescription:
         source=dataset.source,
         notes=dataset.notes,
     )
+
+
+def _different_pairs(pairs: np.ndarray, within: bool) -> int:
+    """How many pairs M×2 there are; within one split (i, j) and (j, i) are one."""
+    return len(np.unique(np.sort(pairs, axis=1) if within else pairs, axis=0))
 
 
 def _audit_split(split: Split, dataset: ImageDataset, hashes: np.ndarray) -> SplitAudit:
@@ -132,8 +159,32 @@ def findings(report: Audit) -> list[str]:
         if split.near_duplicate_pairs:
             looked_up = _of(split.looked_up_for_near_duplicates, split.images)
             lines.append(f"{_pairs(split.near_duplicate_pairs)} within {name}{looked_up}.")
+    if report.twins:
+        lines += _twin_findings(report.twins)
     if report.imbalance >= 2:
         lines.append(f"The largest class has {report.imbalance:.1f} times the images of the smallest.")
+    return lines
+
+
+def _twin_findings(twins: TwinsAudit) -> list[str]:
+    """What twins mean for whoever reads figures of val and test images."""
+    shares = []
+    for name in ("val", "test"):
+        split = twins.splits[name]
+        if split.images_with_twin_in_train:
+            share = split.images_with_twin_in_train / split.looked_up
+            shares.append(f"{split.images_with_twin_in_train} of {split.looked_up} {name} images ({share:.0%})")
+    lines = []
+    if shares:
+        lines.append(
+            f"{' and '.join(shares)} have a twin in train, another file of the same picture: figures measured on them, "
+            "such as test accuracy, are inflated. `--drop_leaks twins` trains without the twins."
+        )
+    if count := twins.splits["train"].images_with_twin_in_train:
+        lines.append(
+            f"{count} of {twins.splits['train'].looked_up} training images have a twin in train ({twins.clusters} clusters "
+            f"over all splits, the largest of {twins.largest_cluster} images)."
+        )
     return lines
 
 

@@ -130,10 +130,15 @@ def random_rows(labels: Labels, wanted: Labels, rng: np.random.Generator) -> Row
     return np.array([rng.choice(rows_of(labels, label)) for label in wanted])
 
 
-def stratified_parts(labels: Labels, share: float, parts: int, rng: np.random.Generator) -> list[Rows]:
+def stratified_parts(
+    labels: Labels, share: float, parts: int, rng: np.random.Generator, groups: np.ndarray | None = None
+) -> list[Rows]:
     """Draw `parts` disjoint parts with the given share of every class each, at least one image; what is left comes last.
 
     Labels that are no class of anything count as one, so that whoever checks them finds them again.
+
+    Args:
+        groups: N; images of one group stay together, in the first part that one of them was drawn for.
     """
     drawn: list[list[np.ndarray]] = [[] for _ in range(parts + 1)]
     for label in np.unique(labels):
@@ -142,4 +147,10 @@ def stratified_parts(labels: Labels, share: float, parts: int, rng: np.random.Ge
         for part in range(parts):
             drawn[part].append(members[part * count : (part + 1) * count])
         drawn[parts].append(members[parts * count :])
-    return [np.sort(np.concatenate(part)) for part in drawn]
+    rows = [np.sort(np.concatenate(part)) for part in drawn]
+    if groups is None:
+        return rows
+    part_of = np.full(len(labels), parts)
+    for part in reversed(range(parts)):
+        part_of[np.isin(groups, groups[rows[part]])] = part
+    return [np.flatnonzero(part_of == part) for part in range(parts + 1)]

@@ -9,6 +9,7 @@ import numpy as np
 from scipy.spatial import cKDTree
 
 from medmnist_diffusion.data.dataset import CHUNK, ImageDataset, Split
+from medmnist_diffusion.data.twins import find_twins
 
 POOLED = 8  # images are compared first as means over at most 8×8 cells, a lower bound of their distance
 INDEXED = 8  # principal components of these that a k-d tree holds
@@ -33,14 +34,22 @@ def in_other(hashes: np.ndarray, other: np.ndarray) -> np.ndarray:
     return np.isin(hashes, other)
 
 
-def drop_leaks(dataset: ImageDataset) -> tuple[ImageDataset, int]:
-    """Remove the training images that also stand in val or test; return the data set and how many were removed."""
+def drop_leaks(dataset: ImageDataset, twins: bool = False) -> tuple[ImageDataset, int]:
+    """Remove the training images that also stand in val or test; return the data set and how many were removed.
+
+    Args:
+        twins: also remove those that have a twin there (data/twins.py).
+    """
     held_out = np.concatenate([image_hashes(dataset.splits[name]) for name in ("val", "test")])
     leaks = in_other(image_hashes(dataset.train), held_out)
+    if twins:
+        found = find_twins(dataset)
+        leaks[np.concatenate([found.pairs[name][:, 1] for name in ("val", "test")])] = True
     if not leaks.any():
         return dataset, 0
     splits = {**dataset.splits, "train": dataset.train.subset(np.flatnonzero(~leaks))}
-    notes = [*dataset.notes, f"{leaks.sum()} training images that also stand in val or test were removed."]
+    what = "also stand in val or test, or have a twin there," if twins else "also stand in val or test"
+    notes = [*dataset.notes, f"{leaks.sum()} training images that {what} were removed."]
     return replace(dataset, splits=splits, notes=notes), int(leaks.sum())
 
 

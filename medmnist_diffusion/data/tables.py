@@ -2,18 +2,20 @@
 
 import glob
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from medmnist_diffusion.cache import cache_dir, digest
+from medmnist_diffusion.cache import cache_dir, cached_arrays, digest
 from medmnist_diffusion.data.arrow import store_images
 from medmnist_diffusion.data.conditioning import Conditioning, stratified_parts
 from medmnist_diffusion.data.dataset import ImageDataset, Split
 from medmnist_diffusion.data.images import GREY_MODES, IMAGE_SUFFIXES, decoded_squares, is_grey, open_image
 from medmnist_diffusion.data.npz import SPLITS
+from medmnist_diffusion.data.twins import MOST_GROUPED, WORKING_SIZE, picture_groups
 from medmnist_diffusion.errors import UserError
 from medmnist_diffusion.files import file_hash
 
@@ -200,10 +202,19 @@ def _from_tables(
             parts = {"train": next(iter(parts.values()))}
         if "train" not in parts:
             raise UserError(f"{where}: splits {list(parts)} found; train, val and test are needed, or one folder.")
-        parts, drawn = _draw_missing_splits(parts)
-        notes.append(f"No {' and no '.join(drawn)} split was given: drawn from train, stratified, with seed 0.")
 
     channels = 1 if all(is_grey(row, where) for table in parts.values() for row in table["image"]) else 3
+    if missing := [split for split in SPLITS if split not in parts]:
+        table = parts["train"]
+        small = min(size, WORKING_SIZE)
+        key = f"{content or table._fingerprint}-{small}-{channels}-v1"
+        groups = _groups(table, key, lambda: np.concatenate([*decoded_squares(table, small, channels, where)]))
+        parts |= _draw_splits(table, missing, groups)
+        together = len(table) - len(np.unique(groups))
+        notes.append(
+            f"No {' and no '.join(missing)} split was given: drawn from train, stratified, with seed 0."
+            + (f" {together} images that show another's picture stay in one split with it." if together else "")
+        )
     splits = {}
     for split in SPLITS:
         table = parts[split]
@@ -258,11 +269,18 @@ def _undecoded() -> Any:
     return datasets.Image(decode=False)
 
 
-def _draw_missing_splits(parts: dict[str, Any]) -> tuple[dict[str, Any], list[str]]:
-    """Draw 10 % of every class (at least one image) for each split that is missing."""
-    table = parts["train"]
-    missing = [split for split in ("val", "test") if split not in parts]
+def _groups(table: Any, key: str, images: Callable[[], np.ndarray]) -> np.ndarray:
+    """int N: which images show one picture; each its own where there are too many to compare. Kept on disk by content: else every
+    reading would decode them twice."""
+    if len(table) > MOST_GROUPED:
+        return np.arange(len(table))
+    path = cache_dir() / "groups" / f"{key}.npz"
+    labels = np.asarray(table["label"], np.int64)
+    return cached_arrays(path, lambda: {"groups": picture_groups(Split("train", images(), labels))})["groups"]
+
+
+def _draw_splits(table: Any, missing: list[str], groups: np.ndarray) -> dict[str, Any]:
+    """Draw 10 % of every class (at least one image) for each split that is missing; a group of images stays together."""
     labels = np.asarray(table["label"])
-    *rows, rest = stratified_parts(labels, 0.1, len(missing), np.random.default_rng(0))
-    drawn = {split: table.select(part) for split, part in zip(["train", *missing], [rest, *rows], strict=True)}
-    return {**parts, **drawn}, missing
+    *rows, rest = stratified_parts(labels, 0.1, len(missing), np.random.default_rng(0), groups)
+    return {split: table.select(part) for split, part in zip(["train", *missing], [rest, *rows], strict=True)}

@@ -2,6 +2,7 @@
 
 from dataclasses import fields
 
+import numpy as np
 import torch
 from diffusers import UNet2DModel
 
@@ -26,18 +27,23 @@ def fixed_batch(split: Split, num_train_timesteps: int, seed: int = SEED, count:
     return Batch(images, torch.from_numpy(split.labels[rows]), noise, timesteps)
 
 
-def held_out_row(network: UNet2DModel, objective: Objective, fixed: dict[str, Batch]) -> dict[str, float]:
-    """The mean losses on the batches `train` and `val`, and the squared errors, on val also by noise level, for loss.csv."""
+def held_out_row(
+    network: UNet2DModel, objective: Objective, fixed: dict[str, Batch]
+) -> tuple[dict[str, float], np.ndarray]:
+    """The mean losses on the batches `train` and `val`, and the squared errors, on val also by noise level, for loss.csv; and the
+    single losses on `val`, float64 N."""
     on_train, train_squares = held_out_losses(network, objective, fixed["train"])
     on_val, squares = held_out_losses(network, objective, fixed["val"])
     by_bucket = {f"val_l2_bucket_{i}": float(part.mean()) for i, part in enumerate(squares.chunk(BUCKETS))}
-    return {
+    losses = on_val.double().cpu().numpy()
+    row = {
         "train_loss_fixed": float(on_train.mean()),
-        "val_loss": float(on_val.mean()),
+        "val_loss": float(losses.mean()),
         "train_l2": float(train_squares.mean()),
         "val_l2": float(squares.mean()),
         **by_bucket,
     }
+    return row, losses
 
 
 @torch.no_grad()

@@ -20,7 +20,6 @@ COLUMNS = [
 ]  # fmt: skip
 
 EXPLODED = 20.0  # times the lowest loss so far
-PARTED, RISEN = 1.1, 1.02  # val over train, val over its own best: both at once is a warning
 
 
 class LossLog:
@@ -61,19 +60,6 @@ class LossLog:
             writer = csv.DictWriter(file, COLUMNS, restval="")
             writer.writeheader()
             writer.writerows({key: _written(value) for key, value in row.items()} for row in self.rows)
-
-    def memorizing(self) -> str | None:
-        """A sentence if the held-out loss has parted from the training loss, measured alike; else None."""
-        rows = [row for row in self.rows if "val_loss" in row and row["step"] > self.comparable_from]
-        if len(rows) < 2:
-            return None
-        last, best = rows[-1], min(row["val_loss"] for row in rows)
-        if last["val_loss"] < PARTED * last["train_loss_fixed"] or last["val_loss"] < RISEN * best:
-            return None
-        return (
-            f"step {last['step']:.0f}: the held-out loss {last['val_loss']:.4f} rises (best {best:.4f}) and parts from the "
-            f"training loss {last['train_loss_fixed']:.4f}: the model begins to memorize. Stop earlier, or use more images."
-        )
 
 
 def _written(value: float) -> str:

@@ -2,9 +2,10 @@
 
 import copy
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
 import torch
 from accelerate import Accelerator
 from diffusers import UNet2DModel
@@ -19,9 +20,16 @@ EMA_POWER = 2 / 3  # the average's decay warms up as 1 − (1 + step)^(−2/3)
 
 @dataclass
 class Best:
-    """The weights of the lowest held-out loss so far; `network` is None once they were saved."""
+    """The weights of the lowest held-out loss so far.
+
+    Attributes:
+        val_loss: their mean held-out loss.
+        losses: N, those that it is the mean of.
+        network: the weights; None once they were saved.
+    """
 
     val_loss: float = math.inf
+    losses: np.ndarray = field(default_factory=lambda: np.zeros(0))
     step: int = 0
     seconds: float = 0.0
     network: UNet2DModel | None = None
@@ -64,6 +72,7 @@ class TrainingState:
         self.spent = 0.0  # of the budget, 0 … 1
         self.paused = 0.0  # seconds since the last row of the log in which nothing was trained
         self.stop = False  # whether every process was asked to
+        self.overfitted = False  # whether the held-out loss has risen for so long that training ends
 
     def start_from(self, network: UNet2DModel) -> None:
         """Begin with the weights of another pipeline's network of the same shape.
@@ -84,10 +93,10 @@ class TrainingState:
         self.step += 1
         self._ema.step(self.raw.parameters())
 
-    def keep_if_best(self, val_loss: float) -> None:
-        """Remember the averaged weights if none had a lower held-out loss."""
-        if val_loss < self.best.val_loss:
-            self.best = Best(val_loss, self.step, self.seconds, copy.deepcopy(self.average))
+    def keep_if_best(self, losses: np.ndarray) -> None:
+        """Remember the averaged weights if none had lower held-out losses (N) in the mean."""
+        if (val_loss := float(losses.mean())) < self.best.val_loss:
+            self.best = Best(val_loss, losses, self.step, self.seconds, copy.deepcopy(self.average))
 
     def check_weights(self) -> None:
         """Raises:
@@ -103,13 +112,23 @@ class TrainingState:
             "step": self.step,
             "seconds": self.seconds,
             "best_val_loss": best if math.isfinite(best) else None,
+            "best_losses": self.best.losses.tolist(),
+            "best_step": self.best.step,
+            "best_seconds": self.best.seconds,
+            "overfitted": self.overfitted,
             "ema_step": self._ema.optimization_step,
         }
 
     def load_state_dict(self, values: CheckpointState) -> None:
         """The counterpart of `state_dict`."""
         self.step, self.seconds = values.step, values.seconds
-        self.best = Best(math.inf if values.best_val_loss is None else values.best_val_loss)
+        self.best = Best(
+            math.inf if values.best_val_loss is None else values.best_val_loss,
+            np.array(values.best_losses),
+            values.best_step,
+            values.best_seconds,
+        )
+        self.overfitted = values.overfitted
         self._ema.optimization_step = values.ema_step
 
     def _groups(self) -> list[dict[str, Any]]:

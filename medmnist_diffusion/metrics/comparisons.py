@@ -7,13 +7,14 @@ import numpy as np
 
 from medmnist_diffusion.data.conditioning import rows_of
 from medmnist_diffusion.data.dataset import Split
+from medmnist_diffusion.data.twins import Nearest
 from medmnist_diffusion.errors import UserError
 from medmnist_diffusion.metrics import memorization
 from medmnist_diffusion.metrics.classifier import FEATURES, fitted_classifier, predict
 from medmnist_diffusion.metrics.evidence import Evidence, LabelledValues
 from medmnist_diffusion.metrics.features import FeatureExtractor, Space, extract
 from medmnist_diffusion.metrics.memorization import NearestImages
-from medmnist_diffusion.metrics.plan import Comparison, plan_comparison
+from medmnist_diffusion.metrics.plan import Comparison, class_counts, most_images, plan_comparison
 from medmnist_diffusion.metrics.real_side import RealSide
 from medmnist_diffusion.metrics.table import MIN_CLASS_IMAGES
 
@@ -43,7 +44,8 @@ class Draw:
     Attributes:
         plan: which images are compared.
         plan_of_fitted: the same in spaces that were fitted to train; None where val has too few images for it.
-        judged_rows: of the generated images, those whose labels and copies are judged, all classes together.
+        judged_rows: of the generated images, those whose labels and copies are judged, all classes together: as many as give the
+            class shares of train.
         classes: None for all together, and each of them if figures are wanted by class.
         refused: what could not be measured.
     """
@@ -80,9 +82,21 @@ def plan_draw(real: RealSide, generated: Split, per_class: bool = True) -> Draw:
         refused.add("Labels and copies, overall, are those of the other classes: too few val images", int(class_))
     for class_ in np.setdiff1d(np.arange(dataset.num_classes), generated.labels):
         refused.add("All figures: no generated image of this class", int(class_))
-    judged_rows = plan.generated[~real.scarce[generated.labels[plan.generated]]]
+    judged_rows = _in_shares_of_train(real, generated)
     classes = [None, *(dataset.id2label if per_class else ())]
     return Draw(real, generated, plan, plan_of_fitted, judged_rows, classes, refused)
+
+
+def _in_shares_of_train(real: RealSide, generated: Split) -> np.ndarray:
+    """Rows of the most generated images that have the class shares of train, over the classes that both sides have enough of."""
+    conditioning = real.dataset.conditioning
+    available = conditioning.counts(generated.labels)
+    shares = np.where(real.scarce | (available == 0), 0, conditioning.shares(real.dataset.train.labels))
+    if not shares.any():
+        return np.zeros(0, int)
+    shares /= shares.sum()
+    counts = class_counts(most_images(available, shares), shares)
+    return conditioning.draw(generated.labels, counts, np.random.default_rng([real.seed, 4]))
 
 
 def feature_evidence(
@@ -116,9 +130,18 @@ def feature_evidence(
                 real.seed, reference.of_class(class_), fresh_key=(extractor.identity, plan.real_key),
             )  # fmt: skip
         if of_train and len(held_out):
-            nearest = memorization.nearest_features(generated[dimension], of_train[dimension])
-            nearest_fresh = real.nearest_of_held_out(extractor, dimension, of_held_out[dimension], of_train[dimension])
-            yield from _distance_evidence(draw, space, nearest.distances, nearest_fresh.distances, "in feature space")
+            found = memorization.feature_neighbours(generated[dimension], of_train[dimension])
+            nearest_fresh = real.neighbours_of_held_out(
+                extractor, dimension, of_held_out[dimension], of_train[dimension]
+            )
+            # Training images lie closer together than fresh ones in a space that was fitted to them: they are no fresh ones there.
+            alone = None if extractor.fitted else real.neighbours_of_alone(extractor, dimension, of_train[dimension])
+            yield from _distance_evidence(
+                draw, space, found.distances[:, 0], nearest_fresh.distances[:, 0], "in feature space"
+            )
+            yield from _relative_evidence(
+                draw, space, found.relative, nearest_fresh.relative, None if alone is None else alone.relative
+            )
         elif not of_train:
             draw.refused.add(f"Memorized share, {space}: the reference is a part of the training images", None)
 
@@ -132,6 +155,19 @@ def _distance_evidence(
         yield Evidence(
             "train_distances", space, class_, draw.of_generated(generated, class_), fresh,
             draw.real.held_out_source(fresh), draw.real.seed, unit=unit, n_real=len(draw.real.dataset.train),
+        )  # fmt: skip
+
+
+def _relative_evidence(
+    draw: Draw, space: Space, generated: np.ndarray, held_out: np.ndarray, alone: np.ndarray | None
+) -> Iterator[Evidence]:
+    """Distances to the nearest training image ÷ the local spacing, beside those of images that are independent of train."""
+    real = draw.real
+    for class_ in draw.classes:
+        yield Evidence(
+            "relative_distances", space, class_, draw.of_generated(generated, class_),
+            real.independent(held_out, alone, class_), real.independent_source(alone, class_), real.seed,
+            unit="of the local spacing", n_real=len(real.dataset.train),
         )  # fmt: skip
 
 
@@ -186,18 +222,20 @@ def classification_evidence(draw: Draw) -> Iterator[Evidence]:
             )  # fmt: skip
 
 
-def pixel_evidence(draw: Draw, nearest: NearestImages) -> Iterator[Evidence]:
+def pixel_evidence(draw: Draw, nearest: NearestImages, pictures: Nearest) -> Iterator[Evidence]:
     """Copies by pixels: distances to train, mirrored and shifted as fits best and as they are, and among the images themselves.
 
     Args:
         nearest: of the generated images, `memorization.nearest_copies`.
+        pictures: of these, `nearest_pictures`.
     """
     real, train = draw.real, draw.real.dataset.train
     space = Space("pixels", int(np.prod(train.images.shape[1:])))
+    yield from _relative_evidence(draw, space, pictures.relative, real.relative_of_held_out, real.relative_of_alone)
     if len(real.held_out) < MIN_CLASS_IMAGES:
         draw.refused.add(
-            f"Copies: only {len(real.held_out)} val images do not stand in train, and {MIN_CLASS_IMAGES} are needed to tell a "
-            "copy from a fresh image",
+            f"Memorized share: only {len(real.held_out)} val images neither stand in train nor have a twin there, and "
+            f"{MIN_CLASS_IMAGES} are needed",
             None,
         )
         return

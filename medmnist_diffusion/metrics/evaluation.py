@@ -6,11 +6,12 @@ from typing import Literal
 
 from medmnist_diffusion.artifacts import MetricRecord
 from medmnist_diffusion.data.dataset import ImageDataset, Split
+from medmnist_diffusion.data.twins import Nearest, nearest_pictures
 from medmnist_diffusion.metrics import comparisons
 from medmnist_diffusion.metrics.comparisons import Draw
 from medmnist_diffusion.metrics.evidence import Evidence
 from medmnist_diffusion.metrics.features import FeatureExtractor
-from medmnist_diffusion.metrics.memorization import NearestImages, nearest_copies
+from medmnist_diffusion.metrics.memorization import nearest_copies
 from medmnist_diffusion.metrics.real_side import RealSide
 from medmnist_diffusion.metrics.records import in_order, measure
 from medmnist_diffusion.metrics.table import METRICS
@@ -26,12 +27,12 @@ class Evaluated:
     Attributes:
         records: as the table of metrics has them, overall before the classes.
         refused: what could not be measured, why, and for which classes: one sentence each.
-        nearest: each generated image's nearest training image, mirrored and shifted ones included; None without "copies".
+        nearest: each generated image's nearest training images, by `nearest_pictures`; None without "copies".
     """
 
     records: list[MetricRecord]
     refused: list[str]
-    nearest: NearestImages | None
+    nearest: Nearest | None
 
 
 def evaluate_images(
@@ -79,8 +80,9 @@ def evaluate_images(
         records += _measured(draw, comparisons.classification_evidence(draw))
     nearest = None
     if "copies" in parts:
-        nearest = nearest_copies(generated, dataset.train)
-        records += _measured(draw, comparisons.pixel_evidence(draw, nearest))
+        nearest = nearest_pictures(generated, dataset.train)
+        copies = nearest_copies(generated, dataset.train)
+        records += _measured(draw, comparisons.pixel_evidence(draw, copies, nearest))
     return Evaluated(in_order(records), draw.refused.sentences(), nearest)
 
 

@@ -18,6 +18,7 @@ Kind = Literal[
     "recognised_labels",  # bool N: a classifier of real images sees the class that was asked for
     "recognised_tests",  # bool N test images: a classifier trained on this side sees their class
     "train_distances",  # float N: to the nearest training image
+    "relative_distances",  # float N: to the nearest training image, ÷ the mean of those to the next 50
     "train_distance_pairs",  # float N×2: to the nearest training image, and from that one to its own nearest other
     "twin_distances",  # float N: to the nearest other image of the same side
 ]

@@ -27,6 +27,7 @@ class Estimate:
         error: its standard error; None where there is none.
         interval: 95 %, of figures that have one of their own (a share: Wilson's). None: value ± 1.96 errors.
         p_value: of the hypothesis that nothing is copied, of figures that test it.
+        detectable: of a share that is tested, the smallest that would be called more than chance; None if none would.
         note: how it came about, for the record.
     """
 
@@ -34,6 +35,7 @@ class Estimate:
     error: float | None = None
     interval: tuple[float, float] | None = None
     p_value: float | None = None
+    detectable: float | None = None
     note: str = ""
 
     def interval_within(self, low: float = -np.inf, high: float = np.inf) -> tuple[float, float] | None:

@@ -1,26 +1,26 @@
 """Copies: are generated images nearer to the training images than fresh real images are?
 
-Everything here is relative to held-out real images, which lie near to the training set too. Held-out images that are copies
-of training images themselves are left out: with leaks in the threshold, no copy would ever be flagged.
+Everything here is relative to real images that are independent of the training images, which lie near to these too. Held-out
+images that are copies or twins of training images (data/twins.py) are left out: with them in the threshold, no copy would be
+flagged.
 """
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from scipy.stats import betabinom, mannwhitneyu
 
 from medmnist_diffusion.cache import cache_dir, cached_arrays
 from medmnist_diffusion.data.dataset import ImageDataset, Split
-from medmnist_diffusion.data.duplicates import image_hashes, in_other, near_pairs
+from medmnist_diffusion.data.duplicates import image_hashes, in_other
+from medmnist_diffusion.data.twins import NEXT, SHIFT, Nearest, find_twins, interior, working_blocks
 from medmnist_diffusion.metrics.intervals import Estimate
 
-QUANTILE = 0.01  # of the held-out distances: fresh real images fall below it this often
-SHIFT = 2  # pixels; a copy may be moved by so much in either direction, and mirrored
-WORKING_SIZE = 28  # larger images are averaged down first: copies stay copies, and the cost stays bounded
-NEAR_COPY_GREY_LEVELS = 5.0
+QUANTILE = 0.01  # of the distances of fresh real images: they fall below it this often
+SURE = 0.001  # p-value of a share that is more than chance also after correction for the number of tests
 CHUNK = 1024
 
 
@@ -32,28 +32,17 @@ class NearestImages:
     rows: np.ndarray
 
 
+def independent_rows(dataset: ImageDataset) -> np.ndarray:
+    """The rows of val whose images are independent of the training images: neither copies nor twins of one; perhaps none. Of very
+    large sets some, those that were looked up."""
+    val, twins = dataset.splits["val"], find_twins(dataset)
+    copies = np.flatnonzero(in_other(image_hashes(val), image_hashes(dataset.train)))
+    return np.setdiff1d(twins.looked_up["val"], np.concatenate([copies, twins.rows("val")]))
+
+
 def clean_held_out(dataset: ImageDataset) -> Split:
-    """The val images that are neither copies nor near-copies of training images; perhaps none. Which these are is kept on disk.
-
-    Near is measured by the set's own contrast: at most 5 grey levels, and less than a quarter of the median distance between a
-    training image and its nearest other one.
-    """
-    train, val = dataset.train, dataset.splits["val"]
-    path = cache_dir() / "held_out" / f"{train.content_hash[:24]}-{val.content_hash[:24]}-v1.npz"
-    copies = cached_arrays(path, lambda: {"copies": _copies_of_train(train, val)})["copies"]
-    return val.subset(np.flatnonzero(~copies))
-
-
-def _copies_of_train(train: Split, val: Split) -> np.ndarray:
-    """Mask of the val images that are copies or near-copies of training images."""
-    copies = in_other(image_hashes(val), image_hashes(train))
-    some = train.subset(np.sort(np.random.default_rng(0).permutation(len(train))[:CHUNK]))
-    _, apart = np.unique(image_hashes(some), return_index=True)
-    pixels = flat_pixels(some.subset(np.sort(apart)))
-    typical = np.median(nearest_features(pixels, pixels, exclude_self=True).distances) / np.sqrt(pixels.shape[1])
-    near = min(NEAR_COPY_GREY_LEVELS, float(typical) / 4)
-    copies[[i for i, _ in near_pairs(val, train, near)]] = True
-    return copies
+    """The val images of `independent_rows`."""
+    return dataset.splits["val"].subset(independent_rows(dataset))
 
 
 def nearest_copies(queries: Split, train: Split) -> NearestImages:
@@ -61,16 +50,16 @@ def nearest_copies(queries: Split, train: Split) -> NearestImages:
 
     Distances are root-mean-square grey levels over the interior that all shifts share, at most 28 pixels a side.
     """
-    references = torch.cat([_interior(block, 0, 0).flatten(1) for block in _blocks(train)])
+    references = torch.cat([interior(block, 0, 0).flatten(1) for block in working_blocks(train)])
     norms = (references**2).sum(1)
     distances, rows = [], []
-    for block in _blocks(queries):
+    for block in working_blocks(queries):
         best = torch.full((len(block),), torch.inf)
         best_row = torch.zeros(len(block), dtype=torch.long)
         for mirrored in (block, block.flip(-1)):
             for dy in range(-SHIFT, SHIFT + 1):
                 for dx in range(-SHIFT, SHIFT + 1):
-                    moved = _interior(mirrored, dy, dx).flatten(1)
+                    moved = interior(mirrored, dy, dx).flatten(1)
                     nearest = (norms - 2 * moved @ references.T).min(1)
                     # Recomputed from the pixels: the expanded square loses digits exactly where copies are close.
                     distance = (moved - references[nearest.indices]).square().mean(1).sqrt()
@@ -83,37 +72,51 @@ def nearest_copies(queries: Split, train: Split) -> NearestImages:
 
 
 def nearest_features(queries: np.ndarray, references: np.ndarray, exclude_self: bool = False) -> NearestImages:
-    """The nearest reference of each query by Euclidean distance; with `exclude_self` both are one set.
+    """The nearest reference of each query by Euclidean distance; with `exclude_self` both are one set."""
+    found = feature_neighbours(queries, references, np.arange(len(queries)) if exclude_self else None, 1)
+    return NearestImages(found.distances[:, 0], found.rows[:, 0])
+
+
+def feature_neighbours(
+    queries: np.ndarray, references: np.ndarray, own_rows: np.ndarray | None = None, count: int = 1 + NEXT
+) -> Nearest:
+    """The `count` nearest references of each query by Euclidean distance, or all where there are no more.
 
     Block by block in float64, so that beside the features themselves little memory is needed.
+
+    Args:
+        own_rows: of queries that are references themselves, their rows there: each is compared with all others.
     """
     distances, rows = [], []
+    count = min(count, len(references) - (own_rows is not None))
     for at in range(0, len(queries), CHUNK):
         block = torch.from_numpy(np.asarray(queries[at : at + CHUNK], np.float64))
-        best, best_row = (
-            torch.full((len(block),), torch.inf, dtype=torch.float64),
-            torch.zeros(len(block), dtype=torch.long),
-        )
+        own = None if own_rows is None else torch.from_numpy(own_rows[at : at + CHUNK])
+        best = torch.empty(len(block), 0, dtype=torch.float64)
+        best_rows = torch.empty(len(block), 0, dtype=torch.long)
         for start in range(0, len(references), CHUNK):
             part = torch.cdist(block, torch.from_numpy(np.asarray(references[start : start + CHUNK], np.float64)))
-            if exclude_self and start == at:
-                part.fill_diagonal_(torch.inf)
-            nearest = part.min(1)
-            nearer = nearest.values < best
-            best = torch.where(nearer, nearest.values, best)
-            best_row = torch.where(nearer, nearest.indices + start, best_row)
+            here = torch.arange(start, start + part.shape[1])
+            if own is not None:
+                part.masked_fill_(own[:, None] == here, torch.inf)
+            best, best_rows = torch.cat([best, part], 1), torch.cat([best_rows, here.expand_as(part)], 1)
+            top = best.topk(min(count, best.shape[1]), dim=1, largest=False)
+            best, best_rows = top.values, best_rows.gather(1, top.indices)
         distances.append(best)
-        rows.append(best_row)
-    return NearestImages(torch.cat(distances).numpy(), torch.cat(rows).numpy())
+        rows.append(best_rows)
+    return Nearest(torch.cat(distances).numpy(), torch.cat(rows).numpy())
 
 
-def cached_nearest(key: str, compute: Callable[[], NearestImages]) -> NearestImages:
+Found = TypeVar("Found", NearestImages, Nearest)
+
+
+def cached_nearest(key: str, kind: type[Found], compute: Callable[[], Found]) -> Found:
     """What concerns real images only, and so is the same for every model: kept on disk under a key that names both sides."""
     arrays = cached_arrays(
         cache_dir() / "nearest" / f"{key}.npz",
         lambda: {"distances": (found := compute()).distances, "rows": found.rows},
     )
-    return NearestImages(arrays["distances"], arrays["rows"])
+    return kind(arrays["distances"], arrays["rows"])
 
 
 @dataclass(frozen=True)
@@ -132,6 +135,12 @@ class Threshold:
     @property
     def expected(self) -> float:
         return self.rank / (self.held_out + 1)
+
+    def detectable(self, n: int) -> float | None:
+        """The smallest share of n images whose p-value is below `SURE`; None if not even all of them would be."""
+        p_values = betabinom.sf(np.arange(n + 1) - 1, n, self.rank, self.held_out + 1 - self.rank)
+        seen = np.flatnonzero(p_values < SURE)
+        return float(seen[0] / n) if len(seen) else None
 
     def p_value(self, flagged: int, n: int) -> float:
         """Chance that at least `flagged` of n fresh images fall below: exact for exchangeable images (beta-binomial), so that
@@ -169,21 +178,4 @@ def authentic(pairs: np.ndarray) -> np.ndarray:
 
 def flat_pixels(split: Split) -> np.ndarray:
     """Grey levels as float32 N×(C·S·S), S at most 28: 3 kB a grey image whatever its size."""
-    return torch.cat([block.flatten(1) for block in _blocks(split)] or [torch.zeros(0, 1)]).numpy()
-
-
-def _blocks(split: Split) -> list[torch.Tensor]:
-    """Grey levels as float32 n×C×S×S in chunks, S at most 28."""
-    blocks = []
-    for chunk in split.chunks(CHUNK):
-        images = torch.from_numpy(np.ascontiguousarray(chunk)).permute(0, 3, 1, 2).float()
-        if images.shape[-1] > WORKING_SIZE:
-            images = F.adaptive_avg_pool2d(images, WORKING_SIZE)
-        blocks.append(images)
-    return blocks
-
-
-def _interior(images: torch.Tensor, dy: int, dx: int) -> torch.Tensor:
-    """The window that every shift by at most SHIFT leaves inside, moved by (dy, dx)."""
-    size = images.shape[-1] - 2 * SHIFT
-    return images[..., SHIFT + dy : SHIFT + dy + size, SHIFT + dx : SHIFT + dx + size]
+    return torch.cat([block.flatten(1) for block in working_blocks(split)] or [torch.zeros(0, 1)]).numpy()

@@ -7,6 +7,7 @@ from typing import TypeVar
 import numpy as np
 
 from medmnist_diffusion.data.dataset import ImageDataset
+from medmnist_diffusion.data.twins import Nearest, find_twins
 from medmnist_diffusion.metrics import memorization
 from medmnist_diffusion.metrics.classifier import SmallCNN, real_data_classifier
 from medmnist_diffusion.metrics.evidence import LabelledValues
@@ -17,6 +18,7 @@ from medmnist_diffusion.metrics.plan import Comparison, class_counts, most_image
 from medmnist_diffusion.metrics.table import MIN_CLASS_IMAGES
 
 Known = TypeVar("Known")
+MOST_ALONE = 2000  # training images that stand in for fresh ones: more would only cost time
 
 
 class RealSide:
@@ -30,15 +32,19 @@ class RealSide:
         seed: chooses which real images are compared, and random halves.
 
     Attributes:
-        held_out: the val images that are no copies of training images.
+        held_out: the val images that are independent of the training images: neither copies nor twins of one.
         held_out_rows: of these, those that give the class shares of train, over the classes that val has enough of.
+        alone: rows of training images, at most 2,000, that have no twin among the others: each left out once, they are to the
+            others what a fresh image is.
         scarce: bool K, the other classes.
         floors: what metrics gave for real images (`records.measure`).
     """
 
     def __init__(self, dataset: ImageDataset, num_real: int | None = None, seed: int = 0) -> None:
         self.dataset, self.num_real, self.seed = dataset, num_real, seed
-        self.held_out = memorization.clean_held_out(dataset)
+        self._independent, self._twins = memorization.independent_rows(dataset), find_twins(dataset)
+        self.held_out = dataset.splits["val"].subset(self._independent)
+        self.alone = self._twins.looked_up["train"][self._twins.alone][:MOST_ALONE]
         self.floors: dict[Hashable, Estimate] = {}
         self._known: dict[Hashable, object] = {}
         # Overall, nearness to train depends on the mix of classes: both sides have that of train, over the classes that val has
@@ -71,7 +77,28 @@ class RealSide:
 
     def held_out_source(self, fresh: LabelledValues) -> str:
         left_out = len(self.dataset.splits["val"]) - len(self.held_out)
-        return f"{len(fresh)} val images" + (f" ({left_out} left out: they stand in train)" if left_out else "")
+        why = f" ({left_out} left out: they stand in train, or have a twin there)" if left_out else ""
+        return f"{len(fresh)} val images{why}"
+
+    def independent(self, of_held_out: np.ndarray, of_alone: np.ndarray | None, class_: int | None) -> LabelledValues:
+        """Values of images that are independent of the training images: held-out ones and, where given, those `alone` in train."""
+        held_out = self.of_held_out(of_held_out, class_)
+        if of_alone is None:
+            return held_out
+        labels = self.dataset.train.labels[self.alone]
+        alone = LabelledValues(of_alone, labels).of_class(class_, overall=np.flatnonzero(~self.scarce[labels]))
+        return LabelledValues(
+            np.concatenate([held_out.values, alone.values]), np.concatenate([held_out.labels, alone.labels])
+        )
+
+    def independent_source(self, of_alone: np.ndarray | None, class_: int | None) -> str:
+        """In words, which images `independent` takes."""
+        held_out = self.of_held_out(np.zeros(len(self.held_out)), class_)
+        words = self.held_out_source(held_out)
+        if of_alone is None:
+            return words
+        count = len(self.independent(np.zeros(len(self.held_out)), of_alone, class_)) - len(held_out)
+        return f"{words}, {count} training images, each compared with the others"
 
     # Features: {dimension: float32 N×dimension}, from the cache where they are there
 
@@ -91,23 +118,43 @@ class RealSide:
 
     # Nearest training images, from the cache where they are there
 
-    def nearest_of_held_out(
+    def neighbours_of_held_out(
         self, extractor: FeatureExtractor, dimension: int, held_out: np.ndarray, train: np.ndarray
-    ) -> NearestImages:
-        """By these features."""
-        key = f"{self._content}-{extractor.identity}-{dimension}"
-        return memorization.cached_nearest(key, partial(memorization.nearest_features, held_out, train))
+    ) -> Nearest:
+        """By these features, the 51 nearest."""
+        key = f"{self._content}-{extractor.identity}-{dimension}-neighbours"
+        return memorization.cached_nearest(key, Nearest, partial(memorization.feature_neighbours, held_out, train))
+
+    def neighbours_of_alone(self, extractor: FeatureExtractor, dimension: int, train: np.ndarray) -> Nearest:
+        """By these features, the 51 nearest other training images of those `alone`."""
+        key = f"{self._content}-{extractor.identity}-{dimension}-alone-{len(self.alone)}"
+        return memorization.cached_nearest(
+            key, Nearest, lambda: memorization.feature_neighbours(train[self.alone], train, self.alone)
+        )
+
+    @property
+    def relative_of_held_out(self) -> np.ndarray:
+        """By pictures (data/twins.py): distance to the nearest training image ÷ mean of those to the next 50."""
+        return self._twins.relative["val"][np.isin(self._twins.looked_up["val"], self._independent)]
+
+    @property
+    def relative_of_alone(self) -> np.ndarray:
+        """The same of the training images `alone`."""
+        return self._twins.relative["train"][self._twins.alone][: len(self.alone)]
 
     def nearest_copies_of_held_out(self) -> NearestImages:
         """By pixels, mirrored and shifted as fits best."""
         return memorization.cached_nearest(
-            f"{self._content}-pixels-copies", partial(memorization.nearest_copies, self.held_out, self.dataset.train)
+            f"{self._content}-pixels-copies",
+            NearestImages,
+            partial(memorization.nearest_copies, self.held_out, self.dataset.train),
         )
 
     def nearest_pixels_of_held_out(self, train_pixels: np.ndarray) -> NearestImages:
         """By pixels as they are."""
         return memorization.cached_nearest(
             f"{self._content}-pixels-flat",
+            NearestImages,
             lambda: memorization.nearest_features(memorization.flat_pixels(self.held_out), train_pixels),
         )
 
@@ -115,6 +162,7 @@ class RealSide:
         """Each training image's nearest other one."""
         return memorization.cached_nearest(
             f"{self.dataset.train.content_hash[:24]}-pixels-within",
+            NearestImages,
             lambda: memorization.nearest_features(train_pixels, train_pixels, exclude_self=True),
         )
 

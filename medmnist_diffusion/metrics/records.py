@@ -43,6 +43,7 @@ def measure(metric: Metric, evidence: Evidence, floors: dict[Hashable, Estimate]
         floor_interval=floor.interval_within(*metric.bounds),
         floor_source=source,
         p_value=value.p_value,
+        detectable=value.detectable,
         n_real=n_real,
         n_generated=len(evidence.generated) if evidence.n_generated is None else evidence.n_generated,
         reference_split=evidence.reference_split,

@@ -87,7 +87,7 @@ def record_label(record: MetricRecord) -> str:
         return f"{record.name}, {record.extractor} ({record.dimension})"
     if record.extractor == "inception" and metric.inception_name:
         return f"{metric.inception_name} ({record.dimension})"
-    if metric.needs not in ("features", "train_distances") or record.extractor == "pixels":
+    if metric.needs not in ("features", "train_distances", "relative_distances") or record.extractor == "pixels":
         return metric.label  # there is one of it
     return f"{metric.label}, {record.extractor} ({record.dimension})"
 
@@ -134,7 +134,7 @@ def _nearest_share(images: Candidate) -> Estimate:
     share = share_estimate(near)
     p_value = threshold.p_value(int(near.sum()), len(near))
     note = f"threshold {threshold.value:.3g} {images.unit}; nearest generated {distances.min():.3g}"
-    return Estimate(share.value, share.error, share.interval, p_value, note)
+    return Estimate(share.value, share.error, share.interval, p_value, threshold.detectable(len(near)), note)
 
 
 def _below_threshold(images: Candidate) -> Estimate:
@@ -181,6 +181,10 @@ METRICS: dict[str, Metric] = {
         ),
         Metric(
             "memorized_share", "Memorized share", "train_distances", _nearest_share, "lower",
+            bounds=(0, 1), compared_by=None, chance=_below_threshold,
+        ),
+        Metric(
+            "copied_share", "Copied share", "relative_distances", _nearest_share, "lower",
             bounds=(0, 1), compared_by=None, chance=_below_threshold,
         ),
         Metric(

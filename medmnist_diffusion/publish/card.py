@@ -115,6 +115,19 @@ def _title(dataset: DatasetDescription) -> str:
     return f"{dataset.name}-{dataset.image_size}-ddpm"
 
 
+def which_weights(summary: TrainingSummary) -> str:
+    """In a sentence or two, which weights a pipeline has, and why not the latest."""
+    if summary.last_step is None:
+        words = "lowest held-out loss" if summary.weights != "latest" else "latest step"
+        return f"The pipeline has the weights of its run's {words}, {summary.step:,}."
+    risen = (summary.last_val_loss or 0.0) / (summary.val_loss or 1.0) - 1
+    stopped = " and training stopped there" if summary.stopped_early else ""
+    return (
+        f"The pipeline has the weights of step {summary.step:,}: after it the model began to memorize. By step "
+        f"{summary.last_step:,} the held-out loss had risen by {risen:.0%}{stopped}."
+    )
+
+
 def _values(folder: Path, summary: TrainingSummary, metrics: Metrics | None, load_from: str | None) -> dict[str, Any]:
     dataset = escaped(summary.dataset.model_dump())
     config = yaml.safe_load((folder / "training_config.yaml").read_text(encoding="utf-8"))
@@ -127,8 +140,8 @@ def _values(folder: Path, summary: TrainingSummary, metrics: Metrics | None, loa
         "id2label": ", ".join(f"{label} = {name}" for label, name in dataset["id2label"].items()),
         "example_label": json.dumps(list(summary.dataset.id2label.values())[-1]),
         "load_from": load_from or "path/to/this/folder",
-        "weights": summary.weights,
-        "ema": " (averaged over time, EMA)" if config["use_ema"] else "",
+        "which_weights": which_weights(summary),
+        "ema": "; they are averaged over time (EMA)" if config["use_ema"] else "",
         "step": f"{summary.step:,}",
         "images_seen": f"{summary.images_seen:,}",
         "minutes": f"{summary.seconds / 60:.1f}",

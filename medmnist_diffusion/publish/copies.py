@@ -1,41 +1,89 @@
-"""Whether a model copies its training images, from what was measured: for cards, and for what may be published."""
+"""Whether a model copies its training images, from what was measured: for cards, verdicts, and for what may be published."""
+
+from dataclasses import dataclass
 
 from medmnist_diffusion.artifacts import MetricRecord, Metrics
 from medmnist_diffusion.metrics.intervals import holm
 
 COPYING = 0.01  # p-value below which the card says that the model copies
+MOST_UNSEEN = 0.1  # a test that would not even see such a share of copies cannot say that there is no sign of any
+SHARES = ("memorized_share", "copied_share")
 
 
-def copy_tests(metrics: Metrics) -> tuple[list[MetricRecord], list[MetricRecord]]:
-    """The shares of copies that were measured, and those of them that are more than chance, after Holm's correction."""
-    shares = [record for record in metrics.metrics if record.name == "memorized_share"]
+@dataclass(frozen=True)
+class CopyTests:
+    """The shares of copies that were measured, over spaces and classes.
+
+    Attributes:
+        shares: all of them.
+        flagged: those that are more than chance, after Holm's correction.
+        judge: the copied share by pixels, all classes together; None where it was not measured.
+    """
+
+    shares: list[MetricRecord]
+    flagged: list[MetricRecord]
+    judge: MetricRecord | None
+
+    @property
+    def unjudged(self) -> str | None:
+        """Why "no sign of copying" cannot be said, even where nothing is flagged; None if it can."""
+        if not self.shares:
+            return "it was not measured"
+        if self.judge is None:
+            return (
+                "the images were not compared regardless of brightness and softness (an older version measured them, or there "
+                "are too few images): evaluate again"
+            )
+        unseen = self.judge.detectable
+        if unseen is None or unseen > MOST_UNSEEN:
+            seen = "even nothing but copies" if unseen is None else f"copies below {unseen:.0%}"
+            return (
+                f"{self.judge.n_generated} generated images, and {self.judge.floor_source.partition(', by')[0]} to compare with, "
+                f"are too few: {seen} would go unseen. Give more val images"
+            )
+        return None
+
+
+def copy_tests(metrics: Metrics) -> CopyTests:
+    """The tests for copies among the figures."""
+    shares = [record for record in metrics.metrics if record.name in SHARES]
     corrected = holm([1.0 if record.p_value is None else record.p_value for record in shares])
-    return shares, [record for record, p_value in zip(shares, corrected, strict=True) if p_value < COPYING]
+    flagged = [record for record, p_value in zip(shares, corrected, strict=True) if p_value < COPYING]
+    judges = (r for r in shares if (r.name, r.extractor, r.class_) == ("copied_share", "pixels", None))
+    return CopyTests(shares, flagged, next(judges, None))
 
 
 def copying_sentences(metrics: Metrics) -> str:
     """The shares of copies, and whether any of them, overall or of a class, is more than chance: after Holm's correction."""
-    shares, flagged = copy_tests(metrics)
-    if not shares:
+    tests = copy_tests(metrics)
+    if not tests.shares:
         return "**Not checked**: " + ("; ".join(metrics.refused) or "it was not measured") + "."
     sentences = [
-        f"{record.value:.2%} of the generated images lie nearer to a training image ({record.extractor}) than "
+        f"{record.value:.2%} of the generated images lie nearer to a training image ({_measure(record)}) than "
         f"{1 - record.floor:.1%} of fresh real images do (p = {record.p_value:.2g})."
-        for record in shares
+        for record in tests.shares
         if record.class_ is None
     ]
-    if flagged:
+    if tests.flagged:
         names = metrics.dataset["id2label"]
         where = ", ".join(
-            f"{record.extractor}, {'all classes' if record.class_ is None else names[str(record.class_)]}"
-            for record in flagged
+            f"{_measure(record)}, {'all classes' if record.class_ is None else names[str(record.class_)]}"
+            for record in tests.flagged
         )
         sentences.append(
             f"**That is more than chance ({where}): this model reproduces training images.** Do not publish its images."
         )
+    elif why := tests.unjudged:
+        sentences.append(f"**Whether this model copies cannot be judged**: {why}.")
     else:
+        assert tests.judge is not None
         sentences.append(
-            f"No sign of copying by these measures ({len(shares)} tests over spaces and classes, corrected after Holm); the pixel "
-            "one counts mirrored and slightly shifted copies."
+            f"No sign of copying by these measures ({len(tests.shares)} tests over spaces and classes, corrected after Holm). "
+            f"Copies would be seen from a share of about {tests.judge.detectable:.1%} on, also where they are mirrored, shifted, "
+            "softer or of other brightness. This is no proof of privacy."
         )
     return " ".join(sentences)
+
+
+def _measure(record: MetricRecord) -> str:
+    return record.extractor if record.name == "memorized_share" else f"{record.extractor}, for how near others lie"

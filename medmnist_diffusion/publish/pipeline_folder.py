@@ -55,9 +55,11 @@ def save_pipeline_folder(
 
 
 def saved_step(folder: Path) -> int | None:
-    """The training step of the pipeline in a folder; None where there is none."""
+    """The step at which the training ended that left the pipeline in a folder; None where there is none."""
     try:
-        return json.loads((folder / TRAINING_SUMMARY).read_text(encoding="utf-8"))["step"]
+        summary = json.loads((folder / TRAINING_SUMMARY).read_text(encoding="utf-8"))
+        step = summary["step"]
+        return step if summary.get("last_step") is None else summary["last_step"]
     except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return None
 

@@ -158,7 +158,7 @@ def plot_closest(
 
     Args:
         generated, real: uint8 N×H×W×C. Leave `real` out of anything that is published: it shows training images.
-        distances, rows: N, grey levels (RMS) and rows of the training split.
+        distances, rows: N, relative distances (data/twins.py) and rows of the training split.
     """
     lines = [generated] if real is None else [generated, real]
     figure, axes = plt.subplots(
@@ -173,7 +173,7 @@ def plot_closest(
             axis.imshow(without_grey_axis(image), cmap="gray", vmin=0, vmax=255)
             axis.set(xticks=[], yticks=[])
             if line == len(lines) - 1:
-                axis.set_xlabel(f"{distance:.1f}\ntrain {row}", fontsize=7)
+                axis.set_xlabel(f"{distance:.2f}\ntrain {row}", fontsize=7)
         axes[line, 0].set_ylabel(name, fontsize=8)
     figure.suptitle(title, fontsize=9)
     save_figure(figure, path)

@@ -82,10 +82,12 @@ def _unmeasured(folder: Path) -> list[str]:
     found = []
     if not any(record.name == "frechet_distance" for record in metrics.metrics):
         found.append("metrics.json holds no Fréchet distance: evaluate again")
-    audited, flagged = copy_tests(metrics)
-    if not audited:
+    tests = copy_tests(metrics)
+    if not tests.shares:
         found.append("no check for copies of training images was made: evaluate against the training set")
-    if flagged:
+    elif why := tests.unjudged:
+        found.append(f"whether it copies training images cannot be judged: {why}")
+    if tests.flagged:
         found.append("it reproduces training images more often than chance does (see the card): do not publish it")
     return found
 

@@ -52,12 +52,20 @@ def _of_their_class(metrics: Metrics) -> list[str]:
 
 
 def _copies(metrics: Metrics) -> list[str]:
-    tests, flagged = copy_tests(metrics)
-    if not tests:
+    tests = copy_tests(metrics)
+    if not tests.shares:
         return ["Are they copies of training images? Not checked."]
-    nearest = next((one for one in tests if one.class_ is None and one.extractor == "pixels"), tests[0])
-    answer = "Yes, more than chance explains: do not publish them" if flagged else "No sign of it"
+    if tests.flagged:
+        shown = max(tests.flagged, key=lambda record: record.value / max(record.floor, 1e-9))
+        answer = "Yes, more than chance explains: do not publish them"
+    elif why := tests.unjudged:
+        return ["Are they copies of training images? That cannot be judged.", f"  {why[0].upper()}{why[1:]}."]
+    else:
+        assert tests.judge is not None
+        shown, answer = tests.judge, "No sign of it"
+    of_class = "" if shown.class_ is None else f" of class {metrics.dataset['id2label'][str(shown.class_)]}"
     return [
         f"Are they copies of training images? {answer}.",
-        f"  {nearest.value:.1%} lie nearer to a training image than {1 - nearest.floor:.0%} of fresh real images do.",
+        f"  {shown.value:.1%}{of_class} lie nearer to a training image ({shown.extractor}) than {1 - shown.floor:.0%} of fresh "
+        "real images do.",
     ]

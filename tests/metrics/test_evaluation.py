@@ -10,11 +10,9 @@ from medmnist_diffusion.artifacts import MetricRecord
 from medmnist_diffusion.data import phantom
 from medmnist_diffusion.data.dataset import ImageDataset, Split
 from medmnist_diffusion.metrics.classifier import predict, real_data_classifier
-from medmnist_diffusion.metrics.comparisons import plan_draw
 from medmnist_diffusion.metrics.evaluation import evaluate_images
 from medmnist_diffusion.metrics.extractors import make_extractor
 from medmnist_diffusion.metrics.plan import plan_comparison
-from medmnist_diffusion.metrics.real_side import RealSide
 from medmnist_diffusion.metrics.table import record_label
 
 from .helpers import fresh
@@ -50,7 +48,8 @@ def test_a_class_that_val_hardly_has_does_not_silence_the_others(small: Any) -> 
     evaluation = evaluate_images(few, fresh(200), [], parts=["labels", "copies"])
     overall = {record.name: record for record in evaluation.records if record.class_ is None}
     assert {"label_accuracy", "memorized_share"} <= set(overall)
-    assert overall["memorized_share"].n_generated < len(plan_draw(RealSide(few), fresh(200)).plan.generated)
+    others = fresh(200).labels != 3
+    assert overall["memorized_share"].n_generated <= others.sum()
     assert any("too few val images (class: 3)" in line for line in evaluation.refused)
 
 

@@ -85,7 +85,8 @@ def test_val_that_is_train_cannot_judge_copies(tmp_path: Path) -> None:
     names = {record.name for record in evaluation.records}
     assert "memorized_share" not in names
     assert "kernel_distance" in names  # the rest is still measured
-    assert any(line.startswith("Copies: only 0 val images") for line in evaluation.refused)
+    assert any(line.startswith("Memorized share: only 0 val images") for line in evaluation.refused)
+    assert "copied_share" in names  # training images, each left out once, stand in for fresh ones
 
 
 @pytest.mark.parametrize("contrast", [1.0, 0.25, 0.1])

@@ -1,0 +1,225 @@
+"""Twins: two files of one picture. It was saved again, moved, mirrored, or changed in brightness; or scanned again so alike.
+
+Twins are recognised, not assumed. Each image's distance to the nearest training image is divided by the mean distance to the next
+50: about 0.8 where the nearest one is another image, far lower where it is the same picture. (Carlini et al. 2023, arXiv
+2301.13188, compare distances with this local spacing to find images that a diffusion model has memorized.) Where the values of a
+data set fall into two heaps, the limit between twins and other images lies in the valley between them.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from scipy.sparse import coo_matrix
+from scipy.sparse.csgraph import connected_components
+from scipy.stats import gaussian_kde
+
+from medmnist_diffusion.cache import cache_dir, cached_arrays
+from medmnist_diffusion.data.dataset import ImageDataset, Split
+
+NEXT = 50  # neighbours that the local spacing is the mean of
+FEWEST_NEXT = 10  # with fewer there is no spacing
+CELLS = 8  # a side: images are compared as means over so many cells. Noise and softness mostly vanish in them
+SHIFT = 2  # pixels in either direction, of at most WORKING_SIZE a side
+WORKING_SIZE = 28  # larger images are averaged down first: the same picture stays so, and the cost stays bounded
+QUERIES, REFERENCES = 256, 8192  # compared at once
+# Comparisons of two images; beyond, some images of the split are looked up, drawn at random, at least 1,000.
+MOST_OF_TRAIN, MOST_OF_OTHERS, FEWEST_LOOKED_UP = 50_000_000, 1_000_000_000, 1000
+MOST_GROUPED = 30_000  # images that are all compared with each other
+LOWEST, HIGHEST = 0.05, 0.6  # between which the limit lies; exact copies are below
+BANDWIDTH = 0.15  # of the density of log values
+DEPTH = 3.0  # of a valley: so many times lower than the heaps beside it
+
+
+@dataclass(frozen=True)
+class Nearest:
+    """For each of N queries its K nearest references: distances N×K, ascending, and rows N×K."""
+
+    distances: np.ndarray
+    rows: np.ndarray
+
+    @property
+    def links(self) -> np.ndarray:
+        """float N×K: each distance ÷ the mean of those from the second on; 1 where there are no ten to compare with."""
+        spacing = self.distances[:, 1:].mean(1, keepdims=True) if self.distances.shape[1] > FEWEST_NEXT else 0.0
+        return np.divide(self.distances, spacing, out=np.ones_like(self.distances), where=np.asarray(spacing) > 0)
+
+    @property
+    def relative(self) -> np.ndarray:
+        """float N: the distance to the nearest reference, ÷ the mean distance to the next 50."""
+        return self.links[:, 0] if self.distances.shape[1] else np.ones(len(self.distances))
+
+
+def nearest_pictures(queries: Split, references: Split, exclude_self: bool = False, most: int = 1 + NEXT) -> Nearest:
+    """The nearest references of each query, mirrored and shifted as fits best, whatever their brightness and contrast.
+
+    Images are compared as means over 8×8 cells of the interior that all shifts share, with mean 0 and length 1: a distance of 0 is
+    the same picture, √2 is no likeness.
+
+    Args:
+        exclude_self: the queries are the references, or the first of them: each is compared with all others.
+        most: so many of them, or all where there are no more.
+    """
+    targets = torch.cat([_described(block, 0, 0) for block in working_blocks(references)])
+    count = min(most, len(targets) - exclude_self)
+    found, start = [], 0
+    for images in working_blocks(queries):
+        for block in images.split(QUERIES):
+            moved = torch.stack([_described(m, dy, dx) for m in (block, block.flip(-1)) for dy, dx in _shifts()])
+            found.append(_most_alike(moved, targets, count, start if exclude_self else None))
+            start += len(block)
+    if not found:
+        return Nearest(np.zeros((0, count), np.float32), np.zeros((0, count), np.int64))
+    alike, rows = (torch.cat(part) for part in zip(*found, strict=True))
+    return Nearest((2 - 2 * alike).clamp(min=0).sqrt().numpy(), rows.numpy())
+
+
+def _most_alike(
+    moved: torch.Tensor, targets: torch.Tensor, count: int, own: int | None
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """The `count` highest cosines n×count of the moved queries M×n×D with the targets, best of all M, and their rows.
+
+    Args:
+        own: the row of the first query among the targets, which is passed over; None if they are no targets.
+    """
+    best, rows = torch.empty(moved.shape[1], 0), torch.empty(moved.shape[1], 0, dtype=torch.long)
+    for at in range(0, len(targets), REFERENCES):
+        part = targets[at : at + REFERENCES]
+        cosines = torch.full((moved.shape[1], len(part)), -torch.inf)
+        for one in moved:
+            torch.maximum(cosines, one @ part.T, out=cosines)
+        if own is not None:
+            for query in range(moved.shape[1]):
+                if 0 <= own + query - at < len(part):
+                    cosines[query, own + query - at] = -torch.inf
+        best, rows = (
+            torch.cat([best, cosines], 1),
+            torch.cat([rows, torch.arange(at, at + len(part)).expand_as(cosines)], 1),
+        )
+        top = best.topk(min(count, best.shape[1]), dim=1)
+        best, rows = top.values, rows.gather(1, top.indices)
+    return best, rows
+
+
+def _described(images: torch.Tensor, dy: int, dx: int) -> torch.Tensor:
+    """Means over the cells of a moved window, n×D, with mean 0 and length 1 (0 of an image without any contrast)."""
+    cells = F.adaptive_avg_pool2d(interior(images, dy, dx), CELLS).flatten(1)
+    centred = cells - cells.mean(1, keepdim=True)
+    return centred / centred.norm(dim=1, keepdim=True).clamp(min=1e-3)
+
+
+def _shifts() -> Iterator[tuple[int, int]]:
+    return ((dy, dx) for dy in range(-SHIFT, SHIFT + 1) for dx in range(-SHIFT, SHIFT + 1))
+
+
+def working_blocks(split: Split) -> Iterator[torch.Tensor]:
+    """Grey levels as float32 n×C×S×S in chunks, S at most 28."""
+    for chunk in split.chunks():
+        images = torch.from_numpy(np.ascontiguousarray(chunk)).permute(0, 3, 1, 2).float()
+        yield F.adaptive_avg_pool2d(images, WORKING_SIZE) if images.shape[-1] > WORKING_SIZE else images
+
+
+def interior(images: torch.Tensor, dy: int, dx: int) -> torch.Tensor:
+    """The window that every shift by at most SHIFT leaves inside, moved by (dy, dx)."""
+    size = images.shape[-1] - 2 * SHIFT
+    return images[..., SHIFT + dy : SHIFT + dy + size, SHIFT + dx : SHIFT + dx + size]
+
+
+def twin_limit(relative: np.ndarray) -> float:
+    """Below which relative distance the nearest image is a twin: the last valley before the heap of unlike images.
+
+    A valley counts where the density of the logarithms is three times as high on either side, one image's worth added to it: so
+    a heap has three images at least. Without a valley only exact copies are twins.
+
+    Args:
+        relative: N values, of as many images as there are; of images that have no twin, most lie about 0.8.
+    """
+    logs = np.log(np.maximum(relative, LOWEST))
+    if len(logs) < 2 or np.ptp(logs) < BANDWIDTH:
+        return LOWEST
+    grid = np.linspace(np.log(LOWEST) - 3 * BANDWIDTH, float(logs.max()), 400)
+    density = gaussian_kde(logs, BANDWIDTH / logs.std(ddof=1))(grid)
+    one_image = 1 / (len(logs) * BANDWIDTH * np.sqrt(2 * np.pi))
+    before, after = np.maximum.accumulate(density), np.maximum.accumulate(density[::-1])[::-1]
+    depth = np.minimum(before, after) / (density + one_image)
+    valleys = np.flatnonzero((depth >= DEPTH) & (grid < np.log(HIGHEST)))
+    if not len(valleys):
+        return LOWEST
+    last = np.split(valleys, np.flatnonzero(np.diff(valleys) > 1) + 1)[
+        -1
+    ]  # neighbouring points of the grid are one valley
+    return float(np.exp(grid[last[np.argmax(depth[last])]]))
+
+
+@dataclass(frozen=True)
+class Twins:
+    """Which images of a data set have a twin among its training images.
+
+    Attributes:
+        limit: of the relative distance; below it two images are twins.
+        looked_up: split → the rows that were looked up: all, or of large sets some.
+        relative: split → of each of these, the relative distance to the (other) training images.
+        pairs: split → M×2, a row of the split and the training row that is its twin.
+    """
+
+    limit: float
+    looked_up: dict[str, np.ndarray]
+    relative: dict[str, np.ndarray]
+    pairs: dict[str, np.ndarray]
+
+    def rows(self, split: str) -> np.ndarray:
+        """The rows of a split that have a twin in train."""
+        return np.unique(self.pairs[split][:, 0])
+
+    @property
+    def alone(self) -> np.ndarray:
+        """Mask of the training images looked up: those without a twin in train."""
+        return self.relative["train"] >= self.limit
+
+
+def find_twins(dataset: ImageDataset) -> Twins:
+    """Look up the images of all splits among the (other) training images. Kept on disk by content."""
+    contents = [split.content_hash[:16] for split in dataset.splits.values()]
+    path = cache_dir() / "twins" / f"{'-'.join(contents)}-v1.npz"
+    arrays = cached_arrays(path, lambda: _found(dataset))
+    looked_up, relative, pairs = (
+        {name: arrays[f"{name}_{what}"] for name in dataset.splits} for what in ("looked_up", "relative", "pairs")
+    )
+    return Twins(float(arrays["limit"]), looked_up, relative, pairs)
+
+
+def _found(dataset: ImageDataset) -> dict[str, np.ndarray]:
+    train, arrays, nearest = dataset.train, dict[str, np.ndarray](), dict[str, Nearest]()
+    for name, split in dataset.splits.items():
+        most = max(FEWEST_LOOKED_UP, (MOST_OF_TRAIN if name == "train" else MOST_OF_OTHERS) // len(train))
+        rows = np.random.default_rng(0).permutation(len(split))[:most]
+        if name == "train":
+            order = np.concatenate([rows, np.setdiff1d(np.arange(len(train)), rows)])  # those looked up come first
+            found = nearest_pictures(train.subset(rows), train.subset(order), exclude_self=True)
+            nearest[name] = Nearest(found.distances, order[found.rows])
+        else:
+            rows = np.sort(rows)
+            nearest[name] = nearest_pictures(split.subset(rows), train)
+        arrays[f"{name}_looked_up"], arrays[f"{name}_relative"] = rows, nearest[name].relative
+    limit = twin_limit(np.concatenate([one.relative for one in nearest.values()]))
+    for name, one in nearest.items():
+        queries, places = np.nonzero(one.links < limit)
+        arrays[f"{name}_pairs"] = np.stack([arrays[f"{name}_looked_up"][queries], one.rows[queries, places]], 1)
+    return {**arrays, "limit": np.array(limit)}
+
+
+def picture_groups(pool: Split) -> np.ndarray:
+    """int N: the group of each image; twins are in one."""
+    if len(pool) < 2:
+        return np.arange(len(pool))
+    found = nearest_pictures(pool, pool, exclude_self=True)
+    queries, places = np.nonzero(found.links < twin_limit(found.relative))
+    return clusters(np.stack([queries, found.rows[queries, places]], 1), len(pool))
+
+
+def clusters(pairs: np.ndarray, count: int) -> np.ndarray:
+    """int N: the cluster of each of N images, by pairs M×2 of their rows; an image without a twin is a cluster of its own."""
+    links = coo_matrix((np.ones(len(pairs)), (pairs[:, 0], pairs[:, 1])), shape=(count, count))
+    return connected_components(links, directed=False)[1]
