@@ -5,8 +5,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from medmnist_diffusion.data import ImageDataset
+from medmnist_diffusion.data import ImageDataset, twins
 from medmnist_diffusion.data.dataset import Split
+from medmnist_diffusion.data.twins import Nearest
 from medmnist_diffusion.metrics import classifier, comparisons, memorization, real_side
 from medmnist_diffusion.metrics.evaluation import evaluate_images
 from medmnist_diffusion.metrics.extractors import make_extractor
@@ -32,13 +33,13 @@ def test_several_draws_share_the_real_side(small: ImageDataset, monkeypatch: pyt
         return texture.embed(images)
 
     searches: list[int] = []
-    search = memorization.nearest_features
+    search = memorization.feature_neighbours
 
-    def counted(queries: np.ndarray, references: np.ndarray, exclude_self: bool = False) -> memorization.NearestImages:
+    def counted(queries: np.ndarray, *others: Any, **options: Any) -> Nearest:
         searches.append(len(queries))
-        return search(queries, references, exclude_self)
+        return search(queries, *others, **options)
 
-    monkeypatch.setattr(memorization, "nearest_features", counted)
+    monkeypatch.setattr(memorization, "feature_neighbours", counted)
     extractor = Extractor("counted", "counted-v1", 64, embed)
     # As a pipeline's draws: the same labels, other images.
     first = fresh(200)
@@ -63,7 +64,7 @@ def test_several_draws_share_the_real_side(small: ImageDataset, monkeypatch: pyt
 
     monkeypatch.setattr(comparisons, "fitted_classifier", counted_fit)
     for module, name in (
-        (memorization, "_copies_of_train"),
+        (twins, "_found"),
         (memorization, "nearest_copies"),  # evaluation.py has its own name for it, for the generated images
         (real_side, "real_data_classifier"),
     ):
@@ -86,7 +87,7 @@ def test_the_cleaning_of_held_out_images_is_kept_by_content(
     small: ImageDataset, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     kept = memorization.clean_held_out(small)
-    monkeypatch.setattr(memorization, "_copies_of_train", None)
+    monkeypatch.setattr(twins, "_found", None)
     assert memorization.clean_held_out(small).content_hash == kept.content_hash
 
 

@@ -45,9 +45,22 @@ def test_a_model_that_copies(folder: Path, cli_error: CliError) -> None:
 
 def test_without_a_check_for_copies(folder: Path, cli_error: CliError) -> None:
     metrics = json.loads((folder / "metrics.json").read_text())
-    metrics["metrics"] = [record for record in metrics["metrics"] if record["name"] != "memorized_share"]
-    (folder / "metrics.json").write_text(json.dumps(metrics))
+    others = [record for record in metrics["metrics"] if record["name"] not in ("memorized_share", "copied_share")]
+    (folder / "metrics.json").write_text(json.dumps({**metrics, "metrics": others}))
     assert "no check for copies" in cli_error(*publishing(folder, "--dry_run"))
+
+
+def test_where_copies_cannot_be_judged(folder: Path, cli_error: CliError) -> None:
+    """Figures of an older version, and of too few real images: "no sign" would say more than is known."""
+    metrics = json.loads((folder / "metrics.json").read_text())
+    older = [record for record in metrics["metrics"] if record["name"] != "copied_share"]
+    (folder / "metrics.json").write_text(json.dumps({**metrics, "metrics": older}))
+    assert "cannot be judged" in cli_error(*publishing(folder, "--dry_run"))
+    for record in metrics["metrics"]:
+        if record["name"] == "copied_share":
+            record["detectable"] = 0.4
+    (folder / "metrics.json").write_text(json.dumps(metrics))
+    assert "copies below 40% would go unseen" in cli_error(*publishing(folder, "--dry_run"))
 
 
 @pytest.mark.parametrize(
