@@ -70,7 +70,7 @@ def test_fresh_images_show_no_sign(twins_in_val: ImageDataset) -> None:
 
 
 def test_too_few_images_cannot_be_judged() -> None:
-    arrays = phantom.make_phantom(counts={"train": 110, "val": 24, "test": 24})
+    arrays = phantom.make_phantom(counts={"train": 130, "val": 24, "test": 24})
     splits = {
         name: Split(name, arrays[f"{name}_images"][..., None], arrays[f"{name}_labels"][:, 0].astype(np.int64))
         for name in ("train", "val", "test")
