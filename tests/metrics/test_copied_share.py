@@ -76,7 +76,10 @@ def test_too_few_images_cannot_be_judged() -> None:
         for name in ("train", "val", "test")
     }
     tiny = ImageDataset("tiny", splits, dict(phantom.CLASSES))
-    metrics = measured(tiny, fresh(60))
+    many = fresh(200)
+    metrics = measured(
+        tiny, many.subset(tiny.conditioning.draw(many.labels, [19, 16, 12, 9], np.random.default_rng(0)))
+    )
     assert not copy_tests(metrics).flagged
     said = verdict(metrics)
     assert "Are they copies of training images? That cannot be judged." in said
