@@ -23,7 +23,6 @@ import numpy as np
 from accelerate import PartialState
 from dataset_arguments import add_dataset_arguments
 from judging import RESULTS
-from tqdm import tqdm
 
 from medmnist_diffusion.cache import cached_arrays
 from medmnist_diffusion.data import Split, load_dataset
@@ -132,11 +131,9 @@ def main(argv: Sequence[str]) -> None:
     seeds = list(of_seed)
     if len(seeds) < 2:
         raise UserError(f"{args.study} has no two finished draws of {regime.name}. Run `study augmentation` first.")
-    with tqdm(total=len(seeds), unit="draw") as bar:
-        units = [(key, regime, seed) for seed in seeds]
-        workers = Workers(args.study / "settings.log", len(available_cores()))
-        for _ in run_tasks(one_draw, units, workers, bar):
-            pass
+    workers = Workers(args.study / "settings.log", len(available_cores()))
+    for _ in run_tasks(one_draw, [(key, regime, seed) for seed in seeds], workers, unit="draw"):
+        pass
     labels = study.dataset.splits["test"].labels
     test_sets, auc = resampled_test_sets(labels, RESAMPLINGS), ArmFigures({}, {})
     for seed in seeds:

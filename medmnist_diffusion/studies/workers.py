@@ -49,19 +49,28 @@ def absolute_source(dataset: str) -> str:
 
 
 def run_tasks(
-    task: Callable[..., Any], arguments: Sequence[tuple[Any, ...]], workers: Workers, progress: tqdm
+    task: Callable[..., Any],
+    arguments: Sequence[tuple[Any, ...]],
+    workers: Workers,
+    desc: str = "",
+    unit: str = "cell",
 ) -> Iterator[Any]:
-    """`task(*each)` for each of the arguments, as they finish. A task that a dying dask worker took with it is run again,
-    at last alone, and then left out.
+    """`task(*each)` for each of the arguments, as they finish, beside a progress bar. A task that a dying dask worker took with it
+    is run again, at last alone, and then left out.
 
     Stopped by Ctrl-C or SIGTERM, or by the death of this process, this machine's workers stop too.
     """
-    if not arguments:
-        return
+    if arguments:
+        with tqdm(total=len(arguments), desc=desc or None, unit=unit, dynamic_ncols=True) as bar:
+            for result in _results(task, arguments, workers):
+                bar.update()
+                yield result
+
+
+def _results(task: Callable[..., Any], arguments: Sequence[tuple[Any, ...]], workers: Workers) -> Iterator[Any]:
     if workers.scheduler is None and not workers.processes:
         for each in arguments:
             yield task(*each)
-            progress.update()
         return
     with _scheduler(workers) if workers.scheduler else _processes(workers, len(arguments)) as executor:
         lost = []  # with a worker that died, by their own fault or another's
@@ -69,16 +78,14 @@ def run_tasks(
         for future in as_completed(futures):
             if _died(future):
                 lost.append(futures[future])
-                continue
-            progress.update()
-            yield future.result()
+            else:
+                yield future.result()
         for each in lost:  # one at a time: the guilty one takes no other with it
             future = executor.submit(task, *each)
             if error := _died(future):
-                progress.write(f"a cell's worker died again ({error}); the cell is left out.")
-                continue
-            progress.update()
-            yield future.result()
+                tqdm.write(f"a cell's worker died again ({error}); the cell is left out.")
+            else:
+                yield future.result()
 
 
 def _died(future: Future[Any]) -> BaseException | None:

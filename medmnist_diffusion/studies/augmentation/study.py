@@ -190,14 +190,12 @@ def run_draws(
     study: AugmentationStudy, draws: Sequence[tuple[Regime, int]], deadline: float, workers: Workers
 ) -> None:
     """All draws, those of one seed after those of the one before."""
-    with tqdm(total=len(draws), unit="draw", desc="study", dynamic_ncols=True) as bar:
-        for result in run_tasks(_draw_here, [(study, *draw, deadline) for draw in draws], workers, bar):
-            ours, control = (result.cell(name) if result else None for name in (MAIN_ARM.name, CLASSICAL.name))
-            if ours and control:
-                bar.write(
-                    f"{result.regime.name}, seed {result.seed}: AUC {control.auc:.3f} {control.arm}, "
-                    f"{ours.auc:.3f} {ours.arm}"
-                )
+    for result in run_tasks(_draw_here, [(study, *draw, deadline) for draw in draws], workers, "study", "draw"):
+        ours, control = (result.cell(name) if result else None for name in (MAIN_ARM.name, CLASSICAL.name))
+        if ours and control:
+            tqdm.write(
+                f"{result.regime.name}, seed {result.seed}: AUC {control.auc:.3f} {control.arm}, {ours.auc:.3f} {ours.arm}"
+            )
 
 
 def run_augmentation_study(

@@ -16,7 +16,6 @@ from pathlib import Path
 
 import numpy as np
 from accelerate import PartialState
-from tqdm import tqdm
 
 from medmnist_diffusion.choices import LOSS_PARTS
 from medmnist_diffusion.data import ImageDataset, Split, load_dataset
@@ -181,9 +180,8 @@ def run_part(
             for each in grid
             if part.protocol.finished(*each) is None
         }
-        with tqdm(total=len(waiting), unit="cell", desc=part.name, disable=not waiting, dynamic_ncols=True) as bar:
-            for _ in run_tasks(_cell_here, list(waiting.values()), workers, bar):
-                pass
+        for _ in run_tasks(_cell_here, list(waiting.values()), workers, part.name):
+            pass
         for arm, seed in grid:
             if (cell := part.protocol.finished(arm, seed)) is not None:
                 cells.append(cell)
