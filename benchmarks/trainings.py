@@ -21,9 +21,9 @@ from medmnist_diffusion.diffusion.sampling import generate
 from medmnist_diffusion.errors import UserError
 from medmnist_diffusion.files import write_json
 from medmnist_diffusion.metrics.classifier import real_data_classifier
-from medmnist_diffusion.processes import available_cores
-from medmnist_diffusion.studies.budget import one_thread
-from medmnist_diffusion.studies.workers import Workers, absolute_source, run_tasks
+from medmnist_diffusion.processes import available_cores, threads_kept
+from medmnist_diffusion.studies.run import absolute_source
+from medmnist_diffusion.studies.workers import Workers, run_tasks
 
 Row = dict[str, Any]
 Run = Callable[[argparse.Namespace, Row], Iterable[Row]]  # `run(args, cell)` gives the rows of a cell's figures
@@ -61,7 +61,7 @@ def run_trainings(benchmark: str, budget: str, args: argparse.Namespace, cells: 
     """
     dataset = load_dataset(args.dataset, args.root, args.size)
     real_data_classifier(dataset)  # once, not in every process
-    with one_thread():
+    with threads_kept(1):
         facts = {"machine": describe_machine(), "judged_images": IMAGES}
     size = f" --size {args.size}" if args.size else ""
     command = f"python benchmarks/{benchmark}.py --dataset {args.dataset}{size} {budget}"

@@ -1,12 +1,9 @@
 """What a study decides before it starts: its precision, and how long its cells will take."""
 
-import contextlib
 import re
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal
 
-import torch
 from pydantic import BaseModel, ConfigDict, model_validator
 
 from medmnist_diffusion.cache import read_kept
@@ -90,17 +87,6 @@ class Clock:
     def sampling(self, config: TrainingConfig, images: float, steps: int) -> float:
         """A forward pass is a third of a training step; guidance takes two."""
         return images * steps / (3 * self.images_per_second(config))
-
-
-@contextlib.contextmanager
-def one_thread() -> Iterator[None]:
-    """As a worker process of a study has it."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)
 
 
 def seconds_of(text: str | None) -> float:
