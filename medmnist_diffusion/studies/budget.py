@@ -1,6 +1,7 @@
 """What a study decides before it starts: its precision, and how long its cells will take."""
 
 import re
+from collections.abc import Hashable
 from pathlib import Path
 from typing import Any, Literal
 
@@ -67,7 +68,7 @@ class Clock:
     """Expected seconds of trainings and samplings, by a trial of a second or two for each network."""
 
     def __init__(self, dataset: ImageDataset) -> None:
-        self._dataset, self._speeds = dataset, dict[str, float]()
+        self._dataset, self._speeds, self._counted = dataset, dict[str, float](), set[Hashable]()
 
     def images_per_second(self, config: TrainingConfig) -> float:
         """Forward and backward pass of the configuration's network, in its precision."""
@@ -83,6 +84,13 @@ class Clock:
             return 60 * config.max_train_minutes
         images = (config.max_train_steps or 0) * config.train_batch_size
         return TRAINING_OVERHEAD * images / self.images_per_second(config)
+
+    def training_once(self, key: Hashable, config: TrainingConfig) -> float:
+        """Of a training that several cells share: 0 where that key was counted before."""
+        if key in self._counted:
+            return 0.0
+        self._counted.add(key)
+        return self.training(config)
 
     def sampling(self, config: TrainingConfig, images: float, steps: int) -> float:
         """A forward pass is a third of a training step; guidance takes two."""

@@ -78,7 +78,7 @@ class DrawClock:
 
     def __init__(self, protocol: AugmentationProtocol, max_train_steps: int, num_images: int) -> None:
         self._protocol, self._num_images, recipe = protocol, num_images, protocol.recipe
-        self._clock, self._leaky_done = budget.Clock(protocol.dataset), set[int]()
+        self._clock = budget.Clock(protocol.dataset)
         precision: Any = recipe.precision
         self._config = TrainingConfig(max_train_steps=max_train_steps, mixed_precision=precision)
         with threads_kept(1):
@@ -95,9 +95,8 @@ class DrawClock:
         images = sum(self._num_images * FRACTION[pool] * PASSES[pool] for pool in pools)
         sampling = self._clock.sampling(self._config, images, DEFAULT_STEPS[DEFAULT_SAMPLER])
         generator = self._generator if pools else 0.0
-        if "leaky" in pools and seed not in self._leaky_done:
-            self._leaky_done.add(seed)  # one for all regimes
-            generator += self._generator
+        if "leaky" in pools:
+            generator += self._clock.training_once(("leaky", seed), self._config)  # one for all regimes
         return generator + sampling + len(missing) * self._classifier + METRICS_SECONDS * len(pools)
 
 

@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 
 from medmnist_diffusion.choices import LOSS_PARTS
-from medmnist_diffusion.data import ImageDataset, Split
+from medmnist_diffusion.data import Split
 from medmnist_diffusion.diffusion.stopping import exclusive
 from medmnist_diffusion.errors import UserError
 from medmnist_diffusion.metrics.extractors import OFFLINE_PAIR, make_extractor
@@ -105,35 +105,27 @@ def follow_ups(part: StudyPart, cells: Sequence[VariantResult]) -> list[tuple[Tr
     return []
 
 
-class CellClock:
-    """Expected seconds of cells; a training that several of them share is counted once."""
-
-    def __init__(self, dataset: ImageDataset) -> None:
-        self._clock, self._counted = budget.Clock(dataset), set[Path]()
-
-    def seconds(self, protocol: TrainingProtocol, arm: TrainingVariant, seed: int) -> float:
-        """Of one more cell."""
-        if protocol.finished(arm, seed):
-            return 0.0
-        config, run, training = protocol.config(arm, seed), protocol.run_folder(arm, seed), 0.0
-        if run not in self._counted:
-            self._counted.add(run)
-            training = self._clock.training(config)
-        images = protocol.num_images * (2 if arm.guidance_scale != 1 else 1)
-        sampling = self._clock.sampling(config, images, arm.num_inference_steps)
-        slow = sum(SECONDS_AN_IMAGE.get(space.name.split("-")[0], 0.0) for space in protocol.slow_extractors)
-        return training + sampling + slow * protocol.num_images + OVERHEAD_SECONDS
+def cell_seconds(clock: budget.Clock, protocol: TrainingProtocol, arm: TrainingVariant, seed: int) -> float:
+    """Expected seconds of one more cell; a training that several cells share is counted once."""
+    if protocol.finished(arm, seed):
+        return 0.0
+    config = protocol.config(arm, seed)
+    training = clock.training_once(protocol.run_folder(arm, seed), config)
+    images = protocol.num_images * (2 if arm.guidance_scale != 1 else 1)
+    sampling = clock.sampling(config, images, arm.num_inference_steps)
+    slow = sum(SECONDS_AN_IMAGE.get(space.name.split("-")[0], 0.0) for space in protocol.slow_extractors)
+    return training + sampling + slow * protocol.num_images + OVERHEAD_SECONDS
 
 
 def plan_seeds(
-    parts: Sequence[StudyPart], clock: CellClock, seeds: int, seconds: float, processes: int = 1
+    parts: Sequence[StudyPart], clock: budget.Clock, seeds: int, seconds: float, processes: int = 1
 ) -> tuple[dict[str, int], list[str]]:
     """How many seeds of each part fit into so many seconds, and what was left out for it; said as a plan."""
     left, chosen, dropped = seconds * processes, {}, []
     for part in parts:
         costs = []  # of so many seeds
         for seed in range(seeds):
-            arms = [clock.seconds(part.protocol, arm, seed) for arm in part.arms]
+            arms = [cell_seconds(clock, part.protocol, arm, seed) for arm in part.arms]
             costs.append(sum(arms) + (max(arms) if part.name in FOLLOWED else 0.0))
         totals = np.cumsum(costs)
         count = max((n for n in range(min(FEWEST_SEEDS, seeds), seeds + 1) if totals[n - 1] <= left), default=0)
@@ -205,7 +197,7 @@ def run_loss_study(run: StudyRun, study: LossStudy, seeds: int, command: str) ->
     parts = [part for name, part in study_parts(study).items() if name in study.parts]
     for part in parts:
         check_early(part.protocol)
-    seeds_of, dropped = plan_seeds(parts, CellClock(run.dataset), seeds, run.seconds, run.processes)
+    seeds_of, dropped = plan_seeds(parts, budget.Clock(run.dataset), seeds, run.seconds, run.processes)
     results: list[PartResult] = []
     for part in parts:
         result, missing = run_part(run, study, part, seeds_of[part.name])
