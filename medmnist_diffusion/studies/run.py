@@ -25,7 +25,7 @@ def absolute_source(dataset: str) -> str:
 
 
 class DataSource(NamedTuple):
-    """A data set as `load_dataset` takes it, the same in every worker's folder."""
+    """A data set as `load_dataset` takes it."""
 
     dataset: str
     root: str | None
@@ -37,8 +37,9 @@ class StudyRun:
     """One call of a study's command.
 
     Attributes:
-        source, dataset: its data, by name and loaded.
+        source, dataset: its data, as every worker finds and loads them, and loaded here.
         folder: of its results.
+        workers: who runs its cells.
         seconds: that it may take, until the deadline (of time.time()); infinite where no budget is given.
     """
 

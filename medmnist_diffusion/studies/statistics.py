@@ -19,20 +19,6 @@ Values = Mapping[str, Mapping[int, float]]  # recipe → seed → a figure above
 Verdict = Literal["helps", "harms", "no evidence"]
 
 
-@dataclass(frozen=True)
-class Contrast:
-    """Two arms in one figure: how many times the first is the second, its 95 % interval, and p-values of a ratio of 1."""
-
-    figure: str
-    first: str
-    second: str
-    seeds: int  # that both have
-    ratio: float
-    interval: tuple[float, float] | None
-    raw_p_value: float
-    p_value: float  # corrected for the contrasts of this figure (Holm 1979)
-
-
 # Student's t: of a difference with its standard error and the error's degrees of freedom
 
 
@@ -51,6 +37,20 @@ def smallest_detectable(error: float, freedom: float, comparisons: int = 1) -> f
 
 
 # Contrasts: ratios of recipes over seeds
+
+
+@dataclass(frozen=True)
+class Contrast:
+    """Two arms in one figure: how many times the first is the second, its 95 % interval, and p-values of a ratio of 1."""
+
+    figure: str
+    first: str
+    second: str
+    seeds: int  # that both have
+    ratio: float
+    interval: tuple[float, float] | None
+    raw_p_value: float
+    p_value: float  # corrected for the contrasts of this figure (Holm 1979)
 
 
 def all_pairs(arms: Sequence[str]) -> list[tuple[str, str]]:

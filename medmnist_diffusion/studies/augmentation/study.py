@@ -101,19 +101,14 @@ class DrawClock:
 
 
 def plan(
-    protocol: AugmentationProtocol,
-    clock: DrawClock,
-    regimes: Sequence[Regime],
-    seeds: int,
-    processes: int,
-    seconds: float,
+    run: StudyRun, protocol: AugmentationProtocol, clock: DrawClock, regimes: Sequence[Regime], seeds: int
 ) -> tuple[list[Regime], int, list[str]]:
-    """Which regimes and how many seeds fit into so many seconds, and what was left out for it; said as a plan."""  # fmt: skip
+    """Which regimes and how many seeds fit into the run's time, and what was left out for it; said as a plan."""
     cost = np.array([[clock.seconds(regime, seed) for seed in range(seeds)] for regime in regimes])  # regime × seed
     kept, count, dropped = len(regimes), seeds, []
 
     def fits(kept: int, count: int) -> bool:
-        return float(cost[:kept, :count].sum()) / processes <= seconds
+        return float(cost[:kept, :count].sum()) / run.processes <= run.seconds
 
     while count > min(FEWEST_SEEDS, seeds) and not fits(kept, count):
         count -= 1
@@ -128,7 +123,7 @@ def plan(
     logger.info(
         "%s",
         f"{kept} regimes × {count} seeds × {len(protocol.arms)} arms: at most {trainings} classifier trainings and {to_go} "
-        f"generators to go, about {left.sum() / processes / 60:.0f} minutes in {processes} process(es).",
+        f"generators to go, about {left.sum() / run.processes / 60:.0f} minutes in {run.processes} process(es).",
     )
     for line in dropped:
         logger.info("Left out for the budget: %s.", line)
@@ -181,7 +176,7 @@ def run_augmentation_study(
     """Plan, train what is missing, and report; returns the verdicts as sentences. `command` is named in the report."""
     protocol = make_protocol(study, run.dataset)
     clock = DrawClock(protocol, study.max_train_steps, study.num_images)
-    regimes, seeds, dropped = plan(protocol, clock, regimes, seeds, run.processes, run.seconds)
+    regimes, seeds, dropped = plan(run, protocol, clock, regimes, seeds)
     teachers_first = sorted(regimes, key=lambda regime: regime != Regime(1.0))  # leaky arms need its generator
     draws = [(regime, seed) for seed in range(seeds) for regime in teachers_first]
     to_do = [draw for draw in draws if not protocol.of(*draw).finished(*draw)]
