@@ -23,10 +23,9 @@ import numpy as np
 from accelerate import PartialState
 from dataset_arguments import add_dataset_arguments
 from judging import RESULTS
-from tqdm import tqdm
 
 from medmnist_diffusion.cache import cached_arrays
-from medmnist_diffusion.data import Split, load_dataset
+from medmnist_diffusion.data import Split
 from medmnist_diffusion.data.regimes import Regime, draw_regime
 from medmnist_diffusion.diffusion.sampling import generate, load_pipeline
 from medmnist_diffusion.errors import UserError, run_command
@@ -39,15 +38,16 @@ from medmnist_diffusion.metrics.classifier_scores import (
 )
 from medmnist_diffusion.metrics.classifier_training import predicted_logits
 from medmnist_diffusion.metrics.mixed_training import Mixture, fit
-from medmnist_diffusion.processes import available_cores, start_processes
+from medmnist_diffusion.processes import available_cores
 from medmnist_diffusion.studies.augmentation.arms import CLASSICAL, MAIN_ARM, OVERSAMPLED
 from medmnist_diffusion.studies.augmentation.draws import AugmentationProtocol
 from medmnist_diffusion.studies.augmentation.generators import GUIDANCE, STRENGTH, DiffusionSource
 from medmnist_diffusion.studies.augmentation.study import AugmentationStudy, make_protocol
 from medmnist_diffusion.studies.augmentation.verdicts import RESAMPLINGS
 from medmnist_diffusion.studies.budget import precisions
+from medmnist_diffusion.studies.run import DataSource, absolute_source, loaded_here
 from medmnist_diffusion.studies.statistics import ArmFigures, effects, mean_interval
-from medmnist_diffusion.studies.workers import Workers, absolute_source, run_tasks
+from medmnist_diffusion.studies.workers import Workers, run_tasks
 
 SETTINGS: dict[str, dict[str, float]] = {
     "guidance 1.5": {"guidance_scale": 1.5},
@@ -89,29 +89,28 @@ def scores_with(study: AugmentationProtocol, regime: Regime, seed: int, name: st
 
 
 @cache
-def study_of(folder: str, dataset: str, root: str | None, size: int | None) -> AugmentationProtocol:
+def study_of(folder: Path, data: DataSource) -> AugmentationProtocol:
     """The finished study, with the settings that its results name.
 
     Raises:
         UserError: if there is none.
     """
-    start_processes()
-    data = load_dataset(dataset, root, size)
+    dataset = loaded_here(data)
     try:
-        results = json.loads((Path(folder) / "results.json").read_text(encoding="utf-8"))
+        results = json.loads((folder / "results.json").read_text(encoding="utf-8"))
         classifier, source = results["classifier"], json.loads(next(iter(results["sources"])))
     except (OSError, ValueError, KeyError):
         raise UserError(
             f"{folder} holds no finished study. Run `medmnist-diffusion study augmentation` first."
         ) from None
     study = AugmentationStudy(
-        dataset, root, size, Path(folder), precisions(Path(folder), data), tuple(OF_STUDY), classifier["network"],
-        classifier["steps"], source["max_train_steps"], source["num_images"],
+        data, folder, precisions(folder, dataset), tuple(OF_STUDY), classifier["network"], classifier["steps"],
+        source["max_train_steps"], source["num_images"],
     )  # fmt: skip
-    return make_protocol(study, data)
+    return make_protocol(study, dataset)
 
 
-def one_draw(key: tuple[Any, ...], regime: Regime, seed: int) -> int:
+def one_draw(key: tuple[Path, DataSource], regime: Regime, seed: int) -> int:
     for name in SETTINGS:
         scores_with(study_of(*key), regime, seed, name)
     return seed
@@ -124,7 +123,7 @@ def main(argv: Sequence[str]) -> None:
     parser.add_argument("--share", type=float, default=0.05, help="which of its regimes (default 0.05)")
     parser.add_argument("--output", type=Path, default=RESULTS, help="a folder")
     args = parser.parse_args(argv)
-    key = (str(args.study.resolve()), absolute_source(args.dataset), args.root, args.size)
+    key = (args.study.resolve(), DataSource(absolute_source(args.dataset), args.root, args.size))
     study, regime = study_of(*key), Regime(args.share)
     needed = {*CONTROLS, *OF_STUDY}
     draws = {seed: study.of(regime, seed).read(regime, seed) for seed in range(100)}
@@ -132,11 +131,9 @@ def main(argv: Sequence[str]) -> None:
     seeds = list(of_seed)
     if len(seeds) < 2:
         raise UserError(f"{args.study} has no two finished draws of {regime.name}. Run `study augmentation` first.")
-    with tqdm(total=len(seeds), unit="draw") as bar:
-        units = [(key, regime, seed) for seed in seeds]
-        workers = Workers(args.study / "settings.log", len(available_cores()))
-        for _ in run_tasks(one_draw, units, workers, bar):
-            pass
+    workers = Workers(args.study / "settings.log", len(available_cores()))
+    for _ in run_tasks(one_draw, [(key, regime, seed) for seed in seeds], workers, unit="draw"):
+        pass
     labels = study.dataset.splits["test"].labels
     test_sets, auc = resampled_test_sets(labels, RESAMPLINGS), ArmFigures({}, {})
     for seed in seeds:

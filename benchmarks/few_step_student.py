@@ -5,13 +5,14 @@
 The student is the teacher's network, trained on so that one DDIM step goes where several of the teacher's DPM-Solver++ steps
 go, for the few noise levels at which it will be used (the last round of progressive distillation, Salimans & Ho 2022, arXiv
 2202.00512, in one go, on the teacher's own paths). It stays a stock UNet2DModel with a stock DDIMScheduler in the same pipeline
-class. It would become a part of the package if it kept the Fréchet distances within 10 % of the teacher's.
+class. It would become a part of the package if it kept the Fréchet distances within 10 % of the teacher's. What the result file
+says of this very teacher already is not measured again.
 """
 
 import argparse
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,20 +21,23 @@ import torch
 import torch.nn.functional as F
 from dataset_arguments import add_dataset_arguments
 from diffusers import DDIMScheduler
-from judging import RESULTS, drawn_labels, judge, summary_line
+from judging import RESULTS, drawn_labels, judge
 from tqdm import tqdm
+from trainings import Row, run_missing
 
 from medmnist_diffusion.data import load_dataset
+from medmnist_diffusion.diffusion.folder_check import WEIGHTS
 from medmnist_diffusion.diffusion.optimizers import build_optimizers
 from medmnist_diffusion.diffusion.samplers import DEFAULT_SAMPLER, DEFAULT_STEPS
 from medmnist_diffusion.diffusion.sampling import generate, load_pipeline, set_sampler
 from medmnist_diffusion.errors import run_command
-from medmnist_diffusion.files import write_json
+from medmnist_diffusion.files import file_hash
 from medmnist_diffusion.processes import start_processes
 
 STUDENT_STEPS, TEACHER_STEPS = 4, 20
 BATCH, LEARNING_RATE, MUON_LEARNING_RATE = 64, 1e-3, 0.005
 JUDGED = 1000
+STUDENT = "student, DDIM"
 
 
 @torch.no_grad()
@@ -95,46 +99,58 @@ def distil(unet: Any, states: list[torch.Tensor], targets: list[torch.Tensor], l
     return steps
 
 
+def make_student(pipe: Any, all_labels: np.ndarray, num_paths: int, minutes: float) -> int:
+    """Teach the pipeline's network, in place, to do with `STUDENT_STEPS` DDIM steps; returns the number of optimizer steps.
+
+    Args:
+        all_labels: of the training images; the paths' labels have their shares.
+    """
+    labels = np.random.default_rng(1).choice(all_labels, num_paths)
+    times = [round(1000 * (1 - k / STUDENT_STEPS)) - 1 for k in range(STUDENT_STEPS)]  # as DDIMScheduler, trailing
+    states = teacher_paths(pipe, labels, times, seed=1)
+    set_sampler(pipe, "ddim")
+    targets = v_targets(states, times, pipe.scheduler.alphas_cumprod)
+    pipe.scheduler = DDIMScheduler.from_config(pipe.scheduler.config, clip_sample=False)  # as the targets are
+    return distil(pipe.unet, states, targets, labels, times, minutes)
+
+
+def run(args: argparse.Namespace, cell: Row) -> Iterator[Row]:
+    """The teacher with one sampler, or the student, which is trained first."""
+    dataset = load_dataset(args.dataset, args.root, args.size)
+    pipe = load_pipeline(args.pipeline)
+    pipe.set_progress_bar_config(disable=True)
+    facts = {}
+    if cell["sampler"] == STUDENT:
+        facts["optimizer_steps"] = make_student(pipe, dataset.train.labels, args.num_paths, args.minutes)
+    elif cell["sampler"] == "teacher, DDIM":
+        set_sampler(pipe, "ddim")
+    labels = drawn_labels(dataset.train.labels, JUDGED)
+    began = time.monotonic()
+    images = generate(pipe, labels, cell["steps"])
+    yield {**facts, "images_per_second": JUDGED / (time.monotonic() - began), **judge(dataset, images)}
+
+
 def main(argv: Sequence[str]) -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
     parser.add_argument("pipeline", type=Path)
     add_dataset_arguments(parser, default="pneumoniamnist")
     parser.add_argument("--minutes", type=float, default=10, help="of the student's training (default 10)")
     parser.add_argument("--num_paths", type=int, default=20_000)
+    parser.add_argument(
+        "--output", type=Path, help="a file (default: few_step_student_DATASET.json in benchmarks/results)"
+    )
     args = parser.parse_args(argv)
     start_processes()
-    dataset = load_dataset(args.dataset, args.root, args.size)
-    labels = drawn_labels(dataset.train.labels, JUDGED)
-    pipe = load_pipeline(args.pipeline)
-    pipe.set_progress_bar_config(disable=True)
-    rows: list[dict[str, Any]] = []
-
-    def add(name: str, steps: int) -> None:
-        began = time.monotonic()
-        images = generate(pipe, labels, steps)
-        speed = len(images) / (time.monotonic() - began)
-        rows.append({"sampler": name, "steps": steps, "images_per_second": speed, **judge(dataset, images)})
-        print(f"{name}, {steps} steps: {speed:.1f} images/s, {summary_line(rows[-1])}", flush=True)
-
-    add("teacher, DPM-Solver++", DEFAULT_STEPS[DEFAULT_SAMPLER])
-    path_labels = np.random.default_rng(1).choice(dataset.train.labels, args.num_paths)
-    times = [round(1000 * (1 - k / STUDENT_STEPS)) - 1 for k in range(STUDENT_STEPS)]  # as DDIMScheduler, trailing
-    states = teacher_paths(pipe, path_labels, times, seed=1)
-    set_sampler(pipe, "ddim")
-    add("teacher, DDIM", STUDENT_STEPS)
-    targets = v_targets(states, times, pipe.scheduler.alphas_cumprod)
-    pipe.scheduler = DDIMScheduler.from_config(pipe.scheduler.config, clip_sample=False)  # as the targets are
-    steps = distil(pipe.unet, states, targets, path_labels, times, args.minutes)
-    add("student, DDIM", STUDENT_STEPS)
+    teacher = {"teacher": file_hash(args.pipeline / WEIGHTS)[:16]}
+    cells = [
+        {"sampler": "teacher, DPM-Solver++", "steps": DEFAULT_STEPS[DEFAULT_SAMPLER], **teacher},
+        {"sampler": "teacher, DDIM", "steps": STUDENT_STEPS, **teacher},
+        {"sampler": STUDENT, "steps": STUDENT_STEPS, "paths": args.num_paths, **teacher},
+    ]
+    name = load_dataset(args.dataset, args.root, args.size).name
+    path = args.output or RESULTS / f"few_step_student_{name}.json"
     command = f"python benchmarks/few_step_student.py PIPELINE --dataset {args.dataset} --minutes {args.minutes:g}"
-    result = {
-        "command": command,
-        "paths": args.num_paths,
-        "optimizer_steps": steps,
-        "judged_images": JUDGED,
-        "rows": rows,
-    }
-    write_json(RESULTS / f"few_step_student_{dataset.name}.json", result)
+    run_missing(path, {"command": command, "judged_images": JUDGED}, args, cells, run)
 
 
 if __name__ == "__main__":

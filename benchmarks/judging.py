@@ -1,16 +1,13 @@
 """What the benchmarks share: a training without pauses, and one judgement of its images."""
 
-import argparse
 import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from dataset_arguments import add_dataset_arguments
 
 from medmnist_diffusion.data import ImageDataset, Split
-from medmnist_diffusion.errors import UserError
 from medmnist_diffusion.metrics import memorization
 from medmnist_diffusion.metrics.classifier import predict, real_data_classifier
 from medmnist_diffusion.metrics.extractors import make_extractor
@@ -39,19 +36,6 @@ def train_quietly(dataset: str, folder: Path, options: Sequence[str]) -> tuple[P
         arguments += [pause, NEVER]
     pipeline = train(parse_config([*arguments, *options]))
     return pipeline, json.loads((pipeline / "training_summary.json").read_text(encoding="utf-8"))
-
-
-def add_trainings_arguments(parser: argparse.ArgumentParser) -> None:
-    """What a benchmark of several short trainings takes: the data set, --steps and --seeds."""
-    add_dataset_arguments(parser, default="pneumoniamnist")
-    parser.add_argument("--steps", type=int, default=800, help="of each training (default 800)")
-    parser.add_argument("--seeds", type=int, default=3)
-
-
-def train_steps(args: argparse.Namespace, seed: int, folder: str) -> tuple[Path, dict[str, Any]]:
-    """`train_quietly` as these arguments say."""
-    options = ["--max_train_steps", str(args.steps), "--seed", str(seed), *dataset_options(args.root, args.size)]
-    return train_quietly(args.dataset, Path(folder), options)
 
 
 def drawn_labels(labels: np.ndarray, count: int, seed: int = 0) -> np.ndarray:
@@ -114,20 +98,6 @@ def memory_gib(process: int | str, kind: str) -> float:
 def dataset_options(root: str | None, size: int | None) -> list[str]:
     """--root and --size, as they were given."""
     return [word for name, value in (("root", root), ("size", size)) if value for word in (f"--{name}", str(value))]
-
-
-def kept_result(path: Path, command: str, new: dict[str, Any]) -> dict[str, Any]:
-    """What the same command left in a result file, to go on with; else a new result.
-
-    Raises:
-        UserError: if the file holds the results of another command.
-    """
-    if not path.is_file():
-        return {"command": command, **new}
-    result: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    if result["command"] != command:
-        raise UserError(f"{path} holds the results of `{result['command']}`. Give another --output, or remove it.")
-    return result
 
 
 def summary_line(judged: dict[str, Any]) -> str:

@@ -1,6 +1,6 @@
 """Does it matter that our Muon orthogonalizes in float32, and torch.optim.Muon in bfloat16?
 
-    taskset -c 0 python benchmarks/muon_precision.py --steps 800 --seeds 3      # PneumoniaMNIST from $MEDMNIST_ROOT
+    python benchmarks/muon_precision.py --steps 800 --seeds 3      # PneumoniaMNIST from $MEDMNIST_ROOT
 
 The same training twice for each seed, the second time with the result of every product rounded to bfloat16, as torch's has it; the
 products themselves are float32's in both, so that the second is no slower where bfloat16 is emulated.
@@ -9,19 +9,14 @@ products themselves are float32's in both, so that the second is no slower where
 import argparse
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import torch
-from judging import RESULTS, add_trainings_arguments, drawn_labels, judge, kept_result, summary_line, train_steps
+from trainings import Row, judge_pipeline, run_trainings, train_cell, trainings_parser
 
-from medmnist_diffusion.data import load_dataset
 from medmnist_diffusion.diffusion import optimizers
-from medmnist_diffusion.diffusion.machine import describe_machine
-from medmnist_diffusion.diffusion.sampling import generate, load_pipeline
+from medmnist_diffusion.diffusion.sampling import load_pipeline
 from medmnist_diffusion.errors import run_command
-from medmnist_diffusion.files import write_json
-
-IMAGES = 1000
 
 
 def rounded(values: torch.Tensor) -> torch.Tensor:
@@ -44,24 +39,20 @@ def orthogonalized_in_bfloat16(matrices: torch.Tensor) -> torch.Tensor:
 ARMS = {"float32": optimizers.orthogonalized, "bfloat16": orthogonalized_in_bfloat16}
 
 
+def run(args: argparse.Namespace, cell: Row) -> Iterator[Row]:
+    """One training in one of the precisions."""
+    optimizers.orthogonalized = ARMS[cell["precision"]]
+    with tempfile.TemporaryDirectory() as folder:
+        pipeline, summary = train_cell(args, cell["seed"], folder, ["--max_train_steps", str(args.steps)])
+        yield {"val_loss": summary["val_loss"], **judge_pipeline(args, load_pipeline(pipeline), cell["seed"])}
+
+
 def main(argv: Sequence[str]) -> None:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
-    add_trainings_arguments(parser)
+    parser = trainings_parser(__doc__)
+    parser.add_argument("--steps", type=int, default=800, help="of each training (default 800)")
     args = parser.parse_args(argv)
-    dataset = load_dataset(args.dataset, args.root, args.size)
-    path = RESULTS / f"muon_precision_{dataset.name}.json"
-    command = f"python benchmarks/muon_precision.py --dataset {args.dataset} --steps {args.steps}"
-    result = kept_result(path, command, {"machine": describe_machine(), "judged_images": IMAGES, "runs": []})
-    made = {(row["seed"], row["precision"]) for row in result["runs"]}
-    for seed, precision in ((seed, name) for seed in range(args.seeds) for name in ARMS if (seed, name) not in made):
-        optimizers.orthogonalized = ARMS[precision]
-        labels = drawn_labels(dataset.train.labels, IMAGES, seed)
-        with tempfile.TemporaryDirectory() as folder:
-            pipeline, summary = train_steps(args, seed, folder)
-            judged = judge(dataset, generate(load_pipeline(pipeline), labels, seed=seed), labels)
-        result["runs"].append({"seed": seed, "precision": precision, "val_loss": summary["val_loss"], **judged})
-        print(f"seed {seed}, {precision}: loss {summary['val_loss']:.5f}, {summary_line(judged)}", flush=True)
-        write_json(path, result)
+    cells = [{"seed": seed, "precision": name} for seed in range(args.seeds) for name in ARMS]
+    run_trainings("muon_precision", f"--steps {args.steps}", args, cells, run)
 
 
 if __name__ == "__main__":

@@ -1,7 +1,8 @@
-"""The processes of one run: joining those that a launcher started, and sharing work among them."""
+"""The processes of one run: joining those that a launcher started, sharing work among them, and their threads."""
 
+import contextlib
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -38,6 +39,17 @@ def available_cores() -> list[int]:
     if hasattr(os, "sched_getaffinity"):
         return sorted(os.sched_getaffinity(0))
     return list(range(os.cpu_count() or 1))
+
+
+@contextlib.contextmanager
+def threads_kept(count: int | None = None) -> Iterator[None]:
+    """So many threads within (as many as before, of None); afterwards as many as before, whatever was set within."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(count or before)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def _launcher_processes() -> int:

@@ -18,7 +18,6 @@ from medmnist_diffusion.metrics.table import record_label, shown_in_ratio_plot
 matplotlib.use("Agg")
 from matplotlib import pyplot as plt
 
-REPORT_DPI = 80  # of the studies' plots
 SCALE = 3  # each pixel of a small image becomes 3×3 in a grid
 
 

@@ -1,12 +1,10 @@
 """What a study decides before it starts: its precision, and how long its cells will take."""
 
-import contextlib
 import re
-from collections.abc import Iterator
+from collections.abc import Hashable
 from pathlib import Path
 from typing import Any, Literal
 
-import torch
 from pydantic import BaseModel, ConfigDict, model_validator
 
 from medmnist_diffusion.cache import read_kept
@@ -70,7 +68,7 @@ class Clock:
     """Expected seconds of trainings and samplings, by a trial of a second or two for each network."""
 
     def __init__(self, dataset: ImageDataset) -> None:
-        self._dataset, self._speeds = dataset, dict[str, float]()
+        self._dataset, self._speeds, self._counted = dataset, dict[str, float](), set[Hashable]()
 
     def images_per_second(self, config: TrainingConfig) -> float:
         """Forward and backward pass of the configuration's network, in its precision."""
@@ -87,20 +85,16 @@ class Clock:
         images = (config.max_train_steps or 0) * config.train_batch_size
         return TRAINING_OVERHEAD * images / self.images_per_second(config)
 
+    def training_once(self, key: Hashable, config: TrainingConfig) -> float:
+        """Of a training that several cells share: 0 where that key was counted before."""
+        if key in self._counted:
+            return 0.0
+        self._counted.add(key)
+        return self.training(config)
+
     def sampling(self, config: TrainingConfig, images: float, steps: int) -> float:
         """A forward pass is a third of a training step; guidance takes two."""
         return images * steps / (3 * self.images_per_second(config))
-
-
-@contextlib.contextmanager
-def one_thread() -> Iterator[None]:
-    """As a worker process of a study has it."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)
 
 
 def seconds_of(text: str | None) -> float:

@@ -2,25 +2,28 @@
 
 import json
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Generic, Protocol, TypeVar
+from typing import Any, Generic, Self, TypeVar
 
 from filelock import FileLock
-from pydantic import ValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError
 
+from medmnist_diffusion.cache import read_kept
 from medmnist_diffusion.errors import UserError, one_line
 from medmnist_diffusion.files import write_text
 
 
-class CellRecord(Protocol):
-    """What is kept of a cell: a pydantic model, found by the fingerprint of all that its figures depend on."""
+class CellRecord(BaseModel):
+    """What is kept of a cell, found by the fingerprint of all that its figures depend on."""
+
+    model_config = ConfigDict(extra="forbid")
 
     fingerprint: str
 
-    def model_dump(self) -> dict[str, Any]: ...
-    @classmethod
-    def model_validate_json(cls, json_data: bytes) -> Any: ...
+    def joined(self, newer: Self) -> Self:
+        """What this line and a newer one of the same cell say together."""
+        return newer
 
 
 Record = TypeVar("Record", bound=CellRecord)
@@ -32,13 +35,8 @@ class ResultFile(Generic[Record]):
     A line that a kill or a power cut left half-written is no record; the next line takes its place.
     """
 
-    def __init__(
-        self, path: Path, model: type[Record], join: Callable[[Record, Record], Record] = lambda older, newer: newer
-    ) -> None:
-        """Args:
-        join: what two lines of one fingerprint, an older and a newer one, say together.
-        """
-        self.path, self._model, self._join = path, model, join
+    def __init__(self, path: Path, model: type[Record]) -> None:
+        self.path, self._model = path, model
         self._records: dict[str, Record] = {}
         self._read, self._file = 0, 0  # bytes that were read, of which file
 
@@ -75,10 +73,16 @@ class ResultFile(Generic[Record]):
             file.flush()
             os.fsync(file.fileno())
 
-    def import_once(self, records: Callable[[], Iterable[Record]]) -> None:
-        """Start the file with what an older version kept elsewhere; where the file exists, nothing is done."""
-        if not self.path.exists() and (lines := [_line(record) for record in records()]):
-            write_text(self.path, "".join(lines))
+    def import_once(self, older: Path, whole: Callable[[Path, Record], Record] = lambda path, record: record) -> None:
+        """Start the file with what an older version kept in a folder, a JSON file a record; an existing file stays as it is.
+
+        Args:
+            whole: the record with what lay in files beside it.
+        """
+        if not self.path.exists():
+            kept = [(path, read_kept(path, self._model, "result")) for path in sorted(older.glob("[!.]*.json"))]
+            if lines := [_line(whole(path, record)) for path, record in kept if record is not None]:
+                write_text(self.path, "".join(lines))
 
     def _take(self, line: bytes) -> None:
         try:
@@ -90,7 +94,7 @@ class ResultFile(Generic[Record]):
                 f"{self.path} is no valid results file: line {number} ({reason}). Remove that line: its cell will be made again."
             ) from None
         older = self._records.get(record.fingerprint)
-        self._records[record.fingerprint] = self._join(older, record) if older else record
+        self._records[record.fingerprint] = older.joined(record) if older else record
 
 
 def _line(record: CellRecord) -> str:

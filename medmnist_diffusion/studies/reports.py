@@ -1,11 +1,39 @@
-"""What every study's report is made of: a template beside the study, Markdown tables, and figures with their spread."""
+"""What reports are made of: a template beside the study, Markdown tables, figures with their spread, plots, a web page."""
 
-from collections.abc import Sequence
+import base64
+import contextlib
+import mimetypes
+import re
+from collections.abc import Iterator, Sequence
+from html import escape
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markdown_it import MarkdownIt
+from matplotlib import pyplot as plt
+
+from medmnist_diffusion.files import write_json, write_text
+from medmnist_diffusion.publish.plots import save_figure
+
+DPI = 80  # of plots
+STYLE = """
+body{font:16px/1.5 system-ui,sans-serif;max-width:60rem;margin:0 auto;padding:0 1rem;color:#222}
+.picture{overflow-x:auto}
+.picture img{max-width:max(100%,36rem);height:auto}
+table{display:block;overflow-x:auto;border-collapse:collapse;font-size:.9em}
+td,th{padding:.2em .6em;border-bottom:1px solid #ddd;text-align:left;white-space:nowrap}
+code{overflow-wrap:anywhere;background:#f4f4f4}
+"""
+
+
+def write_results(folder: Path, results: dict[str, Any], template: Path, content: dict[str, Any]) -> str:
+    """Write results.json, and report.md, the template with its content, which is returned."""
+    write_json(folder / "results.json", results)
+    text = render(template, **content)
+    write_text(folder / "report.md", text)
+    return text
 
 
 def render(template: Path, **content: Any) -> str:
@@ -36,3 +64,44 @@ def mean_and_spread(values: Sequence[float]) -> str:
     if len(values) == 1:
         return short(values[0])
     return f"{short(float(np.mean(values)))} ± {short(float(np.std(values, ddof=1)), 2)}"
+
+
+@contextlib.contextmanager
+def panels(
+    path: Path, titles: Sequence[str], size: tuple[float, float], columns: int = 2, **options: Any
+) -> Iterator[list[Any]]:
+    """Matplotlib axes, one for each title, that are written as a PNG when they are drawn.
+
+    Args:
+        size: of each panel, inches.
+        columns: panels a row; two are readable on a phone.
+        options: of plt.subplots.
+    """
+    rows, columns = -(-len(titles) // columns), min(columns, len(titles))
+    figure, axes = plt.subplots(
+        rows, columns, figsize=(size[0] * columns, size[1] * rows), squeeze=False, constrained_layout=True, **options
+    )
+    for axis in axes.flat[len(titles) :]:
+        axis.set_axis_off()
+    for axis, title in zip(axes.flat, titles, strict=False):
+        axis.set_title(title, fontsize=9)
+        axis.grid(alpha=0.3)
+    yield list(axes.flat[: len(titles)])
+    save_figure(figure, path, DPI)
+
+
+def as_html(text: str, folder: Path, title: str) -> str:
+    """One file that needs no other: the Markdown's pictures stand in it."""
+    body = MarkdownIt("commonmark", {"html": False}).enable("table").render(text)
+
+    def inlined(match: re.Match[str]) -> str:
+        path = folder / match[1]
+        kind = mimetypes.guess_type(path.name)[0]
+        return f'src="data:{kind};base64,{base64.b64encode(path.read_bytes()).decode()}"'
+
+    body = re.sub(r'src="([^":]+\.png)"', inlined, body).replace("<p><img", '<p class="picture"><img')
+    return (
+        f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
+        f'<meta name="viewport" content="width=device-width, initial-scale=1"><link rel="icon" href="data:,">'
+        f"<title>{escape(title)}</title><style>{STYLE}</style></head>\n<body>\n{body}</body></html>\n"
+    )

@@ -19,6 +19,26 @@ Values = Mapping[str, Mapping[int, float]]  # recipe → seed → a figure above
 Verdict = Literal["helps", "harms", "no evidence"]
 
 
+# Student's t: of a difference with its standard error and the error's degrees of freedom
+
+
+def two_sided_p(difference: float, error: float, freedom: float) -> float:
+    return float(2 * student_t.sf(abs(difference) / error, freedom))
+
+
+def half_width(error: float, freedom: float, comparisons: int = 1) -> float:
+    """Of the 95 % interval; wider by Bonferroni's correction where it is one of several comparisons."""
+    return float(student_t.ppf(1 - ALPHA / 2 / comparisons, freedom)) * error
+
+
+def smallest_detectable(error: float, freedom: float, comparisons: int = 1) -> float:
+    """The true difference that a two-sided test at 5 %, corrected for the number of comparisons, finds with a power of 80 %."""
+    return half_width(error, freedom, comparisons) + float(student_t.ppf(POWER, freedom)) * error
+
+
+# Contrasts: ratios of recipes over seeds
+
+
 @dataclass(frozen=True)
 class Contrast:
     """Two arms in one figure: how many times the first is the second, its 95 % interval, and p-values of a ratio of 1."""
@@ -80,8 +100,7 @@ class _Difference:
             return cls(difference, None, 1.0)
         if error < 1e-9:  # every seed the same difference, to rounding: either none, or no chance in it
             return cls(difference, 0.0, float(abs(difference) < 1e-9))
-        p = float(2 * student_t.sf(abs(difference) / error, freedom))
-        return cls(difference, float(student_t.ppf(1 - ALPHA / 2, freedom)) * error, p)
+        return cls(difference, half_width(error, freedom), two_sided_p(difference, error, freedom))
 
 
 def _common_variance(values: Values, arms: Sequence[str], pairs: Sequence[tuple[str, str]]) -> list[_Difference]:
@@ -143,18 +162,11 @@ class Effect:
     corrected_p_value: float  # of a candidate: after Holm, for all candidates in a table
 
     def reach(self, comparisons: int = 1) -> float:
-        """Half of the 95 % interval's width; wider by Bonferroni's correction where it is one of several comparisons."""
-        return float(student_t.ppf(1 - ALPHA / 2 / comparisons, self.freedom)) * self.error
+        return half_width(self.error, self.freedom, comparisons)
 
     def detectable(self, comparisons: int = 1) -> float:
         """The smallest difference that a study like this one finds in about four cases of five."""
         return smallest_detectable(self.error, self.freedom, comparisons)
-
-
-def smallest_detectable(error: float, freedom: float, comparisons: int = 1) -> float:
-    """The true difference that a two-sided test at 5 %, corrected for the number of comparisons, finds with a power of 80 %, given
-    a difference's standard error."""
-    return float((student_t.ppf(1 - ALPHA / 2 / comparisons, freedom) + student_t.ppf(POWER, freedom)) * error)
 
 
 def effect(results: ArmFigures, arm: str, control: str) -> Effect | None:
@@ -169,11 +181,11 @@ def effect(results: ArmFigures, arm: str, control: str) -> Effect | None:
     error, freedom = uncertainty(differences, again)
     difference = float(differences.mean())
     if error < 1e-12:  # the same in every draw and every test set: a sign test is all that can be said
-        p = 1.0 if abs(difference) < 1e-12 else 2.0 ** (1 - n)
-        return Effect(arm, control, n, difference, 0.0, n - 1, (difference, difference), p, p)
-    p = float(2 * student_t.sf(abs(difference) / error, freedom))
-    one = Effect(arm, control, n, difference, error, freedom, (0.0, 0.0), p, p)
-    return replace(one, interval=(difference - one.reach(), difference + one.reach()))
+        error, freedom, p = 0.0, n - 1, 1.0 if abs(difference) < 1e-12 else 2.0 ** (1 - n)
+    else:
+        p = two_sided_p(difference, error, freedom)
+    reach = half_width(error, freedom)
+    return Effect(arm, control, n, difference, error, freedom, (difference - reach, difference + reach), p, p)
 
 
 def uncertainty(values: np.ndarray, resampled: np.ndarray) -> tuple[float, float]:
@@ -201,8 +213,8 @@ def mean_interval(results: ArmFigures, arm: str) -> tuple[float, float, float]:
     if len(draws) < 2:
         return float(values.mean()), float("nan"), float("nan")
     error, freedom = uncertainty(values, np.array([results.resampled[arm][draw] for draw in draws]))
-    reach = float(student_t.ppf(1 - ALPHA / 2, freedom)) * error
-    return float(values.mean()), float(values.mean()) - reach, float(values.mean()) + reach
+    mean, reach = float(values.mean()), half_width(error, freedom)
+    return mean, mean - reach, mean + reach
 
 
 def effects(results: ArmFigures, pairs: Sequence[tuple[str, str]], candidates: Collection[str]) -> list[Effect]:
@@ -285,26 +297,14 @@ def judge(
 def worth_in_real_images(counts: np.ndarray, auc: np.ndarray) -> np.ndarray:
     """Of R regimes' counts and their AUC, R×2 without and with generated images. No gain is worth no images, also where the curve
     is level: the nearest count that reaches as much is taken."""
-    curve, logs = isotonic_regression(auc[:, 0]), np.log(counts)
-    found = []
+    curve, logs, found = isotonic_regression(auc[:, 0]), np.log(counts), []
     for at, gain in enumerate(auc[:, 1] - auc[:, 0]):
         reached = curve[at] + gain
-        if gain >= 0:  # the least count from here on that reaches it
-            beyond = [k for k in range(at, len(curve)) if curve[k] >= reached]
-            if not beyond:
-                found.append(np.inf)
-                continue
-            right, left = beyond[0], max(at, beyond[0] - 1)
+        if gain >= 0:  # the least count from here on that reaches it, read from the curve's end
+            found.append(np.interp(-reached, -curve[at:][::-1], logs[at:][::-1], left=np.inf))
         else:  # the largest count up to here that reaches no more
-            below = [k for k in range(at + 1) if curve[k] <= reached]
-            if not below:
-                found.append(0.0)
-                continue
-            left, right = below[-1], min(at, below[-1] + 1)
-        rise = curve[right] - curve[left]
-        part = (reached - curve[left]) / rise if rise > 0 else float(gain >= 0)
-        found.append(round(float(np.exp(logs[left] + part * (logs[right] - logs[left]))), 6))
-    return np.array(found)
+            found.append(np.interp(reached, curve[: at + 1], logs[: at + 1], left=-np.inf))
+    return np.round(np.exp(found), 6)
 
 
 def worth_interval(counts: np.ndarray, values: np.ndarray, again: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

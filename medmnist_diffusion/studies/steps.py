@@ -17,6 +17,7 @@ from medmnist_diffusion.diffusion.samplers import DEFAULT_SAMPLER
 from medmnist_diffusion.diffusion.sampling import generate, load_pipeline
 from medmnist_diffusion.metrics.evaluation import Evaluated, Part, evaluate_images
 from medmnist_diffusion.metrics.features import FeatureExtractor
+from medmnist_diffusion.processes import threads_kept
 from medmnist_diffusion.publish.pipeline_folder import saved_step
 from medmnist_diffusion.training.config import FREE_ON_RESUME, TrainingConfig, training_config
 from medmnist_diffusion.training.train import train
@@ -51,7 +52,7 @@ def train_generator(config: TrainingConfig, dataset: ImageDataset, run: Path, lo
     with FileLock(run / "lock"):
         if saved_step(run / "pipeline") is None:  # written last
             show_messages()
-            with log.open("a", encoding="utf-8") as file, contextlib.redirect_stdout(file):
+            with log.open("a", encoding="utf-8") as file, contextlib.redirect_stdout(file), threads_kept():
                 train(replace(config, output_dir=str(run)), dataset)
         for name in leave:
             shutil.rmtree(run / name, ignore_errors=True)

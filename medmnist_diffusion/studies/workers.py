@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import CancelledError, Executor, Future, ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
+from functools import partial
 from multiprocessing import active_children, get_context
 from pathlib import Path
 from typing import Any
@@ -43,42 +44,47 @@ class Workers:
     scheduler: str | None = None
 
 
-def absolute_source(dataset: str) -> str:
-    """A data set's path as workers in other folders find it; names stay as they are."""
-    return str(Path(dataset).resolve()) if Path(dataset).exists() else dataset
-
-
 def run_tasks(
-    task: Callable[..., Any], arguments: Sequence[tuple[Any, ...]], workers: Workers, progress: tqdm
+    task: Callable[..., Any],
+    arguments: Sequence[tuple[Any, ...]],
+    workers: Workers,
+    desc: str = "",
+    unit: str = "cell",
 ) -> Iterator[Any]:
-    """`task(*each)` for each of the arguments, as they finish. A task that a dying dask worker took with it is run again,
-    at last alone, and then left out.
+    """`task(*each)` for each of the arguments, as they finish, beside a progress bar. A task that a dying dask worker took with it
+    is run again, at last alone, and then left out.
 
     Stopped by Ctrl-C or SIGTERM, or by the death of this process, this machine's workers stop too.
     """
-    if not arguments:
-        return
+    if arguments:
+        with tqdm(total=len(arguments), desc=desc or None, unit=unit, dynamic_ncols=True) as bar:
+            for result in _results(task, arguments, workers):
+                bar.update()
+                yield result
+
+
+def _results(task: Callable[..., Any], arguments: Sequence[tuple[Any, ...]], workers: Workers) -> Iterator[Any]:
     if workers.scheduler is None and not workers.processes:
         for each in arguments:
             yield task(*each)
-            progress.update()
         return
-    with _scheduler(workers) if workers.scheduler else _processes(workers, len(arguments)) as executor:
+    if workers.scheduler:
+        task = partial(_on_one_core, task)
+    executors = _scheduler(workers) if workers.scheduler else _processes(workers, len(arguments))
+    with _stopped_by_sigterm(), executors as executor:
         lost = []  # with a worker that died, by their own fault or another's
         futures = {executor.submit(task, *each): each for each in arguments}
         for future in as_completed(futures):
             if _died(future):
                 lost.append(futures[future])
-                continue
-            progress.update()
-            yield future.result()
+            else:
+                yield future.result()
         for each in lost:  # one at a time: the guilty one takes no other with it
             future = executor.submit(task, *each)
             if error := _died(future):
-                progress.write(f"a cell's worker died again ({error}); the cell is left out.")
-                continue
-            progress.update()
-            yield future.result()
+                tqdm.write(f"a cell's worker died again ({error}); the cell is left out.")
+            else:
+                yield future.result()
 
 
 def _died(future: Future[Any]) -> BaseException | None:
@@ -94,7 +100,6 @@ def _processes(workers: Workers, tasks: int) -> Iterator[Executor]:
     cores, available = context.Queue(), available_cores()
     for at in range(workers.processes):
         cores.put(available[at % len(available)])
-    before = signal.signal(signal.SIGTERM, _stop)
     executor = ProcessPoolExecutor(
         min(workers.processes, tasks), context, initializer=_start, initargs=(cores, os.getpid(), workers.log)
     )
@@ -112,7 +117,6 @@ def _processes(workers: Workers, tasks: int) -> Iterator[Executor]:
         raise
     finally:
         executor.shutdown(wait=True, cancel_futures=True)
-        signal.signal(signal.SIGTERM, before)
 
 
 @contextlib.contextmanager
@@ -129,26 +133,13 @@ def _scheduler(workers: Workers) -> Iterator[Executor]:
         raise UserError(
             f"--scheduler: no dask scheduler answers at {workers.scheduler} ({error}). Start one: dask scheduler."
         ) from None
-    before = signal.signal(signal.SIGTERM, _stop)
     try:
         with client, client.get_executor(pure=False) as executor:
-            yield _OnOneCore(executor)
+            yield executor
     except CancelledError:
         raise UserError(
             f"the dask scheduler at {workers.scheduler} is gone. The same command goes on with what is missing."
         ) from None
-    finally:
-        signal.signal(signal.SIGTERM, before)
-
-
-class _OnOneCore(Executor):
-    """Another executor, whose tasks run one at a time in each process, with one thread."""
-
-    def __init__(self, executor: Any) -> None:
-        self._executor = executor
-
-    def submit(self, task: Callable[..., Any], /, *arguments: Any, **options: Any) -> Any:
-        return self._executor.submit(_on_one_core, task, *arguments, **options)
 
 
 def _on_one_core(task: Callable[..., Any], *arguments: Any) -> Any:
@@ -157,8 +148,18 @@ def _on_one_core(task: Callable[..., Any], *arguments: Any) -> Any:
         return task(*arguments)
 
 
-def _stop(number: int, frame: Any) -> None:
-    raise StoppedError("stopped. The same command goes on with what is missing.")
+@contextlib.contextmanager
+def _stopped_by_sigterm() -> Iterator[None]:
+    """SIGTERM, within, is a StoppedError."""
+
+    def stop(number: int, frame: Any) -> None:
+        raise StoppedError("stopped. The same command goes on with what is missing.")
+
+    before = signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def _start(cores: Any, parent: int, log: Path) -> None:

@@ -25,9 +25,7 @@ from medmnist_diffusion.studies.augmentation.arms import (
     ClassifierArm,
     with_controls,
 )
-from medmnist_diffusion.studies.augmentation.draws import (
-    DRAWS,
-)
+from medmnist_diffusion.studies.augmentation.draws import DRAWS
 
 SMALL = [
     "--shares", "0.2", "1", "--imbalance", "0", "--seeds", "2", "--max_train_steps", "20", "--classifier_steps", "6",

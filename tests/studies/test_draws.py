@@ -12,23 +12,10 @@ from medmnist_diffusion.data import ImageDataset, Split, phantom
 from medmnist_diffusion.data.regimes import Regime, RegimeData, draw_regime
 from medmnist_diffusion.errors import TrainingDivergedError, UserError
 from medmnist_diffusion.metrics import selection
-from medmnist_diffusion.metrics.mixed_training import (
-    Recipe,
-)
+from medmnist_diffusion.metrics.mixed_training import Recipe
 from medmnist_diffusion.studies import budget, steps
-from medmnist_diffusion.studies.augmentation.arms import (
-    ARMS,
-    CLASSICAL,
-    LEAKY,
-    MAIN_ARM,
-    with_controls,
-)
-from medmnist_diffusion.studies.augmentation.draws import (
-    AugmentationProtocol,
-    measure_draw,
-    pool_metrics,
-    train_draw,
-)
+from medmnist_diffusion.studies.augmentation.arms import ARMS, CLASSICAL, LEAKY, MAIN_ARM, with_controls
+from medmnist_diffusion.studies.augmentation.draws import AugmentationProtocol, measure_draw, pool_metrics, train_draw
 from medmnist_diffusion.studies.augmentation.generators import DiffusionSource, Pool
 from medmnist_diffusion.studies.augmentation.report import write_report
 from medmnist_diffusion.studies.augmentation.verdicts import judge_regime

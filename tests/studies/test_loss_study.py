@@ -13,12 +13,11 @@ import pytest
 
 from medmnist_diffusion import cli
 from medmnist_diffusion.data import load_dataset
-from medmnist_diffusion.studies.loss.analysis import (
-    PartResult,
-    best_variant,
-)
+from medmnist_diffusion.studies.budget import Clock
+from medmnist_diffusion.studies.loss import study as loss_study
+from medmnist_diffusion.studies.loss.analysis import PartResult, best_variant
 from medmnist_diffusion.studies.loss.cells import CELLS, TrainingProtocol
-from medmnist_diffusion.studies.loss.study import CellClock, StudyPart, plan_seeds
+from medmnist_diffusion.studies.loss.study import StudyPart
 from medmnist_diffusion.studies.loss.variants import TrainingVariant
 
 
@@ -105,8 +104,8 @@ def test_budget_takes_fewer_seeds_before_it_drops_a_part(
         StudyPart(name, protocol, (TrainingVariant(name="a"), TrainingVariant(name="b")))
         for name in ("first", "second", "third")
     ]
-    monkeypatch.setattr(CellClock, "seconds", lambda *_: 10.0)
-    seeds_of, dropped = plan_seeds(parts, CellClock(dataset), 4, 140.0)
+    monkeypatch.setattr(loss_study, "cell_seconds", lambda *_: 10.0)
+    seeds_of, dropped = loss_study.plan_seeds(parts, Clock(dataset), 4, 140.0)
     assert seeds_of == {"first": 4, "second": 3, "third": 0}  # 80 s, 60 s, nothing left
     assert [line.split(" (")[0] for line in dropped] == ["second: 1 of 4 seeds", "third: all of it"]
 

@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from tqdm import tqdm
 
 from medmnist_diffusion.errors import UserError
 from medmnist_diffusion.studies.workers import Workers, run_tasks
@@ -26,8 +25,7 @@ def dies(path: Path, always: bool, seed: int) -> int:
 
 
 def done(task: Any, arguments: list[tuple[Any, ...]], workers: Workers) -> list[Any]:
-    with tqdm(total=len(arguments), disable=True) as bar:
-        return sorted(run_tasks(task, arguments, workers, bar))
+    return sorted(run_tasks(task, arguments, workers))
 
 
 @pytest.fixture(scope="module")

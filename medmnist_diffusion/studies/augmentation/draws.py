@@ -4,16 +4,15 @@ A line is added to the results after every arm, so that a study stopped anywhere
 """
 
 import time
-from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 
-from medmnist_diffusion.cache import digest, kept_arrays, read_kept
+from medmnist_diffusion.cache import digest, kept_arrays
 from medmnist_diffusion.data import ImageDataset, Split
 from medmnist_diffusion.data.regimes import Regime, RegimeData, draw_regime
 from medmnist_diffusion.errors import TrainingDivergedError, UserError
@@ -26,7 +25,7 @@ from medmnist_diffusion.publish.card import escaped
 from medmnist_diffusion.publish.plots import save_sides
 from medmnist_diffusion.studies.augmentation.arms import CLASSICAL, ClassifierArm
 from medmnist_diffusion.studies.augmentation.generators import Pool, Source
-from medmnist_diffusion.studies.grid import ResultFile
+from medmnist_diffusion.studies.grid import CellRecord, ResultFile
 from medmnist_diffusion.studies.steps import measure_images
 
 DRAWS = "draws.jsonl"
@@ -63,28 +62,25 @@ class ClassifierResult(BaseModel):
     seconds: float
 
 
-class DrawResult(BaseModel):
+class DrawResult(CellRecord):
     """What is known of a draw; a line of the results holds what is new since the one before it.
 
     `pools` holds, of each pool of generated images, its metrics by name; `scores` the test scores of the arms (see `scores_of`), a
     list a column.
     """
 
-    model_config = ConfigDict(extra="forbid")
-
-    fingerprint: str
     share: float
     rare_share: float
     seed: int
     n_real: int
     n_real_per_class: list[int]
     n_val: int
-    cells: list[ClassifierResult] = []
-    pools: dict[str, dict[str, float]] = {}
+    cells: list[ClassifierResult] = Field(default_factory=list)
+    pools: dict[str, dict[str, float]] = Field(default_factory=dict)
     failed: str | None = None  # why its generator could not be trained; the draw is left out then
-    skipped: dict[str, str] = {}  # leaky arms, and why their generator could not be trained; the draw stays
+    skipped: dict[str, str] = Field(default_factory=dict)  # leaky arms without a generator, and why; the draw stays
     generator: dict[str, Any] | None = None  # steps, losses and images of its training
-    scores: dict[str, list[list[float]]] = {}
+    scores: dict[str, list[list[float]]] = Field(default_factory=dict)
 
     @property
     def regime(self) -> Regime:
@@ -97,7 +93,7 @@ class DrawResult(BaseModel):
         """float16 N×K."""
         return np.array(self.scores[arm], np.float16).T
 
-    def joined(self, newer: "DrawResult") -> "DrawResult":
+    def joined(self, newer: Self) -> Self:
         """Both together; of an arm that both have the newer result counts."""
         again = {cell.arm for cell in newer.cells}
         changes: dict[str, Any] = {"cells": [cell for cell in self.cells if cell.arm not in again] + newer.cells}
@@ -109,15 +105,13 @@ class DrawResult(BaseModel):
 @cache
 def draws_in(folder: Path) -> ResultFile[DrawResult]:
     """The study's results; a folder of an older version, with a JSON file and an npz for each draw, is taken over."""
-    results = ResultFile(folder / DRAWS, DrawResult, DrawResult.joined)
 
-    def older() -> Iterator[DrawResult]:
-        for path in sorted((folder / "units").glob("[!.]*.json")):
-            if (draw := read_kept(path, DrawResult, "unit")) is not None:
-                scores = kept_arrays(path.with_suffix(".npz")) or {}
-                yield draw.model_copy(update={"scores": {arm: kept_scores(of_arm) for arm, of_arm in scores.items()}})
+    def with_scores(path: Path, draw: DrawResult) -> DrawResult:
+        scores = kept_arrays(path.with_suffix(".npz")) or {}
+        return draw.model_copy(update={"scores": {arm: kept_scores(of_arm) for arm, of_arm in scores.items()}})
 
-    results.import_once(older)
+    results = ResultFile(folder / DRAWS, DrawResult)
+    results.import_once(folder / "units", with_scores)
     return results
 
 

@@ -14,12 +14,7 @@ from medmnist_diffusion.data import ImageDataset, Split
 from medmnist_diffusion.data.regimes import Regime, RegimeData, draw_regime
 from medmnist_diffusion.diffusion.samplers import DEFAULT_SAMPLER, DEFAULT_STEPS
 from medmnist_diffusion.files import write_text
-from medmnist_diffusion.studies.steps import (
-    generator_config,
-    sample_generator,
-    settings_of,
-    train_generator,
-)
+from medmnist_diffusion.studies.steps import generator_config, sample_generator, settings_of, train_generator
 from medmnist_diffusion.training.config import TrainingConfig
 
 GUIDANCE, STRENGTH = 2.0, 0.6

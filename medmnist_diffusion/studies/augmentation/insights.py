@@ -12,11 +12,8 @@ from medmnist_diffusion.studies.augmentation.arms import BY_NAME, CLASSICAL, LEA
 from medmnist_diffusion.studies.augmentation.verdicts import RegimeResult
 from medmnist_diffusion.studies.statistics import effect, judge, spearman, worth_in_real_images, worth_interval
 
-USING = {
-    "plain": MAIN_ARM.name,
-    "guided": "guided-25",
-    "variants": "variants-25",
-}  # of each pool the arm that takes it as it is
+# Of each pool the arm that takes it as it is.
+USING = {"plain": MAIN_ARM.name, "guided": "guided-25", "variants": "variants-25"}
 
 
 @dataclass(frozen=True)
@@ -44,9 +41,7 @@ def real_images_worth(results: Sequence[RegimeResult]) -> list[dict[str, Any]]:
         for each regime `n_real`, `worth` and `interval`; 0 and infinity stand for less and more than the curve knows.
     """
     whole = sorted((result for result in results if result.regime.rare_share == 1), key=lambda result: result.n_real)
-    pairs = [
-        [_pair(result, seed) for seed in _shared_seeds(whole)] for result in whole
-    ]  # regime × draw → values, resampled
+    pairs = [[_pair(result, seed) for seed in _shared_seeds(whole)] for result in whole]  # regime × draw
     if len(whole) < 2 or len(pairs[0]) < 2:
         return []
     values = np.array([[pair[0] for pair in of_regime] for of_regime in pairs])  # regime × draw × (classical, main)
@@ -105,21 +100,11 @@ def correlations(pools: Sequence[tuple[str, dict[str, float], float]]) -> list[d
     their pools); None where there are too few pools or nothing varies."""
     rows = []
     for name in sorted({name for _, measured, _ in pools for name in measured}):
-        known = [
-            (regime, measured[name], gain)
-            for regime, measured, gain in pools
-            if np.isfinite(measured.get(name, np.nan))
-        ]
+        known = [(regime, of[name], gain) for regime, of, gain in pools if np.isfinite(of.get(name, np.nan))]
         regimes = {regime: [(value, gain) for each, value, gain in known if each == regime] for regime, _, _ in known}
         within = [(value, len(pairs)) for pairs in regimes.values() if (value := spearman(pairs)) is not None]
         weights = [count for _, count in within]
         mean = float(np.average([value for value, _ in within], weights=weights)) if within else None
-        rows.append(
-            {
-                "metric": name,
-                "all": spearman([(value, gain) for _, value, gain in known]),
-                "within_regimes": mean,
-                "pools": len(known),
-            }
-        )
+        over_all = spearman([(value, gain) for _, value, gain in known])
+        rows.append({"metric": name, "all": over_all, "within_regimes": mean, "pools": len(known)})
     return rows

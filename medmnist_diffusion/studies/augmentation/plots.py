@@ -2,12 +2,9 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-from matplotlib import pyplot as plt
 
-from medmnist_diffusion.publish.plots import REPORT_DPI, save_figure
 from medmnist_diffusion.studies.augmentation.arms import (
     BY_NAME,
     CLASSICAL,
@@ -17,28 +14,25 @@ from medmnist_diffusion.studies.augmentation.arms import (
     PoolName,
 )
 from medmnist_diffusion.studies.augmentation.verdicts import RegimeResult
+from medmnist_diffusion.studies.reports import panels
 
-COLUMNS = 2  # of panels: readable on a phone
+WIDTH = 4.2  # of a panel, inches
 POOLS: dict[str, PoolName] = {"generated": "plain", "real again": "real"}
 
 
 def plot_learning(results: Sequence[RegimeResult], path: Path) -> None:
     """AUC against the number of real images, a line an arm; a dot a draw."""
-    figure, axes = plt.subplots(figsize=(7, 4.2), constrained_layout=True)
     whole = [result for result in results if result.regime.rare_share == 1]
-    for at, arm in enumerate(("real", CLASSICAL.name, OVERSAMPLED.name, MAIN_ARM.name, "synthetic-only")):
-        points = [(result.n_real, result.of(arm)) for result in whole]
-        points = [(n * 1.03 ** (at - 2), values) for n, values in points if values]
-        if points:
-            axes.plot(
-                [n for n, _ in points], [np.mean(values) for _, values in points], "o-", color=f"C{at}", label=arm
-            )
+    with panels(path, [""], (7, 4.2)) as (axes,):
+        for at, arm in enumerate(("real", CLASSICAL.name, OVERSAMPLED.name, MAIN_ARM.name, "synthetic-only")):
+            points = [(result.n_real * 1.03 ** (at - 2), values) for result in whole if (values := result.of(arm))]
+            if points:
+                means = [np.mean(values) for _, values in points]
+                axes.plot([n for n, _ in points], means, "o-", color=f"C{at}", label=arm)
             for n, values in points:
                 axes.plot([n] * len(values), values, ".", color=f"C{at}", alpha=0.35)
-    axes.set(xscale="log", xlabel="real training images", ylabel="test AUC")
-    axes.grid(alpha=0.3)
-    axes.legend(fontsize=8)
-    save_figure(figure, path, REPORT_DPI)
+        axes.set(xscale="log", xlabel="real training images", ylabel="test AUC")
+        axes.legend(fontsize=8)
 
 
 def plot_shares(results: Sequence[RegimeResult], path: Path) -> bool:
@@ -46,19 +40,16 @@ def plot_shares(results: Sequence[RegimeResult], path: Path) -> bool:
     deviations over draws. False where there are too few shares for a curve."""
     if all(len(_by_share(result, "plain")) < 3 for result in results):
         return False
-    figure, axes = _panels(len(results), 2.6)
-    for axis, result in zip(axes, results, strict=True):
-        for at, (label, pool) in enumerate(POOLS.items()):
-            known = _by_share(result, pool)
-            values = [result.of(arm) for arm in known]
-            shares = [100 * BY_NAME[arm].share + at for arm in known]
-            spreads = [np.std(v, ddof=len(v) > 1) for v in values]
-            axis.errorbar(shares, [np.mean(v) for v in values], spreads, marker="o", capsize=3, label=label)
-        axis.set_title(result.regime.name, fontsize=9)
-        axis.set(xlabel="% of a batch", ylabel="test AUC")
-        axis.grid(alpha=0.3)
-    axes[0].legend(fontsize=8)
-    save_figure(figure, path, REPORT_DPI)
+    with panels(path, [result.regime.name for result in results], (WIDTH, 2.6)) as axes:
+        for axis, result in zip(axes, results, strict=True):
+            for at, (label, pool) in enumerate(POOLS.items()):
+                known = _by_share(result, pool)
+                values = [result.of(arm) for arm in known]
+                shares = [100 * BY_NAME[arm].share + at for arm in known]
+                spreads = [np.std(v, ddof=len(v) > 1) for v in values]
+                axis.errorbar(shares, [np.mean(v) for v in values], spreads, marker="o", capsize=3, label=label)
+            axis.set(xlabel="% of a batch", ylabel="test AUC")
+        axes[0].legend(fontsize=8)
     return True
 
 
@@ -72,46 +63,31 @@ def plot_effects(results: Sequence[RegimeResult], path: Path) -> None:
     """Every arm − each control with its interval, a panel a regime."""
     arms = [arm for arm in BY_NAME if arm != CLASSICAL.name and not BY_NAME[arm].leaky]
     arms = [arm for arm in arms if any(arm in result.arms for result in results)]
-    figure, axes = _panels(len(results), 1.1 + 0.24 * len(arms))
-    for axis, result in zip(axes, results, strict=True):
-        for which, (control, found) in enumerate(result.effects().items()):
-            for one in found:
-                y = arms.index(one.arm) + 0.2 * (2 * which - 1)
-                axis.plot(one.interval, [y, y], color=f"C{which}")
-                axis.plot(one.difference, y, "o", ms=4, color=f"C{which}")
-            axis.plot([], [], "o-", color=f"C{which}", label=f"− {control}")
-        axis.axvline(0, color="0.5", lw=1)
-        axis.set_title(result.regime.name, fontsize=9)
-        axis.set(xlabel="difference in AUC")
-        axis.set_yticks(range(len(arms)), arms, fontsize=8)
-        axis.invert_yaxis()
-        axis.grid(alpha=0.3)
-    axes[0].legend(fontsize=7)
-    save_figure(figure, path, REPORT_DPI)
-
-
-def _panels(count: int, height: float) -> tuple[Any, list[Any]]:
-    """A figure with so many axes, two a row."""
-    rows, columns = -(-count // COLUMNS), min(COLUMNS, count)
-    figure, axes = plt.subplots(
-        rows, columns, figsize=(4.2 * columns, height * rows), squeeze=False, constrained_layout=True
-    )
-    for axis in axes.flat[count:]:
-        axis.set_axis_off()
-    return figure, list(axes.flat[:count])
+    with panels(path, [result.regime.name for result in results], (WIDTH, 1.1 + 0.24 * len(arms))) as axes:
+        for axis, result in zip(axes, results, strict=True):
+            for which, (control, found) in enumerate(result.effects().items()):
+                for one in found:
+                    y = arms.index(one.arm) + 0.2 * (2 * which - 1)
+                    axis.plot(one.interval, [y, y], color=f"C{which}")
+                    axis.plot(one.difference, y, "o", ms=4, color=f"C{which}")
+                axis.plot([], [], "o-", color=f"C{which}", label=f"− {control}")
+            axis.axvline(0, color="0.5", lw=1)
+            axis.set(xlabel="difference in AUC")
+            axis.set_yticks(range(len(arms)), arms, fontsize=8)
+            axis.invert_yaxis()
+        axes[0].legend(fontsize=7)
 
 
 def plot_usefulness(pools: Sequence[tuple[str, dict[str, float], float]], path: Path) -> None:
     """The gain against each metric; a dot a pool of generated images, a colour a regime."""
     names = sorted({name for _, measured, _ in pools for name in measured})
     regimes = list(dict.fromkeys(regime for regime, _, _ in pools))
-    figure, axes = _panels(len(names), 2.2)
-    for axis, name in zip(axes, names, strict=True):
-        for regime in regimes:
-            dots = [(measured[name], gain) for each, measured, gain in pools if each == regime and name in measured]
-            axis.plot([value for value, _ in dots], [gain for _, gain in dots], ".", alpha=0.6, label=regime)
-        axis.set_title(name, fontsize=9)
-        axis.axhline(0, color="0.5", lw=1)
-        axis.grid(alpha=0.3)
-    axes[0].legend(fontsize=7)
-    save_figure(figure, path, REPORT_DPI)
+    with panels(path, names, (WIDTH, 2.2)) as axes:
+        for axis, name in zip(axes, names, strict=True):
+            for regime in regimes:
+                dots = [
+                    (measured[name], gain) for each, measured, gain in pools if each == regime and name in measured
+                ]
+                axis.plot([value for value, _ in dots], [gain for _, gain in dots], ".", alpha=0.6, label=regime)
+            axis.axhline(0, color="0.5", lw=1)
+        axes[0].legend(fontsize=7)

@@ -1,23 +1,18 @@
 """The augmentation study's report, all from its draws: results.json, report.md (by the template beside this) and report.html."""
 
-import base64
-import mimetypes
-import re
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict
-from html import escape
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from markdown_it import MarkdownIt
 
 from medmnist_diffusion.choices import OPEN_LICENSES
 from medmnist_diffusion.data.audit import audit, describe, findings
 from medmnist_diffusion.data.regimes import Regime
-from medmnist_diffusion.files import write_json, write_text
+from medmnist_diffusion.files import write_text
 from medmnist_diffusion.metrics.table import METRICS
 from medmnist_diffusion.studies.augmentation.arms import BY_NAME, CLASSICAL, LEAKY, MAIN_ARM, OVERSAMPLED
 from medmnist_diffusion.studies.augmentation.draws import AugmentationProtocol, DrawResult, picture_path
@@ -33,19 +28,11 @@ from medmnist_diffusion.studies.augmentation.verdicts import (
     judge_regime,
     sentence,
 )
-from medmnist_diffusion.studies.reports import render
-from medmnist_diffusion.studies.statistics import Effect, mean_interval
+from medmnist_diffusion.studies.reports import as_html, write_results
+from medmnist_diffusion.studies.statistics import ArmFigures, Effect, mean_interval
 
 TEMPLATE = Path(__file__).with_name("report.md.j2")
 OPTIONS = {"guided": f" --guidance_scale {GUIDANCE:g}", "variants": f" --strength {STRENGTH:g}"}  # of `augment`
-STYLE = """
-body{font:16px/1.5 system-ui,sans-serif;max-width:60rem;margin:0 auto;padding:0 1rem;color:#222}
-.picture{overflow-x:auto}
-.picture img{max-width:max(100%,36rem);height:auto}
-table{display:block;overflow-x:auto;border-collapse:collapse;font-size:.9em}
-td,th{padding:.2em .6em;border-bottom:1px solid #ddd;text-align:left;white-space:nowrap}
-code{overflow-wrap:anywhere;background:#f4f4f4}
-"""
 
 
 def write_report(
@@ -62,9 +49,8 @@ def write_report(
     if not results:
         return []
     insights = Insights.of(results)
-    write_json(folder / "results.json", _json(protocol, results, insights, dropped, command))
-    text = render(TEMPLATE, dropped=dropped, command=command, **_content(protocol, results, insights))
-    write_text(folder / "report.md", text)
+    content = {"dropped": dropped, "command": command, **_content(protocol, results, insights)}
+    text = write_results(folder, _json(protocol, results, insights, dropped, command), TEMPLATE, content)
     write_text(folder / "report.html", as_html(text, folder, f"Augmentation study: {protocol.dataset.name}"))
     return [sentence(result) for result in results]
 
@@ -120,17 +106,6 @@ def _json(
 
 def _regime_json(result: RegimeResult) -> dict[str, Any]:
     judgement, one = result.judgement, result.judgement.effect
-    ends = ("mean", "low", "high")
-    arms = {
-        arm: {
-            name: {
-                end: value if np.isfinite(value) else None
-                for end, value in zip(ends, mean_interval(of_arms, arm), strict=True)
-            }
-            for name, of_arms in result.figures.items()
-        }
-        for arm in result.arms
-    }
     return {
         "regime": result.regime.name,
         "verdict": judgement.verdict,
@@ -145,13 +120,20 @@ def _regime_json(result: RegimeResult) -> dict[str, Any]:
         "comparisons": judgement.comparisons,
         "smallest_detectable": one.detectable(judgement.comparisons) if one else None,
         "n_real": [draw.n_real for draw in result.draws],
-        "arms": arms,
+        "arms": {
+            arm: {name: _mean_json(of_arms, arm) for name, of_arms in result.figures.items()} for arm in result.arms
+        },
         "effects": {
             name: [asdict(each) for found in result.effects(name).values() for each in found]
             for name in result.figures
         },
         "beats_controls": dict(judgement.beats_controls),
     }
+
+
+def _mean_json(figures: ArmFigures, arm: str) -> dict[str, float | None]:
+    ends = zip(("mean", "low", "high"), mean_interval(figures, arm), strict=True)
+    return {name: value if np.isfinite(value) else None for name, value in ends}
 
 
 def _finite(value: float) -> float | str:
@@ -259,15 +241,13 @@ def _mean(result: RegimeResult, name: str, arm: str) -> str:
 
 
 def _effect_rows(result: RegimeResult) -> list[list[str]]:
-    found = {
-        name: {(one.arm, one.control): one for of_control in result.effects(name).values() for one in of_control}
-        for name in NAMES
-    }
+    """A row a pair of arms: the AUC's difference with its p-values, then the other figures' differences."""
+    found = ([one for of_control in result.effects(name).values() for one in of_control] for name in NAMES)
     rows = []
-    for key, one in found["auc"].items():
-        corrected = f"{one.corrected_p_value:.2g}" if one.arm in result.judgement.beats_controls else ""
-        cells = [_with_interval(found[name][key]) for name in NAMES]
-        rows.append([*key, cells[0], f"{one.p_value:.2g}", corrected, *cells[1:]])
+    for auc, *others in zip(*found, strict=True):  # every figure has the same pairs
+        corrected = f"{auc.corrected_p_value:.2g}" if auc.arm in result.judgement.beats_controls else ""
+        tested = [_with_interval(auc), f"{auc.p_value:.2g}", corrected]
+        rows.append([auc.arm, auc.control, *tested, *map(_with_interval, others)])
     return rows
 
 
@@ -316,20 +296,3 @@ def _correlations(insights: Insights) -> list[list[str]]:
         both = ["–" if row[name] is None else f"{row[name]:+.2f}" for name in ("all", "within_regimes")]
         rows.append([row["metric"], better, *both, str(row["pools"])])
     return rows
-
-
-def as_html(text: str, folder: Path, title: str) -> str:
-    """One file that needs no other: the Markdown's pictures stand in it."""
-    body = MarkdownIt("commonmark", {"html": False}).enable("table").render(text)
-
-    def inlined(match: re.Match[str]) -> str:
-        path = folder / match[1]
-        kind = mimetypes.guess_type(path.name)[0]
-        return f'src="data:{kind};base64,{base64.b64encode(path.read_bytes()).decode()}"'
-
-    body = re.sub(r'src="([^":]+\.png)"', inlined, body).replace("<p><img", '<p class="picture"><img')
-    return (
-        f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
-        f'<meta name="viewport" content="width=device-width, initial-scale=1"><link rel="icon" href="data:,">'
-        f"<title>{escape(title)}</title><style>{STYLE}</style></head>\n<body>\n{body}</body></html>\n"
-    )

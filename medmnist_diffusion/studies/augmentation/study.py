@@ -6,7 +6,6 @@ them, so that they are compared in pairs.
 """
 
 import logging
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cache
@@ -15,34 +14,22 @@ from typing import Any
 
 import numpy as np
 import torch
-from accelerate import PartialState
 from tqdm import tqdm
 
-from medmnist_diffusion.data import ImageDataset, load_dataset
+from medmnist_diffusion.data import ImageDataset
 from medmnist_diffusion.data.regimes import LEAST, Regime
 from medmnist_diffusion.diffusion.samplers import DEFAULT_SAMPLER, DEFAULT_STEPS
 from medmnist_diffusion.diffusion.stopping import exclusive
 from medmnist_diffusion.errors import UserError
 from medmnist_diffusion.metrics.mixed_training import Mixture, Recipe, timed_step
-from medmnist_diffusion.processes import available_cores, start_processes
+from medmnist_diffusion.processes import available_cores, threads_kept
 from medmnist_diffusion.studies import budget
-from medmnist_diffusion.studies.augmentation.arms import (
-    ARMS,
-    CLASSICAL,
-    LEAKY,
-    MAIN_ARM,
-    arm_named,
-    with_controls,
-)
+from medmnist_diffusion.studies.augmentation.arms import ARMS, CLASSICAL, LEAKY, MAIN_ARM, arm_named, with_controls
 from medmnist_diffusion.studies.augmentation.draws import AugmentationProtocol, DrawResult, measure_draw, train_draw
 from medmnist_diffusion.studies.augmentation.generators import FRACTION, STRENGTH, DiffusionSource
 from medmnist_diffusion.studies.augmentation.report import write_report
+from medmnist_diffusion.studies.run import DataSource, StudyRun, loaded_here, run_cells, start_study
 from medmnist_diffusion.studies.statistics import smallest_detectable
-from medmnist_diffusion.studies.workers import (
-    Workers,
-    absolute_source,
-    run_tasks,
-)
 from medmnist_diffusion.training.config import TrainingConfig
 
 logger = logging.getLogger(__name__)
@@ -59,21 +46,18 @@ class AugmentationStudy:
     """What an augmentation study is asked for.
 
     Attributes:
-        dataset, root, size: those of `load_dataset`.
         precisions: this machine's, then those of the machines that began the study.
         arms: names, to which their controls are added.
     """
 
-    dataset: str
-    root: str | None
-    size: int | None
+    source: DataSource
     folder: Path
     precisions: tuple[str, ...]
-    arms: tuple[str, ...] = tuple(arm.name for arm in ARMS)
-    classifier: str = "small-cnn"
-    classifier_steps: int = 300
-    max_train_steps: int = 1500
-    num_images: int = 2000
+    arms: tuple[str, ...]
+    classifier: str
+    classifier_steps: int
+    max_train_steps: int
+    num_images: int
 
 
 def make_protocol(study: AugmentationStudy, dataset: ImageDataset) -> AugmentationProtocol:
@@ -94,10 +78,10 @@ class DrawClock:
 
     def __init__(self, protocol: AugmentationProtocol, max_train_steps: int, num_images: int) -> None:
         self._protocol, self._num_images, recipe = protocol, num_images, protocol.recipe
-        self._clock, self._leaky_done = budget.Clock(protocol.dataset), set[int]()
+        self._clock = budget.Clock(protocol.dataset)
         precision: Any = recipe.precision
         self._config = TrainingConfig(max_train_steps=max_train_steps, mixed_precision=precision)
-        with budget.one_thread():
+        with threads_kept(1):
             self._generator = self._clock.training(self._config)
             step = timed_step(recipe, Mixture(protocol.dataset.train), protocol.dataset.num_classes)
         self._classifier = step * recipe.steps * len(recipe.learning_rates)
@@ -111,26 +95,20 @@ class DrawClock:
         images = sum(self._num_images * FRACTION[pool] * PASSES[pool] for pool in pools)
         sampling = self._clock.sampling(self._config, images, DEFAULT_STEPS[DEFAULT_SAMPLER])
         generator = self._generator if pools else 0.0
-        if "leaky" in pools and seed not in self._leaky_done:
-            self._leaky_done.add(seed)  # one for all regimes
-            generator += self._generator
+        if "leaky" in pools:
+            generator += self._clock.training_once(("leaky", seed), self._config)  # one for all regimes
         return generator + sampling + len(missing) * self._classifier + METRICS_SECONDS * len(pools)
 
 
 def plan(
-    protocol: AugmentationProtocol,
-    clock: DrawClock,
-    regimes: Sequence[Regime],
-    seeds: int,
-    processes: int,
-    seconds: float,
+    run: StudyRun, protocol: AugmentationProtocol, clock: DrawClock, regimes: Sequence[Regime], seeds: int
 ) -> tuple[list[Regime], int, list[str]]:
-    """Which regimes and how many seeds fit into so many seconds, and what was left out for it; said as a plan."""  # fmt: skip
+    """Which regimes and how many seeds fit into the run's time, and what was left out for it; said as a plan."""
     cost = np.array([[clock.seconds(regime, seed) for seed in range(seeds)] for regime in regimes])  # regime × seed
     kept, count, dropped = len(regimes), seeds, []
 
     def fits(kept: int, count: int) -> bool:
-        return float(cost[:kept, :count].sum()) / processes <= seconds
+        return float(cost[:kept, :count].sum()) / run.processes <= run.seconds
 
     while count > min(FEWEST_SEEDS, seeds) and not fits(kept, count):
         count -= 1
@@ -145,7 +123,7 @@ def plan(
     logger.info(
         "%s",
         f"{kept} regimes × {count} seeds × {len(protocol.arms)} arms: at most {trainings} classifier trainings and {to_go} "
-        f"generators to go, about {left.sum() / processes / 60:.0f} minutes in {processes} process(es).",
+        f"generators to go, about {left.sum() / run.processes / 60:.0f} minutes in {run.processes} process(es).",
     )
     for line in dropped:
         logger.info("Left out for the budget: %s.", line)
@@ -173,46 +151,32 @@ def planned_effect(test_labels: np.ndarray, seeds: int, comparisons: int = 1) ->
 @cache
 def _protocol_here(study: AugmentationStudy) -> AugmentationProtocol:
     """A worker's protocol, made once."""
-    start_processes()
-    return make_protocol(study, load_dataset(study.dataset, study.root, study.size))
+    return make_protocol(study, loaded_here(study.source))
 
 
 def _draw_here(study: AugmentationStudy, regime: Regime, seed: int, deadline: float) -> DrawResult | None:
-    with budget.one_thread():  # as it was before `start_processes`
-        protocol = _protocol_here(study)
-        torch.set_num_threads(1)
-        protocol = protocol.of(regime, seed)
-        train_draw(protocol, regime, seed, deadline)
-        return measure_draw(protocol, regime, seed, deadline)
+    protocol = _protocol_here(study).of(regime, seed)
+    train_draw(protocol, regime, seed, deadline)
+    return measure_draw(protocol, regime, seed, deadline)
 
 
-def run_draws(
-    study: AugmentationStudy, draws: Sequence[tuple[Regime, int]], deadline: float, workers: Workers
-) -> None:
+def run_draws(run: StudyRun, study: AugmentationStudy, draws: Sequence[tuple[Regime, int]]) -> None:
     """All draws, those of one seed after those of the one before."""
-    with tqdm(total=len(draws), unit="draw", desc="study", dynamic_ncols=True) as bar:
-        for result in run_tasks(_draw_here, [(study, *draw, deadline) for draw in draws], workers, bar):
-            ours, control = (result.cell(name) if result else None for name in (MAIN_ARM.name, CLASSICAL.name))
-            if ours and control:
-                bar.write(
-                    f"{result.regime.name}, seed {result.seed}: AUC {control.auc:.3f} {control.arm}, "
-                    f"{ours.auc:.3f} {ours.arm}"
-                )
+    for result in run_cells(run, _draw_here, [(study, *draw, run.deadline) for draw in draws], "study", "draw"):
+        ours, control = (result.cell(name) if result else None for name in (MAIN_ARM.name, CLASSICAL.name))
+        if ours and control:
+            tqdm.write(
+                f"{result.regime.name}, seed {result.seed}: AUC {control.auc:.3f} {control.arm}, {ours.auc:.3f} {ours.arm}"
+            )
 
 
 def run_augmentation_study(
-    study: AugmentationStudy, dataset: ImageDataset, regimes: Sequence[Regime], seeds: int, seconds: float, workers: Workers,
-    command: str,
-) -> list[str]:  # fmt: skip
-    """Plan, train what is missing, and report; returns the verdicts as sentences.
-
-    Args:
-        seconds: what fits into so much time is planned and run.
-        command: named in the report.
-    """
-    deadline, protocol = time.time() + seconds, make_protocol(study, dataset)
+    run: StudyRun, study: AugmentationStudy, regimes: Sequence[Regime], seeds: int, command: str
+) -> list[str]:
+    """Plan, train what is missing, and report; returns the verdicts as sentences. `command` is named in the report."""
+    protocol = make_protocol(study, run.dataset)
     clock = DrawClock(protocol, study.max_train_steps, study.num_images)
-    regimes, seeds, dropped = plan(protocol, clock, regimes, seeds, max(1, workers.processes), seconds)
+    regimes, seeds, dropped = plan(run, protocol, clock, regimes, seeds)
     teachers_first = sorted(regimes, key=lambda regime: regime != Regime(1.0))  # leaky arms need its generator
     draws = [(regime, seed) for seed in range(seeds) for regime in teachers_first]
     to_do = [draw for draw in draws if not protocol.of(*draw).finished(*draw)]
@@ -222,12 +186,10 @@ def run_augmentation_study(
             "%d draws lack something and were begun on a machine of another precision: they are made again.",
             len(again),
         )
-    if to_do:
-        run_draws(study, to_do, deadline, workers)
+    run_draws(run, study, to_do)
     results = [result for draw in draws if (result := protocol.of(*draw).read(*draw)) is not None]
     if late := sum(len(protocol.of(*draw).missing(*draw)) for draw in draws):
-        why = "the time was over" if time.time() > deadline else "their workers died"
-        dropped.append(f"{late} classifiers, and with them their draws ({why})")
+        dropped.append(f"{late} classifiers, and with them their draws ({run.why_missing})")
     for result in results:
         name = f"{result.regime.name}, seed {result.seed}"
         if result.failed:
@@ -305,22 +267,17 @@ def study_augmentation(
     if not 0 <= imbalance < 1:
         raise UserError(f"--imbalance is {imbalance:g}; a share below 1 is needed, or 0 for no such regime.")
     chosen = [arm_named(arm).name for arm in arms or [arm.name for arm in ARMS]] + ([LEAKY.name] if leaky else [])
-    seconds = budget.seconds_of(time_budget)
-    start_processes()
-    if PartialState().num_processes > 1:
-        raise UserError("the study starts its own processes: run it without a launcher, with --processes.")
-    loaded = load_dataset(dataset, root, size)
-    check_splits(loaded)
-    folder = Path(output or Path("runs") / f"augmentation-{loaded.name}").resolve()
     processes = processes or (1 if torch.accelerator.is_available() else len(available_cores()))
-    workers = Workers(folder / "log.txt", processes, scheduler)
+    run = start_study("augmentation", DataSource(dataset, root, size), output, time_budget, processes, scheduler)
+    check_splits(run.dataset)
+    folder = run.folder
     regimes = [Regime(share) for share in sorted(set(shares))] + ([Regime(1.0, imbalance)] if imbalance else [])
     with exclusive(folder, "--output"):
         study = AugmentationStudy(
-            absolute_source(dataset), root, size, folder, budget.precisions(folder, loaded), tuple(chosen), classifier,
-            classifier_steps, max_train_steps, num_images,
+            run.source, folder, budget.precisions(folder, run.dataset), tuple(chosen), classifier, classifier_steps,
+            max_train_steps, num_images,
         )  # fmt: skip
-        verdicts = run_augmentation_study(study, loaded, regimes, seeds, seconds, workers, command)
+        verdicts = run_augmentation_study(run, study, regimes, seeds, command)
     done = f"Written to {folder}: report.html, report.md, results.json and plots."
     for line in (*verdicts, done if verdicts else "No draw is complete yet; the same command goes on."):
         logger.info("%s", line)

@@ -156,13 +156,9 @@ def proposed_settings(part: PartResult) -> tuple[dict[str, Any], dict[str, Any]]
                 best[setting] = contrast.ratio, part.of(contrast.first)[0]
     arms = [cell.arm for _, cell in best.values()]
     training = {name: value for arm in arms for name, value in arm.options.items()}
-    sampling = {
-        name: value
-        for arm in arms
-        for name, value in arm.model_dump(
-            include={"num_inference_steps", "guidance_scale"}, exclude_defaults=True
-        ).items()
-    }
+    sampling: dict[str, Any] = {}
+    for arm in arms:
+        sampling |= arm.model_dump(include={"num_inference_steps", "guidance_scale"}, exclude_defaults=True)
     return training, sampling
 
 

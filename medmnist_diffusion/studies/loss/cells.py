@@ -1,24 +1,23 @@
 """The loss study's cells: one training of one variant with one seed, sampled and measured."""
 
 import time
-from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict
+from pydantic import Field
 
 from medmnist_diffusion.artifacts import MetricRecord, TrainingSummary
-from medmnist_diffusion.cache import digest, read_kept
+from medmnist_diffusion.cache import digest
 from medmnist_diffusion.data import ImageDataset, Split
 from medmnist_diffusion.diffusion.loss_log import read_loss_csv
 from medmnist_diffusion.diffusion.machine import describe_machine
 from medmnist_diffusion.errors import TrainingDivergedError
 from medmnist_diffusion.metrics.features import FeatureExtractor
 from medmnist_diffusion.publish.plots import save_grid
-from medmnist_diffusion.studies.grid import ResultFile
+from medmnist_diffusion.studies.grid import CellRecord, ResultFile
 from medmnist_diffusion.studies.loss.variants import TrainingVariant
 from medmnist_diffusion.studies.steps import (
     generator_config,
@@ -35,35 +34,26 @@ GRID_IMAGES = 20
 VALIDATIONS, LEAST_STEPS, MOST_LOGGED = 10, 50, 20
 
 
-class VariantResult(BaseModel):
+class VariantResult(CellRecord):
     """A cell's line. Of a training that diverged `failed` says so, and there are no figures."""
-
-    model_config = ConfigDict(extra="forbid")
 
     arm: TrainingVariant
     seed: int
-    fingerprint: str
     machine: str = ""  # not in the fingerprint: cells of several machines may stand in one report, which says so
     failed: str | None = None
     steps: int = 0
     training_seconds: float = 0.0
     seconds: float = 0.0  # with sampling and measuring
-    losses: list[dict[str, float]] = []  # the rows of loss.csv that hold held-out losses
-    records: list[MetricRecord] = []  # of all classes together
-    refused: list[str] = []  # what could not be measured, and why
+    losses: list[dict[str, float]] = Field(default_factory=list)  # the rows of loss.csv that hold held-out losses
+    records: list[MetricRecord] = Field(default_factory=list)  # of all classes together
+    refused: list[str] = Field(default_factory=list)  # what could not be measured, and why
 
 
 @cache
 def cells_in(folder: Path) -> ResultFile[VariantResult]:
     """The study's results; a folder of an older version, with one JSON file a cell, is taken over."""
     results = ResultFile(folder / CELLS, VariantResult)
-
-    def older() -> Iterator[VariantResult]:
-        for path in sorted((folder / "cells").glob("[!.]*.json")):
-            if (cell := read_kept(path, VariantResult, "cell")) is not None:
-                yield cell
-
-    results.import_once(older)
+    results.import_once(folder / "cells")
     return results
 
 

@@ -8,8 +8,9 @@ from matplotlib.ticker import MaxNLocator, NullFormatter, ScalarFormatter
 from PIL import Image
 
 from medmnist_diffusion.diffusion.loss_log import BUCKETS
-from medmnist_diffusion.publish.plots import REPORT_DPI, save_figure
+from medmnist_diffusion.publish.plots import save_figure
 from medmnist_diffusion.studies.loss.analysis import PartResult, ratios_of
+from medmnist_diffusion.studies.reports import DPI, panels
 
 WIDE = 20  # a plot whose values span more than this factor has powers of ten on its axis
 
@@ -17,47 +18,41 @@ WIDE = 20  # a plot whose values span more than this factor has powers of ten on
 def plot_ratios(part: PartResult, path: Path) -> None:
     """Distance ÷ floor of every arm, one panel a figure; a dot a seed, a bar their mean."""
     ratios = ratios_of(part)
-    figure, axes = plt.subplots(
-        1, len(ratios), figsize=(2.2 + 2.4 * len(ratios), 1 + 0.28 * len(part.arms)), sharey=True, squeeze=False,
-        constrained_layout=True,
-    )  # fmt: skip
-    for axis, (label, by_arm) in zip(axes[0], ratios.items(), strict=True):
-        for at, arm in enumerate(part.arms):
-            values = list(by_arm.get(arm, {}).values())
-            axis.plot(values, [at] * len(values), "o", ms=4, color="C0", alpha=0.6)
-            if values:
-                axis.plot(np.mean(values), at, "|", ms=14, color="k")
-        axis.axvline(1, color="0.5", ls="--")
-        axis.set_title(label.replace("Fréchet distance, ", "").replace(", distance ÷ floor", ""), fontsize=9)
-        axis.set(xscale="log", xlabel="÷ floor")
-        known = [value for of_arm in by_arm.values() for value in of_arm.values()]
-        if max(known, default=1) < WIDE * min(known, default=1):
-            axis.xaxis.set_major_locator(MaxNLocator(4, steps=[1, 2, 5, 10]))
-            axis.xaxis.set_major_formatter(ScalarFormatter())
-        axis.xaxis.set_minor_formatter(NullFormatter())
-        axis.grid(alpha=0.3)
-    axes[0][0].set_yticks(range(len(part.arms)), part.arms, fontsize=8)
-    axes[0][0].invert_yaxis()
-    save_figure(figure, path, REPORT_DPI)
+    titles = [label.replace("Fréchet distance, ", "").replace(", distance ÷ floor", "") for label in ratios]
+    size = (2.4 + 2.2 / len(ratios), 1 + 0.28 * len(part.arms))
+    with panels(path, titles, size, len(ratios), sharey=True) as axes:
+        for axis, by_arm in zip(axes, ratios.values(), strict=True):
+            for at, arm in enumerate(part.arms):
+                values = list(by_arm.get(arm, {}).values())
+                axis.plot(values, [at] * len(values), "o", ms=4, color="C0", alpha=0.6)
+                if values:
+                    axis.plot(np.mean(values), at, "|", ms=14, color="k")
+            axis.axvline(1, color="0.5", ls="--")
+            axis.set(xscale="log", xlabel="÷ floor")
+            known = [value for of_arm in by_arm.values() for value in of_arm.values()]
+            if max(known, default=1) < WIDE * min(known, default=1):
+                axis.xaxis.set_major_locator(MaxNLocator(4, steps=[1, 2, 5, 10]))
+                axis.xaxis.set_major_formatter(ScalarFormatter())
+            axis.xaxis.set_minor_formatter(NullFormatter())
+        axes[0].set_yticks(range(len(part.arms)), part.arms, fontsize=8)
+        axes[0].invert_yaxis()
 
 
 def plot_curves(part: PartResult, path: Path) -> None:
     """The squared error on the same held-out images, noise and timesteps, of every run: over all noise levels, beside that on
     training images, and by noise level."""
-    panels = ["val_l2", "val_l2 ÷ train_l2", *(f"val_l2_bucket_{bucket}" for bucket in range(BUCKETS))]
-    figure, axes = plt.subplots(2, 3, figsize=(12, 6.5), constrained_layout=True)
-    for axis, name in zip(axes.flat, panels, strict=True):
-        for at, arm in enumerate(part.arms):
-            for which, cell in enumerate(part.of(arm)):
-                values = [row["val_l2"] / row["train_l2"] if "÷" in name else row[name] for row in cell.losses]
-                steps = [row["step"] for row in cell.losses]
-                axis.plot(steps, values, color=f"C{at % 10}", lw=1, label=None if which else arm)
-        title = name.replace("val_l2_bucket_", "timesteps, quarter ").replace("val_l2", "held-out squared error")
-        axis.set_title(title.replace("train_l2", "that on training images"), fontsize=9)
-        axis.set(xlabel="step", yscale="linear" if "÷" in name else "log")
-        axis.grid(alpha=0.3)
-    axes[0][0].legend(fontsize=8)
-    save_figure(figure, path, REPORT_DPI)
+    quarters = {f"val_l2_bucket_{at}": f"timesteps, quarter {at}" for at in range(BUCKETS)}
+    beside = {"val_l2": "held-out squared error", "÷": "held-out squared error ÷ that on training images"}
+    curves = {**beside, **quarters}
+    with panels(path, list(curves.values()), (4, 3.25), 3) as axes:
+        for axis, name in zip(axes, curves, strict=True):
+            for at, arm in enumerate(part.arms):
+                for which, cell in enumerate(part.of(arm)):
+                    values = [row["val_l2"] / row["train_l2"] if name == "÷" else row[name] for row in cell.losses]
+                    steps = [row["step"] for row in cell.losses]
+                    axis.plot(steps, values, color=f"C{at % 10}", lw=1, label=None if which else arm)
+            axis.set(xlabel="step", yscale="linear" if name == "÷" else "log")
+        axes[0].legend(fontsize=8)
 
 
 def plot_grids(part: PartResult, folder: Path) -> bool:
@@ -79,5 +74,5 @@ def plot_grids(part: PartResult, folder: Path) -> bool:
                 axis.imshow(np.asarray(half), cmap="gray", vmin=0, vmax=255, interpolation="nearest")
         axis.set_ylabel(cell.arm.name, rotation=0, ha="right", va="center", fontsize=8)
         axis.set(xticks=[], yticks=[], anchor="E")
-    save_figure(figure, target, REPORT_DPI)
+    save_figure(figure, target, DPI)
     return True

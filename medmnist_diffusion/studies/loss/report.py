@@ -8,7 +8,7 @@ import yaml
 
 from medmnist_diffusion.data import ImageDataset
 from medmnist_diffusion.data.audit import describe
-from medmnist_diffusion.files import write_json, write_text
+from medmnist_diffusion.files import write_text
 from medmnist_diffusion.metrics.table import record_label
 from medmnist_diffusion.studies.loss.analysis import (
     MAIN_FIGURE,
@@ -23,7 +23,7 @@ from medmnist_diffusion.studies.loss.analysis import (
     verdicts,
 )
 from medmnist_diffusion.studies.loss.plots import plot_curves, plot_grids, plot_ratios
-from medmnist_diffusion.studies.reports import markdown_table, mean_and_spread, render, short
+from medmnist_diffusion.studies.reports import markdown_table, mean_and_spread, short, write_results
 from medmnist_diffusion.studies.statistics import Contrast
 
 TEMPLATE = Path(__file__).with_name("report.md.j2")
@@ -52,9 +52,9 @@ def write_report(
         pictures = _pictures(part, folder)
         sections.append({**_section(part, found), "proposed": proposed, "pictures": pictures})
     content: dict[str, Any] = {"command": command, "dropped": list(dropped)}
-    write_json(folder / "results.json", {**content, "dataset": describe(dataset).model_dump(), "parts": of_parts})
-    text = render(TEMPLATE, dataset=dataset, parts=sections, main_figure=MAIN_FIGURE, **content)
-    write_text(folder / "report.md", text)
+    results = {**content, "dataset": describe(dataset).model_dump(), "parts": of_parts}
+    shown = {**content, "dataset": dataset, "parts": sections, "main_figure": MAIN_FIGURE}
+    write_results(folder, results, TEMPLATE, shown)
 
 
 def _section(part: PartResult, found: dict[str, list[Contrast]]) -> dict[str, Any]:

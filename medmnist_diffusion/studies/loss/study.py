@@ -7,7 +7,6 @@ time, and `robustness` (the losses on training images of which some are spoiled)
 
 import contextlib
 import logging
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cache
@@ -15,11 +14,9 @@ from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
-from accelerate import PartialState
-from tqdm import tqdm
 
 from medmnist_diffusion.choices import LOSS_PARTS
-from medmnist_diffusion.data import ImageDataset, Split, load_dataset
+from medmnist_diffusion.data import Split
 from medmnist_diffusion.diffusion.stopping import exclusive
 from medmnist_diffusion.errors import UserError
 from medmnist_diffusion.metrics.extractors import OFFLINE_PAIR, make_extractor
@@ -27,14 +24,13 @@ from medmnist_diffusion.metrics.features import FeatureExtractor
 from medmnist_diffusion.metrics.inception import weights_at_hand
 from medmnist_diffusion.metrics.memorization import clean_held_out
 from medmnist_diffusion.metrics.plan import plan_comparison
-from medmnist_diffusion.processes import start_processes
 from medmnist_diffusion.studies import budget
 from medmnist_diffusion.studies.loss import variants
 from medmnist_diffusion.studies.loss.analysis import PartResult, best_variant, proposed_settings
 from medmnist_diffusion.studies.loss.cells import TrainingProtocol, VariantResult, cells_in, generate_cell, run_cell
 from medmnist_diffusion.studies.loss.report import write_report
 from medmnist_diffusion.studies.loss.variants import DEFAULT, TrainingVariant
-from medmnist_diffusion.studies.workers import Workers, absolute_source, run_tasks
+from medmnist_diffusion.studies.run import DataSource, StudyRun, loaded_here, run_cells, start_study
 from medmnist_diffusion.training.config import preset
 
 logger = logging.getLogger(__name__)
@@ -48,20 +44,17 @@ FOLLOWED = ("losses", "parameters")  # parts with an arm that is known only afte
 
 @dataclass(frozen=True)
 class LossStudy:
-    """What a loss study is asked for. `dataset`, `root` and `size` are those of `load_dataset`; `features` are `inception` and
-    `random`, spaces beside the offline pair."""
+    """What a loss study is asked for; `features` are `inception` and `random`, spaces beside the offline pair."""
 
-    dataset: str
-    root: str | None
-    size: int | None
+    source: DataSource
     folder: Path
     precision: str
-    parts: tuple[str, ...] = LOSS_PARTS
-    max_train_steps: int = 2000
-    max_train_minutes: float = 3.0
-    num_images: int = NUM_IMAGES
-    features: tuple[str, ...] = ()
-    inception_weights: Path | None = None
+    parts: tuple[str, ...]
+    max_train_steps: int
+    max_train_minutes: float
+    num_images: int
+    features: tuple[str, ...]
+    inception_weights: Path | None
 
 
 @dataclass(frozen=True)
@@ -75,15 +68,9 @@ class StudyPart:
 
 
 @cache
-def study_dataset(study: LossStudy) -> ImageDataset:
-    return load_dataset(study.dataset, study.root, study.size)
-
-
-@cache
 def study_parts(study: LossStudy) -> dict[str, StudyPart]:
     """All parts, most important first; made once in each process."""
-    start_processes()
-    dataset = study_dataset(study)
+    dataset = loaded_here(study.source)
     by_steps = {"max_train_steps": study.max_train_steps, "mixed_precision": study.precision}
     by_time = {"max_train_minutes": study.max_train_minutes, "mixed_precision": study.precision}
     pair = tuple(make_extractor(name, dataset) for name in OFFLINE_PAIR)
@@ -118,35 +105,27 @@ def follow_ups(part: StudyPart, cells: Sequence[VariantResult]) -> list[tuple[Tr
     return []
 
 
-class CellClock:
-    """Expected seconds of cells; a training that several of them share is counted once."""
-
-    def __init__(self, dataset: ImageDataset) -> None:
-        self._clock, self._counted = budget.Clock(dataset), set[Path]()
-
-    def seconds(self, protocol: TrainingProtocol, arm: TrainingVariant, seed: int) -> float:
-        """Of one more cell."""
-        if protocol.finished(arm, seed):
-            return 0.0
-        config, run, training = protocol.config(arm, seed), protocol.run_folder(arm, seed), 0.0
-        if run not in self._counted:
-            self._counted.add(run)
-            training = self._clock.training(config)
-        images = protocol.num_images * (2 if arm.guidance_scale != 1 else 1)
-        sampling = self._clock.sampling(config, images, arm.num_inference_steps)
-        slow = sum(SECONDS_AN_IMAGE.get(space.name.split("-")[0], 0.0) for space in protocol.slow_extractors)
-        return training + sampling + slow * protocol.num_images + OVERHEAD_SECONDS
+def cell_seconds(clock: budget.Clock, protocol: TrainingProtocol, arm: TrainingVariant, seed: int) -> float:
+    """Expected seconds of one more cell; a training that several cells share is counted once."""
+    if protocol.finished(arm, seed):
+        return 0.0
+    config = protocol.config(arm, seed)
+    training = clock.training_once(protocol.run_folder(arm, seed), config)
+    images = protocol.num_images * (2 if arm.guidance_scale != 1 else 1)
+    sampling = clock.sampling(config, images, arm.num_inference_steps)
+    slow = sum(SECONDS_AN_IMAGE.get(space.name.split("-")[0], 0.0) for space in protocol.slow_extractors)
+    return training + sampling + slow * protocol.num_images + OVERHEAD_SECONDS
 
 
 def plan_seeds(
-    parts: Sequence[StudyPart], clock: CellClock, seeds: int, seconds: float, processes: int = 1
+    parts: Sequence[StudyPart], clock: budget.Clock, seeds: int, seconds: float, processes: int = 1
 ) -> tuple[dict[str, int], list[str]]:
     """How many seeds of each part fit into so many seconds, and what was left out for it; said as a plan."""
     left, chosen, dropped = seconds * processes, {}, []
     for part in parts:
         costs = []  # of so many seeds
         for seed in range(seeds):
-            arms = [clock.seconds(part.protocol, arm, seed) for arm in part.arms]
+            arms = [cell_seconds(clock, part.protocol, arm, seed) for arm in part.arms]
             costs.append(sum(arms) + (max(arms) if part.name in FOLLOWED else 0.0))
         totals = np.cumsum(costs)
         count = max((n for n in range(min(FEWEST_SEEDS, seeds), seeds + 1) if totals[n - 1] <= left), default=0)
@@ -161,15 +140,11 @@ def plan_seeds(
     return chosen, dropped
 
 
-def _cell_here(study: LossStudy, part: str, arm: TrainingVariant, seed: int, deadline: float) -> None:
-    """One cell, in this process; none after the deadline (of time.time())."""
-    if time.time() <= deadline:
-        run_cell(study_parts(study)[part].protocol, arm, seed)
+def _cell_here(study: LossStudy, part: str, arm: TrainingVariant, seed: int) -> None:
+    run_cell(study_parts(study)[part].protocol, arm, seed)
 
 
-def run_part(
-    study: LossStudy, part: StudyPart, seeds: int, deadline: float, workers: Workers
-) -> tuple[PartResult, list[str]]:
+def run_part(run: StudyRun, study: LossStudy, part: StudyPart, seeds: int) -> tuple[PartResult, list[str]]:
     """The part's cells, seed by seed, then its follow-ups; and which cells are missing."""
     cells: list[VariantResult] = []
     missing: list[str] = []
@@ -177,19 +152,17 @@ def run_part(
     def run_all(arms: Sequence[TrainingVariant]) -> None:
         grid = [(arm, seed) for seed in range(seeds) for arm in arms]
         waiting = {  # of cells that are alike, one
-            part.protocol.fingerprint(*each): (study, part.name, *each, deadline)
+            part.protocol.fingerprint(*each): (study, part.name, *each)
             for each in grid
             if part.protocol.finished(*each) is None
         }
-        with tqdm(total=len(waiting), unit="cell", desc=part.name, disable=not waiting, dynamic_ncols=True) as bar:
-            for _ in run_tasks(_cell_here, list(waiting.values()), workers, bar):
-                pass
+        for _ in run_cells(run, _cell_here, waiting.values(), part.name):
+            pass
         for arm, seed in grid:
             if (cell := part.protocol.finished(arm, seed)) is not None:
                 cells.append(cell)
             else:
-                why = "the time was over" if time.time() > deadline else "its worker died"
-                missing.append(f"{part.name}: {arm.name}, seed {seed} ({why})")
+                missing.append(f"{part.name}: {arm.name}, seed {seed} ({run.why_missing})")
 
     run_all(part.arms)
     more = follow_ups(part, cells)
@@ -219,25 +192,19 @@ def check_early(protocol: TrainingProtocol) -> None:
     plan_comparison(protocol.dataset, clean_held_out(protocol.dataset), planned, None, 0)
 
 
-def run_loss_study(study: LossStudy, seeds: int, seconds: float, workers: Workers, command: str) -> list[PartResult]:
-    """Plan, run what is missing, and report after every part: nothing waits for the last.
-
-    Args:
-        seconds: what fits into so much time is planned and run.
-        command: named in the report.
-    """
-    deadline, dataset = time.time() + seconds, study_dataset(study)
+def run_loss_study(run: StudyRun, study: LossStudy, seeds: int, command: str) -> list[PartResult]:
+    """Plan, run what is missing, and report after every part: nothing waits for the last. `command` is named in the report."""
     parts = [part for name, part in study_parts(study).items() if name in study.parts]
     for part in parts:
         check_early(part.protocol)
-    seeds_of, dropped = plan_seeds(parts, CellClock(dataset), seeds, seconds, max(1, workers.processes))
+    seeds_of, dropped = plan_seeds(parts, budget.Clock(run.dataset), seeds, run.seconds, run.processes)
     results: list[PartResult] = []
     for part in parts:
-        result, missing = run_part(study, part, seeds_of[part.name], deadline, workers)
+        result, missing = run_part(run, study, part, seeds_of[part.name])
         dropped += missing
         if result.cells:
             results.append(result)
-            write_report(study.folder, dataset, results, dropped, command)
+            write_report(run.folder, run.dataset, results, dropped, command)
     return results
 
 
@@ -310,26 +277,21 @@ def study_loss(
         >>> (folder / "report.md").is_file()
         True
     """
-    seconds = budget.seconds_of(time_budget)
     if features is None:
         features = ["inception" if weights_at_hand(inception_weights) else "random"]
-    start_processes()
-    if PartialState().num_processes > 1:
-        raise UserError("the study starts its own processes: start it without a launcher.")
-    loaded = load_dataset(dataset, root, size)
-    folder = Path(output or Path("runs") / f"loss-{loaded.name}").resolve()
+    run = start_study("loss", DataSource(dataset, root, size), output, time_budget, processes, scheduler)
+    folder = run.folder
     if rate and not cells_in(folder).records():
         raise UserError(f"{folder} holds no finished cell. Run the study first, with the same arguments.")
     with contextlib.nullcontext() if rate else exclusive(folder, "--output"):
         study = LossStudy(
-            absolute_source(dataset), root, size, folder, budget.first_precision(folder, loaded), tuple(parts),
-            max_train_steps, max_train_minutes, num_images, tuple(features), inception_weights,
+            run.source, folder, budget.first_precision(folder, run.dataset), tuple(parts), max_train_steps, max_train_minutes,
+            num_images, tuple(features), inception_weights,
         )  # fmt: skip
         if rate:
             rate_best(study, seeds)
             return folder
-        workers = Workers(folder / "workers.log", processes, scheduler)
-        results = run_loss_study(study, seeds, seconds, workers, command)
+        results = run_loss_study(run, study, seeds, command)
     logger.info(
         "%s", f"Written to {folder}: report.md, results.json and plots." if results else "Nothing fitted the budget."
     )

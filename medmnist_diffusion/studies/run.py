@@ -1,0 +1,102 @@
+"""The line that every study follows: it starts, runs the cells that are missing while there is time, and says why any are missing.
+
+What a study adds is its own: its cells, a function that runs one and keeps its figures in a `grid.ResultFile`, and a report.
+"""
+
+import time
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from accelerate import PartialState
+
+from medmnist_diffusion.data import ImageDataset, load_dataset
+from medmnist_diffusion.errors import UserError
+from medmnist_diffusion.processes import start_processes, threads_kept
+from medmnist_diffusion.studies.budget import seconds_of
+from medmnist_diffusion.studies.workers import Workers, run_tasks
+
+
+def absolute_source(dataset: str) -> str:
+    """A data set's path as workers in other folders find it; names stay as they are."""
+    return str(Path(dataset).resolve()) if Path(dataset).exists() else dataset
+
+
+class DataSource(NamedTuple):
+    """A data set as `load_dataset` takes it."""
+
+    dataset: str
+    root: str | None
+    size: int | None
+
+
+@dataclass(frozen=True)
+class StudyRun:
+    """One call of a study's command.
+
+    Attributes:
+        source, dataset: its data, as every worker finds and loads them, and loaded here.
+        folder: of its results.
+        workers: who runs its cells.
+        seconds: that it may take, until the deadline (of time.time()); infinite where no budget is given.
+    """
+
+    source: DataSource
+    dataset: ImageDataset
+    folder: Path
+    workers: Workers
+    seconds: float
+    deadline: float
+
+    @property
+    def processes(self) -> int:
+        """How many cells run at once, to plan with."""
+        return max(1, self.workers.processes)
+
+    @property
+    def why_missing(self) -> str:
+        """Of cells that are not there when all is done."""
+        return "the time was over" if time.time() > self.deadline else "a worker died"
+
+
+def start_study(
+    kind: str, source: DataSource, output: str | Path | None, time_budget: str | None, processes: int, scheduler: str | None
+) -> StudyRun:  # fmt: skip
+    """Args:
+        output: the folder of results (default runs/KIND-DATASET).
+        time_budget: 90m, 2h; None for no end.
+        processes, scheduler: as `Workers` has them.
+
+    Raises:
+        UserError: for arguments that cannot be, or where a launcher started several processes.
+    """
+    seconds = seconds_of(time_budget)
+    start_processes()
+    if PartialState().num_processes > 1:
+        raise UserError("the study starts its own processes: run it without a launcher, with --processes.")
+    dataset = load_dataset(*source)
+    folder = Path(output or Path("runs") / f"{kind}-{dataset.name}").resolve()
+    source = source._replace(dataset=absolute_source(source.dataset))
+    workers = Workers(folder / "log.txt", processes, scheduler)
+    return StudyRun(source, dataset, folder, workers, seconds, time.time() + seconds)
+
+
+@cache
+def loaded_here(source: DataSource) -> ImageDataset:
+    """A worker process's data set, loaded once. Its threads stay what they are."""
+    with threads_kept():
+        start_processes()
+        return load_dataset(*source)
+
+
+def run_cells(
+    run: StudyRun, task: Callable[..., Any], cells: Iterable[tuple[Any, ...]], desc: str, unit: str = "cell"
+) -> Iterator[Any]:
+    """What `task(*cell)` gives, in a worker, as the cells finish; None of those that would start after the deadline."""
+    return run_tasks(_run_in_time, [(run.deadline, task, *cell) for cell in cells], run.workers, desc, unit)
+
+
+def _run_in_time(deadline: float, task: Callable[..., Any], *cell: Any) -> Any:
+    return task(*cell) if time.time() <= deadline else None

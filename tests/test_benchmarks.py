@@ -1,0 +1,71 @@
+"""Benchmarks that train: an interrupted one goes on, a longer list adds to its file, and the committed files are known."""
+
+import importlib
+import json
+import shutil
+from argparse import Namespace
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from medmnist_diffusion.errors import UserError
+
+BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
+JUDGED = {space: {"frechet_distance": 1.0} for space in ("classifier", "texture")}
+
+
+@pytest.fixture
+def trainings(monkeypatch: pytest.MonkeyPatch) -> Any:
+    monkeypatch.syspath_prepend(BENCHMARKS)
+    return importlib.import_module("trainings")
+
+
+def test_an_interrupted_benchmark_goes_on_and_a_longer_list_adds_to_it(trainings: Any, tmp_path: Path) -> None:
+    path, head, ran = tmp_path / "results.json", {"command": "python benchmarks/some.py"}, []
+
+    def run(args: Namespace, cell: dict[str, Any]) -> Iterator[dict[str, Any]]:
+        if cell["seed"] == args.interrupted_at:
+            raise KeyboardInterrupt
+        ran.append(cell)
+        yield {"power": 0.5, **JUDGED}
+        yield {"power": 1.0, **JUDGED}
+
+    def start(seeds: int, interrupted_at: int | None = None) -> list[dict[str, Any]]:
+        cells = [{"arm": "a", "options": ["--x", "1"], "seed": seed} for seed in range(seeds)]
+        return trainings.run_missing(path, head, Namespace(interrupted_at=interrupted_at), cells, run)
+
+    with pytest.raises(KeyboardInterrupt):
+        start(2, interrupted_at=1)
+    assert [row["power"] for row in json.loads(path.read_text())["runs"]] == [0.5, 1.0]
+    start(2)
+    assert [cell["seed"] for cell in ran] == [0, 1]
+    rows = start(3)
+    assert [cell["seed"] for cell in ran] == [0, 1, 2]
+    assert [row["seed"] for row in rows] == [0, 0, 1, 1, 2, 2]
+    assert json.loads(path.read_text()) == {**head, "runs": rows}
+    with pytest.raises(UserError, match=r"holds the results of `python benchmarks/some.py`"):
+        trainings.run_missing(path, {"command": "another"}, Namespace(), [], run)
+
+
+@pytest.mark.parametrize(
+    ("name", "cell"),
+    [
+        ("recipe_pneumoniamnist", {"arm": "default", "options": [], "seed": 2}),
+        ("average_length_pneumoniamnist", {"seed": 1}),
+        ("muon_precision_pneumoniamnist", {"seed": 2, "precision": "bfloat16"}),
+        ("presets", {"preset": "fast", "dataset": "pneumoniamnist", "image_size": 28}),
+        ("few_step_student_pneumoniamnist", {"sampler": "student, DDIM", "steps": 4, "paths": 12000}),
+    ],
+)
+def test_committed_cells_are_not_run_again(name: str, cell: dict[str, Any], trainings: Any, tmp_path: Path) -> None:
+    path = Path(shutil.copy(BENCHMARKS / "results" / f"{name}.json", tmp_path))
+    before = path.read_bytes()
+
+    def run(args: Namespace, cell: dict[str, Any]) -> Iterator[dict[str, Any]]:
+        raise AssertionError("it stands in the file")
+
+    rows = trainings.run_missing(path, {"command": json.loads(before)["command"]}, Namespace(), [cell], run)
+    assert len(rows) >= 3
+    assert path.read_bytes() == before
