@@ -162,7 +162,7 @@ def simulated(
 def measure(dataset: ImageDataset, bar: tqdm) -> list[dict[str, Any]]:
     """A row for each number of training images and share of twins."""
     pool, rng = pool_of(dataset), np.random.default_rng(1)
-    images = pool.images.astype(float)
+    images = pool.images[:].astype(float)
     between = {"real": distances_to(pool, images, exclude_self=True)}
     for name, disguise in {**COPIES, "twins": twins}.items():
         between[name] = distances_to(pool, disguise(images, rng))

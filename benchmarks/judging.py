@@ -58,9 +58,11 @@ def judge(dataset: ImageDataset, images: np.ndarray, labels: np.ndarray | None =
             "standard_error": distance.error,
             "kernel_distance": kernel_distance(real, features).value,
         }
-    key = f"{dataset.train.content_hash[:24]}-{dataset.splits['val'].content_hash[:24]}-benchmark-copies"
+    key = f"{dataset.train.content_hash[:24]}-{dataset.splits['val'].content_hash[:24]}-benchmark-independent"
     fresh = memorization.cached_nearest(
-        key, lambda: memorization.nearest_copies(memorization.clean_held_out(dataset), dataset.train)
+        key,
+        memorization.NearestImages,
+        lambda: memorization.nearest_copies(memorization.clean_held_out(dataset), dataset.train),
     )
     threshold = memorization.Threshold.of(fresh.distances)
     near = memorization.nearest_copies(split, dataset.train).distances

@@ -35,9 +35,9 @@ def test_nearest_pictures_against_brute_force() -> None:
                 for dy in range(-2, 3)
                 for dx in range(-2, 3)
             )
-            for reference in references.images
+            for reference in references.images[:]
         ]
-        for query in queries.images
+        for query in queries.images[:]
     ])  # fmt: skip
     found = nearest_pictures(queries, references)
     np.testing.assert_allclose(found.distances, np.sort(distances, 1), atol=1e-3)

@@ -50,7 +50,7 @@ def measured(dataset: ImageDataset, images: Split) -> Metrics:
 
 def test_redrawn_copies_are_found_although_val_holds_twins(twins_in_val: ImageDataset) -> None:
     split, rng = fresh(400), np.random.default_rng(1)
-    images = split.images.copy()
+    images = split.images[:].copy()
     images[:40] = redrawn(twins_in_val.train.images[:40], rng)
     metrics = measured(
         twins_in_val, Split("redrawn", images, np.r_[twins_in_val.train.labels[:40], split.labels[40:]])
