@@ -3,7 +3,10 @@
 A program that imports the package decides for itself what it shows of the logger `medmnist_diffusion`.
 """
 
+import contextlib
 import logging
+from collections.abc import Iterator
+from typing import TextIO
 
 from tqdm import tqdm
 
@@ -26,3 +29,16 @@ def show_messages() -> None:
         logger.addHandler(_Stdout())
         logger.propagate = False
     logger.setLevel(logging.INFO)
+
+
+@contextlib.contextmanager
+def messages_in(file: TextIO) -> Iterator[None]:
+    """The package's messages, and all that is printed, go to a file for a while; then all is as before."""
+    logger = logging.getLogger(PACKAGE)
+    before = logger.handlers[:], logger.level, logger.propagate
+    try:
+        with contextlib.redirect_stdout(file):
+            show_messages()
+            yield
+    finally:
+        logger.handlers[:], logger.level, logger.propagate = before

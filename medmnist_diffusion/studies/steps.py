@@ -1,6 +1,5 @@
 """What a study does in each of its cells: train a generator, sample it, measure the images. Studies call these nowhere else."""
 
-import contextlib
 import shutil
 from collections.abc import Sequence
 from dataclasses import asdict, replace
@@ -11,7 +10,7 @@ import numpy as np
 from accelerate import PartialState
 from filelock import FileLock
 
-from medmnist_diffusion.console import show_messages
+from medmnist_diffusion.console import messages_in
 from medmnist_diffusion.data import ImageDataset, Split
 from medmnist_diffusion.diffusion.samplers import DEFAULT_SAMPLER
 from medmnist_diffusion.diffusion.sampling import generate, load_pipeline
@@ -51,8 +50,7 @@ def train_generator(config: TrainingConfig, dataset: ImageDataset, run: Path, lo
     run.mkdir(parents=True, exist_ok=True)
     with FileLock(run / "lock"):
         if saved_step(run / "pipeline") is None:  # written last
-            show_messages()
-            with log.open("a", encoding="utf-8") as file, contextlib.redirect_stdout(file), threads_kept():
+            with log.open("a", encoding="utf-8") as file, messages_in(file), threads_kept():
                 train(replace(config, output_dir=str(run)), dataset)
         for name in leave:
             shutil.rmtree(run / name, ignore_errors=True)
