@@ -20,10 +20,10 @@ from dataset_arguments import add_dataset_arguments
 from judging import RESULTS
 
 from medmnist_diffusion.data import ImageDataset, Split, load_dataset
+from medmnist_diffusion.data.duplicates import clean_held_out
 from medmnist_diffusion.errors import UserError, run_command
 from medmnist_diffusion.files import write_json
 from medmnist_diffusion.metrics.classifier import SmallCNN, fitted_classifier, predict
-from medmnist_diffusion.metrics.memorization import clean_held_out
 from medmnist_diffusion.processes import start_processes
 from medmnist_diffusion.studies.loss.analysis import PartResult
 from medmnist_diffusion.studies.loss.cells import TrainingProtocol, generate_cell

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from medmnist_diffusion.data import ImageDataset, Split
+from medmnist_diffusion.data.duplicates import clean_held_out
 from medmnist_diffusion.metrics import memorization
 from medmnist_diffusion.metrics.classifier import predict, real_data_classifier
 from medmnist_diffusion.metrics.extractors import make_extractor
@@ -62,7 +63,7 @@ def judge(dataset: ImageDataset, images: np.ndarray, labels: np.ndarray | None =
     fresh = memorization.cached_nearest(
         key,
         memorization.NearestImages,
-        lambda: memorization.nearest_copies(memorization.clean_held_out(dataset), dataset.train),
+        lambda: memorization.nearest_copies(clean_held_out(dataset), dataset.train),
     )
     threshold = memorization.Threshold.of(fresh.distances)
     near = memorization.nearest_copies(split, dataset.train).distances
@@ -74,7 +75,7 @@ def judge(dataset: ImageDataset, images: np.ndarray, labels: np.ndarray | None =
 
 def floor(dataset: ImageDataset, count: int) -> dict[str, float]:
     """The Fréchet distance of up to `count` real images that do not stand in train, in each space."""
-    held_out = memorization.clean_held_out(dataset)
+    held_out = clean_held_out(dataset)
     rows = np.sort(np.random.default_rng(0).permutation(len(held_out))[:count])
     judged = judge(dataset, held_out.images[rows])
     return {space: judged[space]["frechet_distance"] for space in SPACES}

@@ -23,9 +23,9 @@ from judging import RESULTS, dataset_options, drawn_labels, floor, judge, peak_m
 from trainings import Row, run_missing
 
 from medmnist_diffusion.data import load_dataset
+from medmnist_diffusion.data.duplicates import clean_held_out
 from medmnist_diffusion.diffusion.sampling import generate, load_pipeline
 from medmnist_diffusion.errors import run_command
-from medmnist_diffusion.metrics import memorization
 from medmnist_diffusion.processes import available_cores, start_processes
 from medmnist_diffusion.training.config import preset
 
@@ -51,7 +51,7 @@ def run(args: argparse.Namespace, cell: Row) -> Iterator[Row]:
             }
         summary = json.loads((pipeline / "training_summary.json").read_text(encoding="utf-8"))
         pipe = load_pipeline(pipeline)
-    count = min(MOST, len(memorization.clean_held_out(dataset)))
+    count = min(MOST, len(clean_held_out(dataset)))
     labels = drawn_labels(dataset.train.labels, count)
     began = time.monotonic()
     images = generate(pipe, labels)

@@ -15,8 +15,9 @@ from accelerate.utils import DistributedType, broadcast_object_list
 from diffusers import UNet2DModel
 
 from medmnist_diffusion.artifacts import CheckpointState, TrainingSummary
-from medmnist_diffusion.data import ImageDataset
+from medmnist_diffusion.data import ImageDataset, Split
 from medmnist_diffusion.data.audit import audit, findings
+from medmnist_diffusion.data.duplicates import clean_held_out
 from medmnist_diffusion.diffusion.loss import Objective
 from medmnist_diffusion.diffusion.loss_log import LossLog
 from medmnist_diffusion.diffusion.machine import check_training_memory, probe_precision, training_cost
@@ -29,6 +30,7 @@ from medmnist_diffusion.training.overfitting import bearable_steps, has_risen
 
 logger = logging.getLogger(__name__)
 BEST = "best held-out loss"
+FEWEST_HELD_OUT = 10
 
 
 @dataclass(frozen=True)
@@ -46,6 +48,7 @@ class Run:
     folder: Path
     config: TrainingConfig
     dataset: ImageDataset
+    held_out: Split  # val images that are independent of the training images
     objective: Objective
     accelerator: Accelerator
     history: History
@@ -54,7 +57,7 @@ class Run:
 
     def held_out_has_risen(self, losses: np.ndarray, best: Best) -> bool:
         """Whether the held-out losses are above those of the best weights beyond their noise."""
-        return has_risen(losses, best, len(self.dataset.splits["val"]))
+        return has_risen(losses, best, len(self.held_out))
 
     def summary(self, weights: str, step: int, seconds: float, val_loss: float) -> TrainingSummary:
         """How the weights of a step came about."""
@@ -203,7 +206,28 @@ def begin_run(
     if config.report_to != "none":
         values = {key: value for key, value in asdict(config).items() if isinstance(value, (int, float, str, bool))}
         accelerator.init_trackers("logs", config=values)
-    return Run(folder, config, dataset, objective, accelerator, history, facts, images_a_step)
+    return Run(folder, config, dataset, _held_out(dataset), objective, accelerator, history, facts, images_a_step)
+
+
+def _held_out(dataset: ImageDataset) -> Split:
+    """The val images that neither stand in train nor have a twin there: with the others memorizing would go unseen. All of them
+    where hardly any are left."""
+    val, independent = dataset.splits["val"], clean_held_out(dataset)
+    if len(independent) == len(val):
+        return val
+    if len(independent) < FEWEST_HELD_OUT:
+        logger.warning(
+            "only %d of %d val images neither stand in train nor have a twin there: whether the model memorizes cannot be told "
+            "from the held-out loss.", len(independent), len(val),
+        )  # fmt: skip
+        return val
+    left_out = len(val) - len(independent)
+    logger.info(
+        "  held-out losses are of %d val images: %d more stand in train, or have a twin there",
+        len(independent),
+        left_out,
+    )
+    return independent
 
 
 def say_plan(run: Run, expected: Expected, max_steps: int | None, step: int) -> None:

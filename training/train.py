@@ -123,7 +123,8 @@ def _train(config: TrainingConfig, dataset: ImageDataset | None, folder: Path, s
         log_snr=log_snr(objective.scheduler) if config.timestep_sampling == "log_snr" else None,
     )
     # The same questions to training and to held-out images, every time: where the answers part, memorizing begins.
-    fixed = {name: fixed_batch(dataset.splits[name], config.num_train_timesteps) for name in ("train", "val")}
+    asked = {"train": dataset.train, "val": run.held_out}
+    fixed = {name: fixed_batch(split, config.num_train_timesteps) for name, split in asked.items()}
 
     # 6. Where a stopped run left off.
     log = _resume(run, state)

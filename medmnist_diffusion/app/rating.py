@@ -18,10 +18,10 @@ from PIL import Image
 
 from medmnist_diffusion.data import ImageDataset
 from medmnist_diffusion.data.dataset import without_grey_axis
+from medmnist_diffusion.data.duplicates import clean_held_out
 from medmnist_diffusion.errors import UserError
 from medmnist_diffusion.files import write_json
 from medmnist_diffusion.metrics.intervals import share_interval
-from medmnist_diffusion.metrics.memorization import clean_held_out
 
 logger = logging.getLogger(__name__)
 IMAGES = 60

@@ -53,6 +53,19 @@ def drop_leaks(dataset: ImageDataset, twins: bool = False) -> tuple[ImageDataset
     return replace(dataset, splits=splits, notes=notes), int(leaks.sum())
 
 
+def independent_rows(dataset: ImageDataset) -> np.ndarray:
+    """The rows of val whose images are independent of the training images: neither copies nor twins of one; perhaps none. Of very
+    large sets some, those that were looked up."""
+    val, twins = dataset.splits["val"], find_twins(dataset)
+    copies = np.flatnonzero(in_other(image_hashes(val), image_hashes(dataset.train)))
+    return np.setdiff1d(twins.looked_up["val"], np.concatenate([copies, twins.rows("val")]))
+
+
+def clean_held_out(dataset: ImageDataset) -> Split:
+    """The val images of `independent_rows`."""
+    return dataset.splits["val"].subset(independent_rows(dataset))
+
+
 def near_pairs(
     split: Split,
     other: Split,

@@ -14,9 +14,8 @@ import torch
 from scipy.stats import betabinom, mannwhitneyu
 
 from medmnist_diffusion.cache import cache_dir, cached_arrays
-from medmnist_diffusion.data.dataset import ImageDataset, Split
-from medmnist_diffusion.data.duplicates import image_hashes, in_other
-from medmnist_diffusion.data.twins import NEXT, SHIFT, Nearest, find_twins, interior, working_blocks
+from medmnist_diffusion.data.dataset import Split
+from medmnist_diffusion.data.twins import NEXT, SHIFT, Nearest, interior, working_blocks
 from medmnist_diffusion.metrics.intervals import Estimate
 
 QUANTILE = 0.01  # of the distances of fresh real images: they fall below it this often
@@ -30,19 +29,6 @@ class NearestImages:
 
     distances: np.ndarray
     rows: np.ndarray
-
-
-def independent_rows(dataset: ImageDataset) -> np.ndarray:
-    """The rows of val whose images are independent of the training images: neither copies nor twins of one; perhaps none. Of very
-    large sets some, those that were looked up."""
-    val, twins = dataset.splits["val"], find_twins(dataset)
-    copies = np.flatnonzero(in_other(image_hashes(val), image_hashes(dataset.train)))
-    return np.setdiff1d(twins.looked_up["val"], np.concatenate([copies, twins.rows("val")]))
-
-
-def clean_held_out(dataset: ImageDataset) -> Split:
-    """The val images of `independent_rows`."""
-    return dataset.splits["val"].subset(independent_rows(dataset))
 
 
 def nearest_copies(queries: Split, train: Split) -> NearestImages:

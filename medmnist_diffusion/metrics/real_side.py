@@ -7,6 +7,7 @@ from typing import TypeVar
 import numpy as np
 
 from medmnist_diffusion.data.dataset import ImageDataset
+from medmnist_diffusion.data.duplicates import independent_rows
 from medmnist_diffusion.data.twins import Nearest, find_twins
 from medmnist_diffusion.metrics import memorization
 from medmnist_diffusion.metrics.classifier import SmallCNN, real_data_classifier
@@ -42,7 +43,7 @@ class RealSide:
 
     def __init__(self, dataset: ImageDataset, num_real: int | None = None, seed: int = 0) -> None:
         self.dataset, self.num_real, self.seed = dataset, num_real, seed
-        self._independent, self._twins = memorization.independent_rows(dataset), find_twins(dataset)
+        self._independent, self._twins = independent_rows(dataset), find_twins(dataset)
         self.held_out = dataset.splits["val"].subset(self._independent)
         self.alone = self._twins.looked_up["train"][self._twins.alone][:MOST_ALONE]
         self.floors: dict[Hashable, Estimate] = {}

@@ -12,11 +12,11 @@ import torch
 from medmnist_diffusion.data import ImageDataset, Split
 from medmnist_diffusion.data.conditioning import rows_of
 from medmnist_diffusion.data.dataset import to_model_range
+from medmnist_diffusion.data.duplicates import clean_held_out
 from medmnist_diffusion.metrics.classifier_training import predicted_logits
 from medmnist_diffusion.metrics.memorization import (
     QUANTILE,
     Threshold,
-    clean_held_out,
     nearest_copies,
     nearest_features,
 )

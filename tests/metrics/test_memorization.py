@@ -9,13 +9,13 @@ from scipy.stats import kstest
 
 from medmnist_diffusion.data import load_dataset, phantom
 from medmnist_diffusion.data.dataset import ImageDataset, Split
+from medmnist_diffusion.data.duplicates import clean_held_out
 from medmnist_diffusion.data.npz import write_npz
 from medmnist_diffusion.metrics.evaluation import evaluate_images
 from medmnist_diffusion.metrics.extractors import make_extractor
 from medmnist_diffusion.metrics.memorization import (
     Threshold,
     authentic,
-    clean_held_out,
     distance_pairs,
     nearest_copies,
     nearest_features,

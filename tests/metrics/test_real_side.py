@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from medmnist_diffusion.data import ImageDataset, twins
+from medmnist_diffusion.data import ImageDataset, duplicates, twins
 from medmnist_diffusion.data.dataset import Split
 from medmnist_diffusion.data.twins import Nearest
 from medmnist_diffusion.metrics import classifier, comparisons, memorization, real_side
@@ -86,9 +86,9 @@ def test_several_draws_share_the_real_side(small: ImageDataset, monkeypatch: pyt
 def test_the_cleaning_of_held_out_images_is_kept_by_content(
     small: ImageDataset, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    kept = memorization.clean_held_out(small)
+    kept = duplicates.clean_held_out(small)
     monkeypatch.setattr(twins, "_found", None)
-    assert memorization.clean_held_out(small).content_hash == kept.content_hash
+    assert duplicates.clean_held_out(small).content_hash == kept.content_hash
 
 
 def test_the_real_side_of_something_else_is_refused(small: ImageDataset) -> None:

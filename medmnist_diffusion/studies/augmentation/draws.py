@@ -14,6 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from medmnist_diffusion.cache import digest, kept_arrays
 from medmnist_diffusion.data import ImageDataset, Split
+from medmnist_diffusion.data.duplicates import clean_held_out
 from medmnist_diffusion.data.regimes import Regime, RegimeData, draw_regime
 from medmnist_diffusion.errors import TrainingDivergedError, UserError
 from medmnist_diffusion.metrics import memorization, selection
@@ -317,7 +318,7 @@ def pool_metrics(whole: ImageDataset, data: RegimeData, pool: Split) -> dict[str
             figures[f"{record.name}, {record.extractor}"] = record.ratio
         elif record.name == "label_accuracy":
             figures["label_accuracy"] = record.value
-    held_out, train = memorization.clean_held_out(whole), data.dataset.train
+    held_out, train = clean_held_out(whole), data.dataset.train
     if len(held_out):
         threshold = memorization.Threshold.of(memorization.nearest_copies(held_out, train).distances)
         copies = memorization.nearest_copies(judged, train).distances < threshold.value

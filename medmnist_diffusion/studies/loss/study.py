@@ -17,12 +17,12 @@ import numpy as np
 
 from medmnist_diffusion.choices import LOSS_PARTS
 from medmnist_diffusion.data import Split
+from medmnist_diffusion.data.duplicates import clean_held_out
 from medmnist_diffusion.diffusion.stopping import exclusive
 from medmnist_diffusion.errors import UserError
 from medmnist_diffusion.metrics.extractors import OFFLINE_PAIR, make_extractor
 from medmnist_diffusion.metrics.features import FeatureExtractor
 from medmnist_diffusion.metrics.inception import weights_at_hand
-from medmnist_diffusion.metrics.memorization import clean_held_out
 from medmnist_diffusion.metrics.plan import plan_comparison
 from medmnist_diffusion.studies import budget
 from medmnist_diffusion.studies.loss import variants
