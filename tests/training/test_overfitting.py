@@ -1,5 +1,6 @@
 """Where the held-out loss rises, training stops and the best weights are kept: against runs that are given their losses."""
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -56,7 +57,7 @@ def overfitted(tmp_path_factory: pytest.TempPathFactory) -> Any:
     folder = tmp_path_factory.mktemp("overfitted")
     data = folder / "few.npz"
     write_npz(data, phantom.make_phantom(counts={"train": 24, "val": 24, "test": 24}))
-    arguments = [*small_training(data, folder / "run"), "--validation_steps", "20", "--max_train_steps", "3000"]
+    arguments = [*small_training(data, folder / "run"), "--validation_steps", "50", "--max_train_steps", "3000"]
     assert cli.main(["train", *arguments]) == 0
     return data, arguments, folder / "run"
 
@@ -80,15 +81,12 @@ def test_training_stops_and_keeps_the_best_weights(overfitted: Any, capsys: pyte
 
 
 def test_latest_weights_for_who_wants_them(overfitted: Any, tmp_path: Path) -> None:
-    data, _, run = overfitted
-    steps = TrainingSummary.of(run / "pipeline").last_step
-    latest = [
-        *small_training(data, tmp_path / "run"),
-        "--validation_steps",
-        "20",
-        "--max_train_steps",
-        str(steps + 20),
-    ]
-    assert cli.main(["train", *latest, "--keep", "latest"]) == 0
+    """Where it stopped, --keep latest trains on."""
+    _, arguments, run = overfitted
+    stopped = TrainingSummary.of(run / "pipeline").last_step
+    assert stopped is not None
+    shutil.copytree(run, tmp_path / "run")
+    again = [str(tmp_path / "run") if word == str(run) else word for word in arguments]
+    assert cli.main(["train", *again, "--keep", "latest", "--max_train_steps", str(stopped + 20)]) == 0
     summary = TrainingSummary.of(tmp_path / "run" / "pipeline")
-    assert (summary.weights, summary.step, summary.last_step) == ("latest", steps + 20, None)
+    assert (summary.weights, summary.step, summary.last_step) == ("latest", stopped + 20, None)
