@@ -118,10 +118,10 @@ def pool_of(dataset: ImageDataset) -> Split:
     return Split("pool", images[rows], labels[rows])
 
 
-def distances_to(pool: Split, images: np.ndarray, exclude_self: bool = False) -> np.ndarray:
+def distances_to(pool: Split, images: np.ndarray, own_rows: np.ndarray | None = None) -> np.ndarray:
     """float32 N×P: of each image to each of the pool, by `nearest_pictures`; infinite to itself."""
     queries = Split("queries", images.round().clip(0, 255).astype(np.uint8), pool.labels)
-    found = nearest_pictures(queries, pool, exclude_self, most=len(pool))
+    found = nearest_pictures(queries, pool, own_rows, most=len(pool))
     whole = np.full((len(images), len(pool)), np.inf, np.float32)
     np.put_along_axis(whole, found.rows, found.distances, 1)
     return whole
@@ -163,7 +163,7 @@ def measure(dataset: ImageDataset, bar: tqdm) -> list[dict[str, Any]]:
     """A row for each number of training images and share of twins."""
     pool, rng = pool_of(dataset), np.random.default_rng(1)
     images = pool.images[:].astype(float)
-    between = {"real": distances_to(pool, images, exclude_self=True)}
+    between = {"real": distances_to(pool, images, np.arange(len(pool)))}
     for name, disguise in {**COPIES, "twins": twins}.items():
         between[name] = distances_to(pool, disguise(images, rng))
     whole = np.sort(between["real"], axis=1)[:, :51]

@@ -52,23 +52,26 @@ class Nearest:
         return self.links[:, 0] if self.distances.shape[1] else np.ones(len(self.distances))
 
 
-def nearest_pictures(queries: Split, references: Split, exclude_self: bool = False, most: int = 1 + NEXT) -> Nearest:
+def nearest_pictures(
+    queries: Split, references: Split, own_rows: np.ndarray | None = None, most: int = 1 + NEXT
+) -> Nearest:
     """The nearest references of each query, mirrored and shifted as fits best, whatever their brightness and contrast.
 
     Images are compared as means over 8×8 cells of the interior that all shifts share, with mean 0 and length 1: a distance of 0 is
     the same picture, √2 is no likeness.
 
     Args:
-        exclude_self: the queries are the references, or the first of them: each is compared with all others.
+        own_rows: of queries that are references themselves, their rows there: each is compared with all others.
         most: so many of them, or all where there are no more.
     """
     targets = torch.cat([_described(block, 0, 0) for block in working_blocks(references)])
-    count = min(most, len(targets) - exclude_self)
+    count = min(most, len(targets) - (own_rows is not None))
     found, start = [], 0
     for images in working_blocks(queries):
         for block in images.split(QUERIES):
             moved = torch.stack([_described(m, dy, dx) for m in (block, block.flip(-1)) for dy, dx in _shifts()])
-            found.append(_most_alike(moved, targets, count, start if exclude_self else None))
+            own = None if own_rows is None else torch.from_numpy(own_rows[start : start + len(block)])
+            found.append(_most_alike(moved, targets, count, own))
             start += len(block)
     if not found:
         return Nearest(np.zeros((0, count), np.float32), np.zeros((0, count), np.int64))
@@ -77,12 +80,12 @@ def nearest_pictures(queries: Split, references: Split, exclude_self: bool = Fal
 
 
 def _most_alike(
-    moved: torch.Tensor, targets: torch.Tensor, count: int, own: int | None
+    moved: torch.Tensor, targets: torch.Tensor, count: int, own: torch.Tensor | None
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """The `count` highest cosines n×count of the moved queries M×n×D with the targets, best of all M, and their rows.
 
     Args:
-        own: the row of the first query among the targets, which is passed over; None if they are no targets.
+        own: n, the queries' own rows among the targets, which are passed over; None if they are no targets.
     """
     best, rows = torch.empty(moved.shape[1], 0), torch.empty(moved.shape[1], 0, dtype=torch.long)
     for at in range(0, len(targets), REFERENCES):
@@ -90,13 +93,12 @@ def _most_alike(
         cosines = torch.full((moved.shape[1], len(part)), -torch.inf)
         for one in moved:
             torch.maximum(cosines, one @ part.T, out=cosines)
+        rows_here = torch.arange(at, at + len(part))
         if own is not None:
-            for query in range(moved.shape[1]):
-                if 0 <= own + query - at < len(part):
-                    cosines[query, own + query - at] = -torch.inf
+            cosines.masked_fill_(own[:, None] == rows_here, -torch.inf)
         best, rows = (
             torch.cat([best, cosines], 1),
-            torch.cat([rows, torch.arange(at, at + len(part)).expand_as(cosines)], 1),
+            torch.cat([rows, rows_here.expand_as(cosines)], 1),
         )
         top = best.topk(min(count, best.shape[1]), dim=1)
         best, rows = top.values, rows.gather(1, top.indices)
@@ -195,13 +197,9 @@ def _found(dataset: ImageDataset) -> dict[str, np.ndarray]:
     for name, split in dataset.splits.items():
         most = max(FEWEST_LOOKED_UP, (MOST_OF_TRAIN if name == "train" else MOST_OF_OTHERS) // len(train))
         rows = np.random.default_rng(0).permutation(len(split))[:most]
-        if name == "train":
-            order = np.concatenate([rows, np.setdiff1d(np.arange(len(train)), rows)])  # those looked up come first
-            found = nearest_pictures(train.subset(rows), train.subset(order), exclude_self=True)
-            nearest[name] = Nearest(found.distances, order[found.rows])
-        else:
+        if name != "train":
             rows = np.sort(rows)
-            nearest[name] = nearest_pictures(split.subset(rows), train)
+        nearest[name] = nearest_pictures(split.subset(rows), train, rows if name == "train" else None)
         arrays[f"{name}_looked_up"], arrays[f"{name}_relative"] = rows, nearest[name].relative
     limit = twin_limit(np.concatenate([one.relative for one in nearest.values()]))
     for name, one in nearest.items():
@@ -214,7 +212,7 @@ def picture_groups(pool: Split) -> np.ndarray:
     """int N: the group of each image; twins are in one."""
     if len(pool) < 2:
         return np.arange(len(pool))
-    found = nearest_pictures(pool, pool, exclude_self=True)
+    found = nearest_pictures(pool, pool, np.arange(len(pool)))
     queries, places = np.nonzero(found.links < twin_limit(found.relative))
     return clusters(np.stack([queries, found.rows[queries, places]], 1), len(pool))
 

@@ -1,6 +1,5 @@
 """The copied share: redrawn copies are found although val holds twins, and where it cannot be known nobody says "no sign"."""
 
-import os
 from pathlib import Path
 from typing import Any
 
@@ -114,9 +113,8 @@ def test_a_long_training_is_flagged_and_what_the_default_keeps_is_not(
     )
     data, run = tmp_path / "few.npz", tmp_path / "run"
     write_npz(data, arrays)
-    steps = os.environ.get("STORY_STEPS", "3500")
     training = [
-        "train", "--dataset", str(data), "--output_dir", str(run), "--max_train_steps", steps, "--validation_steps", "125",
+        "train", "--dataset", str(data), "--output_dir", str(run), "--max_train_steps", "3500", "--validation_steps", "125",
         "--sample_steps", "100000", "--checkpointing_steps", "1000", "--report_to", "none", "--mixed_precision", "no",
     ]  # fmt: skip
     evaluation = ["evaluate", str(run / "pipeline"), "--dataset", str(data), "--num_images", "1000"]
@@ -124,7 +122,7 @@ def test_a_long_training_is_flagged_and_what_the_default_keeps_is_not(
     kept = TrainingSummary.of(run / "pipeline")
     assert kept.stopped_early
     assert kept.last_step is not None
-    assert kept.step < kept.last_step < int(steps)
+    assert kept.step < kept.last_step < 3500
     assert cli.main(evaluation) == 0
     tests = copy_tests(Metrics.read(run / "pipeline" / "metrics.json"))
     assert tests.unjudged is None
