@@ -176,6 +176,13 @@ class Twins:
         return np.unique(self.pairs[split][:, 0])
 
     @property
+    def independent(self) -> np.ndarray:
+        """Relative distances of images that are independent of the training images: val images, and training images each left out
+        once, without those that have a twin."""
+        known = np.concatenate([self.relative["val"], self.relative["train"]])
+        return known[known >= self.limit]
+
+    @property
     def alone(self) -> np.ndarray:
         """Mask of the training images looked up: those without a twin in train."""
         return self.relative["train"] >= self.limit

@@ -13,13 +13,9 @@ from medmnist_diffusion.data import ImageDataset, Split
 from medmnist_diffusion.data.conditioning import rows_of
 from medmnist_diffusion.data.dataset import to_model_range
 from medmnist_diffusion.data.duplicates import clean_held_out
+from medmnist_diffusion.data.twins import find_twins, nearest_pictures
 from medmnist_diffusion.metrics.classifier_training import predicted_logits
-from medmnist_diffusion.metrics.memorization import (
-    QUANTILE,
-    Threshold,
-    nearest_copies,
-    nearest_features,
-)
+from medmnist_diffusion.metrics.memorization import QUANTILE, Threshold, nearest_features
 from medmnist_diffusion.metrics.mixed_training import ImageClassifier
 
 KEPT_SHARE = 0.5  # of the pool
@@ -38,8 +34,10 @@ def confident(pool: Split, regime: ImageDataset, model: ImageClassifier) -> np.n
 
 def in_distribution(pool: Split, regime: ImageDataset, model: ImageClassifier) -> np.ndarray:
     """Images no farther from their class's nearest training image, in the real-data classifier's features, than 95 % of the
-    regime's validation images are."""
-    val = regime.splits["val"]
+    regime's validation images are; those that have a twin in train are no fresh ones."""
+    val, independent = regime.splits["val"], clean_held_out(regime)
+    if np.isin(val.labels, independent.labels).all():
+        val = independent
     ours, real, fresh = (_features(model, split) for split in (pool, regime.train, val))
     excess = np.zeros(len(pool))
     for label in np.unique(pool.labels):
@@ -50,13 +48,12 @@ def in_distribution(pool: Split, regime: ImageDataset, model: ImageClassifier) -
 
 
 def not_memorized(pool: Split, regime: ImageDataset, model: ImageClassifier) -> np.ndarray:
-    """Images no nearer to a training image, mirrored and shifted ones included, than all but 1 % of the regime's validation images
-    are (of fewer than a hundred of these: than the nearest one is)."""
-    held_out = clean_held_out(regime)
-    if not len(held_out):
+    """Images no nearer to a training image, for how near others lie (data/twins.py), than all but 1 % of the regime's independent
+    real images are (of fewer than a hundred of these: than the nearest one is)."""
+    fresh = find_twins(regime).independent
+    if not len(fresh):
         return unselected(pool.labels)
-    threshold = Threshold.of(nearest_copies(held_out, regime.train).distances, QUANTILE)
-    return _below(pool.labels, threshold.value - nearest_copies(pool, regime.train).distances)
+    return _below(pool.labels, Threshold.of(fresh, QUANTILE).value - nearest_pictures(pool, regime.train).relative)
 
 
 def diverse(pool: Split, regime: ImageDataset, model: ImageClassifier) -> np.ndarray:

@@ -158,8 +158,10 @@ def test_metrics_of_real_images_are_like_their_floors(small: ImageDataset) -> No
     fresh = Split("fresh", arrays["train_images"][..., None], arrays["train_labels"][:, 0].astype(np.int64))
     figures = pool_metrics(small, draw_regime(small, Regime(0.2), 0), fresh)
     assert figures["memorized_share"] < 0.1
+    assert figures["copied_share"] < 0.1
     assert figures["label_accuracy"] > 0.8
     assert 0.3 < figures["frechet_distance, texture"] < 3
     assert 0.8 < figures["precision, texture"] < 1.2
     copies = pool_metrics(small, draw_regime(small, Regime(1.0), 0), small.train)
     assert copies["memorized_share"] > 0.9
+    assert copies["copied_share"] > 0.9

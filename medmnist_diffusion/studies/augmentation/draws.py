@@ -16,6 +16,7 @@ from medmnist_diffusion.cache import digest, kept_arrays
 from medmnist_diffusion.data import ImageDataset, Split
 from medmnist_diffusion.data.duplicates import clean_held_out
 from medmnist_diffusion.data.regimes import Regime, RegimeData, draw_regime
+from medmnist_diffusion.data.twins import find_twins, nearest_pictures
 from medmnist_diffusion.errors import TrainingDivergedError, UserError
 from medmnist_diffusion.metrics import memorization, selection
 from medmnist_diffusion.metrics.classifier_scores import figures_of, kept_scores, scores_of
@@ -30,7 +31,7 @@ from medmnist_diffusion.studies.grid import CellRecord, ResultFile
 from medmnist_diffusion.studies.steps import measure_images
 
 DRAWS = "draws.jsonl"
-VERSION = 2  # change it with what a draw's figures mean: draws of another version are made again
+VERSION = 3  # change it with what a draw's figures mean: draws of another version are made again
 JUDGED = 500  # generated images whose metrics stand beside the gain
 GENERATOR = ("step", "val_loss", "training_images", "max_train_steps")  # what is kept of its training
 METRICS = ("frechet_distance", "precision", "recall", "density", "coverage")
@@ -323,6 +324,9 @@ def pool_metrics(whole: ImageDataset, data: RegimeData, pool: Split) -> dict[str
         threshold = memorization.Threshold.of(memorization.nearest_copies(held_out, train).distances)
         copies = memorization.nearest_copies(judged, train).distances < threshold.value
         figures["memorized_share"] = float(copies.mean())
+    if len(fresh := find_twins(data.dataset).independent):
+        near = nearest_pictures(judged, train).relative < memorization.Threshold.of(fresh).value
+        figures["copied_share"] = float(near.mean())
     return figures
 
 

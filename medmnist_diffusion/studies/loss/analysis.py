@@ -67,7 +67,9 @@ def is_distance(record: MetricRecord) -> bool:
 def is_other(record: MetricRecord) -> bool:
     if record.name == "kernel_distance":
         return record.extractor == "texture" or record.dimension == 2048
-    return record.name == "label_accuracy" or (record.name == "memorized_share" and record.extractor == "pixels")
+    return record.name == "label_accuracy" or (
+        record.name in ("memorized_share", "copied_share") and record.extractor == "pixels"
+    )
 
 
 def geometric_ratio(cell: VariantResult) -> float | None:
