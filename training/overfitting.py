@@ -11,7 +11,7 @@ from medmnist_diffusion.diffusion.training_state import Best
 
 RISEN, ERRORS = 1.01, 3.0  # times the best loss, and standard errors of the difference: both at once is no noise
 PATIENCE, VALIDATIONS = 0.5, 3  # after the best step: half as many steps again, and so many validations at least
-PASSES = 170  # over the training images, until the held-out loss rises: 135 to 340 on sets of 200 to 560 images
+PASSES = 170  # over the training images, until the held-out loss rises: the low end of what small sets bore (docs/metrics.md)
 
 
 def has_risen(losses: np.ndarray, best: Best, images: int) -> bool:
