@@ -125,7 +125,7 @@ class TrainingState:
         self.best = Best(
             math.inf if values.best_val_loss is None else values.best_val_loss,
             np.array(values.best_losses),
-            values.best_step,
+            values.best_step or values.step,  # older checkpoints do not say: patience begins now
             values.best_seconds,
         )
         self.overfitted = values.overfitted
