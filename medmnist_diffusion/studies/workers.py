@@ -9,8 +9,8 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import CancelledError, Executor, Future, ProcessPoolExecutor, as_completed
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, CancelledError, Executor, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from functools import partial
@@ -25,6 +25,7 @@ from medmnist_diffusion.errors import StoppedError, UserError
 from medmnist_diffusion.processes import available_cores
 
 CONNECT_SECONDS = 20
+LOOK_SECONDS, NO_WORKER_SECONDS = 5, 120  # a worker that died needs a while to be back
 _one_at_a_time = threading.Lock()  # a dask worker may have several threads; torch's random state is the process's
 
 
@@ -74,17 +75,38 @@ def _results(task: Callable[..., Any], arguments: Sequence[tuple[Any, ...]], wor
     with _stopped_by_sigterm(), executors as executor:
         lost = []  # with a worker that died, by their own fault or another's
         futures = {executor.submit(task, *each): each for each in arguments}
-        for future in as_completed(futures):
+        for future in _finished(futures, workers):
             if _died(future):
                 lost.append(futures[future])
             else:
                 yield future.result()
         for each in lost:  # one at a time: the guilty one takes no other with it
-            future = executor.submit(task, *each)
+            (future,) = _finished([executor.submit(task, *each)], workers)
             if error := _died(future):
                 tqdm.write(f"a cell's worker died again ({error}); the cell is left out.")
             else:
                 yield future.result()
+
+
+def _finished(futures: Iterable[Future[Any]], workers: Workers) -> Iterator[Future[Any]]:
+    """The futures as they end. A scheduler whose last worker is gone is not waited for for ever."""
+    waiting, alone_since = set(futures), time.monotonic()
+    while waiting:
+        ended, waiting = wait(waiting, LOOK_SECONDS, FIRST_COMPLETED)
+        yield from ended
+        if ended or workers.scheduler is None or _has_workers():
+            alone_since = time.monotonic()
+        elif time.monotonic() - alone_since > NO_WORKER_SECONDS:
+            raise UserError(
+                f"the dask scheduler at {workers.scheduler} has no worker. Start one: dask worker {workers.scheduler}. The same "
+                "command goes on with what is missing."
+            )
+
+
+def _has_workers() -> bool:
+    from distributed import get_client
+
+    return bool(get_client().scheduler_info(n_workers=-1)["workers"])
 
 
 def _died(future: Future[Any]) -> BaseException | None:
@@ -133,13 +155,17 @@ def _scheduler(workers: Workers) -> Iterator[Executor]:
         raise UserError(
             f"--scheduler: no dask scheduler answers at {workers.scheduler} ({error}). Start one: dask scheduler."
         ) from None
-    try:
-        with client, client.get_executor(pure=False) as executor:
+    with client:
+        executor = client.get_executor(pure=False)
+        try:
             yield executor
-    except CancelledError:
-        raise UserError(
-            f"the dask scheduler at {workers.scheduler} is gone. The same command goes on with what is missing."
-        ) from None
+        except CancelledError:
+            raise UserError(
+                f"the dask scheduler at {workers.scheduler} is gone. The same command goes on with what is missing."
+            ) from None
+        except BaseException:
+            executor.shutdown(wait=False)  # cells that wait or run there are cancelled, not waited for
+            raise
 
 
 def _on_one_core(task: Callable[..., Any], *arguments: Any) -> Any:

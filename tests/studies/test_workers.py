@@ -37,7 +37,7 @@ def scheduler() -> Iterator[str]:
     with (
         dask.config.set(settings),
         distributed.LocalCluster(
-            n_workers=1, threads_per_worker=2, host="127.0.0.1", dashboard_address=None, worker_dashboard_address=None
+            n_workers=2, threads_per_worker=1, host="127.0.0.1", dashboard_address=None, worker_dashboard_address=None
         ) as cluster,
     ):
         yield cluster.scheduler_address
@@ -61,6 +61,19 @@ def test_a_worker_that_dies_costs_at_most_its_own_task(scheduler: str, tmp_path:
 def test_a_process_that_dies_is_named(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="a process of the study died"):
         done(dies, [(tmp_path / "died", True, 1)], Workers(tmp_path / "log", 1))
+
+
+def test_a_scheduler_without_workers_is_not_waited_for_for_ever(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    distributed = pytest.importorskip("distributed")
+    monkeypatch.setattr("medmnist_diffusion.studies.workers.LOOK_SECONDS", 0.2)
+    monkeypatch.setattr("medmnist_diffusion.studies.workers.NO_WORKER_SECONDS", 1)
+    with (
+        distributed.LocalCluster(n_workers=0, host="127.0.0.1", dashboard_address=None) as cluster,
+        pytest.raises(UserError, match="has no worker"),
+    ):
+        done(drawn, [(1,)], Workers(tmp_path / "log", scheduler=cluster.scheduler_address))
 
 
 def test_no_scheduler_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
