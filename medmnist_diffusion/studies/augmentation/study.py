@@ -14,7 +14,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from tqdm import tqdm
 
 from medmnist_diffusion.data import ImageDataset
 from medmnist_diffusion.data.regimes import LEAST, Regime
@@ -165,8 +164,9 @@ def run_draws(run: StudyRun, study: AugmentationStudy, draws: Sequence[tuple[Reg
     for result in run_cells(run, _draw_here, [(study, *draw, run.deadline) for draw in draws], "study", "draw"):
         ours, control = (result.cell(name) if result else None for name in (MAIN_ARM.name, CLASSICAL.name))
         if ours and control:
-            tqdm.write(
-                f"{result.regime.name}, seed {result.seed}: AUC {control.auc:.3f} {control.arm}, {ours.auc:.3f} {ours.arm}"
+            logger.info(
+                "%s",
+                f"{result.regime.name}, seed {result.seed}: AUC {control.auc:.3f} {control.arm}, {ours.auc:.3f} {ours.arm}",
             )
 
 
