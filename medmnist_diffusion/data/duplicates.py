@@ -8,6 +8,7 @@ from itertools import chain
 import numpy as np
 from scipy.spatial import cKDTree
 
+from medmnist_diffusion.cache import cache_dir, cached_arrays
 from medmnist_diffusion.data.dataset import CHUNK, ImageDataset, Split
 from medmnist_diffusion.data.twins import find_twins
 
@@ -55,7 +56,15 @@ def drop_leaks(dataset: ImageDataset, twins: bool = False) -> tuple[ImageDataset
 
 def independent_rows(dataset: ImageDataset) -> np.ndarray:
     """The rows of val whose images are independent of the training images: neither copies nor twins of one; perhaps none. Of very
-    large sets some, those that were looked up."""
+    large sets some, those that were looked up. Kept on disk by content: a resumed run hashes no image again."""
+    contents = [
+        split.content_hash[:16] for split in dataset.splits.values()
+    ]  # test images have a part in what counts as a twin
+    path = cache_dir() / "held_out" / f"{'-'.join(contents)}-v2.npz"
+    return cached_arrays(path, lambda: {"rows": _independent_rows(dataset)})["rows"]
+
+
+def _independent_rows(dataset: ImageDataset) -> np.ndarray:
     val, twins = dataset.splits["val"], find_twins(dataset)
     copies = np.flatnonzero(in_other(image_hashes(val), image_hashes(dataset.train)))
     return np.setdiff1d(twins.looked_up["val"], np.concatenate([copies, twins.rows("val")]))
