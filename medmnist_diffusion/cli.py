@@ -12,7 +12,7 @@ from typing import Any
 import click
 
 from medmnist_diffusion import __version__, choices, options
-from medmnist_diffusion.console import show_messages
+from medmnist_diffusion.console import messages_shown
 from medmnist_diffusion.diffusion.samplers import checked_sampling
 from medmnist_diffusion.errors import UserError, run_command
 from medmnist_diffusion.options import FOLDER_OR_FILE, Command
@@ -371,9 +371,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _run(arguments: Sequence[str]) -> None:
-    show_messages()
     try:
-        commands.main(list(arguments), prog_name="medmnist-diffusion", standalone_mode=False, obj=list(arguments))
+        with messages_shown():
+            commands.main(list(arguments), prog_name="medmnist-diffusion", standalone_mode=False, obj=list(arguments))
     except click.ClickException as error:
         raise UserError(_one_line(error)) from None
     except click.Abort:

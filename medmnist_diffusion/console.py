@@ -22,23 +22,24 @@ class _Stdout(logging.Handler):
             print(warning + record.getMessage(), flush=True)
 
 
-def show_messages() -> None:
-    """Show the package's messages and warnings from now on."""
+@contextlib.contextmanager
+def messages_shown() -> Iterator[None]:
+    """The package's messages and warnings are shown for a while; then all is as before, for a program that calls a command."""
     logger = logging.getLogger(PACKAGE)
-    if not any(isinstance(handler, _Stdout) for handler in logger.handlers):
-        logger.addHandler(_Stdout())
-        logger.propagate = False
-    logger.setLevel(logging.INFO)
+    before = logger.handlers[:], logger.level, logger.propagate
+    try:
+        if not any(isinstance(handler, _Stdout) for handler in logger.handlers):
+            logger.addHandler(_Stdout())
+            logger.propagate = False
+        logger.setLevel(logging.INFO)
+        yield
+    finally:
+        logger.handlers[:], _, logger.propagate = before
+        logger.setLevel(before[1])  # an assignment would leave what its children have looked up
 
 
 @contextlib.contextmanager
 def messages_in(file: TextIO) -> Iterator[None]:
-    """The package's messages, and all that is printed, go to a file for a while; then all is as before."""
-    logger = logging.getLogger(PACKAGE)
-    before = logger.handlers[:], logger.level, logger.propagate
-    try:
-        with contextlib.redirect_stdout(file):
-            show_messages()
-            yield
-    finally:
-        logger.handlers[:], logger.level, logger.propagate = before
+    """The package's messages, and all that is printed, go to a file for a while."""
+    with contextlib.redirect_stdout(file), messages_shown():
+        yield

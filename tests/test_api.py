@@ -3,7 +3,6 @@
 import doctest
 import importlib
 import inspect
-import logging
 import pkgutil
 import subprocess
 import sys
@@ -59,7 +58,6 @@ def test_public_functions_are_typed_and_explained() -> None:
 )
 def test_every_example_runs(examples: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(logging.root.manager, "disable", logging.INFO)  # a command that ran before may show messages
     monkeypatch.setattr(classifier, "STEPS", 40)  # with a name of its own in the cache
     monkeypatch.setattr(classifier, "RECIPE", "short")
     names: dict[str, Any] = {"md": md, "Path": Path}
