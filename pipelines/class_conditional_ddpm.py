@@ -10,8 +10,9 @@ work on a smaller grid with more channels: 1×28×28 becomes 4×14×14, and noth
 
 import inspect
 import json
-import shutil
-from collections.abc import Callable, Sequence
+import math
+from collections.abc import Callable, Iterable, Sequence
+from itertools import pairwise
 from numbers import Integral
 from pathlib import Path
 from typing import Any
@@ -20,14 +21,33 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from diffusers import DiffusionPipeline, ImagePipelineOutput, UNet2DModel
+from diffusers.callbacks import MultiPipelineCallbacks, PipelineCallback
+from diffusers.utils import logging
 from diffusers.utils.torch_utils import randn_tensor
-from PIL import Image
+from PIL import Image, ImageOps
+
+logger = logging.get_logger(__name__)
+
+SOURCE = Path(__file__).read_text(
+    encoding="utf-8"
+)  # of this file, before another folder's pipeline.py can take its place
 
 # 20 steps suffice a fast solver (DPM-Solver++, DDIM), 10 with `fast_timesteps`; the ancestral DDPM sampler needs more, up to its
 # 1,000.
 DEFAULT_STEPS = 20
 DEFAULT_STEPS_ANCESTRAL = 100
 FAST_START, RHO = 20.0, 7.0  # of `fast_timesteps`; before σ/α = 20 an image is not yet decided
+# The stock schedulers that make right images here: benchmarks/schedulers.py tries all that diffusers has (docs/schedulers.md).
+# The others are made for other networks (flow matching, tokens, networks of their own scale), or run the other way.
+SCHEDULERS = (
+    "DDIMScheduler", "DDIMParallelScheduler", "DDPMScheduler", "DDPMParallelScheduler", "DEISMultistepScheduler",
+    "DPMSolverMultistepScheduler", "DPMSolverSDEScheduler", "DPMSolverSinglestepScheduler", "EulerAncestralDiscreteScheduler",
+    "EulerDiscreteScheduler", "HeunDiscreteScheduler", "KDPM2AncestralDiscreteScheduler", "KDPM2DiscreteScheduler",
+    "LMSDiscreteScheduler", "PNDMScheduler", "SASolverScheduler", "TCDScheduler", "UniPCMultistepScheduler",
+)  # fmt: skip
+# Options without which they do not: in general, and with `image`.
+NEEDED_OPTIONS = {"HeunDiscreteScheduler": "use_karras_sigmas", "KDPM2AncestralDiscreteScheduler": "use_karras_sigmas"}
+NEEDED_WITH_IMAGE = {"PNDMScheduler": "skip_prk_steps"}
 
 
 class PixelUnshuffle:
@@ -61,18 +81,23 @@ class ClassConditionalDDPMPipeline(DiffusionPipeline):
 
     Args:
         unet: a `UNet2DModel` built with `num_class_embeds`; its channels are image channels × `pixel_unshuffle`².
-        scheduler: the training `DDPMScheduler`, or any stock scheduler made `from_config(pipe.scheduler.config)`.
+        scheduler: the training `DDPMScheduler`, or one of SCHEDULERS, made `from_config(pipe.scheduler.config)`.
         id2label: class id → name. The ids are 0 … K − 1.
         pixel_unshuffle: the factor by which height and width shrink inside the UNet.
         null_label: the class id that stood for "no label" in training; None if there was none (then no guidance).
         encoder: the name of what stands between images and the network; `pixel_unshuffle` is the one there is.
 
     Raises:
-        ValueError: if the UNet was built without `num_class_embeds`, and so would ignore every label.
+        ValueError: if the UNet was built without `num_class_embeds`, and so would ignore every label; or if what only another
+            pipeline knows was left out (`Pipeline(**pipe.components)`): `from_pipe` passes it on.
     """
 
+    # This file as it was imported: where another folder's pipeline.py is loaded later, it takes this one's place and globals.
+    _source = Path(__file__).read_text(encoding="utf-8")
+
     model_cpu_offload_seq = "unet"
-    _callback_tensor_inputs = ("latents",)
+    # `prompt_embeds` is what diffusers' own callbacks call the condition: here the labels, as the network gets them.
+    _callback_tensor_inputs = ("latents", "prompt_embeds")
 
     def __init__(
         self,
@@ -90,6 +115,13 @@ class ClassConditionalDDPMPipeline(DiffusionPipeline):
             raise ValueError(
                 "The UNet was built without num_class_embeds: it would silently ignore every class label. "
                 "Build UNet2DModel(num_class_embeds=number of classes + 1)."
+            )
+        channels = unet.config.in_channels / pixel_unshuffle**2
+        if channels not in (1, 3) or (id2label is None and null_label is None and pixel_unshuffle == 1):
+            raise ValueError(
+                f"id2label, pixel_unshuffle and null_label are needed: this network has {unet.config.in_channels} channels and "
+                f"{unet.config.num_class_embeds} labels. Pass them, or make the pipeline of another one by "
+                f"{type(self).__name__}.from_pipe(pipe)."
             )
         num_classes = unet.config.num_class_embeds - (null_label is not None)
         names = {int(key): str(name) for key, name in (id2label or {}).items()}
@@ -118,14 +150,15 @@ class ClassConditionalDDPMPipeline(DiffusionPipeline):
     @torch.no_grad()
     def __call__(
         self,
-        class_labels: int | str | Sequence[int | str] | torch.Tensor,
+        class_labels: int | str | Sequence[int | str] | np.ndarray | torch.Tensor,
         num_images_per_label: int = 1,
-        image: torch.Tensor | np.ndarray | Sequence[Image.Image] | None = None,
+        image: Any = None,
         strength: float = 0.6,
         guidance_scale: float = 1.0,
         num_inference_steps: int | None = None,
         timesteps: Sequence[int] | None = None,
         generator: torch.Generator | Sequence[torch.Generator] | None = None,
+        latents: torch.Tensor | None = None,
         eta: float = 0.0,
         batch_size: int = 128,
         output_type: str = "pil",
@@ -136,10 +169,12 @@ class ClassConditionalDDPMPipeline(DiffusionPipeline):
         """Generate `num_images_per_label` images for each entry of `class_labels`, in that order.
 
         Args:
-            class_labels: ids or names (or both), one or many.
+            class_labels: ids or names (or both), one or many. Where names are numbers themselves, an id that is another class's
+                name is refused: give the name as text.
             num_images_per_label: images for each entry; those of one entry follow each other.
-            image: one image for each entry to start from, instead of pure noise: PIL images, an array N×H×W×C or a tensor
-                N×C×H×W in 0 … 1. The result is a variant of it (SDEdit, Meng et al. 2022, arXiv 2108.01073).
+            image: one image for each entry to start from, instead of pure noise: PIL images, arrays N×H×W×C or tensors N×C×H×W
+                (or a list of single ones). Whole numbers span the range of their type (uint8: 0 … 255), floats 0 … 1. The result
+                is a variant of it (SDEdit, Meng et al. 2022, arXiv 2108.01073).
             strength: with `image`, the share of the steps that is taken, in 0 … 1: how much noise the image gets, and so how
                 far the variants go.
             guidance_scale: 1 is no guidance; above 1 sharpens the class at the expense of variety.
@@ -150,57 +185,61 @@ class ClassConditionalDDPMPipeline(DiffusionPipeline):
                 own, so its pixels do not depend on `batch_size` or on its neighbours (to within one grey level, since
                 matrix products round differently in batches of different sizes). With a single generator the stream of
                 image i is seeded by the generator's i-th draw.
+            latents: the noise to start from, one for each image, N×C×H×W as the network sees images, instead of the generators'.
             eta: DDIM's stochasticity in 0 … 1; other schedulers ignore it.
             batch_size: images that go through the UNet at once: bounds memory, not the result.
-            output_type: "pil", "np" (N×H×W×C in 0 … 1), or "pt" (N×C×H×W in 0 … 1).
+            output_type: "pil", "np" (N×H×W×C in 0 … 1), "pt" (N×C×H×W in 0 … 1), or "latent" (N×C×H×W as the network sees
+                images, about −1 … 1).
             return_dict: `ImagePipelineOutput` if True, else a tuple with the images.
-            callback_on_step_end: called as `f(pipe, step, timestep, {"latents": …})` after each step; may return a
-                dict with new latents.
+            callback_on_step_end: called as `f(pipe, step, timestep, {"latents": …})` after each step of each batch; may return a
+                dict with new latents, set `pipe._guidance_scale`, or end the work by `pipe._interrupt = True`: images come back
+                as they are then, of the batches that were begun.
+            callback_on_step_end_tensor_inputs: what the callback gets: `latents`, and `prompt_embeds`, which here are the labels
+                as the network sees them (int64, with guidance the unconditional ones first).
 
         Returns:
             The images: PIL images in mode L or RGB, an array, or a tensor.
 
         Raises:
-            ValueError: for unknown labels, a generator list of the wrong length, guidance without a null class, or images that
-                do not fit the labels or the model.
+            ValueError: for unknown labels, a generator list of the wrong length, guidance without a null class, a scheduler that
+                does not fit, noise levels that do not descend, or images that do not fit the labels or the model.
+            RuntimeError: if images are not finite, or all of one grey: the weights, or their precision, do not fit.
 
         Example:
             >>> pipe = DiffusionPipeline.from_pretrained("runs/demo/pipeline", trust_remote_code=True)
             >>> pipe.scheduler = DPMSolverMultistepScheduler.from_config(pipe.scheduler.config)
             >>> image = pipe(class_labels=0, timesteps=pipe.fast_timesteps(10)).images[0]
         """
-        if output_type not in ("pil", "np", "pt"):
-            raise ValueError(f"output_type must be 'pil', 'np' or 'pt', not {output_type!r}.")
         if num_images_per_label < 1 or batch_size < 1:
             raise ValueError("num_images_per_label and batch_size must be at least 1.")
-        if guidance_scale != 1.0 and self.config.null_label is None:
-            raise ValueError("This model was trained without a null class: guidance_scale must be 1.")
-        if num_inference_steps is None:
-            ancestral = type(self.scheduler).__name__ == "DDPMScheduler"
-            num_inference_steps = DEFAULT_STEPS_ANCESTRAL if ancestral else DEFAULT_STEPS
+        if latents is not None and image is not None:
+            raise ValueError("Give latents or image to start from, not both.")
+        if isinstance(callback_on_step_end, (PipelineCallback, MultiPipelineCallbacks)):
+            callback_on_step_end_tensor_inputs = callback_on_step_end.tensor_inputs
+        self._check_options(output_type, guidance_scale, callback_on_step_end_tensor_inputs)
+        schedule = self._checked_schedule(num_inference_steps, timesteps)
+        skipped = 0 if image is None else self._skipped_steps(schedule, strength)
 
         labels = self._label_tensor(class_labels).repeat_interleave(num_images_per_label)
         generators = self._one_generator_an_image(generator, len(labels))
         starts = None if image is None else self._starting_latents(image, len(labels), num_images_per_label)
-        batches = range(0, len(labels), batch_size)
-
-        images = []
-        steps = num_inference_steps if timesteps is None else len(timesteps)
-        skipped = 0 if starts is None else steps - round(steps * strength)
-        if not 0 <= skipped < steps:
-            raise ValueError(f"strength {strength:g} leaves none of {steps} steps; it must be in {1 / steps:g} … 1.")
-        with self.progress_bar(total=len(batches) * (steps - skipped)) as progress:
-            for start in batches:
-                images.append(
+        noise = None if latents is None else self._checked_latents(latents, len(labels))
+        self._guidance_scale, self._interrupt = guidance_scale, False
+        self._set_timesteps(schedule, skipped)
+        batches = [slice(start, start + batch_size) for start in range(0, len(labels), batch_size)]
+        samples = []
+        with self.progress_bar(total=len(batches) * self._num_timesteps) as progress:
+            for batch in batches:
+                if self.interrupt:
+                    break
+                self._guidance_scale = guidance_scale  # a callback may have changed it
+                self._set_timesteps(schedule, skipped)
+                samples.append(
                     self._denoise(
-                        labels[start : start + batch_size].to(self._execution_device),
-                        generators[start : start + batch_size],
-                        None if starts is None else starts[start : start + batch_size],
-                        skipped,
-                        guidance_scale,
-                        {"num_inference_steps": num_inference_steps}
-                        if timesteps is None
-                        else {"timesteps": list(timesteps)},
+                        labels[batch].to(self._execution_device),
+                        generators[batch],
+                        None if noise is None else noise[batch],
+                        None if starts is None else starts[batch],
                         eta,
                         progress,
                         callback_on_step_end,
@@ -209,63 +248,164 @@ class ClassConditionalDDPMPipeline(DiffusionPipeline):
                 )
         self.maybe_free_model_hooks()
 
-        samples: Any = torch.cat(images)
-        if output_type != "pt":
-            samples = samples.permute(0, 2, 3, 1).numpy()
+        images: Any = torch.cat(samples)
+        if output_type != "latent":
+            images = (self.image_encoder.decode(images) / 2 + 0.5).clamp(0, 1)
+        self._check_images(images, latent=output_type == "latent")
+        if output_type in ("np", "pil"):
+            images = images.permute(0, 2, 3, 1).numpy()
         if output_type == "pil":
-            samples = self.numpy_to_pil(samples)
-        return ImagePipelineOutput(images=samples) if return_dict else (samples,)
+            images = self.numpy_to_pil(images)
+        return ImagePipelineOutput(images=images) if return_dict else (images,)
+
+    @property
+    def guidance_scale(self) -> float:
+        """Of the call that runs; a callback may change it by `_guidance_scale`."""
+        return self._guidance_scale
+
+    @property
+    def do_classifier_free_guidance(self) -> bool:
+        return self._guidance_scale > 1 and self.config.null_label is not None
+
+    @property
+    def num_timesteps(self) -> int:
+        """How often the network is called for each image, of the call that runs."""
+        return self._num_timesteps
+
+    @property
+    def interrupt(self) -> bool:
+        """Whether a callback has ended the work, by `_interrupt`."""
+        return self._interrupt
 
     def _denoise(
         self,
         labels: torch.Tensor,
         generators: list[torch.Generator],
+        noise: torch.Tensor | None,
         starts: torch.Tensor | None,
-        skipped: int,
-        guidance_scale: float,
-        schedule: dict[str, Any],
         eta: float,
         progress: Any,
         callback: Callable[[Any, int, int, dict], dict] | None,
         callback_tensor_inputs: Sequence[str],
     ) -> torch.Tensor:
-        """One batch from noise, or from noisy `starts` after the `skipped` first steps, to images: float N×C×H×W in 0 … 1, on the
-        CPU."""
-        shape = (len(labels), *self._encoded_shape())
-        latents = randn_tensor(shape, generator=generators, device=self._execution_device, dtype=self.unet.dtype)
+        """One batch along `self._timesteps`, from noise or from noisy `starts`: float32 N×C×H×W as the network sees images, on
+        the CPU.
 
-        # Conditional and unconditional predictions in one forward pass: the batch is doubled.
-        guided = guidance_scale != 1.0
-        model_labels = torch.cat([labels, torch.full_like(labels, self.config.null_label)]) if guided else labels
-
-        self.scheduler.set_timesteps(**schedule, device=self._execution_device)
-        if hasattr(self.scheduler, "set_begin_index"):  # else it is looked up by a timestep that can stand there twice
-            self.scheduler.set_begin_index(skipped * self.scheduler.order)
-        timesteps = self.scheduler.timesteps[skipped * self.scheduler.order :]
+        The latents are float32 whatever the network's own type: in half precision most solvers overflow at the noisiest levels.
+        """
+        if noise is None:
+            shape = (len(labels), *self._encoded_shape())
+            noise = randn_tensor(shape, generator=generators, device=self._execution_device, dtype=torch.float32)
+        noise = noise.to(self._execution_device)
+        if hasattr(self.scheduler, "noise_sampler_seed"):  # DPMSolverSDE takes seeds, not generators
+            self.scheduler.noise_sampler_seed = _one_seed_each(generators)
         if starts is None:
-            latents = latents * self.scheduler.init_noise_sigma
+            latents = noise * self.scheduler.init_noise_sigma
         else:
-            latents = self.scheduler.add_noise(starts.to(latents), latents, timesteps[:1].expand(len(latents)))
+            latents = self.scheduler.add_noise(starts.to(noise), noise, self._timesteps[:1].expand(len(noise)))
         parameters = inspect.signature(self.scheduler.step).parameters
         step_options: dict[str, Any] = {"generator": generators, "eta": eta}
         step_options = {name: value for name, value in step_options.items() if name in parameters}
 
-        for step, timestep in enumerate(timesteps):
-            model_input = torch.cat([latents, latents]) if guided else latents
-            model_input = self.scheduler.scale_model_input(model_input, timestep)
-            prediction = self.unet(model_input, timestep, class_labels=model_labels).sample
+        for step, timestep in enumerate(self._timesteps):
+            if self.interrupt:
+                break
+            # Unconditional and conditional predictions in one forward pass: the batch is doubled.
+            guided = self.do_classifier_free_guidance
+            model_labels = torch.cat([torch.full_like(labels, self.config.null_label), labels]) if guided else labels
+            model_input = self.scheduler.scale_model_input(
+                torch.cat([latents, latents]) if guided else latents, timestep
+            )
+            prediction = self.unet(model_input.to(self.unet.dtype), timestep, class_labels=model_labels).sample.float()
             if guided:
-                conditional, unconditional = prediction.chunk(2)
-                prediction = unconditional + guidance_scale * (conditional - unconditional)
+                unconditional, conditional = prediction.chunk(2)
+                prediction = unconditional + self.guidance_scale * (conditional - unconditional)
             latents = self.scheduler.step(prediction, timestep, latents, **step_options).prev_sample
 
             if callback is not None:
-                tensors = {name: {"latents": latents}[name] for name in callback_tensor_inputs}
+                tensors = {"latents": latents, "prompt_embeds": model_labels}
+                tensors = {name: tensors[name] for name in callback_tensor_inputs}
                 latents = (callback(self, step, int(timestep), tensors) or {}).get("latents", latents)
             progress.update()
+        return latents.float().cpu()
 
-        images = self.image_encoder.decode(latents)
-        return (images / 2 + 0.5).clamp(0, 1).float().cpu()
+    def _check_options(self, output_type: str, guidance_scale: float, callback_tensor_inputs: Sequence[str]) -> None:
+        if output_type not in ("pil", "np", "pt", "latent"):
+            raise ValueError(f"output_type must be 'pil', 'np', 'pt' or 'latent', not {output_type!r}.")
+        if not 1 <= guidance_scale < math.inf:
+            raise ValueError(f"guidance_scale is {guidance_scale}; it must be at least 1, which is no guidance.")
+        if guidance_scale != 1.0 and self.config.null_label is None:
+            raise ValueError("This model was trained without a null class: guidance_scale must be 1.")
+        if unknown := set(callback_tensor_inputs) - set(self._callback_tensor_inputs):
+            raise ValueError(f"callbacks get {list(self._callback_tensor_inputs)}, not {sorted(unknown)}.")
+
+    def _checked_schedule(self, num_inference_steps: int | None, timesteps: Sequence[int] | None) -> dict[str, Any]:
+        """What the scheduler's `set_timesteps` is to be called with."""
+        kind, name = type(self.scheduler), type(self.scheduler).__name__
+        stock = [base.__name__ for base in kind.__mro__ if base.__module__.startswith("diffusers.")]
+        if kind.__module__.startswith("diffusers.") and name not in SCHEDULERS:
+            raise ValueError(f"{name} does not fit this kind of network. Use one of {', '.join(SCHEDULERS)}.")
+        self._check_option(NEEDED_OPTIONS, "")
+        levels = self.scheduler.config.num_train_timesteps
+        if timesteps is None:
+            if num_inference_steps is None:
+                num_inference_steps = DEFAULT_STEPS_ANCESTRAL if "DDPMScheduler" in stock else DEFAULT_STEPS
+            if not _is_whole(num_inference_steps) or not 1 <= num_inference_steps <= levels:
+                raise ValueError(f"num_inference_steps is {num_inference_steps}; it must be in 1 … {levels}.")
+            return {"num_inference_steps": int(num_inference_steps)}
+        if "timesteps" not in inspect.signature(self.scheduler.set_timesteps).parameters:
+            raise ValueError(
+                f"{name} takes no timesteps of your choice. Give num_inference_steps, or use another scheduler."
+            )
+        visited = timesteps.tolist() if isinstance(timesteps, (torch.Tensor, np.ndarray)) else list(timesteps)
+        whole = all(_is_whole(level) and 0 <= level < levels for level in visited)
+        if not visited or not whole or any(later >= earlier for earlier, later in pairwise(visited)):
+            raise ValueError(f"timesteps must be whole numbers in 0 … {levels - 1}, each below the one before it.")
+        return {"timesteps": [int(level) for level in visited]}
+
+    def _check_option(self, needed: dict[str, str], purpose: str) -> None:
+        name = type(self.scheduler).__name__
+        option = needed.get(name)
+        if option and not self.scheduler.config.get(option):
+            raise ValueError(
+                f"{name} needs {option}{purpose}: make it by {name}.from_config(pipe.scheduler.config, {option}=True)."
+            )
+
+    def _skipped_steps(self, schedule: dict[str, Any], strength: float) -> int:
+        """How many of the first, noisiest steps are left out for variants of images."""
+        steps = schedule.get("num_inference_steps") or len(schedule["timesteps"])
+        if not 0 < strength <= 1 or round(steps * strength) == 0:
+            raise ValueError(f"strength {strength:g} leaves none of {steps} steps; it must be in {1 / steps:g} … 1.")
+        self._check_option(NEEDED_WITH_IMAGE, " to start from an image")
+        return steps - round(steps * strength)
+
+    def _set_timesteps(self, schedule: dict[str, Any], skipped: int) -> None:
+        """The scheduler's state as before its first step, and the noise levels that are left: `self._timesteps`."""
+        self.scheduler.set_timesteps(**schedule, device=self._execution_device)
+        if hasattr(self.scheduler, "set_begin_index"):  # else it is looked up by a timestep that can stand there twice
+            self.scheduler.set_begin_index(skipped * self.scheduler.order)
+        self._timesteps = self.scheduler.timesteps[skipped * self.scheduler.order :]
+        self._num_timesteps = len(self._timesteps)
+
+    def _checked_latents(self, latents: torch.Tensor, count: int) -> torch.Tensor:
+        shape = (count, *self._encoded_shape())
+        if tuple(latents.shape) != shape:
+            raise ValueError(f"latents has the shape {tuple(latents.shape)}; the labels and the network need {shape}.")
+        return latents.float()
+
+    def _check_images(self, images: torch.Tensor, latent: bool) -> None:
+        """Broken weights, or a precision that they do not bear, show as NaN, which would become black, or as flat images."""
+        how = f"{type(self.scheduler).__name__}, network in {str(self.unet.dtype).removeprefix('torch.')}"
+        remedy = "Use another scheduler or a network in float32, or train again."
+        if not bool(torch.isfinite(images).all()):
+            raise RuntimeError(f"Some images are not finite (NaN or infinite; {how}). {remedy}")
+        if latent:
+            return
+        flat = images.flatten(1).amax(1) == images.flatten(1).amin(1)
+        if bool(flat.all()) and not self.interrupt:
+            raise RuntimeError(f"All images are of one grey, without any structure ({how}). {remedy}")
+        if bool(flat.any()):
+            logger.warning(f"{int(flat.sum())} of {len(flat)} images are of one grey, without any structure ({how}).")
 
     def fast_timesteps(self, num_inference_steps: int) -> list[int]:
         """Noise levels for DPM-Solver++ in few steps, descending: pure noise, then those of Karras et al. 2022 (arXiv 2206.00364,
@@ -286,32 +426,89 @@ class ClassConditionalDDPMPipeline(DiffusionPipeline):
             levels[i] = min(levels[i], levels[i - 1] - 1)
         return [max(level, len(levels) - 1 - i) for i, level in enumerate(levels)]
 
-    def _label_tensor(self, class_labels: int | str | Sequence[int | str] | torch.Tensor) -> torch.Tensor:
-        if isinstance(class_labels, torch.Tensor):
-            class_labels = class_labels.reshape(-1).tolist()
-        many: Any = [class_labels] if isinstance(class_labels, (Integral, str)) else class_labels
-        ids = [self.get_label_ids(label)[0] if isinstance(label, str) else int(label) for label in many]
+    def _label_tensor(self, class_labels: Any) -> torch.Tensor:
+        if isinstance(class_labels, (torch.Tensor, np.ndarray)):
+            if class_labels.ndim > 1:
+                shape = tuple(class_labels.shape)
+                raise ValueError(
+                    f"class_labels has the shape {shape}: one id for each image is needed, no one-hot rows."
+                )
+            class_labels = class_labels.tolist()
+        many = (
+            [class_labels] if isinstance(class_labels, str) or not isinstance(class_labels, Iterable) else class_labels
+        )
+        ids = [self._label_id(label) for label in many]
         if not ids:
             raise ValueError("class_labels is empty.")
-        unknown = [label for label in ids if label not in self.id2label]
-        if unknown:
-            raise ValueError(f"{unknown[0]} is no class of this pipeline; it knows {self.id2label}.")
         return torch.tensor(ids)
+
+    def _label_id(self, label: Any) -> int:
+        if isinstance(label, str):
+            return self.get_label_ids(label)[0]
+        if not _is_whole(label) or int(label) not in self.id2label:
+            raise ValueError(f"{label!r} is no class of this pipeline; it knows {self.id2label}.")
+        if self.labels.get(str(label), label) != label:
+            raise ValueError(
+                f"{label} is the id of {self.id2label[label]!r} and the name of another class: give the class's name as text."
+            )
+        return int(label)
 
     def _starting_latents(self, image: Any, count: int, repeats: int) -> torch.Tensor:
         """Images as the UNet sees them: float N×C×H×W in −1 … 1, unshuffled, each repeated."""
-        if not isinstance(image, torch.Tensor):
-            if not isinstance(image, np.ndarray):
-                image = np.stack([np.asarray(one, np.float32) / 255 for one in image])
-            image = torch.from_numpy(np.ascontiguousarray(image if image.ndim == 4 else image[..., None])).permute(
-                0, 3, 1, 2
-            )
+        single = isinstance(image, Image.Image) or (not isinstance(image, (list, tuple)) and self._is_one_image(image))
+        many: Any = [image] if single else image
+        images = torch.stack([self._unit_image(one) for one in many])
         shape = (count // repeats, *self.image_shape)
-        if tuple(image.shape) != shape:
+        if tuple(images.shape) != shape:
             raise ValueError(
-                f"image has the shape {tuple(image.shape)} (N×C×H×W); the labels and the model need {shape}."
+                f"image has the shape {tuple(images.shape)} (N×C×H×W); the labels and the model need {shape}."
             )
-        return self.image_encoder.encode(image.float() * 2 - 1).repeat_interleave(repeats, 0)
+        return self.image_encoder.encode(images * 2 - 1).repeat_interleave(repeats, 0)
+
+    def _is_one_image(self, image: Any) -> bool:
+        """Whether an array or tensor is one image, not several."""
+        channels, height, width = self.image_shape
+        one = (channels, height, width) if isinstance(image, torch.Tensor) else (height, width, channels)
+        return image.ndim == 2 or tuple(image.shape) == one
+
+    def _unit_image(self, image: Any) -> torch.Tensor:
+        """One PIL image, array H×W or H×W×C, or tensor H×W or C×H×W as a float tensor C×H×W in 0 … 1."""
+        channels_first = isinstance(image, torch.Tensor)
+        if isinstance(image, Image.Image):
+            array = self._pil_array(image)
+        elif isinstance(image, torch.Tensor):
+            array = (image.float() if image.is_floating_point() else image).numpy(force=True)
+        else:
+            array = np.asarray(image)
+        highest = {"bool": 1, "uint8": 255, "uint16": 65535}.get(array.dtype.name, 1)
+        if highest == 1 and array.dtype.kind not in "bf":
+            raise ValueError(
+                f"image holds {array.dtype}: give uint8 in 0 … 255, uint16 in 0 … 65535, or floats in 0 … 1."
+            )
+        values = array.astype(np.float32) / highest
+        lowest, highest = float(values.min()), float(values.max())
+        if not -1e-3 <= lowest <= highest <= 1 + 1e-3:  # NaN is never in between
+            raise ValueError(
+                f"image holds floats in {lowest:g} … {highest:g}; 0 … 1 is needed. Divide by the highest value a pixel can have."
+            )
+        values = values[None] if values.ndim == 2 else values if channels_first else np.moveaxis(values, -1, 0)
+        return torch.from_numpy(np.ascontiguousarray(values))
+
+    def _pil_array(self, image: Image.Image) -> np.ndarray:
+        """A PIL image upright, with as many channels as the model has, as an array of whole numbers."""
+        image = ImageOps.exif_transpose(image)
+        if image.mode in ("F", "I"):
+            raise ValueError(f"a PIL image of mode {image.mode} can span any range: give an array of floats in 0 … 1.")
+        if image.mode.startswith("I;16"):
+            return np.asarray(image).astype(np.uint16)
+        if image.has_transparency_data and image.convert("RGBA").getchannel("A").getextrema()[0] < 255:
+            raise ValueError("a PIL image has transparent parts: lay it on a background first.")
+        array = np.asarray(image.convert("RGB"))
+        if self.image_shape[0] == 3:
+            return array
+        if (array != array[..., :1]).any():
+            raise ValueError("a PIL image has colours, and this model makes grey images: convert it to mode L.")
+        return array[..., 0]
 
     def _encoded_shape(self) -> tuple[int, int, int]:
         """What the network takes of one image, C×H×W."""
@@ -338,6 +535,19 @@ class ClassConditionalDDPMPipeline(DiffusionPipeline):
     # Saving and loading. diffusers finds a custom class through `"_class_name": [module, class]` in model_index.json
     # and the module's file beside it; save_pretrained alone writes only the class's name.
 
+    def save_pretrained(self, save_directory: Any, *args: Any, **kwargs: Any) -> None:
+        """As in diffusers, with this file beside the weights as pipeline.py.
+
+        Raises:
+            ValueError: for a subclass, whose own code no folder would hold; before anything is written.
+        """
+        if "_source" not in vars(type(self)):
+            raise ValueError(
+                f"{type(self).__name__} is a subclass, whose code would not be saved. Save "
+                "ClassConditionalDDPMPipeline.from_pipe(pipe), or copy pipeline.py and change the copy."
+            )
+        super().save_pretrained(save_directory, *args, **kwargs)
+
     def save_config(self, save_directory: Any, push_to_hub: bool = False, **kwargs: Any) -> None:
         """Write model_index.json with this file beside it as pipeline.py (called by `save_pretrained`)."""
         super().save_config(save_directory, push_to_hub=False)
@@ -345,9 +555,7 @@ class ClassConditionalDDPMPipeline(DiffusionPipeline):
         index = json.loads((folder / self.config_name).read_text())
         index["_class_name"] = ["pipeline", type(self).__name__]
         (folder / self.config_name).write_text(json.dumps(index, indent=2) + "\n")
-        source, target = Path(inspect.getfile(type(self))), folder / "pipeline.py"
-        if source.resolve() != target.resolve():
-            shutil.copyfile(source, target)
+        (folder / "pipeline.py").write_text(self._source, encoding="utf-8")
 
     @classmethod
     def load_config(cls, *args: Any, **kwargs: Any) -> Any:
@@ -357,3 +565,11 @@ class ClassConditionalDDPMPipeline(DiffusionPipeline):
         if isinstance(config_dict.get("_class_name"), list):
             config_dict["_class_name"] = cls.__name__
         return config
+
+
+def _is_whole(number: Any) -> bool:
+    return isinstance(number, Integral) and not isinstance(number, (bool, np.bool_))
+
+
+def _one_seed_each(generators: list[torch.Generator]) -> list[int]:
+    return [int(torch.randint(2**63 - 1, (1,), generator=one, device=one.device)) for one in generators]

@@ -28,7 +28,7 @@ class Sampling(BaseModel):
 
     sampler: Literal["dpmsolver++", "ddim", "ddpm"] = "dpmsolver++"
     num_inference_steps: Annotated[int, Field(ge=1)] = 0  # filled in below
-    guidance_scale: Annotated[float, Field(allow_inf_nan=False)] = 1.0
+    guidance_scale: Annotated[float, Field(ge=1, allow_inf_nan=False)] = 1.0
     seed: Annotated[int, Field(ge=0)] = 0
     batch_size: Annotated[int, Field(ge=1, exclude=True)] = 128
 

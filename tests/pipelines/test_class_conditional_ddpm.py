@@ -11,6 +11,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from diffusers import DDIMScheduler, DDPMScheduler, DPMSolverMultistepScheduler, UNet2DModel
+from diffusers.callbacks import SDCFGCutoffCallback
 
 from medmnist_diffusion.diffusion.unet import build_noise_scheduler
 from medmnist_diffusion.pipelines import ClassConditionalDDPMPipeline
@@ -113,11 +114,12 @@ def test_callback_sees_every_step_and_may_change_latents(pipe: Any) -> Any:
 
     def callback(pipe: Any, step: Any, timestep: Any, tensors: Any) -> Any:
         seen.append((step, timestep))
-        return {"latents": torch.zeros_like(tensors["latents"])}
+        ramp = torch.linspace(-1, 1, tensors["latents"][0].numel())
+        return {"latents": ramp.reshape_as(tensors["latents"])}
 
     images = pipe(class_labels=0, num_inference_steps=4, callback_on_step_end=callback, output_type="np").images
     assert [step for step, _ in seen] == [0, 1, 2, 3]
-    np.testing.assert_allclose(images, 0.5)
+    np.testing.assert_allclose(np.sort(images.ravel()), np.linspace(0, 1, images.size), atol=1e-6)
 
 
 @pytest.mark.parametrize(
@@ -127,7 +129,23 @@ def test_callback_sees_every_step_and_may_change_latents(pipe: Any) -> Any:
         ({"class_labels": 2}, "2 is no class"),
         ({"class_labels": []}, "empty"),
         ({"class_labels": [0, 1], "generator": [torch.Generator()]}, "1 generators were given for 2 images"),
-        ({"class_labels": 0, "output_type": "latent"}, "output_type"),
+        ({"class_labels": 0, "output_type": "latents"}, "output_type"),
+        ({"class_labels": [1.7]}, "1.7 is no class"),
+        ({"class_labels": True}, "True is no class"),
+        ({"class_labels": torch.eye(2, dtype=torch.long)}, "no one-hot rows"),
+        ({"class_labels": torch.tensor([1.0])}, "1.0 is no class"),
+        ({"class_labels": 0, "num_inference_steps": 0}, r"num_inference_steps is 0; it must be in 1 … 1000"),
+        ({"class_labels": 0, "num_inference_steps": 1001}, r"1 … 1000"),
+        ({"class_labels": 0, "timesteps": [20, 500, 999]}, "each below the one before"),
+        ({"class_labels": 0, "timesteps": [999, 500, 500]}, "each below the one before"),
+        ({"class_labels": 0, "timesteps": [1000, 500]}, "0 … 999"),
+        ({"class_labels": 0, "timesteps": [999.5, 3.0]}, "whole numbers"),
+        ({"class_labels": 0, "timesteps": []}, "whole numbers"),
+        ({"class_labels": 0, "guidance_scale": 0.5}, "at least 1"),
+        ({"class_labels": 0, "guidance_scale": float("nan")}, "at least 1"),
+        ({"class_labels": 0, "latents": torch.zeros(1, 1, 28, 28)}, r"latents has the shape \(1, 1, 28, 28\)"),
+        ({"class_labels": 0, "callback_on_step_end_tensor_inputs": ["noise"]}, "callbacks get"),
+        ({"class_labels": 0, "image": np.zeros((1, 28, 28, 1)), "strength": 1.5}, "strength 1.5"),
         ({"class_labels": 0, "num_images_per_label": 0}, "at least 1"),
     ],
 )
@@ -188,6 +206,84 @@ def test_timesteps_are_visited_as_given(pipe: Any) -> None:
     assert np.isfinite(grey_levels).all()
 
 
+def test_names_that_are_numbers_are_no_ids() -> None:
+    """Grades 1 to 2 have the ids 0 and 1: `1` could mean either."""
+    pipe: Any = ClassConditionalDDPMPipeline(small_unet(classes=2), build_noise_scheduler(), {0: "1", 1: "2"}, 2, 2)
+    assert pipe._label_tensor(["1", "2"]).tolist() == [0, 1]
+    assert pipe._label_tensor([0]).tolist() == [0]
+    with pytest.raises(ValueError, match="1 is the id of '2' and the name of another class"):
+        pipe(class_labels=1)
+
+
+def test_given_noise_is_where_sampling_starts(pipe: Any) -> None:
+    noise = torch.randn(2, 4, 14, 14, generator=seeded(3)[0])
+    images = [grey(pipe, class_labels=[0, 1], latents=noise, generator=seeded(*seeds)) for seeds in ((1, 2), (3, 4))]
+    np.testing.assert_array_equal(*images)
+    assert np.abs(images[0] - grey(pipe, class_labels=[0, 1], latents=noise.flip(0))).max() > 5
+
+
+def test_latents_decode_to_the_images(pipe: Any) -> None:
+    options = {"class_labels": [0, 1], "num_inference_steps": 3}
+    latents = pipe(**options, generator=seeded(1, 2), output_type="latent").images
+    images = pipe(**options, generator=seeded(1, 2), output_type="pt").images
+    assert latents.shape == (2, 4, 14, 14)
+    torch.testing.assert_close((F.pixel_shuffle(latents, 2) / 2 + 0.5).clamp(0, 1), images)
+
+
+def test_a_callback_ends_the_work(pipe: Any) -> None:
+    steps = []
+
+    def stop(pipe: Any, step: int, timestep: int, tensors: Any) -> dict:
+        steps.append(step)
+        pipe._interrupt = step == 1
+        return {}
+
+    images = pipe(class_labels=[0] * 4, batch_size=2, num_inference_steps=5, callback_on_step_end=stop).images
+    assert steps == [0, 1]
+    assert len(images) == 2  # of the batch that was begun
+    assert (
+        len(pipe(class_labels=[0] * 4, batch_size=2, num_inference_steps=5).images) == 4
+    )  # and is begun anew next time
+
+
+def test_guidance_can_be_cut_off_as_diffusers_does(pipe: Any) -> None:
+    """SDCFGCutoffCallback at once: as without guidance from the second step on."""
+    batches = []
+    pipe.unet.register_forward_pre_hook(lambda unet, arguments: batches.append(len(arguments[0])))
+    options = {"class_labels": 1, "num_inference_steps": 4, "guidance_scale": 3.0}
+    pipe(**options, callback_on_step_end=SDCFGCutoffCallback(cutoff_step_ratio=None, cutoff_step_index=0))
+    assert batches == [2, 1, 1, 1]
+    assert pipe.num_timesteps == 4
+    pipe(**options, callback_on_step_end=SDCFGCutoffCallback(cutoff_step_ratio=0.5))
+    assert batches[4:] == [2, 2, 2, 1]
+
+
+def test_components_alone_make_no_pipeline_but_from_pipe_does(pipe: Any) -> None:
+    with pytest.raises(ValueError, match=r"from_pipe\(pipe\)"):
+        ClassConditionalDDPMPipeline(**pipe.components)
+    again: Any = ClassConditionalDDPMPipeline.from_pipe(pipe)
+    again.set_progress_bar_config(disable=True)
+    assert (again.id2label, again.config.null_label, again.image_shape) == (NAMES, 2, (1, 28, 28))
+    np.testing.assert_array_equal(*(grey(one, class_labels=1, generator=seeded(1)) for one in (pipe, again)))
+
+
+def test_weights_that_are_not_finite_are_an_error_and_no_black_image(pipe: Any) -> None:
+    pipe.unet.conv_out.bias.data[0] = float("nan")
+    with pytest.raises(RuntimeError, match=r"not finite.*DPMSolverMultistepScheduler, network in float32"):
+        pipe(class_labels=0, num_inference_steps=2)
+
+
+def test_flat_images_are_an_error(pipe: Any) -> None:
+    with pytest.raises(RuntimeError, match="one grey"):
+        pipe(
+            class_labels=[0, 1],
+            num_inference_steps=2,
+            callback_on_step_end=lambda _, step, timestep, tensors: {
+                "latents": torch.full_like(tensors["latents"], 9.0)
+            },
+        )
+
+
 def test_a_unet_that_would_ignore_labels_is_refused() -> None:
     blocks = {"down_block_types": ("DownBlock2D",), "up_block_types": ("UpBlock2D",), "block_out_channels": (32,)}
     unet = UNet2DModel(sample_size=14, in_channels=4, out_channels=4, **blocks)
@@ -213,6 +309,51 @@ def test_saved_folder_loads_with_our_class_and_gives_the_same_image(pipe: Any, t
     assert loaded.config.null_label == 2
     before, after = (grey(p, class_labels=[0, 1], generator=seeded(1, 2)) for p in (pipe, loaded))
     np.testing.assert_array_equal(before, after)
+
+
+def test_what_is_saved_is_our_own_source(pipe: Any, tmp_path: Path) -> None:
+    """Not that of another folder's pipeline.py, loaded since; nor a script that holds a subclass."""
+    pipe.save_pretrained(tmp_path / "a")
+    shutil.copytree(tmp_path / "a", tmp_path / "b")
+    with (tmp_path / "b" / "pipeline.py").open("a") as file:
+        file.write("\n# another project\n")
+    program = """
+import sys
+from diffusers import DiffusionPipeline
+first = DiffusionPipeline.from_pretrained(sys.argv[1] + "/a", trust_remote_code=True)
+second = DiffusionPipeline.from_pretrained(sys.argv[1] + "/b", trust_remote_code=True)
+first.save_pretrained(sys.argv[1] + "/a_again")
+second.save_pretrained(sys.argv[1] + "/b_again")
+"""
+    result = run_python("-c", program, str(tmp_path), cwd=tmp_path)
+    assert result.returncode == 0, result.stderr
+    for name in "ab":
+        assert (tmp_path / f"{name}_again/pipeline.py").read_text() == (tmp_path / name / "pipeline.py").read_text()
+
+
+def test_a_subclass_is_not_saved(pipe: Any, tmp_path: Path) -> None:
+    class Mine(ClassConditionalDDPMPipeline):
+        """With code that no folder would hold."""
+
+    with pytest.raises(ValueError, match="Mine is a subclass"):
+        Mine.from_pipe(pipe).save_pretrained(tmp_path / "saved")
+    assert not (tmp_path / "saved").exists()
+
+
+def test_half_precision_and_variants_load(pipe: Any, tmp_path: Path) -> None:
+    pipe.save_pretrained(tmp_path / "full")
+    half: Any = ClassConditionalDDPMPipeline.from_pretrained(tmp_path / "full", dtype=torch.float16)
+    half.save_pretrained(tmp_path / "half", variant="fp16")
+    assert (tmp_path / "half/unet/diffusion_pytorch_model.fp16.safetensors").is_file()
+    loaded: Any = ClassConditionalDDPMPipeline.from_pretrained(tmp_path / "half", variant="fp16", dtype=torch.float16)
+    for one in (half, loaded):
+        one.scheduler = DPMSolverMultistepScheduler.from_config(pipe.scheduler.config)
+        one.set_progress_bar_config(disable=True)
+        assert one.unet.dtype == torch.float16
+        off = grey(one, class_labels=[0, 1], generator=seeded(1, 2)) - grey(
+            pipe, class_labels=[0, 1], generator=seeded(1, 2)
+        )
+        assert np.abs(off).mean() < 1
 
 
 STRANGER = (
