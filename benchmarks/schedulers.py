@@ -126,10 +126,10 @@ def figures(name: str, how: str, steps: int, options: dict[str, Any], dtype: tor
     return np.array([images.mean(), images.std(0).mean(), np.abs(np.diff(images, axis=2)).mean()])
 
 
-def tried(name: str, how: str, dtype: str, reference: np.ndarray, count: int) -> dict[str, Any]:
-    """The first of TRIES that is right; else why none is."""
+def tried(name: str, how: str, dtype: str, reference: np.ndarray, count: int, tries: Any = TRIES) -> dict[str, Any]:
+    """The first of the tries that is right; else why none is."""
     why = ""
-    for steps, options in TRIES:
+    for steps, options in tries:
         try:
             off = figures(name, how, steps, options, DTYPES[dtype], count) - reference
         except Exception as error:  # whatever diffusers raises
@@ -145,9 +145,13 @@ def tried(name: str, how: str, dtype: str, reference: np.ndarray, count: int) ->
 def all_tried(count: int, schedulers: Sequence[str]) -> Iterator[dict[str, Any]]:
     reference = {how: figures("DDIMScheduler", how, 1000, {}, torch.float32, count) for how in ("plain", "strength")}
     for name in schedulers:
+        tries: Any = TRIES
         for how in HOW:
             for dtype in DTYPES:
-                yield tried(name, how, dtype, reference["strength" if how == "strength" else "plain"], count)
+                row = tried(name, how, dtype, reference["strength" if how == "strength" else "plain"], count, tries)
+                if (how, dtype) == ("plain", "fp32") and not row["right"]:
+                    tries = TRIES[:1]  # of a scheduler that is wrong in the simplest way not every option everywhere
+                yield row
 
 
 def page(rows: list[dict[str, Any]]) -> str:

@@ -1,4 +1,4 @@
-"""Our pipeline under diffusers' own PipelineTesterMixin, for test_diffusers_own.py; DOES_NOT_APPLY says what is left out and why."""
+"""Our pipeline under diffusers' own PipelineTesterMixin, for test_diffusers_own.py; DOES_NOT_APPLY says what is left out."""
 
 import unittest
 from typing import Any
