@@ -69,6 +69,14 @@ class TwinsAudit(Record):
     largest_cluster: int
 
 
+class LabelConflict(Record):
+    """One picture that stands in a data set with two labels."""
+
+    files: tuple[str, str]  # as they are called, or split and row: `train row 17`
+    classes: tuple[str, str]
+    exact: bool  # the same pixels; else twins
+
+
 class Audit(Record):
     """What is in a data set, and what is wrong with it: `medmnist-diffusion audit --json`, and a part of training_summary.json."""
 
@@ -78,6 +86,8 @@ class Audit(Record):
     # "train-val" → `val_images_in_train`, `train_images_in_val`, `near_duplicate_pairs`, `looked_up_for_near_duplicates`
     leaks: dict[str, dict[str, int]]
     twins: TwinsAudit | None = None  # audits of version 0.1 did not look for them
+    label_conflicts: int | None = None  # pictures with two labels; audits of version 0.1 did not look for them
+    conflicts: list[LabelConflict] | None = None  # the first of them
 
 
 class TrainingSummary(Record):

@@ -12,7 +12,7 @@ from medmnist_diffusion.data.npz import SYNTHETIC, npz_arrays, write_npz
 from medmnist_diffusion.diffusion.samplers import Sampling
 from medmnist_diffusion.diffusion.sampling import generate, load_pipeline
 from medmnist_diffusion.errors import UserError
-from medmnist_diffusion.files import atomic_folder, write_json
+from medmnist_diffusion.files import atomic_folder, has_suffix, write_json
 from medmnist_diffusion.metrics.mixed_training import Mixture, Recipe, fit
 from medmnist_diffusion.metrics.selection import KEPT_SHARE, SELECTIONS
 from medmnist_diffusion.processes import start_processes
@@ -80,7 +80,7 @@ def augment(
         **pipeline_record(pipeline),
         **sampling.model_dump(),
     }
-    as_npz = output.suffix == ".npz"
+    as_npz = has_suffix(output, ".npz")
     (_write_npz_set if as_npz else _write_datasets_folder)(output, real, train, synthetic, made)
     logger.info(
         "%d real and %d generated training images written to %s; the column that marks the generated ones is %s. Whether they "

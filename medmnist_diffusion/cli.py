@@ -47,20 +47,31 @@ def commands(ctx: click.Context) -> None:
 
 @commands.command()
 @options.dataset_argument
-@click.option("--json", type=FOLDER_OR_FILE, help="Also write the audit to this file.")
-def audit(dataset: str, root: str | None, size: int | None, json: Path | None) -> None:
+@click.option(
+    "--json", type=FOLDER_OR_FILE, help="Also write the audit to this file; - is stdout, and nothing else then."
+)
+@click.option(
+    "--preview", type=FOLDER_OR_FILE, help="Also draw eight images a class, as they will be trained, as a PNG."
+)
+def audit(dataset: str, root: str | None, size: int | None, json: Path | None, preview: Path | None) -> None:
     """What is in a data set, and what is wrong with it: counts, pixels, blank images, duplicates, leaks.
 
     DATASET is a MedMNIST flag, an npz, an image folder, a Hub id, phantom or phantom-rgb.
     """
     from medmnist_diffusion.data import load_dataset
     from medmnist_diffusion.data.audit import audit, print_audit
-    from medmnist_diffusion.files import write_json
+    from medmnist_diffusion.files import STDOUT, write_json
 
-    report = audit(load_dataset(dataset, root, size))
+    loaded = load_dataset(dataset, root, size)
+    report = audit(loaded)
     if json:
-        write_json(json, report.model_dump())
-    print_audit(report)
+        write_json(json, report.model_dump(mode="json"))
+    if preview:
+        from medmnist_diffusion.publish.plots import save_preview
+
+        save_preview(loaded, preview)
+    if str(json) != STDOUT:
+        print_audit(report)
 
 
 def _train(**given: Any) -> None:

@@ -5,6 +5,7 @@ import hashlib
 import json
 import os
 import shutil
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -13,11 +14,22 @@ from safetensors import SafetensorError
 
 from medmnist_diffusion.errors import UserError, one_line
 
+STDOUT = "-"  # as the name of a file
+
 
 @contextlib.contextmanager
 def atomic_file(path: str | Path) -> Iterator[Path]:
-    """Yield a temporary name beside `path`; on success fsync it and rename it to `path`, on failure remove it."""
-    path = Path(path)
+    """Yield a temporary name beside `path`; on success fsync it and rename it to `path`, on failure remove it.
+
+    A link keeps leading to its file, which is the one that is written. A pipe or a device is written into.
+    """
+    path = Path(os.path.realpath(Path(path).expanduser()))
+    if path.exists() and not path.is_file() and not path.is_dir():
+        with tempfile.TemporaryDirectory() as folder:
+            yield (temporary := Path(folder) / path.name)
+            with path.open("wb") as file:
+                file.write(temporary.read_bytes())
+        return
     path.parent.mkdir(parents=True, exist_ok=True)
     # The suffix stays last: writers such as savefig and np.savez choose the format by it.
     temporary = path.with_name(f".{path.stem}.{os.getpid()}.tmp{path.suffix}")
@@ -33,7 +45,7 @@ def atomic_file(path: str | Path) -> Iterator[Path]:
 @contextlib.contextmanager
 def atomic_folder(path: str | Path) -> Iterator[Path]:
     """Yield a temporary folder beside `path`; on success it takes `path`'s place, on failure it is removed."""
-    path = Path(path)
+    path = Path(os.path.realpath(Path(path).expanduser()))  # a link keeps leading to its folder
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     shutil.rmtree(temporary, ignore_errors=True)
@@ -94,7 +106,16 @@ def could_not_write(what: str, remedy: str) -> Iterator[None]:
         raise UserError(f"{what} could not be written ({one_line(error, 160)}). {remedy}") from None
 
 
+def has_suffix(path: Path, suffix: str) -> bool:
+    """Whether a path ends so, in small or capital letters."""
+    return path.suffix.lower() == suffix
+
+
 def write_text(path: str | Path, text: str) -> None:
+    """Write a text file; `-` is stdout."""
+    if str(path) == STDOUT:
+        print(text, end="", flush=True)
+        return
     with atomic_file(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
 

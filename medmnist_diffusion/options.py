@@ -11,7 +11,16 @@ from medmnist_diffusion.choices import OPEN_LICENSES
 from medmnist_diffusion.diffusion.samplers import DEFAULT_SAMPLER, DEFAULT_STEPS, SAMPLERS
 
 Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
-FOLDER_OR_FILE = click.Path(path_type=Path)
+
+
+class _UserPath(click.Path):
+    """A path in which `~` is the user's home, also behind an equals sign, where the shell leaves it."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        return Path(super().convert(value, param, ctx)).expanduser()
+
+
+FOLDER_OR_FILE = _UserPath(path_type=Path)
 NOTHING = ""  # stands for no value, after an option of several that was given without any
 
 

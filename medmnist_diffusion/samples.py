@@ -7,7 +7,6 @@ on) in the pipeline's folder, so that whatever is measured or published later is
 import csv
 import json
 import logging
-import re
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -20,13 +19,13 @@ from medmnist_diffusion.artifacts import TRAINING_SUMMARY, SamplesRecord, Traini
 from medmnist_diffusion.choices import Format
 from medmnist_diffusion.data.conditioning import Conditioning, occurrences
 from medmnist_diffusion.data.dataset import Split, without_grey_axis
+from medmnist_diffusion.data.labelled_folder import load_labelled_folder
 from medmnist_diffusion.data.npz import npz_arrays, read_npz, write_npz
-from medmnist_diffusion.data.tables import load_labelled_folder
 from medmnist_diffusion.diffusion.folder_check import WEIGHTS
 from medmnist_diffusion.diffusion.samplers import Sampling
 from medmnist_diffusion.diffusion.sampling import generate_in_shares, load_pipeline
 from medmnist_diffusion.errors import UserError
-from medmnist_diffusion.files import atomic_folder, file_hash, write_json
+from medmnist_diffusion.files import atomic_folder, file_hash, has_suffix, write_json
 from medmnist_diffusion.pipelines import ClassConditionalDDPMPipeline
 from medmnist_diffusion.processes import start_processes
 from medmnist_diffusion.resources import check_memory
@@ -59,8 +58,8 @@ def sample(
         True
     """
     pipeline, output, sampling = Path(pipeline), Path(output).expanduser(), sampling or Sampling()
-    output_format = output_format or ("npz" if output.suffix == ".npz" else "folder")
-    if output_format == "npz" and output.suffix != ".npz":
+    output_format = output_format or ("npz" if has_suffix(output, ".npz") else "folder")
+    if output_format == "npz" and not has_suffix(output, ".npz"):
         raise UserError(f"--output {output} does not end with .npz, as --format npz needs.")
     check_new(output)
     state = start_processes()
@@ -168,7 +167,7 @@ def read_sampling_record(path: Path) -> dict[str, Any]:
 def read_export_record(path: Path, types: dict[str, Callable[[Any], Any]]) -> dict[str, Any]:
     """What `sample` noted beside its npz, PNG folders or parquet, as the given types; empty unless all of it is there."""
     try:
-        if path.suffix == ".npz":
+        if has_suffix(path, ".npz"):
             record = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))
         elif (path / "sampling.json").is_file():
             record = json.loads((path / "sampling.json").read_text(encoding="utf-8"))
@@ -189,7 +188,7 @@ def read_images(path: Path, dataset: str, id2label: dict[int, str], size: int, c
     Raises:
         UserError: if they cannot be read.
     """
-    if path.suffix == ".npz":
+    if has_suffix(path, ".npz"):
         return read_npz(path, ("train",))["train"]
     return load_labelled_folder(path, dataset, id2label, size, channels) if path.is_dir() else None
 
@@ -198,7 +197,7 @@ def check_new(output: Path) -> None:
     """Raises:
     UserError: if the output exists, or the record that is written beside an npz.
     """
-    for path in (output, *([output.with_suffix(".json")] if output.suffix == ".npz" else [])):
+    for path in (output, *([output.with_suffix(".json")] if has_suffix(output, ".npz") else [])):
         if path.exists():
             raise UserError(f"{path} exists already. Choose another --output, or remove it.")
 
@@ -210,21 +209,16 @@ def check_images_memory(image_shape: tuple[int, ...], count: int, remedy: str) -
     check_memory(count * (4 * int(np.prod(image_shape)) + 200), f"making {count:,} images", remedy)
 
 
-def class_folder(label: int, name: str, num_classes: int) -> str:
-    """A folder name that sorts as the ids do and holds no odd characters: `0_normal`."""
-    digits = len(str(num_classes - 1))
-    return f"{label:0{digits}d}_{re.sub(r'[^0-9A-Za-z]+', '_', name).strip('_')}"
-
-
 def _write_folder(output: Path, made: Split, record: SamplesRecord) -> None:
     """PNGs in class folders, with metadata.csv: file_name, label, label_name, index and how they were drawn."""
     from PIL import Image
 
     names, how = record.id2label, record.model_dump(exclude={"id2label"})
+    folders = [Conditioning(names).folder_of(label) for label in names]
     with atomic_folder(output) as temporary:
         lines = []
         for (label, index), image in zip(occurrences(made.labels), made.images[:], strict=True):
-            name = f"{class_folder(label, names[label], len(names))}/{index:06d}.png"
+            name = f"{folders[label]}/{index:06d}.png"
             (temporary / name).parent.mkdir(exist_ok=True)
             Image.fromarray(without_grey_axis(image)).save(temporary / name)
             lines.append({"file_name": name, "label": label, "label_name": names[label], "index": index, **how})

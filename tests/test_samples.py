@@ -13,8 +13,8 @@ from PIL import Image
 
 from medmnist_diffusion import cli
 from medmnist_diffusion.data import Split, load_dataset
+from medmnist_diffusion.data.labelled_folder import load_labelled_folder
 from medmnist_diffusion.data.npz import read_npz
-from medmnist_diffusion.data.tables import load_labelled_folder
 from medmnist_diffusion.diffusion.sampling import generate, load_pipeline
 from medmnist_diffusion.files import file_hash
 from tests.conftest import run_python

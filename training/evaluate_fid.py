@@ -11,6 +11,7 @@ A pipeline's images are drawn once and kept beside it (`samples_seed0.npz`): ano
 """
 
 import logging
+import os
 import sys
 import tempfile
 from collections.abc import Iterable, Sequence
@@ -27,7 +28,7 @@ from medmnist_diffusion.data.twins import Nearest
 from medmnist_diffusion.diffusion.folder_check import MODEL_INDEX, WEIGHTS, check_folder
 from medmnist_diffusion.diffusion.samplers import Sampling
 from medmnist_diffusion.errors import UserError
-from medmnist_diffusion.files import file_hash
+from medmnist_diffusion.files import file_hash, has_suffix
 from medmnist_diffusion.metrics.evaluation import Evaluated, evaluate_images
 from medmnist_diffusion.metrics.extractors import OFFLINE_PAIR, make_extractor
 from medmnist_diffusion.metrics.features import FeatureExtractor
@@ -134,7 +135,10 @@ def evaluate(
 
 def _writable(output: Path) -> Path:
     """The output, where a file can be written: known before minutes of work."""
-    if output.suffix != ".json":
+    output = Path(os.path.realpath(output.expanduser()))  # a link keeps leading to its file
+    if output.exists() and not output.is_file():
+        raise UserError(f"--output {output} is no regular file.")
+    if not has_suffix(output, ".json"):
         raise UserError(f"--output {output} does not end with .json.")
     output.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryFile(dir=output.parent):

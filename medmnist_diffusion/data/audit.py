@@ -4,15 +4,23 @@ from itertools import combinations, islice
 
 import numpy as np
 
-from medmnist_diffusion.artifacts import Audit, DatasetDescription, SplitAudit, SplitTwins, TwinsAudit
+from medmnist_diffusion.artifacts import (
+    Audit,
+    DatasetDescription,
+    LabelConflict,
+    SplitAudit,
+    SplitTwins,
+    TwinsAudit,
+)
 from medmnist_diffusion.cache import cache_dir, cached_record, digest
 from medmnist_diffusion.data.dataset import ImageDataset, Split
-from medmnist_diffusion.data.duplicates import image_hashes, in_other, near_pairs, repeats
+from medmnist_diffusion.data.duplicates import Place, image_hashes, in_other, label_conflicts, near_pairs, repeats
 from medmnist_diffusion.data.twins import clusters, find_twins
 
-AUDIT_VERSION = 2  # of the way it is counted: audits kept by another are made again
+AUDIT_VERSION = 3  # of the way it is counted: audits kept by another are made again
 NEAR_DUPLICATE_GREY_LEVELS = 5.0  # root mean square; a picture saved again as JPEG differs by 2 to 4
 MOST_PAIRS = 100_000  # counted no further: of a thousand all alike images there are half a million pairs
+MOST_CONFLICTS = 100  # listed; all are counted
 LOOKED_UP = 50_000  # of a larger split so many images, drawn at random, are looked up among all: a million would take half an hour
 
 
@@ -32,7 +40,9 @@ def audit(dataset: ImageDataset) -> Audit:
     depends_on = [AUDIT_VERSION, dataset.conditioning.names, NEAR_DUPLICATE_GREY_LEVELS, MOST_PAIRS, LOOKED_UP]
     path = cache_dir() / "audits" / f"{dataset.content_hash}-{digest(depends_on)}.json"
     found = cached_record(path, Audit, lambda: _audited(dataset))
-    return found.model_copy(update={"dataset": describe(dataset)})  # name, licence and notes are no content
+    # Name, licence, notes and the files' names are no content.
+    conflicts = [one.model_copy(update={"files": _file_names(one.files, dataset)}) for one in found.conflicts or []]
+    return found.model_copy(update={"dataset": describe(dataset), "conflicts": conflicts})
 
 
 def _audited(dataset: ImageDataset) -> Audit:
@@ -47,13 +57,34 @@ def _audited(dataset: ImageDataset) -> Audit:
             "looked_up_for_near_duplicates": len(looked_up),
         }
     counts = dataset.conditioning.counts(dataset.train.labels)
+    conflicts = label_conflicts(dataset, hashes, find_twins(dataset))
     return Audit(
         dataset=describe(dataset),
         imbalance=round(float(counts.max() / counts.min()), 3),
         splits={name: _audit_split(split, dataset, hashes[name]) for name, split in dataset.splits.items()},
         leaks=leaks,
         twins=_audit_twins(dataset),
+        label_conflicts=len(conflicts),
+        conflicts=[_conflict(one, dataset) for one in conflicts[:MOST_CONFLICTS]],
     )
+
+
+def _conflict(found: tuple[Place, Place, bool], dataset: ImageDataset) -> LabelConflict:
+    """Named by rows; `_file_names` knows the files."""
+    *places, exact = found
+    classes = [dataset.id2label[int(dataset.splits[split].labels[row])] for split, row in places]
+    names = [f"{split} row {row}" for split, row in places]
+    return LabelConflict(files=(names[0], names[1]), classes=(classes[0], classes[1]), exact=exact)
+
+
+def _file_names(rows: tuple[str, str], dataset: ImageDataset) -> tuple[str, str]:
+    """`train row 17` as the name of its file, where the data set has files."""
+    names = []
+    for name in rows:
+        split, row = name.split(" row ")
+        files = dataset.splits[split].files
+        names.append(files[int(row)] if files else name)
+    return names[0], names[1]
 
 
 def _audit_twins(dataset: ImageDataset) -> TwinsAudit:
@@ -140,7 +171,7 @@ def _looked_up(rows: np.ndarray) -> np.ndarray:
 
 def findings(report: Audit) -> list[str]:
     """The audit's findings as sentences, worst first; empty if there is nothing to report."""
-    lines = []
+    lines = _conflict_findings(report)
     for pair, leak in report.leaks.items():
         first, second = pair.split("-")
         count = leak[f"{second}_images_in_{first}"]
@@ -164,6 +195,21 @@ def findings(report: Audit) -> list[str]:
     if report.imbalance >= 2:
         lines.append(f"The largest class has {report.imbalance:.1f} times the images of the smallest.")
     return lines
+
+
+def _conflict_findings(report: Audit) -> list[str]:
+    if not report.label_conflicts:
+        return []
+    named = [
+        f"{' and '.join(f'{file} ({label})' for file, label in zip(one.files, one.classes, strict=True))}"
+        f"{'' if one.exact else ', saved differently'}"
+        for one in (report.conflicts or [])[:3]
+    ]
+    more = ", …" if report.label_conflicts > 3 else ""
+    pictures = "picture stands" if report.label_conflicts == 1 else "pictures stand"
+    return [
+        f"{report.label_conflicts} {pictures} in two classes: {'; '.join(named)}{more}. One of the labels is wrong."
+    ]
 
 
 def _twin_findings(twins: TwinsAudit) -> list[str]:

@@ -6,6 +6,7 @@ Diffusion Guidance, 2022). Functions that need no K take the labels alone; all o
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -97,13 +98,44 @@ class Conditioning:
         """At least `count` labels with the given class shares, rounded up a class, in the order of their ids."""
         return np.repeat(self.ids, np.ceil(shares * count).astype(int))
 
+    def folder_of(self, label: int) -> str:
+        """A folder name for a class that sorts as the ids do and holds no odd characters: `0_normal`."""
+        digits = len(str(self.num_classes - 1))
+        return f"{label:0{digits}d}_{plain_name(self.id2label[label])}"
+
     def label_of_folder(self, folder: str) -> int | None:
-        """The class that a folder's name means: a class's name, its id, or an id with a name (`0_normal`); None for no class."""
-        matches = [label for label, name in self.id2label.items() if folder in (name, str(label))]
-        prefix = folder.split("_", 1)[0]
-        if not matches and prefix.isdigit() and int(prefix) in self.id2label:
-            matches = [int(prefix)]
-        return matches[0] if matches else None
+        """The class that a folder's name means: None for no class.
+
+        A class's name comes first, then an id with that class's name (`0_normal`), then an id alone; the last only where no class
+        is itself called by a number, so that an id never stands for another class's name.
+        """
+        if folder in self.names:
+            return self.names.index(folder)
+        number, _, rest = folder.partition("_")
+        if not number.isdecimal() or int(number) not in self.id2label:
+            return None
+        numbers_are_ids = not any(_is_integer(name) for name in self.names)
+        means = plain_name(self.id2label[int(number)])
+        return int(number) if rest == means or (folder == number and numbers_are_ids) else None
+
+
+def plain_name(name: str) -> str:
+    """A name in letters, digits and underscores."""
+    return re.sub(r"[^0-9A-Za-z]+", "_", name).strip("_")
+
+
+def class_order(names: Iterable[str]) -> list[str]:
+    """Class names in the order of their ids: as numbers where all are whole numbers (2 before 10), else as text."""
+    different = set(names)
+    return (
+        sorted(different, key=lambda name: (int(name), name))
+        if all(map(_is_integer, different))
+        else sorted(different)
+    )
+
+
+def _is_integer(name: str) -> bool:
+    return re.fullmatch(r"[+-]?[0-9]+", name) is not None
 
 
 def rows_of(labels: Labels, label: int) -> Rows:

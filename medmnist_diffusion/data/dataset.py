@@ -22,11 +22,12 @@ def without_grey_axis(images: np.ndarray) -> np.ndarray:
 
 @dataclass(frozen=True)
 class Split:
-    """The images of one split, uint8 N×H×W×C, and their class ids, int64 N."""
+    """The images of one split, uint8 N×H×W×C, and their class ids, int64 N; the names of their files where they have some."""
 
     name: str
     images: ImageArray
     labels: np.ndarray
+    files: list[str] | None = field(default=None, repr=False, compare=False)
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -38,7 +39,8 @@ class Split:
 
     def subset(self, indices: np.ndarray) -> "Split":
         """The images at `indices` as a split in memory."""
-        return Split(self.name, self.images[indices], self.labels[indices])
+        files = None if self.files is None else [self.files[row] for row in indices]
+        return Split(self.name, self.images[indices], self.labels[indices], files)
 
     def images_of(self, labels: np.ndarray, seed: int) -> np.ndarray:
         """A random image of each label."""

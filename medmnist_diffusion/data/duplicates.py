@@ -3,18 +3,20 @@
 import hashlib
 from collections.abc import Iterator
 from dataclasses import replace
-from itertools import chain
+from itertools import chain, pairwise
 
 import numpy as np
 from scipy.spatial import cKDTree
 
 from medmnist_diffusion.cache import cache_dir, cached_arrays
 from medmnist_diffusion.data.dataset import CHUNK, ImageDataset, Split
-from medmnist_diffusion.data.twins import find_twins
+from medmnist_diffusion.data.twins import Twins, find_twins
 
 POOLED = 8  # images are compared first as means over at most 8×8 cells, a lower bound of their distance
 INDEXED = 8  # principal components of these that a k-d tree holds
 QUERIES = 256  # images looked up at once
+
+Place = tuple[str, int]  # a split and a row
 
 
 def image_hashes(split: Split) -> np.ndarray:
@@ -52,6 +54,33 @@ def drop_leaks(dataset: ImageDataset, twins: bool = False) -> tuple[ImageDataset
     what = "also stand in val or test, or have a twin there," if twins else "also stand in val or test"
     notes = [*dataset.notes, f"{leaks.sum()} training images that {what} were removed."]
     return replace(dataset, splits=splits, notes=notes), int(leaks.sum())
+
+
+def label_conflicts(
+    dataset: ImageDataset, hashes: dict[str, np.ndarray], twins: Twins
+) -> list[tuple[Place, Place, bool]]:
+    """Pictures that stand in the data set with two labels: of each, one place a label, and whether the pixels are the same.
+
+    Exact copies come first; then twins, of each image its first.
+
+    Args:
+        hashes: `image_hashes` of every split.
+    """
+    places = [(name, row) for name, split in dataset.splits.items() for row in range(len(split))]
+    labels = np.concatenate([split.labels for split in dataset.splits.values()])
+    _, picture = np.unique(np.concatenate(list(hashes.values())), return_inverse=True)
+    order = np.lexsort((np.arange(len(labels)), labels, picture))
+    found: dict[int, tuple[Place, Place, bool]] = {}
+    for before, after in pairwise(order):
+        if picture[before] == picture[after] and labels[before] != labels[after]:
+            found.setdefault(int(picture[before]), (places[before], places[after], True))
+    starts = dict(zip(dataset.splits, np.cumsum([0, *map(len, dataset.splits.values())]), strict=False))
+    pairs = np.concatenate([twins.pairs[name] + [starts[name], starts["train"]] for name in dataset.splits])
+    for one, other in pairs.tolist():
+        different = labels[one] != labels[other] and picture[one] != picture[other]
+        if different and not {int(picture[one]), int(picture[other])} & found.keys():
+            found[int(picture[one])] = (places[one], places[other], False)
+    return list(found.values())
 
 
 def independent_rows(dataset: ImageDataset) -> np.ndarray:

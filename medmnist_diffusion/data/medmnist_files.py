@@ -6,9 +6,11 @@ import os
 from pathlib import Path
 from typing import Any
 
-from medmnist_diffusion.data.dataset import ImageDataset
+import numpy as np
+
+from medmnist_diffusion.data.dataset import ImageDataset, Split
 from medmnist_diffusion.data.npz import read_npz
-from medmnist_diffusion.errors import UserError
+from medmnist_diffusion.errors import UserError, one_line
 
 logger = logging.getLogger(__name__)
 
@@ -43,28 +45,49 @@ def medmnist_dataset(flag: str, root: str | Path | None, size: int, download: bo
     suffix = "" if size == 28 else f"_{size}"
     folder = medmnist_root(root)
     path, url, md5 = folder / f"{flag}{suffix}.npz", info[f"url{suffix}"], info[f"MD5{suffix}"]
-    notes = []
     if path.is_file():
-        if _md5(path) != md5:
-            notes.append(
-                f"{path.name} is an unverified copy: its MD5 differs from the official {md5}. Its content was read as it is."
-            )
+        notes = _verified(path, md5)
     elif download:
         _download(url, path, md5)
+        notes = []
     else:
         raise UserError(f"{path}: no such file. {_manual_steps(url, path, md5)}")
+    return _described(flag, read_npz(path, notes=notes), notes)
 
+
+def as_medmnist(path: Path, splits: dict[str, Split]) -> ImageDataset | None:
+    """An npz that is named, shaped and numbered as a MedMNIST set is that set, wherever it lies; None for any other."""
+    flag, _, pixels = path.stem.partition("_")
+    info = medmnist_info().get(flag)
+    if info is None or pixels not in ("", *map(str, MEDMNIST_SIZES[1:])):
+        return None
+    size = int(pixels or MEDMNIST_SIZES[0])
+    shapes = {split.images.shape[1:] for split in splits.values()}
+    classes = {int(label) for split in splits.values() for label in np.unique(split.labels)}
+    same_counts = {name: len(split) for name, split in splits.items()} == info["n_samples"]
+    if shapes != {(size, size, info["n_channels"])} or not same_counts or classes != set(map(int, info["label"])):
+        return None
+    notes = [
+        f"{path.name} is named, shaped and numbered as MedMNIST's {flag}: it was taken for it, with its class names."
+    ]
+    return _described(flag, splits, [*notes, *_verified(path, info["MD5" if not pixels else f"MD5_{pixels}"])])
+
+
+def _described(flag: str, splits: dict[str, Split], notes: list[str]) -> ImageDataset:
+    info = medmnist_info()[flag]
     labels = {int(label): name for label, name in info["label"].items()}
     return ImageDataset(
-        flag,
-        read_npz(path),
-        labels,
-        info["license"],
-        MEDMNIST_CITATION,
-        info["description"],
-        source="medmnist",
-        notes=notes,
+        flag, splits, labels, info["license"], MEDMNIST_CITATION, info["description"], source="medmnist", notes=notes
     )
+
+
+def _verified(path: Path, md5: str) -> list[str]:
+    """A note on a copy that is not the official one."""
+    if _md5(path) == md5:
+        return []
+    return [
+        f"{path.name} is an unverified copy: its MD5 differs from the official {md5}. Its content was read as it is."
+    ]
 
 
 def _md5(path: Path) -> str:
@@ -94,5 +117,5 @@ def _download(url: str, path: Path, md5: str) -> None:
         )
         fetcher.fetch(path.name, downloader=pooch.HTTPDownloader(progressbar=True, timeout=30))
     except (OSError, ValueError) as error:  # requests' errors are OSErrors; ValueError is a wrong checksum
-        reason = str(error).splitlines()[0][:160]
+        reason = one_line(error, 160)
         raise UserError(f"{path.name} could not be downloaded ({reason}). {_manual_steps(url, path, md5)}") from None

@@ -1,6 +1,7 @@
 """Reading and writing npz files in MedMNIST's layout, without ever unpickling anything.
 
-The layout: `train_images`, `train_labels`, `val_…`, `test_…`; images uint8 N×H×W or N×H×W×3, labels integer N or N×1.
+The layout: `train_images`, `train_labels`, `val_…`, `test_…`; images uint8 N×H×W or N×H×W×3, labels integer N or N×1. Labels
+1×N and one-hot rows N×K are read as well, and said.
 """
 
 import io
@@ -19,6 +20,7 @@ from medmnist_diffusion.data.arrow import IN_MEMORY_BYTES, store_images
 from medmnist_diffusion.data.dataset import CHUNK, Split, without_grey_axis
 from medmnist_diffusion.errors import UserError
 from medmnist_diffusion.files import atomic_file, file_hash, write_json
+from medmnist_diffusion.resources import check_memory
 
 # What zipfile raises on a damaged archive, or one that it cannot read (encrypted, say).
 DAMAGED = (zipfile.BadZipFile, zlib.error, EOFError, OSError, RuntimeError, ValueError, KeyError, lzma.LZMAError)
@@ -32,8 +34,16 @@ Headers = dict[str, tuple[tuple[int, ...], Any]]  # shape and dtype of every arr
 REMEDY = "Write it with numpy.savez_compressed in MedMNIST's layout (see the README)."
 
 
-def read_npz(path: Path, splits: tuple[str, ...] = SPLITS, in_memory_bytes: int = IN_MEMORY_BYTES) -> dict[str, Split]:
+def read_npz(
+    path: Path,
+    splits: tuple[str, ...] = SPLITS,
+    in_memory_bytes: int = IN_MEMORY_BYTES,
+    notes: list[str] | None = None,
+) -> dict[str, Split]:
     """The named splits of an npz file, each checked; images come out as uint8 N×H×W×C, labels as int64 N.
+
+    Args:
+        notes: where given, what was read otherwise than it stands there is added to it.
 
     Raises:
         UserError: one line that names the file, what is wrong with it, and the remedy.
@@ -66,10 +76,13 @@ def read_npz(path: Path, splits: tuple[str, ...] = SPLITS, in_memory_bytes: int 
                 "with plain uint8 arrays."
             )
     content = lru_cache(lambda: file_hash(path))  # of large files alone, and once for all splits
-    return {split: _read_split(path, split, headers, in_memory_bytes, content) for split in splits}
+    notes = [] if notes is None else notes
+    return {split: _read_split(path, split, headers, in_memory_bytes, content, notes) for split in splits}
 
 
-def _read_split(path: Path, split: str, headers: Headers, in_memory_bytes: int, content: Callable[[], str]) -> Split:
+def _read_split(
+    path: Path, split: str, headers: Headers, in_memory_bytes: int, content: Callable[[], str], notes: list[str]
+) -> Split:
     where = f"{path}: {split}"
     image_shape, _ = headers[f"{split}_images"]
     _check_image_header(where, *headers[f"{split}_images"])
@@ -93,7 +106,7 @@ def _read_split(path: Path, split: str, headers: Headers, in_memory_bytes: int, 
             "If that is not what you expect, the file's header is wrong: write it again.",
         )
         with np.load(path, allow_pickle=False) as arrays:  # last: there is room for them where there is for the images
-            labels = arrays[f"{split}_labels"].reshape(-1)
+            labels = _flat_labels(arrays[f"{split}_labels"], image_shape[0], where, notes)
         if labels.dtype.kind == "f" and np.isnan(labels).any():
             raise UserError(f"{where}_labels holds NaN. Give every image a class id.")
         if labels.dtype.kind == "f":
@@ -121,10 +134,23 @@ def _check_image_header(where: str, shape: tuple[int, ...], dtype: np.dtype) -> 
         )
 
 
+def _flat_labels(labels: np.ndarray, images: int, where: str, notes: list[str]) -> np.ndarray:
+    """N of N, N×1, 1×N, or of one-hot rows N×K, where that is said."""
+    if labels.size == images:
+        return labels.reshape(-1)
+    ones = np.isin(labels, (0, 1)).all() and (labels.sum(1) == 1).all()
+    if not ones:
+        raise UserError(f"{where}_labels has {labels.shape[1]} columns: multi-label sets are not supported yet.")
+    notes.append(
+        f"{where.rsplit(': ', 1)[-1]}: the labels are one-hot rows; the place of the 1 was taken for the class."
+    )
+    return labels.argmax(1)
+
+
 def _check_label_header(where: str, shape: tuple[int, ...], dtype: np.dtype, images: int) -> None:
-    """One number an image, N or N×1."""
-    if len(shape) == 2 and shape[1] != 1:
-        raise UserError(f"{where}_labels has {shape[1]} columns: multi-label sets are not supported yet.")
+    """One number an image, N, N×1 or 1×N; or K numbers an image."""
+    if len(shape) == 2 and shape[0] == 1 != images == shape[1]:
+        shape = (images,)
     if len(shape) not in (1, 2):
         raise UserError(f"{where}_labels has shape {shape}; N or N×1 is needed. {REMEDY}")
     if images == 0 or shape[0] == 0:
@@ -166,9 +192,14 @@ def _image_chunks(path: Path, name: str, shape: tuple[int, ...]) -> Iterator[np.
     """Rows of one array as they are decompressed: the whole array never needs to fit into memory."""
     with zipfile.ZipFile(path) as archive, archive.open(f"{name}.npy") as file:
         _, fortran_order, _ = _read_header(file)
-        if fortran_order:
-            raise ValueError("the array is in Fortran order; save a C-ordered one")
         row_bytes = int(np.prod(shape[1:]))
+        if fortran_order:  # its rows are scattered over the whole array
+            check_memory(
+                2 * shape[0] * row_bytes, f"{path}: {name}, which is in Fortran order,", "Save a C-ordered array."
+            )
+            data = np.frombuffer(file.read(shape[0] * row_bytes), np.uint8).reshape(shape, order="F")
+            yield from (np.ascontiguousarray(data[start : start + CHUNK]) for start in range(0, shape[0], CHUNK))
+            return
         for start in range(0, shape[0], CHUNK):
             rows = min(CHUNK, shape[0] - start)
             data = file.read(rows * row_bytes)

@@ -1,19 +1,22 @@
 """`load_dataset`: a flag, an npz, a folder, a Hub id or `phantom` in, one ImageDataset out."""
 
 import difflib
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
 from medmnist_diffusion.data import phantom
 from medmnist_diffusion.data.dataset import ImageDataset, Split
-from medmnist_diffusion.data.medmnist_files import medmnist_dataset, medmnist_info
+from medmnist_diffusion.data.medmnist_files import as_medmnist, medmnist_dataset, medmnist_info
 from medmnist_diffusion.data.npz import LARGEST, SMALLEST, SPLITS, SYNTHETIC, generated_images, read_npz
 from medmnist_diffusion.data.tables import folder_dataset, hub_dataset
 from medmnist_diffusion.errors import UserError
+from medmnist_diffusion.files import has_suffix
 
 PHANTOMS = {"phantom": 1, "phantom-rgb": 3}
 DEFAULT_SIZE = 28
+NEARLY_BLACK = 31  # grey levels
 
 
 def load_dataset(
@@ -38,6 +41,8 @@ def load_dataset(
         >>> dataset.train.images.shape, dataset.id2label[0]
         ((2400, 28, 28, 1), 'clear lungs')
     """
+    if not name.strip():
+        raise UserError("no data set was named. Give a MedMNIST flag, an npz, an image folder, a Hub id, or phantom.")
     path = Path(name).expanduser()
     if size is not None and not SMALLEST <= size <= LARGEST:
         raise UserError(f"--size is {size}; from {SMALLEST} to {LARGEST} pixels a side are possible.")
@@ -45,10 +50,14 @@ def load_dataset(
         dataset = _phantom_dataset(name, size or DEFAULT_SIZE)
     elif name in medmnist_info():
         dataset = medmnist_dataset(name, root, size or DEFAULT_SIZE, download)
-    elif path.suffix == ".npz":
+    elif has_suffix(path, ".npz"):
         dataset = _npz_dataset(path, size)
     elif path.is_dir():
         dataset = folder_dataset(path, size or DEFAULT_SIZE)
+    elif path.exists():
+        raise UserError(
+            f"{path} is a file that is no npz. Give an npz, or the folder that holds your images or parquet files."
+        )
     elif name.count("/") == 1 and not name.startswith((".", "/", "~")):
         dataset = hub_dataset(name, size or DEFAULT_SIZE)
     else:
@@ -85,7 +94,20 @@ def _checked(dataset: ImageDataset, where: str) -> ImageDataset:
     shapes = {split.images.shape[1:] for split in dataset.splits.values()}
     if len(shapes) > 1:
         raise UserError(f"{where}: the splits' images differ in shape: {sorted(shapes)}. Make them alike.")
-    return dataset
+    return replace(dataset, notes=[*dataset.notes, *_odd_ranges(dataset)])
+
+
+def _odd_ranges(dataset: ImageDataset) -> list[str]:
+    """A note on images that are nearly black as they stand: masks with levels 0 and 1, images scaled to 0 … 1."""
+    brightest = {name: max(int(chunk.max()) for chunk in split.chunks()) for name, split in dataset.splits.items()}
+    dark = {name: level for name, level in brightest.items() if level <= NEARLY_BLACK}
+    if not dark:
+        return []
+    listed = " and ".join(f"{name} ({level})" for name, level in dark.items())
+    return [
+        f"The brightest pixel of 255 grey levels is very dark in {listed}: these images are nearly black. If they are masks, or "
+        f"are scaled to 0 … 1, multiply them by {255 // max(1, *dark.values())}."
+    ]
 
 
 def _phantom_dataset(name: str, size: int) -> ImageDataset:
@@ -111,17 +133,19 @@ def _phantom_dataset(name: str, size: int) -> ImageDataset:
 
 
 def _npz_dataset(path: Path, size: int | None) -> ImageDataset:
-    splits = read_npz(path)
+    notes: list[str] = []
+    splits = read_npz(path, notes=notes)
     train = splits["train"]
     if size not in (None, train.images.shape[1]):
         raise UserError(f"{path} holds {train.images.shape[1]} px images: --size {size} does not fit. Leave it out.")
+    if generated := generated_images(path):
+        notes = [*notes, f"{generated} of the training images are generated ({SYNTHETIC}), not real."]
+    elif named := as_medmnist(path, splits):
+        return replace(named, notes=[*notes, *named.notes])
     highest = int(train.labels.max())
     if highest >= len(train):  # ids of something else, patients say: no dictionary of millions of names
         raise UserError(
             f"{path}: train has label {highest} and only {len(train)} images. Number the classes 0 … K − 1 without gaps."
         )
     classes = range(highest + 1)
-    notes = []
-    if generated := generated_images(path):
-        notes = [f"{generated} of the training images are generated ({SYNTHETIC}), not real."]
     return ImageDataset(path.stem, splits, {label: str(label) for label in classes}, notes=notes)

@@ -10,7 +10,7 @@ from PIL import Image
 
 from medmnist_diffusion.artifacts import Metrics
 from medmnist_diffusion.data.conditioning import rows_of
-from medmnist_diffusion.data.dataset import Split, without_grey_axis
+from medmnist_diffusion.data.dataset import ImageDataset, Split, without_grey_axis
 from medmnist_diffusion.diffusion.loss_log import BUCKETS
 from medmnist_diffusion.files import atomic_file
 from medmnist_diffusion.metrics.table import record_label, shown_in_ratio_plot
@@ -18,6 +18,7 @@ from medmnist_diffusion.metrics.table import record_label, shown_in_ratio_plot
 matplotlib.use("Agg")
 from matplotlib import pyplot as plt
 
+MOST_CLASSES = 40  # in one picture
 SCALE = 3  # each pixel of a small image becomes 3×3 in a grid
 
 
@@ -120,6 +121,24 @@ def save_sides(sides: dict[str, Split], id2label: dict[int, str], path: Path, co
         axis.set_title(title, fontsize=9)
         axis.set_xticks([])
         axis.set_yticks([step * row + step / 2 for row in range(len(names))], [] if at else names, fontsize=8)
+    save_figure(figure, path)
+
+
+def save_preview(dataset: ImageDataset, path: Path, columns: int = 8) -> None:
+    """Training images of each class, drawn at random with seed 0, one row a class, as they will be trained; of at most
+    MOST_CLASSES classes."""
+    rng = np.random.default_rng(0)
+    rows = [rng.permutation(members)[:columns] for members in dataset.conditioning.members(dataset.train.labels)]
+    names = dataset.conditioning.names[:MOST_CLASSES]
+    blank = np.full((columns, *dataset.train.images.shape[1:]), 255, np.uint8)
+    lines = [np.concatenate([dataset.train.images[np.sort(row)], blank[len(row) :]]) for row in rows[:MOST_CLASSES]]
+    figure, axis = plt.subplots(figsize=(7, 5.6 / columns * len(names) + 0.8), constrained_layout=True)
+    axis.imshow(without_grey_axis(image_grid(np.concatenate(lines), columns)), cmap="gray", vmin=0, vmax=255)
+    step = dataset.image_size + 1
+    axis.set_xticks([])
+    axis.set_yticks([step * row + step / 2 for row in range(len(names))], names, fontsize=8)
+    of = f", {MOST_CLASSES} of {dataset.num_classes} classes" if dataset.num_classes > MOST_CLASSES else ""
+    axis.set_title(f"{dataset.name}: training images as they are read{of}", fontsize=9)
     save_figure(figure, path)
 
 

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from medmnist_diffusion.data.conditioning import (
     Conditioning,
+    class_order,
     occurrences,
     random_rows,
     rows_of,
@@ -79,6 +80,24 @@ def test_a_dropped_label_is_one_that_the_network_knows() -> None:
 
 def test_names_and_folders() -> None:
     assert CONDITIONING.names == ["normal", "pneumonia", "3"]
-    folders = {"pneumonia": 1, "1": 1, "01_anything": 1, "3": 2, "7": None, "x": None, "7_x": None}
+    folders = {
+        "pneumonia": 1,
+        "01_pneumonia": 1,
+        "1_normal": None,
+        "3": 2,
+        "2_3": 2,
+        "7": None,
+        "x": None,
+        "7_x": None,
+    }
     assert {folder: CONDITIONING.label_of_folder(folder) for folder in folders} == folders
+    assert CONDITIONING.label_of_folder("1") is None  # one class is called 3: is this an id or a name?
+    assert Conditioning({0: "a", 1: "b c"}).label_of_folder("1") == 1
+    assert [Conditioning({0: "a", 1: "b c"}).folder_of(label) for label in (0, 1)] == ["0_a", "1_b_c"]
+
+
+def test_the_order_of_classes() -> None:
+    assert class_order(["10", "2", "0", "2"]) == ["0", "2", "10"]
+    assert class_order(["-1", "+1"]) == ["-1", "+1"]
+    assert class_order(["10", "2", "x"]) == ["10", "2", "x"]
     assert CONDITIONING.outside(np.array([0, 3, -1, 2])).tolist() == [3, -1]

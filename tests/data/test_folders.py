@@ -33,7 +33,11 @@ def test_image_folder(tmp_path: Path, mode: str, channels: int) -> None:
     assert dataset.train.images.shape[1:] == (32, 32, channels)
     brightness = dataset.train.images[:].mean((1, 2, 3))
     np.testing.assert_array_equal(brightness > 120, dataset.train.labels == 1)  # labels stay with their images
-    assert "drawn from train" in dataset.notes[1]
+    assert dataset.notes == [
+        "Classes in the order of their ids: benign, malignant.",
+        "Images of 50×40 pixels were cropped to their middle square and resized to 32×32.",
+        "No val and no test split was given: drawn from train, stratified, with seed 0.",
+    ]
 
 
 def test_image_folder_with_splits_keeps_them(tmp_path: Path) -> None:
@@ -149,6 +153,8 @@ def test_a_file_rewritten_with_its_old_date_is_read_anew(
             path.parent.mkdir(parents=True, exist_ok=True)
             picture.save(path)
         if kind == "parquet":
+            for path in folder.rglob("*.bmp"):
+                path.unlink()
             features = datasets.Features({"image": datasets.Image(), "label": datasets.ClassLabel(names=["a", "b"])})
             table = datasets.Dataset.from_dict({"image": [picture] * 12, "label": [0, 1] * 6}, features=features)
             table.to_parquet(str(folder / "train.parquet"))

@@ -97,7 +97,7 @@ def test_arrays_that_are_no_images_or_labels(
 
 def test_wrong_extensions(small_npz: Path, tmp_path: Path, cli_error: CliError) -> None:
     shutil.copy(small_npz, tmp_path / "data.zip")
-    assert "no such file or folder" in cli_error("audit", str(tmp_path / "data.zip"))
+    assert "is a file that is no npz" in cli_error("audit", str(tmp_path / "data.zip"))
     Image.new("L", (28, 28)).save(tmp_path / "picture.npz", "PNG")
     assert "not a readable npz file" in cli_error("audit", str(tmp_path / "picture.npz"))
 

@@ -1,0 +1,233 @@
+"""Image folders: which file is of which split and class, by names alone; no image is opened.
+
+The rules. A folder that holds nothing but one other folder is its wrapper. Folders called train, val, test (or a usual synonym)
+that hold class folders are splits. The first folder below a split is the class, whatever lies deeper (patients, views). Links are
+followed. Hidden and system folders, masks, and images beside the class folders are left out. What is left out is said; where
+two readings are possible, the folder is refused.
+"""
+
+import os
+import re
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from medmnist_diffusion.data.images import IMAGE_SUFFIXES
+from medmnist_diffusion.errors import UserError
+
+BESIDE_IMAGES = (".csv", ".json", ".jsonl", ".md", ".txt")  # notes about images
+SYSTEM_FOLDERS = ("@eaDir", "__MACOSX")
+LABEL_TABLES = ("metadata.csv", "metadata.jsonl", "labels.csv")
+_SPLITS = {
+    "train": r"train(ing)?|trn",
+    "val": r"val(id(ation)?)?|dev",
+    "test": r"test(ing)?|tst",
+}
+_SPLIT_TAIL = r"([-_ ]?(set|data|images|split))?"
+_MASK_WORDS = r"masks?|seg(s|mentations?)?|annotations?|ground[-_ ]?truths?|gts?|contours?|overlays?"
+_MASK_FOLDER = re.compile(rf"({_MASK_WORDS}|labels?)", re.IGNORECASE)
+_MASK_FILE = re.compile(rf"(?P<of>.+?)[-_ ]+({_MASK_WORDS}|label)([-_ ]*\d+)?", re.IGNORECASE)
+_MASKS = "{} masks were left out"
+
+
+@dataclass(frozen=True)
+class FolderContents:
+    """Split → class → its image files, sorted; and what a user should know about how that was found."""
+
+    splits: dict[str, dict[str, list[Path]]]
+    notes: list[str]
+
+
+@dataclass
+class _Tree:
+    """A folder with the images in it and the folders that hold some, and the names of those that hold none."""
+
+    path: Path
+    images: list[Path] = field(default_factory=list)
+    folders: dict[str, "_Tree"] = field(default_factory=dict)
+    without_images: list[str] = field(default_factory=list)
+
+    def all_images(self) -> Iterator[Path]:
+        yield from self.images
+        for tree in self.folders.values():
+            yield from tree.all_images()
+
+
+@dataclass
+class _LeftOut:
+    """What is not read, and why."""
+
+    root: Path
+    reasons: dict[str, list[str]] = field(default_factory=dict)
+    other_types: Counter[str] = field(default_factory=Counter)
+
+    def add(self, reason: str, path: Path) -> None:
+        self.reasons.setdefault(reason, []).append(path.relative_to(self.root).as_posix())
+
+    def notes(self) -> list[str]:
+        lines = []
+        for reason, paths in self.reasons.items():
+            first = f"{paths[0]}, …" if len(paths) > 1 else paths[0]
+            lines.append(f"{reason.format(len(paths))} ({first}).")
+        if self.other_types:
+            listed = ", ".join(f"{suffix} {count}" for suffix, count in self.other_types.most_common(5))
+            lines.append(f"{self.other_types.total()} files of other types were passed over ({listed}).")
+        return lines
+
+
+def split_name(name: str) -> str | None:
+    """The split that a folder's name means: train, val, test; None for any other name."""
+    matches = (
+        split for split, words in _SPLITS.items() if re.fullmatch(rf"({words}){_SPLIT_TAIL}", name, re.IGNORECASE)
+    )
+    return next(matches, None)
+
+
+def split_in(name: str) -> set[str]:
+    """The splits that stand as words in a file's name: `train-00000-of-00001`, `my_test_v2`."""
+    words = re.split(r"[^a-z]+", name.lower())
+    return {split for split, known in _SPLITS.items() if any(re.fullmatch(known, word) for word in words)}
+
+
+def is_hidden(path: Path) -> bool:
+    """Whether a part of it starts with a dot (.ipynb_checkpoints, macOS's ._0.png) or is a system's own folder."""
+    return any(part.startswith(".") or part in SYSTEM_FOLDERS for part in path.parts)
+
+
+def folder_contents(path: Path) -> FolderContents:
+    """Which images a folder holds, by split and class.
+
+    Raises:
+        UserError: if there are none, or more than one reading is possible.
+    """
+    left_out = _LeftOut(path)
+    tree, notes = _tree(path, left_out, ()), []
+    while (
+        len(tree.folders) == 1 and split_name(only := next(iter(tree.folders))) is None and tree.folders[only].folders
+    ):
+        _leave_out_strays(tree, left_out)
+        tree = tree.folders[only]
+        notes.append(f"Read from {tree.path.relative_to(path).as_posix()}, the only folder in it that holds images.")
+    if not tree.folders:
+        raise UserError(f"{path}: {_why_no_classes(tree)}")
+    splits: dict[str, dict[str, list[Path]]] = {}
+    found = _split_trees(tree, left_out)
+    for split, part in found.items():
+        _leave_out_strays(part, left_out)
+        for name in part.without_images:
+            left_out.add("{} folders hold no images, so that they are no classes", part.path / name)
+        _refuse_masks_as_classes(part)
+        splits[split] = {name: _without_masks(folder, left_out) for name, folder in part.folders.items()}
+    if found.get("train") is not tree:
+        notes.append(
+            "Splits from the folders "
+            + ", ".join(f"{part.path.name} ({split})" for split, part in found.items())
+            + "."
+        )
+    return FolderContents(splits, [*notes, *left_out.notes()])
+
+
+def _tree(path: Path, left_out: _LeftOut, above: tuple[str, ...]) -> _Tree:
+    real = os.path.realpath(path)
+    tree = _Tree(path)
+    if real in above:
+        left_out.add("{} links lead back to a folder above them and were not followed", path)
+        return tree
+    for entry in sorted(path.iterdir(), key=lambda one: one.name):
+        if is_hidden(Path(entry.name)):
+            images = [
+                one
+                for one in (entry.rglob("*") if entry.is_dir() else [entry])
+                if one.suffix.lower() in IMAGE_SUFFIXES
+            ]
+            for image in images:
+                left_out.add("{} images with hidden names or in hidden or system folders were left out", image)
+        elif entry.is_dir():
+            folder = _tree(entry, left_out, (*above, real))
+            if folder.images or folder.folders:
+                tree.folders[entry.name] = folder
+            else:
+                tree.without_images.append(entry.name)
+        elif entry.suffix.lower() in IMAGE_SUFFIXES and entry.is_file():
+            tree.images.append(entry)
+        elif entry.is_symlink() and not entry.exists():
+            left_out.add("{} links lead nowhere and were passed over", entry)
+        elif entry.is_file() and entry.suffix.lower() not in BESIDE_IMAGES:
+            left_out.other_types[entry.suffix.lower() or "without a suffix"] += 1
+    return tree
+
+
+def _why_no_classes(tree: _Tree) -> str:
+    tables = [name for name in LABEL_TABLES if (tree.path / name).is_file()]
+    table = f" The labels in {tables[0]} are not read yet." if tables else ""
+    if tree.images:
+        return f"its {len(tree.images)} images have no class: put them into one subfolder a class.{table}"
+    if npz := sorted(tree.path.rglob("*.npz")):
+        return f"no images found, but npz files. Give the path of one: {npz[0].name}, say."
+    return f"no images found. Put them into one subfolder a class.{table}"
+
+
+def _split_trees(tree: _Tree, left_out: _LeftOut) -> dict[str, _Tree]:
+    """Split → its folder; the folder itself as `train` where no folder is a split."""
+    named = {name: split for name in tree.folders if (split := split_name(name))}
+    others = [name for name in tree.folders if name not in named]
+    with_classes = [name for name in named if tree.folders[name].folders]
+    if not named or (not with_classes and others):
+        return {"train": tree}  # folders called so that hold images themselves, beside others, are classes
+    listed = ", ".join(named)
+    if not with_classes:
+        raise UserError(
+            f"{tree.path}: {listed} hold images themselves. As splits they need one subfolder a class; as classes they need other "
+            "names."
+        )
+    if others and len(with_classes) == 1:
+        raise UserError(
+            f"{tree.path}: {with_classes[0]} looks like a split and {others[0]} like a class. If both are classes, rename "
+            f"{with_classes[0]}; if it is a split, move {', '.join(others)} away."
+        )
+    found: dict[str, _Tree] = {}
+    for name in with_classes:
+        if (split := named[name]) in found:
+            raise UserError(f"{tree.path}: {found[split].path.name} and {name} are both {split}. Keep one of them.")
+        found[split] = tree.folders[name]
+    _leave_out_strays(tree, left_out)
+    for name in (*others, *(name for name in named if name not in with_classes)):
+        for image in tree.folders[name].all_images():
+            left_out.add("{} images are in no split and class and were left out", image)
+    return {split: found[split] for split in _SPLITS if split in found}
+
+
+def _leave_out_strays(tree: _Tree, left_out: _LeftOut) -> None:
+    for image in tree.images:
+        left_out.add("{} images lie beside the class folders and were left out", image)
+
+
+def _refuse_masks_as_classes(part: _Tree) -> None:
+    for name in part.folders:
+        if _MASK_FOLDER.fullmatch(name):
+            raise UserError(
+                f"{part.path}: is {name} a class, or does it hold the masks of the other images? Rename it, or move it away."
+            )
+
+
+def _without_masks(tree: _Tree, left_out: _LeftOut) -> list[Path]:
+    """The images of a class; not those in folders for masks, nor `x_mask.png` beside `x.png`."""
+    stems = {image.stem for image in tree.images}
+    masks = [name for name in tree.folders if _MASK_FOLDER.fullmatch(name)]
+    if not tree.images and len(masks) == len(tree.folders):
+        masks = []  # there is nothing that they could be the masks of
+    kept = []
+    for image in tree.images:
+        match = _MASK_FILE.fullmatch(image.stem)
+        if match and match["of"] in stems:
+            left_out.add(_MASKS, image)
+        else:
+            kept.append(image)
+    for name, folder in tree.folders.items():
+        if name in masks:
+            for image in folder.all_images():
+                left_out.add(_MASKS, image)
+        else:
+            kept += _without_masks(folder, left_out)
+    return kept

@@ -1,0 +1,62 @@
+"""A folder of images of known classes, to be compared with a data set: read as they are, or refused."""
+
+from pathlib import Path
+
+import numpy as np
+
+from medmnist_diffusion.data.conditioning import Conditioning
+from medmnist_diffusion.data.dataset import Split
+from medmnist_diffusion.data.images import Seen, decoded_squares
+from medmnist_diffusion.data.tables import folder_parts, seen_in
+from medmnist_diffusion.errors import UserError
+
+
+def load_labelled_folder(path: Path, dataset: str, id2label: dict[int, str], size: int, channels: int) -> Split:
+    """All images of a folder, labelled as in a data set: its subfolders bear class names, ids, or ids with names.
+
+    Nothing is resized, converted or left out: a figure must be of the images as they are.
+
+    Raises:
+        UserError: if a subfolder fits no class, an image has another size or other channels than the data set, or the folder
+            holds several splits.
+    """
+    parts, _, content = folder_parts(path)
+    if len(parts) > 1:
+        raise UserError(f"{path} holds the splits {', '.join(parts)}. Give the folder of one of them.")
+    members = next(iter(parts.values()))
+    conditioning, ids = Conditioning(id2label), {}
+    for label in {label for _, labels in members for label in labels}:
+        if isinstance(label, int):
+            raise UserError(
+                f"{path}: no column of class labels was found. Give a folder that `sample` wrote, or one subfolder a class."
+            )
+        if (number := conditioning.label_of_folder(label)) is None:
+            raise UserError(f"{path}: {label!r} is no class of {dataset}; its classes are {id2label}.")
+        ids[label] = number
+    seen = seen_in(parts, content, str(path))
+    _check_alike(seen, path, dataset, size, channels)
+    seen = seen.model_copy(update={"coloured": seen.images if channels == 3 else 0})
+    images = [block for table, _ in members for block in decoded_squares(table, size, seen, str(path))]
+    return Split(
+        "generated", np.concatenate(images), np.array([ids[one] for _, labels in members for one in labels], np.int64)
+    )
+
+
+def _check_alike(seen: Seen, path: Path, dataset: str, size: int, channels: int) -> None:
+    """The images are as large and as colourful as those of a data set, and there is one way to see them."""
+    if seen.channels > channels:
+        raise UserError(
+            f"{path} holds colour images ({seen.first['coloured']}), {dataset} grey ones. Convert them, or choose the right set."
+        )
+    if channels == 3 and seen.stored_in_colour == 0:
+        raise UserError(f"{path} holds grey images, {dataset} colour ones. Convert them, or choose the right set.")
+    for what, count in (("transparent parts", seen.transparent), ("several pages or frames", seen.several)):
+        if count:
+            raise UserError(
+                f"{path}: {count} images have {what}. Save them as plain pictures, as they are to be judged."
+            )
+    for sizes, file in seen.sizes.items():
+        if sizes != f"{size}×{size}":
+            raise UserError(
+                f"{file} in {path} has {sizes} pixels, {dataset} {size}×{size}. Resize the images, or give --size."
+            )

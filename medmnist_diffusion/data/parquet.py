@@ -1,0 +1,203 @@
+"""Folders of parquet files and Hub data sets: which column holds the images, which the labels, and which split a file is of.
+
+Labels are read file by file and joined by their names: the same number may mean another class in another file.
+"""
+
+import glob
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from medmnist_diffusion.cache import cache_dir
+from medmnist_diffusion.data.folders import split_in, split_name
+from medmnist_diffusion.errors import UserError, one_line
+
+# The usual names of columns, where no type tells.
+IMAGE_COLUMNS = ("image", "images", "img", "picture", "photo", "image_bytes", "bytes", "png", "jpg", "jpeg")
+LABEL_COLUMNS = (
+    "label",
+    "labels",
+    "class",
+    "classes",
+    "target",
+    "targets",
+    "y",
+    "category",
+    "diagnosis",
+    "dx",
+    "finding",
+)
+
+Part = tuple[
+    Any, list[Any]
+]  # a `datasets.Dataset` with one column `image`, undecoded; and its labels, as names or numbers
+
+
+def parquet_parts(path: Path, files: list[Path], content: str) -> tuple[dict[str, list[Part]], list[str]]:
+    """Split → what its files hold; and notes on files that are left out.
+
+    `datasets` knows its cached copies by the files' paths and dates, so that each content gets a cache of its own.
+
+    Raises:
+        UserError: naming the file, if it cannot be read or has no such columns.
+    """
+    splits, notes = _splits_of_files(path, files)
+    parts: dict[str, list[Part]] = {}
+    for split, members in splits.items():
+        for file in members:
+            parts.setdefault(split, []).append(_read_file(file, content))
+    return parts, notes
+
+
+def _splits_of_files(path: Path, files: list[Path]) -> tuple[dict[str, list[Path]], list[str]]:
+    """By the names of their folders, else by words in their own; all `train` where none says a split."""
+    found: dict[Path, str | None] = {}
+    for file in files:
+        by_folder = {split for part in file.relative_to(path).parts[:-1] if (split := split_name(part))}
+        named = by_folder or split_in(file.stem)
+        if len(named) > 1:
+            raise UserError(f"{file}: is it of {' or of '.join(sorted(named))}? Name it for one split.")
+        found[file] = next(iter(named), None)
+    if not any(found.values()):
+        return {"train": files}, []
+    splits: dict[str, list[Path]] = {}
+    for file, split in found.items():
+        if split:
+            splits.setdefault(split, []).append(file)
+    unused = [file.relative_to(path).as_posix() for file, split in found.items() if not split]
+    return splits, [f"{len(unused)} parquet files are of no split and were left out ({unused[0]})."] if unused else []
+
+
+def _read_file(file: Path, content: str) -> Part:
+    import datasets
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    if "::" in str(file):
+        raise UserError(f"{file}: a path with '::' means something else to the parquet reader. Rename it.")
+    try:
+        schema = pq.read_schema(file)
+        features = datasets.Features.from_arrow_schema(_without_dictionaries(schema))
+        image, label = columns(features, str(file))
+        labels = pq.read_table(file, columns=[label]).column(0).to_pylist()
+        table = datasets.load_dataset(
+            "parquet",
+            data_files=[glob.escape(str(file))],
+            columns=[image],
+            split="train",
+            cache_dir=str(cache_dir() / "datasets" / content),
+        )
+    except (datasets.exceptions.DatasetsError, pa.ArrowException, OSError, ValueError, NotImplementedError) as error:
+        raise UserError(f"{file} is no parquet file that can be read ({one_line(error, 120)}).") from None
+    return as_part(table, image, labels, features[label], str(file))
+
+
+def _without_dictionaries(schema: Any) -> Any:
+    """pandas' categories as what they stand for."""
+    import pyarrow as pa
+
+    for position, field in enumerate(schema):
+        if pa.types.is_dictionary(field.type):
+            schema = schema.set(position, field.with_type(field.type.value_type))
+    return schema
+
+
+def columns(features: Any, where: str) -> tuple[str, str]:
+    """The names of the image column and of the label column.
+
+    Raises:
+        UserError: naming what is missing, or what could be meant.
+    """
+    import datasets
+
+    images = [key for key, feature in features.items() if isinstance(feature, datasets.Image)]
+    images = images or [key for key, feature in features.items() if _holds_files(key, feature)]
+    labels = [key for key, feature in features.items() if isinstance(feature, datasets.ClassLabel)]
+    labels = labels or [key for key in features if key.lower() in LABEL_COLUMNS and key not in images]
+    for what, found, usual in (("image", images, "image"), ("label", labels, "label")):
+        if not found:
+            raise UserError(f"{where}: no {what} column was found among {list(features)}. Call it `{usual}`.")
+        if len(found) > 1:
+            raise UserError(f"{where}: {' and '.join(found)} could all be the {what} column. Keep one of them.")
+    return images[0], labels[0]
+
+
+def _holds_files(name: str, feature: Any) -> bool:
+    """Whether a column without a type of its own holds images: bytes under a usual name, or pandas' {bytes, path}."""
+    import datasets
+
+    if isinstance(feature, dict):
+        return "bytes" in feature
+    is_binary = isinstance(feature, datasets.Value) and feature.dtype in ("binary", "large_binary")
+    return is_binary and name.lower() in IMAGE_COLUMNS
+
+
+def as_part(table: Any, image: str, labels: list[Any], feature: Any, where: str) -> Part:
+    """A table's image column, undecoded, and its labels: names (text) where they have some, else whole numbers."""
+    import datasets
+
+    names = feature.names if isinstance(feature, datasets.ClassLabel) else None
+    table = table.select_columns([image]).rename_columns({image: "image"} if image != "image" else {})
+    table = table.cast_column("image", datasets.Image(decode=False))
+    return table, [_label(value, names, where) for value in labels]
+
+
+def _label(value: Any, names: list[str] | None, where: str) -> str | int:
+    if isinstance(value, (list, dict)):
+        raise UserError(f"{where}: labels are lists, not one per image. Give every image one class.")
+    if (
+        value is None or value != value or (names is not None and value == -1)
+    ):  # NaN differs from itself; −1: the Hub's "none"
+        raise UserError(f"{where}: some images have no label. Give every image one.")
+    if names is not None:
+        if not isinstance(value, int) or not 0 <= value < len(names):
+            raise UserError(f"{where}: label {value!r} is none of its classes {names}. Correct it.")
+        return names[value]
+    if isinstance(value, bytes):
+        return value.decode("utf-8", errors="replace")
+    if isinstance(value, bool):
+        return str(value)
+    if isinstance(value, float):
+        if value != int(value):
+            raise UserError(f"{where}: label {value:g} is no class. Give every image one class.")
+        return int(value)
+    return value if isinstance(value, (str, int)) else str(value)
+
+
+def hub_parts(name: str) -> tuple[dict[str, list[Part]], list[str]]:
+    """The same of a Hub data set.
+
+    Raises:
+        UserError: if it cannot be reached, or has no such columns.
+    """
+    import datasets
+    from huggingface_hub.errors import HfHubHTTPError
+
+    try:
+        tables = datasets.load_dataset(name)
+    except (OSError, ValueError, HfHubHTTPError, datasets.exceptions.DatasetsError) as error:
+        raise UserError(
+            f"{name}: neither an existing path nor a Hub data set that can be reached ({one_line(error, 160)}). Check the name "
+            "and the network, or give the path of an npz or an image folder."
+        ) from None
+    parts: dict[str, list[Part]] = {}
+    unused = []
+    for key, table in tables.items():
+        split = split_name(key) or ("train" if len(tables) == 1 else None)
+        if split is None:
+            unused.append(f"{key} ({len(table)} rows)")
+            continue
+        if split in parts:
+            raise UserError(f"{name}: two of its splits {list(tables)} are both {split}. Download it and keep one.")
+        image, label = columns(table.features, f"{name}: {key}")
+        parts[split] = [
+            as_part(table, image, table.with_format(None)[label][:], table.features[label], f"{name}: {key}")
+        ]
+    return parts, [f"Splits that are none of train, val, test were left out: {', '.join(unused)}."] if unused else []
+
+
+def all_rows(parts: dict[str, list[Part]]) -> Iterator[dict[str, Any]]:
+    """Every undecoded image of all parts."""
+    for members in parts.values():
+        for table, _ in members:
+            yield from table["image"]
