@@ -34,8 +34,8 @@ PAGE = Path(__file__).parents[1] / "docs" / "schedulers.md"
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 HOW = ("plain", "fast_timesteps", "strength")
 TRIES: tuple[tuple[int, dict[str, Any]], ...] = (
-    (20, {}), (50, {}), (100, {}), (20, {"use_karras_sigmas": True}), (50, {"use_karras_sigmas": True}),
-    (20, {"skip_prk_steps": True}), (50, {"skip_prk_steps": True}),
+    (20, {}), (20, {"use_karras_sigmas": True}), (20, {"skip_prk_steps": True}), (50, {"use_karras_sigmas": True}),
+    (50, {"skip_prk_steps": True}), (50, {}), (100, {}),
 )  # fmt: skip
 TOLERANCE = 2.0  # grey levels
 IMAGES = 16  # known ones a class

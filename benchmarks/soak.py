@@ -2,10 +2,10 @@
 
     python benchmarks/soak.py                 # half an hour of one core; tasks in soak.json are kept
 
-Each task first runs undisturbed. Then it is started, killed after a random time (SIGKILL, SIGTERM or Ctrl-C), and started again by
-the same command in the same folder, until it has been killed as often as planned; the last start may finish. What it leaves is
-compared with what the undisturbed run left: weights, average, optimizers, random states, losses and samples of the training,
-every figure of the evaluation and of the study. Times, which a clock writes, are left out.
+Each task first runs undisturbed. Then it is started, killed after a random time (SIGKILL, SIGTERM, Ctrl-C or a closed terminal),
+and started again by the same command in the same folder, until it has been killed as often as planned; the last start may finish.
+What it leaves is compared with what the undisturbed run left: weights, average, optimizers, random states, losses and samples of
+the training, every figure of the evaluation and of the study. Times, which a clock writes, are left out.
 """
 
 import argparse
@@ -35,7 +35,7 @@ from medmnist_diffusion.errors import UserError, run_command
 from medmnist_diffusion.files import file_hash, write_json
 from medmnist_diffusion.manifest import MANIFEST
 
-SIGNALS = (signal.SIGKILL, signal.SIGKILL, signal.SIGTERM, signal.SIGINT)
+SIGNALS = (signal.SIGKILL, signal.SIGKILL, signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 CLOCKS = {"seconds", "images_per_second", "training_seconds", "command"}
 PRECISION = "bf16" if "bf16" in kind_of_machine() else "no"  # emulated, it would be killed before it gets anywhere
 # 7.5 steps an epoch: checkpoints and kills fall amid the shuffled order.

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from medmnist_diffusion.artifacts import TrainingSummary
+from medmnist_diffusion.console import bar_options
 from medmnist_diffusion.data import ImageDataset, Split, load_dataset
 from medmnist_diffusion.data.npz import SYNTHETIC, npz_arrays, write_npz
 from medmnist_diffusion.diffusion.samplers import Sampling
@@ -108,7 +109,7 @@ def _generated_beside(
     ones."""
     pipe = load_pipeline(folder, sampling.sampler)
     pipe.to(start_processes().device)
-    pipe.set_progress_bar_config(desc="sampling")
+    pipe.set_progress_bar_config(desc="sampling", **bar_options())
     wanted = max(1, round(len(dataset.train) * share / (1 - share)))
     wanted *= 1 if selection is None else round(1 / KEPT_SHARE)
     check_images_memory(pipe.image_shape, wanted + len(dataset.train), "Give a smaller --share.")

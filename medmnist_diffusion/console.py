@@ -5,12 +5,20 @@ A program that imports the package decides for itself what it shows of the logge
 
 import contextlib
 import logging
+import sys
 from collections.abc import Iterator
-from typing import TextIO
+from typing import Any, TextIO
 
 from tqdm import tqdm
 
 PACKAGE = "medmnist_diffusion"
+SECONDS_IN_A_LOG = 30.0
+
+
+def bar_options() -> dict[str, Any]:
+    """How progress bars are drawn: where nobody watches them grow, in a log file, a line every half minute."""
+    watched = sys.stderr.isatty() or "ipykernel" in sys.modules
+    return {"dynamic_ncols": True, "mininterval": 0.1 if watched else SECONDS_IN_A_LOG}
 
 
 class _Stdout(logging.Handler):

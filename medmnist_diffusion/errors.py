@@ -2,11 +2,16 @@
 
 import contextlib
 import io
+import os
 import sys
 from collections.abc import Callable, Sequence
 
 DEBUG = "--debug"
-UNEXPECTED, INTERRUPTED = 1, 130  # exit codes; 130 is what shells use for Ctrl-C
+UNEXPECTED, INTERRUPTED, CLOSED_PIPE = (
+    1,
+    130,
+    141,
+)  # exit codes; the last two are what shells use for Ctrl-C and SIGPIPE
 
 
 class UserError(Exception):
@@ -44,6 +49,11 @@ def run_command(main: Callable[[Sequence[str]], None], argv: Sequence[str] | Non
             stream.reconfigure(errors="backslashreplace")  # a terminal that knows no `×` stops no command
     try:
         main([argument for argument in argv if argument != DEBUG])
+        sys.stdout.flush()
+    except BrokenPipeError:  # `… | head -1`: whoever reads has enough
+        with contextlib.suppress(OSError, ValueError):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python complains at its end
+        return CLOSED_PIPE
     except (Exception, KeyboardInterrupt) as error:
         if debug:
             raise

@@ -17,6 +17,7 @@ from pydantic import ValidationError
 
 from medmnist_diffusion.artifacts import TRAINING_SUMMARY, SamplesRecord, TrainingSummary
 from medmnist_diffusion.choices import Format
+from medmnist_diffusion.console import bar_options
 from medmnist_diffusion.data.conditioning import Conditioning, occurrences
 from medmnist_diffusion.data.dataset import Split, without_grey_axis
 from medmnist_diffusion.data.labelled_folder import load_labelled_folder
@@ -83,7 +84,7 @@ def draw(pipe: ClassConditionalDDPMPipeline, labels: np.ndarray, sampling: Sampl
     """Images of the labels, int64 N, as a split; the processes share the work, and each gets all of it."""
     state = PartialState()
     pipe.to(state.device)
-    pipe.set_progress_bar_config(disable=not state.is_main_process, desc="sampling")
+    pipe.set_progress_bar_config(disable=not state.is_main_process, desc="sampling", **bar_options())
     rows = occurrences(labels)
     options = (sampling.num_inference_steps, sampling.guidance_scale, sampling.seed, sampling.batch_size)
     return Split("train", generate_in_shares(pipe, rows, *options), np.asarray(labels, np.int64))

@@ -49,6 +49,7 @@ from medmnist_diffusion.samples import (
 
 logger = logging.getLogger(__name__)
 NUM_IMAGES, PAIRS = 1000, 10
+ENOUGH_OF_A_CLASS = 100  # more than texture has dimensions; a distance in it needs that
 
 
 def evaluate(
@@ -159,7 +160,9 @@ def _images(
             )
         check_images_memory(dataset.train.images.shape[1:], num_images, "Give a smaller --num_images.")
         seeds = range(sampling.seed, sampling.seed + sampling_seeds)
-        for split in kept_samples(path, dataset.labels_in_shares(num_images), sampling, seeds):
+        # Figures of all classes together keep the shares of train; a rare class gets enough images for figures of its own.
+        labels = dataset.conditioning.with_enough_of_each(dataset.labels_in_shares(num_images), ENOUGH_OF_A_CLASS)
+        for split in kept_samples(path, labels, sampling, seeds):
             yield _checked(path, split, dataset)
         return
     images = read_images(path, dataset.name, dataset.id2label, dataset.image_size, dataset.channels)

@@ -11,7 +11,7 @@ import torch
 from accelerate import Accelerator, PartialState
 from accelerate.state import AcceleratorState
 from accelerate.tracking import get_available_trackers
-from accelerate.utils import DistributedType, broadcast_object_list
+from accelerate.utils import DistributedType, GradientAccumulationPlugin, broadcast_object_list
 from diffusers import UNet2DModel
 
 from medmnist_diffusion.artifacts import CheckpointState, TrainingSummary
@@ -24,11 +24,20 @@ from medmnist_diffusion.diffusion.machine import check_training_memory, probe_pr
 from medmnist_diffusion.diffusion.training_state import Best, TrainingState
 from medmnist_diffusion.errors import UserError
 from medmnist_diffusion.publish.pipeline_folder import save_pipeline_folder, saved_step
+from medmnist_diffusion.publish.plots import MOST_CLASSES
 from medmnist_diffusion.training.config import TrainingConfig, kept_settings, write_config
 from medmnist_diffusion.training.history import History
 from medmnist_diffusion.training.overfitting import bearable_steps, has_risen
 
 logger = logging.getLogger(__name__)
+# Accelerate reads these wherever they come from.
+UNFIT_VARIABLES = {
+    "ACCELERATE_DYNAMO_BACKEND": "torch.compile",
+    "ACCELERATE_USE_DEEPSPEED": "DeepSpeed",
+    "ACCELERATE_USE_MEGATRON_LM": "Megatron-LM",
+    "ACCELERATE_USE_PARALLELISM_CONFIG": "sharded training",
+    "ACCELERATE_FP8_BACKEND": "fp8",
+}
 BEST = "best held-out loss"
 FEWEST_HELD_OUT = 10
 
@@ -127,10 +136,13 @@ def prepare_machine(
         raise UserError(
             "Muon was never tried with fp16's scaled gradients: launch with bf16, or give --optimizer adamw."
         )
+    _check_environment(config)
     AcceleratorState._reset_state()  # a process that trains twice may want another precision
     accelerator = Accelerator(
         mixed_precision=precision,
-        gradient_accumulation_steps=config.gradient_accumulation_steps,
+        # A plugin, since the number alone gives way to a variable of the environment.
+        gradient_accumulation_plugin=GradientAccumulationPlugin(num_steps=config.gradient_accumulation_steps),
+        dynamo_backend="no",
         log_with=None if config.report_to == "none" else config.report_to,
         project_dir=run,
     )
@@ -140,6 +152,29 @@ def prepare_machine(
             "many times over: use training/configs/accelerate/multi_gpu.yaml."
         )
     return accelerator, replace(config, mixed_precision=precision), Expected(gflop, speeds)
+
+
+def _check_environment(config: TrainingConfig) -> None:
+    """What Accelerate's launcher or configuration file has put into the environment, where it would change the training.
+
+    The precision is taken from there where `--mixed_precision auto` leaves it open; the number of steps to accumulate is not.
+
+    Raises:
+        UserError: for what this training cannot do.
+    """
+    for name, what in UNFIT_VARIABLES.items():
+        if os.environ.get(name, "no").lower() not in ("no", "false", "0", ""):
+            raise UserError(
+                f"{name}={os.environ[name]} in the environment asks for {what}, which is not done here. Unset it."
+            )
+    if (precision := os.environ.get("ACCELERATE_MIXED_PRECISION", "no")) not in ("no", "bf16", "fp16"):
+        raise UserError(f"ACCELERATE_MIXED_PRECISION={precision} in the environment: no, bf16 and fp16 are possible.")
+    steps = os.environ.get("ACCELERATE_GRADIENT_ACCUMULATION_STEPS", "1")
+    if steps not in ("1", str(config.gradient_accumulation_steps)):
+        logger.warning(
+            "ACCELERATE_GRADIENT_ACCUMULATION_STEPS=%s in the environment is not used: --gradient_accumulation_steps is %d.",
+            steps, config.gradient_accumulation_steps,
+        )  # fmt: skip
 
 
 def check_tracker(name: str) -> None:
@@ -244,6 +279,8 @@ def say_plan(run: Run, expected: Expected, max_steps: int | None, step: int) -> 
         "  %s process(es) on %s, %s thread(s) each, precision %s%s",
         accelerator.num_processes, accelerator.device, torch.get_num_threads(), accelerator.mixed_precision, tried,
     )  # fmt: skip
+    if (classes := run.dataset.num_classes) > MOST_CLASSES:
+        logger.info("  grids of samples show the first %d of %d classes", MOST_CLASSES, classes)
     if config.keep == "best":
         count = len(run.dataset.train)
         logger.info(

@@ -20,6 +20,7 @@ from accelerate.utils import set_seed
 from tqdm import tqdm
 
 from medmnist_diffusion.artifacts import TrainingSummary
+from medmnist_diffusion.console import bar_options
 from medmnist_diffusion.data import ImageDataset, load_dataset
 from medmnist_diffusion.data.duplicates import drop_leaks
 from medmnist_diffusion.diffusion.batches import Batch, TrainingBatches
@@ -164,7 +165,7 @@ def _loop(
         unit="step",
         disable=not accelerator.is_main_process,
         desc="training",
-        dynamic_ncols=True,
+        **bar_options(),
     ) as bar:
         log_row = Log(run, log, bar, budget.max_steps, state, pauses=[validate, grid, checkpoint])
         events: list[Event] = [validate, log_row, grid, checkpoint, Stop(checkpoint)]

@@ -1,5 +1,6 @@
 """What is in a data set, and what is wrong with it: counts, pixels, blank images, duplicates, leaks."""
 
+import io
 from itertools import combinations, islice
 
 import numpy as np
@@ -248,7 +249,8 @@ def print_audit(report: Audit) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    info, console = report.dataset, Console(highlight=False, markup=False)
+    info, drawn = report.dataset, io.StringIO()
+    console = Console(file=drawn, highlight=False, markup=False, width=Console().width)
     colour = "grey" if info.channels == 1 else "RGB"
     console.print(f"{info.name}: {info.image_size}×{info.image_size} {colour}, licence {info.license}")
     table = Table("images")
@@ -265,6 +267,7 @@ def print_audit(report: Audit) -> None:
     console.print(table)
     for line in [*info.notes, *findings(report)]:
         console.print(f"- {line}", soft_wrap=True)
+    print(drawn.getvalue(), end="", flush=True)
 
 
 def _pixels(split: SplitAudit) -> str:

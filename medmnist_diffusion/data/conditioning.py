@@ -103,6 +103,11 @@ class Conditioning:
         digits = len(str(self.num_classes - 1))
         return f"{label:0{digits}d}_{plain_name(self.id2label[label])}"
 
+    def with_enough_of_each(self, labels: Labels, fewest: int) -> Labels:
+        """The labels, and of every class that has fewer as many as make `fewest`; at most as many more as there were."""
+        fewest = min(fewest, len(labels) // self.num_classes)
+        return np.repeat(self.ids, np.maximum(self.counts(labels), fewest))
+
     def label_of_folder(self, folder: str) -> int | None:
         """The class that a folder's name means: None for no class.
 

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from diffusers import DPMSolverMultistepScheduler
 
+from medmnist_diffusion.console import bar_options
 from medmnist_diffusion.data.conditioning import Conditioning, occurrences
 from medmnist_diffusion.diffusion.batches import derived_seed
 from medmnist_diffusion.diffusion.folder_check import check_folder
@@ -56,7 +57,7 @@ def _try_out(pipe: ClassConditionalDDPMPipeline, folder: Path) -> None:
     except Exception as error:  # as above
         reason = one_line(error)
         raise UserError(f"{folder} makes no images ({reason}). Save the pipeline again.") from None
-    pipe.set_progress_bar_config()
+    pipe.set_progress_bar_config(**bar_options())
 
 
 def set_sampler(pipe: ClassConditionalDDPMPipeline, name: str = DEFAULT_SAMPLER) -> None:

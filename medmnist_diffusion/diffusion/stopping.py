@@ -1,4 +1,4 @@
-"""One process a run, and a way to stop it: SIGTERM and Ctrl-C are kept until the training loop can save."""
+"""One process a run, and a way to stop it: signals are kept until the training loop can save."""
 
 import contextlib
 import signal
@@ -14,6 +14,7 @@ from filelock import FileLock, Timeout
 
 from medmnist_diffusion.errors import UserError
 
+STOP_SIGNALS = [getattr(signal, name) for name in ("SIGTERM", "SIGINT", "SIGHUP") if hasattr(signal, name)]
 AGREE_EVERY = 10  # steps: GPUs ask each other only so often, since asking makes them wait; on CPUs it costs nothing
 
 
@@ -35,9 +36,10 @@ class StopRequest:
 
 @contextlib.contextmanager
 def stop_signals() -> Iterator[StopRequest]:
-    """SIGTERM and Ctrl-C fill a StopRequest instead of ending the process; a second one ends it at once.
+    """SIGTERM, Ctrl-C and a closed terminal (SIGHUP) fill a StopRequest instead of ending the process; a second one ends it.
 
-    Outside the main thread, where Python allows no handlers, signals do what they did before; one that is ignored stays ignored.
+    Outside the main thread, where Python allows no handlers, signals do what they did before; one that is ignored stays ignored,
+    as SIGHUP under `nohup`.
     """
     request = StopRequest()
 
@@ -54,9 +56,7 @@ def stop_signals() -> Iterator[StopRequest]:
         yield request
         return
     before: dict[signal.Signals, Any] = {
-        number: signal.signal(number, receive)
-        for number in (signal.SIGTERM, signal.SIGINT)
-        if signal.getsignal(number) != signal.SIG_IGN
+        number: signal.signal(number, receive) for number in STOP_SIGNALS if signal.getsignal(number) != signal.SIG_IGN
     }
     try:
         yield request

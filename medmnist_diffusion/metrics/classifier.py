@@ -10,6 +10,7 @@ from torch import nn
 from tqdm import tqdm
 
 from medmnist_diffusion.cache import cache_dir
+from medmnist_diffusion.console import bar_options
 from medmnist_diffusion.data.dataset import ImageDataset, Split, to_model_range
 from medmnist_diffusion.files import atomic_file
 from medmnist_diffusion.metrics.classifier_training import Batches, train_classifier
@@ -72,7 +73,7 @@ def fitted_classifier(split: Split, num_classes: int, seed: int = 0, shorter: bo
 def _shifted_batches(split: Split, seed: int, steps: int) -> Batches:
     """Random images of the split, those of a batch shifted alike by up to two pixels; deterministic."""
     rng = np.random.default_rng(seed)
-    for _ in tqdm(range(steps), desc=f"classifier on {split.name}", unit="step", dynamic_ncols=True):
+    for _ in tqdm(range(steps), desc=f"classifier on {split.name}", unit="step", **bar_options()):
         rows = rng.integers(len(split), size=BATCH)
         dy, dx = rng.integers(0, 2 * SHIFT + 1, 2)
         images = F.pad(to_model_range(split.images[rows]), (SHIFT,) * 4, mode="replicate")

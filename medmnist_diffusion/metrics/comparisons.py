@@ -14,9 +14,15 @@ from medmnist_diffusion.metrics.classifier import FEATURES, fitted_classifier, p
 from medmnist_diffusion.metrics.evidence import Evidence, LabelledValues
 from medmnist_diffusion.metrics.features import FeatureExtractor, Space, extract
 from medmnist_diffusion.metrics.memorization import NearestImages
-from medmnist_diffusion.metrics.plan import Comparison, class_counts, most_images, plan_comparison
+from medmnist_diffusion.metrics.plan import (
+    MIN_CLASS_IMAGES,
+    Comparison,
+    class_counts,
+    most_images,
+    plan_class,
+    plan_comparison,
+)
 from medmnist_diffusion.metrics.real_side import RealSide
-from medmnist_diffusion.metrics.table import MIN_CLASS_IMAGES
 
 CLASSIFIER = Space("classifier", FEATURES)
 
@@ -121,13 +127,24 @@ def feature_evidence(
         if dimensions is not None and len(references) > 1 and dimension not in dimensions:
             continue
         space = Space(extractor.name, dimension)
-        reference = LabelledValues(references[dimension], train.labels[plan.reference])
-        fresh = LabelledValues(floors[dimension], plan.floor_split.labels[plan.floor])
-        compared = LabelledValues(generated[dimension][plan.generated], draw.generated.labels[plan.generated])
+        ours = generated[dimension]
+        whole = _feature_sides(draw, plan, ours, references[dimension], floors[dimension])
         for class_ in draw.classes:
+            sides, part = [side.of_class(class_) for side in whole], plan
+            if class_ is not None and of_train and min(map(len, sides)) < MIN_CLASS_IMAGES:
+                by_itself = plan_class(
+                    real.dataset, held_out, draw.generated, class_, real.seed, only_held_out=extractor.fitted
+                )
+                if by_itself is None:  # refused, for lack of real images where there are generated ones
+                    rows = rows_of(draw.generated.labels, class_)
+                    sides[0] = LabelledValues(ours[rows], draw.generated.labels[rows])
+                else:
+                    part, floor_of = by_itself, of_train if by_itself.floor_split is train else of_held_out
+                    own, floor = of_train[dimension][part.reference], floor_of[dimension][part.floor]
+                    sides = _feature_sides(draw, part, ours, own, floor)
             yield Evidence(
-                "features", space, class_, compared.of_class(class_), fresh.of_class(class_), plan.floor_source,
-                real.seed, reference.of_class(class_), fresh_key=(extractor.identity, plan.real_key),
+                "features", space, class_, sides[0], sides[1], part.floor_source, real.seed, sides[2],
+                fresh_key=(extractor.identity, part.real_key),
             )  # fmt: skip
         if of_train and len(held_out):
             found = memorization.feature_neighbours(generated[dimension], of_train[dimension])
@@ -144,6 +161,17 @@ def feature_evidence(
             )
         elif not of_train:
             draw.refused.add(f"Memorized share, {space}: the reference is a part of the training images", None)
+
+
+def _feature_sides(
+    draw: Draw, plan: Comparison, generated: np.ndarray, reference: np.ndarray, floor: np.ndarray
+) -> list[LabelledValues]:
+    """Features of the generated images that are compared, of the floor's and of the reference, with their labels."""
+    return [
+        LabelledValues(generated[plan.generated], draw.generated.labels[plan.generated]),
+        LabelledValues(floor, plan.floor_split.labels[plan.floor]),
+        LabelledValues(reference, draw.real.dataset.train.labels[plan.reference]),
+    ]
 
 
 def _distance_evidence(

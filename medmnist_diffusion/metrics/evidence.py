@@ -135,6 +135,12 @@ class Evidence:
         """The number of images of the smallest side."""
         return min(len(side) for side in (self.reference, self.generated, self.fresh) if side is not None)
 
+    @property
+    def shortage(self) -> str:
+        """Which images are the fewest, in words: more real ones must be found, more generated ones can be made."""
+        real = min(len(side) for side in (self.reference, self.fresh) if side is not None)
+        return f"the {'generated' if len(self.generated) < real else 'real'} ones are too few"
+
     def at_most(self, count: int | None) -> "Evidence":
         """The same with at most `count` images a side; the same object for the same count, so that metrics share its results."""
         if count is None:

@@ -13,6 +13,7 @@ from accelerate import PartialState
 from tqdm import tqdm
 
 from medmnist_diffusion.cache import cache_dir, cached_arrays
+from medmnist_diffusion.console import bar_options
 from medmnist_diffusion.data.dataset import Split
 from medmnist_diffusion.processes import share_among_processes
 
@@ -92,7 +93,7 @@ def _extract(extractor: FeatureExtractor, split: Split) -> dict[int, np.ndarray]
             range(0, len(rows), extractor.batch_size),
             desc=f"{extractor.name} features",
             unit="batch",
-            dynamic_ncols=True,
+            **bar_options(),
             disable=not PartialState().is_main_process,
         )
         for start in bar:

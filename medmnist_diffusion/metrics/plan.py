@@ -6,10 +6,12 @@ from functools import cached_property
 
 import numpy as np
 
+from medmnist_diffusion.data.conditioning import rows_of
 from medmnist_diffusion.data.dataset import ImageDataset, Split
 from medmnist_diffusion.errors import UserError
 
 MIN_IMAGES = 50  # below this no figure says anything
+MIN_CLASS_IMAGES = 20  # of one class by itself
 
 
 @dataclass(frozen=True)
@@ -85,6 +87,31 @@ def plan_comparison(
     if num_real is not None and num_real < len(reference):
         reference = np.sort(of_reference.choice(reference, num_real, replace=False))
     return Comparison(chosen, reference, floor, floor_split, source)
+
+
+def plan_class(
+    dataset: ImageDataset, held_out: Split, generated: Split, class_: int, seed: int, only_held_out: bool = False
+) -> Comparison | None:
+    """One class by itself, with all generated images of it that as many real ones can be held against: where its share of the
+    whole comparison is too small for figures. None where its real images are too few for two sides."""
+    own, known = rows_of(generated.labels, class_), rows_of(dataset.train.labels, class_)
+    fresh = rows_of(held_out.labels, class_)
+    of_generated, of_floor = (np.random.default_rng([seed, stream, class_]) for stream in (5, 6))
+    if len(fresh) >= MIN_CLASS_IMAGES:
+        n, floor_split = min(len(own), len(fresh)), held_out
+        floor, reference, source = of_floor.permutation(fresh)[:n], known, f"{n} val images"
+    elif only_held_out:
+        return None
+    else:
+        n, floor_split = min(len(own), len(known) // 2), dataset.train
+        floor = of_floor.permutation(known)[:n]
+        reference, source = (
+            np.setdiff1d(known, floor),
+            f"{n} training images left out of the reference (val has too few)",
+        )
+    if n < MIN_CLASS_IMAGES:
+        return None
+    return Comparison(np.sort(of_generated.permutation(own)[:n]), reference, np.sort(floor), floor_split, source)
 
 
 def most_images(available: np.ndarray, shares: np.ndarray) -> int:

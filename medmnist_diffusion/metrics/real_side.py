@@ -15,8 +15,7 @@ from medmnist_diffusion.metrics.evidence import LabelledValues
 from medmnist_diffusion.metrics.features import FeatureExtractor, extract
 from medmnist_diffusion.metrics.intervals import Estimate
 from medmnist_diffusion.metrics.memorization import NearestImages
-from medmnist_diffusion.metrics.plan import Comparison, class_counts, most_images
-from medmnist_diffusion.metrics.table import MIN_CLASS_IMAGES
+from medmnist_diffusion.metrics.plan import MIN_CLASS_IMAGES, Comparison, class_counts, most_images
 
 Known = TypeVar("Known")
 MOST_ALONE = 2000  # training images that stand in for fresh ones: more would only cost time

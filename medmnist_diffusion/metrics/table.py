@@ -17,8 +17,8 @@ from medmnist_diffusion.metrics.frechet import extrapolated_estimate, frechet_es
 from medmnist_diffusion.metrics.intervals import Estimate, share_estimate
 from medmnist_diffusion.metrics.kernel import kernel_distance
 from medmnist_diffusion.metrics.memorization import Threshold, authentic, nearness_to_train
+from medmnist_diffusion.metrics.plan import MIN_CLASS_IMAGES
 
-MIN_CLASS_IMAGES = 20
 MAX_PAIRWISE = 5000  # images a side where all pairs are looked at: the cost stays linear beyond
 
 
@@ -72,10 +72,10 @@ class Metric:
                 if several
                 else f"{self.label}, {space}"
             )
-            return f"{what}: at least {self.min_images} images on either side are needed"
+            return f"{what}: at least {self.min_images} images on either side are needed; {evidence.shortage}"
         if self.images_per_dimension and n // self.images_per_dimension <= space.dimension:
             needed = self.images_per_dimension * space.dimension
-            return f"{self.label}, {space}: more than {needed} images on either side are needed"
+            return f"{self.label}, {space}: more than {needed} images on either side are needed; {evidence.shortage}"
         return None
 
 

@@ -15,7 +15,7 @@ from medmnist_diffusion.diffusion.sampling import generate, set_sampler
 from medmnist_diffusion.files import atomic_folder, write_json, write_text
 from medmnist_diffusion.pipelines import ClassConditionalDDPMPipeline
 from medmnist_diffusion.publish.card import write_card
-from medmnist_diffusion.publish.plots import plot_loss, save_grid
+from medmnist_diffusion.publish.plots import MOST_CLASSES, plot_loss, save_grid
 
 GRID_COLUMNS = 10
 
@@ -65,11 +65,12 @@ def saved_step(folder: Path) -> int | None:
 
 
 def save_sample_grid(network: UNet2DModel, objective: Objective, dataset: ImageDataset, seed: int, path: Path) -> None:
-    """A grid of samples, one row a class, from the same noise every time."""
+    """A grid of samples, one row a class, from the same noise every time; of at most MOST_CLASSES classes."""
     was_training = network.training
     network.eval()
     pipe = build_pipeline(network, objective, dataset)
     set_sampler(pipe)
     pipe.set_progress_bar_config(disable=True)
-    save_grid(generate(pipe, dataset.conditioning.each(GRID_COLUMNS), seed=seed), path, GRID_COLUMNS)
+    labels = dataset.conditioning.each(GRID_COLUMNS)[: GRID_COLUMNS * MOST_CLASSES]
+    save_grid(generate(pipe, labels, seed=seed), path, GRID_COLUMNS)
     network.train(was_training)

@@ -10,7 +10,7 @@ import numpy as np
 from accelerate import PartialState
 from filelock import FileLock
 
-from medmnist_diffusion.console import messages_in
+from medmnist_diffusion.console import bar_options, messages_in
 from medmnist_diffusion.data import ImageDataset, Split
 from medmnist_diffusion.diffusion.samplers import DEFAULT_SAMPLER
 from medmnist_diffusion.diffusion.sampling import generate, load_pipeline
@@ -63,7 +63,7 @@ def sample_generator(
     """uint8 N×H×W×C images of the labels; `options` are those of `generate`."""
     pipe = load_pipeline(pipeline, sampler)
     pipe.to(PartialState().device)
-    pipe.set_progress_bar_config(desc=f"{what}: sampling", leave=False)
+    pipe.set_progress_bar_config(desc=f"{what}: sampling", leave=False, **bar_options())
     return generate(pipe, labels, seed=seed, **options)
 
 

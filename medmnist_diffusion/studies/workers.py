@@ -21,6 +21,7 @@ from typing import Any
 import torch
 from tqdm import tqdm
 
+from medmnist_diffusion.console import bar_options
 from medmnist_diffusion.errors import StoppedError, UserError
 from medmnist_diffusion.processes import available_cores
 
@@ -58,7 +59,7 @@ def run_tasks(
     Stopped by Ctrl-C or SIGTERM, or by the death of this process, this machine's workers stop too.
     """
     if arguments:
-        with tqdm(total=len(arguments), desc=desc or None, unit=unit, dynamic_ncols=True) as bar:
+        with tqdm(total=len(arguments), desc=desc or None, unit=unit, **bar_options()) as bar:
             for result in _results(task, arguments, workers):
                 bar.update()
                 yield result

@@ -106,4 +106,7 @@ def test_a_distance_with_too_few_images_is_refused_aloud(small: Any) -> None:
     split = Split("few", few["train_images"][..., None], few["train_labels"][:, 0].astype(np.int64))
     evaluation = evaluate_images(small, split, [make_extractor("texture", small)], parts=["features"])
     assert "frechet_distance" not in {record.name for record in evaluation.records}
-    assert any("more than 81 images on either side are needed (class: all" in line for line in evaluation.refused)
+    assert any(
+        "more than 81 images on either side are needed; the real ones are too few (class: all" in line
+        for line in evaluation.refused
+    )

@@ -99,8 +99,14 @@ def test_what_an_entry_needs_is_asked_for(small: ImageDataset, monkeypatch: pyte
     texture = EXTRACTORS["texture"](small, None)
     found = evaluate_images(small, fresh(200), [texture], parts=["features"], per_class=False)
     assert not {"many", "wide", "silent"} & {record.name for record in found.records}
-    assert "Many, texture (81): at least 1000 images on either side are needed (class: all)" in found.refused
-    assert "Wide, texture (81): more than 4050 images on either side are needed (class: all)" in found.refused
+    assert (
+        "Many, texture (81): at least 1000 images on either side are needed; the real ones are too few (class: all)"
+        in found.refused
+    )
+    assert (
+        "Wide, texture (81): more than 4050 images on either side are needed; the real ones are too few (class: all)"
+        in found.refused
+    )
     assert not any("Silent" in line for line in found.refused)
 
 

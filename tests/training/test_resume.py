@@ -30,13 +30,13 @@ from tests.training.resuming import (
 
 @pytest.mark.parametrize(
     "number",
-    [signal.SIGTERM, signal.SIGKILL, pytest.param(signal.SIGINT, marks=pytest.mark.slow)],
+    [signal.SIGTERM, signal.SIGKILL, signal.SIGHUP, pytest.param(signal.SIGINT, marks=pytest.mark.slow)],
     ids=lambda number: number.name,
 )
 def test_stopped_by_a_signal_and_resumed(
     number: signal.Signals, never_stopped: dict[str, object], small_npz: Path, tmp_path: Path
 ) -> None:
-    """SIGTERM and Ctrl-C save at whatever step they meet; SIGKILL leaves the last checkpoint."""
+    """SIGTERM, Ctrl-C and a closed terminal save at whatever step they meet; SIGKILL leaves the last checkpoint."""
     run = tmp_path / "run"
     process = start(run, small_npz)
     wait_for_checkpoint(run, process)
