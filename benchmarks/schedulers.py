@@ -194,15 +194,20 @@ def _cell(row: dict[str, Any]) -> str:
 def main(argv: Sequence[str]) -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
     parser.add_argument("--count", type=int, default=512, help="Images of each of two classes (default 512).")
+    parser.add_argument(
+        "--schedulers", nargs="+", default=stock_schedulers(), help="These alone; the file's other rows stay."
+    )
     args = parser.parse_args(argv)
     diffusers.utils.logging.set_verbosity_error()
     # What the pipeline refuses is tried as well: that it is wrong must show here.
     class_conditional_ddpm.SCHEDULERS = tuple(stock_schedulers())
     class_conditional_ddpm.NEEDED_OPTIONS = class_conditional_ddpm.NEEDED_WITH_IMAGE = {}
-    rows = []
-    for row in all_tried(args.count, stock_schedulers()):
+    kept = json.loads(RESULT.read_text())["rows"] if RESULT.is_file() else []
+    rows = [row for row in kept if row["scheduler"] not in args.schedulers]
+    for row in all_tried(args.count, args.schedulers):
         rows.append(row)
         print(json.dumps(row), flush=True)
+    rows.sort(key=lambda row: row["scheduler"])
     write_json(
         RESULT, {"command": "python benchmarks/schedulers.py", "diffusers": diffusers.__version__, "rows": rows}
     )

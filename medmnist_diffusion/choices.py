@@ -10,3 +10,25 @@ INCEPTION_DIMENSIONS = (64, 192, 768, 2048)
 SELECTIONS = ("confident", "in-distribution", "not-memorized", "diverse")
 LOSS_PARTS = ("losses", "waterfall", "parameters", "robustness")
 Format = Literal["folder", "npz", "parquet"]
+
+# How other training scripts spell our options (diffusers' above all), and what to say.
+OTHER_SPELLINGS = {
+    "resolution": "It is --size here.",
+    "image_size": "It is --size here.",
+    "train_data_dir": "It is --dataset here.",
+    "dataset_name": "It is --dataset here.",
+    "lr": "It is --learning_rate here.",
+    "ddpm_num_steps": "It is --num_train_timesteps here.",
+    "ddpm_beta_schedule": "It is --beta_schedule here.",
+    "ddpm_num_inference_steps": "`medmnist-diffusion sample` has --num_inference_steps.",
+    "num_epochs": "It is --num_train_epochs here.",
+    "max_steps": "It is --max_train_steps here.",
+    "batch_size": "It is --train_batch_size here.",
+    "logger": "It is --report_to here.",
+    "ema_max_decay": "It is --ema_decay here.",
+    "save_images_epochs": "It is --sample_steps here.",
+    "save_model_epochs": "It is --checkpointing_steps here.",
+    "resume_from_checkpoint": "The same command on the same --output_dir resumes by itself.",
+    "hub_token": "Log in by `hf auth login`, or set HF_TOKEN.",
+    "cache_dir": "MEDMNIST_DIFFUSION_CACHE names the cache, --root where MedMNIST files lie.",
+}

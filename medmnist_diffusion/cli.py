@@ -378,10 +378,11 @@ def demo(output: Path, minutes: float) -> None:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; returns its exit code (docs/robustness.md lists them)."""
-    return run_command(_run, arguments)
+    return run_command(run, arguments)
 
 
-def _run(arguments: Sequence[str]) -> None:
+def run(arguments: Sequence[str]) -> None:
+    """The same, with errors raised."""
     try:
         with messages_shown():
             commands.main(list(arguments), prog_name="medmnist-diffusion", standalone_mode=False, obj=list(arguments))

@@ -4,6 +4,7 @@ import contextlib
 import io
 import os
 import sys
+import types
 from collections.abc import Callable, Sequence
 
 DEBUG = "--debug"
@@ -12,6 +13,19 @@ UNEXPECTED, INTERRUPTED, CLOSED_PIPE = (
     130,
     141,
 )  # exit codes; the last two are what shells use for Ctrl-C and SIGPIPE
+
+
+# What allocators and the loader of libraries say.
+OUT_OF_MEMORY = (
+    "cannot allocate memory",
+    "can't allocate memory",
+    "not enough memory",
+    "failed to map segment",
+    "out of memory",
+)
+SHADOWED = (
+    " A file or folder of yours, in PYTHONPATH or beside the script, may have its name; or install the package again."
+)
 
 
 class UserError(Exception):
@@ -70,13 +84,34 @@ def _explained(error: BaseException) -> tuple[str, int]:
         return str(error), error.exit_code
     if isinstance(error, KeyboardInterrupt):
         return "stopped. What was begun and not finished is not there.", INTERRUPTED
-    if isinstance(error, MemoryError):
+    if isinstance(error, MemoryError) or any(words in str(error).lower() for words in OUT_OF_MEMORY):
         return "the memory does not suffice. Use fewer or smaller images, or a smaller batch.", UserError.exit_code
     what = one_line(error, 300)
     if isinstance(error, OSError) and error.errno is not None:  # disk full, no permission, no such file
         return f"{what}. Mend that and start again; what was complete before is untouched.", UserError.exit_code
+    if isinstance(error, ImportError) and not (error.name or "").startswith("medmnist_diffusion"):
+        return f"a library cannot be imported ({what}{_from_where(error)}).{SHADOWED}", UserError.exit_code
+    if shadow := _shadowing(error):
+        return f"{shadow} stands in the place of a library ({what}).{SHADOWED}", UserError.exit_code
     return (
         f"unexpected: {type(error).__name__}: {what}. This is a fault of medmnist-diffusion: please report it with what the same "
         f"command prints with {DEBUG}.",
         UNEXPECTED,
+    )
+
+
+def _from_where(error: ImportError) -> str:
+    return f", from {error.path}" if error.path and str(error.path) not in str(error) else ""
+
+
+def _shadowing(error: BaseException) -> str | None:
+    """The file in PYTHONPATH or the current folder that a module with a missing attribute was read from; None of other errors."""
+    name = getattr(error, "obj", None)
+    if not isinstance(error, AttributeError) or not isinstance(name, types.ModuleType):
+        return None
+    file = getattr(name, "__file__", None) or next(iter(getattr(name, "__path__", [])), "")
+    own = [os.getcwd(), *filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))]
+    inside = [folder for folder in own if os.path.realpath(file).startswith(os.path.realpath(folder) + os.sep)]
+    return (
+        file if inside and "site-packages" not in file and not name.__name__.startswith("medmnist_diffusion") else None
     )

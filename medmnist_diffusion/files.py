@@ -10,8 +10,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from safetensors import SafetensorError
-
 from medmnist_diffusion.errors import UserError, one_line
 
 STDOUT = "-"  # as the name of a file
@@ -94,6 +92,8 @@ def _sync(path: Path) -> None:
 @contextlib.contextmanager
 def could_not_write(what: str, remedy: str) -> Iterator[None]:
     """A full disk or a missing permission, in the words of the system, of torch.save or of safetensors, as a UserError."""
+    from safetensors import SafetensorError
+
     try:
         yield
     except (OSError, RuntimeError, SafetensorError) as error:

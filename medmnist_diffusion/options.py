@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from medmnist_diffusion.choices import OPEN_LICENSES
+from medmnist_diffusion.choices import OPEN_LICENSES, OTHER_SPELLINGS
 from medmnist_diffusion.diffusion.samplers import DEFAULT_SAMPLER, DEFAULT_STEPS, SAMPLERS
 
 Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
@@ -34,6 +34,10 @@ class Command(click.Command):
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         names = {name for option in self.params for name in option.opts}
+        for argument in args:
+            name = underscores(argument.partition("=")[0].removeprefix("--"))
+            if argument.startswith("--") and f"--{name}" not in names and (hint := OTHER_SPELLINGS.get(name)):
+                raise click.UsageError(f"No such option --{name}. {hint}", ctx)
         several = {name for option in self.params if getattr(option, "multiple", False) for name in option.opts}
         return super().parse_args(ctx, one_value_each([_known_name(one, names) for one in args], several))
 

@@ -11,12 +11,11 @@ from accelerate import PartialState
 from accelerate.utils import gather_object
 
 from medmnist_diffusion.errors import UserError
+from medmnist_diffusion.resources import cpu_quota
 
 
 def start_processes() -> PartialState:
     """Join the processes that the launcher started, on GPUs or on this machine's cores, and share the cores among them.
-
-    Launchers set OMP_NUM_THREADS to 1 in places (accelerate issues 562, 3575), which halves a laptop's speed.
 
     Raises:
         UserError: if the launcher was asked for several processes and started one (accelerate issue 2741).
@@ -29,9 +28,24 @@ def start_processes() -> PartialState:
             f"`accelerate launch --multi_gpu --num_processes {asked} …`, without --cpu."
         )
     if state.device.type == "cpu":
-        here = int(os.environ.get("LOCAL_WORLD_SIZE", state.num_processes))
-        torch.set_num_threads(max(1, len(available_cores()) // here))
+        torch.set_num_threads(thread_count(int(os.environ.get("LOCAL_WORLD_SIZE", state.num_processes))))
     return state
+
+
+def thread_count(processes: int = 1) -> int:
+    """Threads for each of so many processes on this machine: OMP_NUM_THREADS, if somebody set it; else a part of the cores that
+    this process may use, and no more than a container's share of time (`docker run --cpus`).
+
+    Accelerate's launcher sets OMP_NUM_THREADS to 1 where nobody asked for it (accelerate issues 562, 3575), which would halve a
+    laptop's speed: that 1 does not count.
+    """
+    asked = os.environ.get("OMP_NUM_THREADS", "").split(",")[0]
+    by_launcher = (
+        asked == "1" and bool(_launcher_command()) and "--num_cpu_threads_per_process" not in _launcher_command()
+    )
+    if asked.isdecimal() and int(asked) and not by_launcher:
+        return int(asked)
+    return max(1, min(len(available_cores()), cpu_quota()) // processes)
 
 
 def available_cores() -> list[int]:
@@ -55,10 +69,21 @@ def threads_kept(count: int | None = None) -> Iterator[None]:
 def _launcher_processes() -> int:
     """What `--num_processes` said to the `accelerate launch` that started this process; 1 if it cannot be told."""
     try:
-        command = Path(f"/proc/{os.getppid()}/cmdline").read_text(errors="replace").split("\0")
+        command = _launcher_command()
         return int(command[command.index("--num_processes") + 1])
-    except (OSError, ValueError, IndexError):
+    except (ValueError, IndexError):
         return 1
+
+
+def _launcher_command() -> list[str]:
+    """The words of the `accelerate launch` that started this process; none if none did, or if it cannot be told."""
+    try:
+        command = Path(f"/proc/{os.getppid()}/cmdline").read_text(errors="replace").split("\0")
+    except OSError:
+        return []
+    return (
+        command if any("accelerate" in word for word in command) and any("launch" in word for word in command) else []
+    )
 
 
 def share_among_processes(count: int, work: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:

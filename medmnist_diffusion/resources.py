@@ -1,5 +1,6 @@
 """Whether memory and disk suffice, asked before the work starts: an estimate is kinder than a process that is killed."""
 
+import os
 import shutil
 from pathlib import Path
 
@@ -21,6 +22,16 @@ def available_memory() -> int:
     except (OSError, ValueError, KeyError):  # no such limit
         return free
     return min(free, max(0, limit - used))
+
+
+def cpu_quota() -> int:
+    """How many cores' time a container may use, rounded down, at least 1; no limit is the machine's number of cores."""
+    cores = os.cpu_count() or 1
+    try:
+        quota, period = (_CGROUP / "cpu.max").read_text().split()
+        return cores if quota == "max" else min(cores, max(1, int(quota) // int(period)))
+    except (OSError, ValueError, ZeroDivisionError):
+        return cores
 
 
 def check_memory(needed: float, what: str, remedy: str) -> None:

@@ -16,6 +16,7 @@ from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field, Validat
 from pydantic.dataclasses import dataclass
 from pydantic.fields import FieldInfo
 
+from medmnist_diffusion.choices import OTHER_SPELLINGS
 from medmnist_diffusion.diffusion.samplers import DEFAULT_SAMPLER, DEFAULT_STEPS
 from medmnist_diffusion.errors import UserError, one_line
 from medmnist_diffusion.files import write_text
@@ -264,6 +265,7 @@ def check_name(name: str, where: str) -> None:
     if name not in SETTINGS:
         nearest = difflib.get_close_matches(name, SETTINGS, 1)
         hint = f" Did you mean {nearest[0]!r}?" if nearest else ""
+        hint = f" {OTHER_SPELLINGS[name]}" if name in OTHER_SPELLINGS else hint
         raise UserError(f"{where}{name!r} is no training argument.{hint}")
 
 

@@ -10,6 +10,9 @@ different scales and do not compare with each other; a distance compares with it
 A pipeline's images are drawn once and kept beside it (`samples_seed0.npz`): another feature space is measured on the same ones.
 """
 
+import medmnist_diffusion.waiting  # noqa: F401, before torch: how its threads wait
+
+# isort: split
 import logging
 import os
 import sys

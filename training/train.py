@@ -11,6 +11,9 @@ The same seed on the same machine gives the same weights, if the budget is in st
 budget in minutes the number of steps depends on how fast the machine happens to be, and so do the weights.
 """
 
+import medmnist_diffusion.waiting  # noqa: F401, before torch: how its threads wait
+
+# isort: split
 import logging
 import sys
 from dataclasses import replace

@@ -19,7 +19,7 @@ STRANGER = (
     + """
 import numpy as np, torch
 from diffusers import DiffusionPipeline, DPMSolverMultistepScheduler
-pipe = DiffusionPipeline.from_pretrained(sys.argv[1], trust_remote_code=True)
+pipe = DiffusionPipeline.from_pretrained(sys.argv[1], trust_remote_code=True, local_files_only=len(sys.argv) > 3)
 pipe.scheduler = DPMSolverMultistepScheduler.from_config(pipe.scheduler.config)
 images = pipe(class_labels=[0, 1, 2, 3], timesteps=pipe.fast_timesteps(5), output_type="np",
               generator=[torch.Generator().manual_seed(s) for s in range(4)]).images
@@ -50,6 +50,11 @@ def test_published_loaded_by_a_stranger_and_the_same_images(
     cache = {"HF_HOME": str(tmp_path / "home"), "HF_MODULES_CACHE": str(tmp_path / "home" / "modules")}
     result = run_python("-c", STRANGER, REPO, str(tmp_path / "images.npy"), cwd=tmp_path, **environment(hub), **cache)
     assert result.returncode == 0, result.stderr[-2000:]
+    asked = len(hub.requests)
+    offline = {**environment(hub), **cache, "HF_HUB_OFFLINE": "1"}  # from the cache, as the README says
+    result = run_python("-c", STRANGER, REPO, str(tmp_path / "images.npy"), "offline", cwd=tmp_path, **offline)
+    assert result.returncode == 0, result.stderr[-2000:]
+    assert len(hub.requests) == asked
     pipe = load_pipeline(folder)
     pipe.set_progress_bar_config(disable=True)
     generators = [torch.Generator().manual_seed(seed) for seed in range(4)]

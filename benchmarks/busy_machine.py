@@ -1,0 +1,131 @@
+"""Beside busy neighbours: what training and evaluation lose, with threads that wait awake and with ours, which soon sleep.
+
+    python benchmarks/busy_machine.py        # 15 minutes of a machine that does nothing else
+
+Neighbours are processes that compute without end, as many as 0, 1 and 2. Each figure is the median time of a piece of work in a
+process of its own (a training step of the default recipe; a step of the evaluation's classifier), over rounds in which the two
+ways of waiting take turns. The fair share of one of n + 1 processes is 1 / (n + 1) of the cores, so that n + 1 times the
+idle machine's time is fair.
+"""
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from medmnist_diffusion.errors import run_command
+from medmnist_diffusion.files import write_json
+
+RESULT = Path(__file__).parent / "results" / "busy_machine.json"
+WAYS = {
+    "before": {},
+    "after": {"GOMP_SPINCOUNT": "1000"},
+}  # medmnist_diffusion/waiting.py, which is not imported: it would set it
+WORK, NEIGHBOURS, STEPS, MOST_SECONDS = ("training", "evaluation"), (0, 1, 2), 25, 40.0
+
+
+def training_steps() -> list[float]:
+    """Seconds of each step: the default recipe on phantom images."""
+    from medmnist_diffusion.data import load_dataset
+    from medmnist_diffusion.diffusion.batches import TrainingBatches
+    from medmnist_diffusion.diffusion.loss import diffusion_loss
+    from medmnist_diffusion.training.config import training_config
+    from medmnist_diffusion.training.setup import build_network, build_objective
+
+    dataset, config = load_dataset("phantom"), training_config(dataset="phantom", output_dir="unused")
+    network, objective = build_network(config, dataset), build_objective(config, dataset)
+    batches = TrainingBatches(
+        dataset.train, config.train_batch_size, 0, config.num_train_timesteps, dataset.conditioning
+    )
+
+    def step(number: int) -> None:
+        diffusion_loss(network, batches[number], objective).weighted.mean().backward()
+        network.zero_grad()
+
+    return _timed(step)
+
+
+def evaluation_steps() -> list[float]:
+    """Seconds of each training step of the classifier that evaluation trains."""
+    import torch
+    import torch.nn.functional as F
+
+    from medmnist_diffusion.metrics.classifier import SmallCNN
+
+    network, images, labels = SmallCNN(1, 4), torch.rand(128, 1, 28, 28), torch.arange(128) % 4
+
+    def step(number: int) -> None:
+        F.cross_entropy(network(images), labels).backward()
+        network.zero_grad()
+
+    return _timed(step)
+
+
+def _timed(step: Any) -> list[float]:
+    took: list[float] = []
+    began = time.monotonic()
+    while len(took) < STEPS + 2 and (len(took) < 4 or time.monotonic() - began < MOST_SECONDS):
+        start = time.monotonic()
+        step(len(took))
+        took.append(time.monotonic() - start)
+    return took[2:]
+
+
+def seconds_a_step(work: str, way: str) -> float:
+    """The median, in a new process."""
+    command = [sys.executable, __file__, "--work", work]
+    environment = {name: value for name, value in os.environ.items() if not name.startswith(("OMP_", "GOMP_"))}
+    done = subprocess.run(command, env=environment | WAYS[way], capture_output=True, text=True, check=True)
+    return float(np.median(json.loads(done.stdout)))
+
+
+def main(argv: Sequence[str]) -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
+    parser.add_argument("--work", choices=WORK, help="Do this work and print its times: for a process of its own.")
+    parser.add_argument("--rounds", type=int, default=3)
+    args = parser.parse_args(argv)
+    if args.work:
+        from medmnist_diffusion.processes import start_processes
+
+        start_processes()
+        print(json.dumps(training_steps() if args.work == "training" else evaluation_steps()))
+        return
+    from medmnist_diffusion.diffusion.machine import describe_machine
+
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    rows = []
+    for count in NEIGHBOURS:
+        neighbours = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(count)]
+        try:
+            for work in WORK:
+                rounds = [{way: seconds_a_step(work, way) for way in WAYS} for _ in range(args.rounds)]
+                row = {
+                    "work": work,
+                    "neighbours": count,
+                    "seconds_a_step": {way: [one[way] for one in rounds] for way in WAYS},
+                }
+                rows.append(row)
+                print(json.dumps(row), flush=True)
+        finally:
+            for neighbour in neighbours:
+                neighbour.kill()
+    for row in rows:
+        idle = next(one for one in rows if one["work"] == row["work"] and one["neighbours"] == 0)
+        fair = np.median(idle["seconds_a_step"]["before"]) * (row["neighbours"] + 1)
+        row["of_the_fair_time"] = {way: round(float(np.median(row["seconds_a_step"][way]) / fair), 3) for way in WAYS}
+        print(f"{row['work']}, {row['neighbours']} neighbours: {row['of_the_fair_time']}")
+    write_json(
+        RESULT,
+        {"command": "python benchmarks/busy_machine.py", "machine": describe_machine(), "cores": cores, "rows": rows},
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(run_command(main))
