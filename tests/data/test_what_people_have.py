@@ -419,6 +419,11 @@ def test_messages_name_the_cause(tmp_path: Path, made: Any, cli_error: CliError,
         assert "is a file that is no npz" in cli_error("audit", str(tmp_path / name))
 
 
+def test_two_colons_in_a_path(made: Any) -> None:
+    dataset = load_dataset(str(made(classes_of({"x::a": 10, "b": 100}))))
+    assert levels_by_class(dataset) == {"b": {100}, "x::a": {10}}
+
+
 def test_capital_letters_in_a_suffix(small_npz: Path, tmp_path: Path) -> None:
     os.link(small_npz, tmp_path / "SMALL.NPZ")
     assert load_dataset(str(tmp_path / "SMALL.NPZ")).content_hash == load_dataset(str(small_npz)).content_hash

@@ -1,5 +1,6 @@
 """The Hub round trip over real HTTP against hub_server.py."""
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -60,6 +61,26 @@ def test_published_loaded_by_a_stranger_and_the_same_images(
     generators = [torch.Generator().manual_seed(seed) for seed in range(4)]
     ours = pipe(class_labels=[0, 1, 2, 3], timesteps=pipe.fast_timesteps(5), output_type="np", generator=generators)
     np.testing.assert_array_equal(np.load(tmp_path / "images.npy"), ours.images)  # type: ignore[union-attr]
+
+
+def test_diffusers_own_push_takes_our_code_along(hub: Hub, folder: Path, tmp_path: Path) -> None:
+    program = """
+import sys
+from medmnist_diffusion.pipelines import ClassConditionalDDPMPipeline
+pipe = ClassConditionalDDPMPipeline.from_pretrained(sys.argv[1])
+pipe.push_to_hub(sys.argv[2], private=True)
+pipe.save_pretrained(sys.argv[3], push_to_hub=True, repo_id=sys.argv[2] + "-again")
+"""
+    home = {"HF_HOME": str(tmp_path / "home"), "HF_HUB_OFFLINE": "0"}
+    arguments = (str(folder), "tester/pushed", str(tmp_path / "saved"))
+    result = run_python("-c", program, *arguments, cwd=tmp_path, **environment(hub), **home)
+    assert result.returncode == 0, result.stderr[-2000:]
+    for name in ("tester/pushed", "tester/pushed-again"):
+        files = hub.repos["model", name].files
+        assert files["pipeline.py"] == (folder / "pipeline.py").read_bytes()
+        assert json.loads(files["model_index.json"])["_class_name"] == ["pipeline", "ClassConditionalDDPMPipeline"]
+        assert files[WEIGHTS] == (folder / WEIGHTS).read_bytes()
+    assert hub.repos["model", "tester/pushed"].private
 
 
 def test_a_data_set_of_images_goes_up_and_comes_down(hub: Hub, folder: Path, tmp_path: Path) -> None:
