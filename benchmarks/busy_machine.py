@@ -100,7 +100,7 @@ def main(argv: Sequence[str]) -> None:
     from medmnist_diffusion.diffusion.machine import describe_machine
 
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    rows = []
+    rows: list[dict[str, Any]] = []
     for count in NEIGHBOURS:
         busy = f"import os\nwhile os.getppid() == {os.getpid()}: sum(range(1000))"  # not longer than this process
         neighbours = [subprocess.Popen([sys.executable, "-c", busy]) for _ in range(count)]

@@ -8,13 +8,8 @@ import types
 from collections.abc import Callable, Sequence
 
 DEBUG = "--debug"
-UNEXPECTED, INTERRUPTED, CLOSED_PIPE = (
-    1,
-    130,
-    141,
-)  # exit codes; the last two are what shells use for Ctrl-C and SIGPIPE
-
-
+# Exit codes; the last two are what shells use for Ctrl-C and for a reader that is gone.
+UNEXPECTED, INTERRUPTED, CLOSED_PIPE = 1, 130, 141
 # What allocators and the loader of libraries say.
 OUT_OF_MEMORY = (
     "cannot allocate memory",
@@ -23,9 +18,7 @@ OUT_OF_MEMORY = (
     "failed to map segment",
     "out of memory",
 )
-SHADOWED = (
-    " A file or folder of yours, in PYTHONPATH or beside the script, may have its name; or install the package again."
-)
+SHADOWED = " A file or folder of yours, in PYTHONPATH or beside the script, may have its name; or install it again."
 
 
 class UserError(Exception):

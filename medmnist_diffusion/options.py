@@ -17,7 +17,7 @@ class _UserPath(click.Path):
     """A path in which `~` is the user's home, also behind an equals sign, where the shell leaves it."""
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        return Path(super().convert(value, param, ctx)).expanduser()
+        return Path(str(super().convert(value, param, ctx))).expanduser()
 
 
 FOLDER_OR_FILE = _UserPath(path_type=Path)

@@ -81,9 +81,8 @@ def _launcher_command() -> list[str]:
         command = Path(f"/proc/{os.getppid()}/cmdline").read_text(errors="replace").split("\0")
     except OSError:
         return []
-    return (
-        command if any("accelerate" in word for word in command) and any("launch" in word for word in command) else []
-    )
+    is_launcher = any("accelerate" in word for word in command) and any("launch" in word for word in command)
+    return command if is_launcher else []
 
 
 def share_among_processes(count: int, work: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:

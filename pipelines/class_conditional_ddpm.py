@@ -8,10 +8,11 @@ Inside are a stock `UNet2DModel` and any stock scheduler. What this file adds: l
 work on a smaller grid with more channels: 1×28×28 becomes 4×14×14, and nothing is lost on the way back.
 """
 
+import contextlib
 import inspect
 import json
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import pairwise
 from numbers import Integral
 from pathlib import Path
@@ -32,19 +33,22 @@ SOURCE = Path(__file__).read_text(
     encoding="utf-8"
 )  # of this file, before another folder's pipeline.py can take its place
 
-# 20 steps suffice a fast solver (DPM-Solver++, DDIM), 10 with `fast_timesteps`; the ancestral DDPM sampler needs more, up to its
+# 20 steps suffice a fast solver (DPM-Solver++, DDIM), 10 with `fast_timesteps`; ancestral samplers need more, up to their
 # 1,000.
 DEFAULT_STEPS = 20
 DEFAULT_STEPS_ANCESTRAL = 100
+ANCESTRAL = ("DDPMScheduler", "DDPMParallelScheduler", "EulerAncestralDiscreteScheduler")
 FAST_START, RHO = 20.0, 7.0  # of `fast_timesteps`; before σ/α = 20 an image is not yet decided
 # The stock schedulers that make right images here: benchmarks/schedulers.py tries all that diffusers has (docs/schedulers.md).
 # The others are made for other networks (flow matching, tokens, networks of their own scale), or run the other way.
-SCHEDULERS = (
+SCHEDULERS: tuple[str, ...] = (
     "DDIMScheduler", "DDIMParallelScheduler", "DDPMScheduler", "DDPMParallelScheduler", "DEISMultistepScheduler",
     "DPMSolverMultistepScheduler", "DPMSolverSDEScheduler", "DPMSolverSinglestepScheduler", "EulerAncestralDiscreteScheduler",
     "EulerDiscreteScheduler", "HeunDiscreteScheduler", "KDPM2AncestralDiscreteScheduler", "KDPM2DiscreteScheduler",
     "LMSDiscreteScheduler", "PNDMScheduler", "SASolverScheduler", "TCDScheduler", "UniPCMultistepScheduler",
 )  # fmt: skip
+# What a scheduler in the place of the pipeline's own must share with it: what the network was trained for.
+TRAINED_WITH = ("prediction_type", "num_train_timesteps", "beta_schedule")
 # Options without which they do not: in general, and with `image`.
 NEEDED_OPTIONS = {"HeunDiscreteScheduler": "use_karras_sigmas", "KDPM2AncestralDiscreteScheduler": "use_karras_sigmas"}
 NEEDED_WITH_IMAGE = {"PNDMScheduler": "skip_prk_steps"}
@@ -124,7 +128,12 @@ class ClassConditionalDDPMPipeline(DiffusionPipeline):
                 f"{type(self).__name__}.from_pipe(pipe)."
             )
         num_classes = unet.config.num_class_embeds - (null_label is not None)
+        if not _is_whole(pixel_unshuffle) or not (null_label is None or _is_whole(null_label)):
+            raise ValueError("pixel_unshuffle and null_label must be whole numbers.")
+        pixel_unshuffle, null_label = int(pixel_unshuffle), None if null_label is None else int(null_label)
         names = {int(key): str(name) for key, name in (id2label or {}).items()}
+        if len(names) < len(id2label or {}) or len(set(names.values())) < len(names):
+            raise ValueError(f"id2label {id2label} has an id or a name twice.")
         names = names or {label: str(label) for label in range(num_classes)}
         if sorted(names) != list(range(num_classes)) or null_label not in (None, num_classes):
             raise ValueError(
@@ -135,6 +144,9 @@ class ClassConditionalDDPMPipeline(DiffusionPipeline):
         self.register_to_config(
             id2label=names, pixel_unshuffle=pixel_unshuffle, null_label=null_label, encoder=encoder
         )
+        self._guidance_scale, self._interrupt, self._num_timesteps, self._running = 1.0, False, 0, False
+        own = getattr(scheduler, "config", {})
+        self._trained = {key: own[key] for key in TRAINED_WITH if key in own}
         self.image_encoder = PixelUnshuffle(pixel_unshuffle)
         self.id2label = names
         self.labels = {name: label for label, name in names.items()}
@@ -178,7 +190,7 @@ class ClassConditionalDDPMPipeline(DiffusionPipeline):
             strength: with `image`, the share of the steps that is taken, in 0 … 1: how much noise the image gets, and so how
                 far the variants go.
             guidance_scale: 1 is no guidance; above 1 sharpens the class at the expense of variety.
-            num_inference_steps: default 20, or 100 with the ancestral `DDPMScheduler`.
+            num_inference_steps: default 20, or 100 with ancestral schedulers (ANCESTRAL).
             timesteps: noise levels to visit, descending, instead of `num_inference_steps` of the scheduler's own choice; see
                 `fast_timesteps`. Not every scheduler takes them.
             generator: one for all images, or a list with one for each image. Every image has a random stream of its
@@ -186,7 +198,7 @@ class ClassConditionalDDPMPipeline(DiffusionPipeline):
                 matrix products round differently in batches of different sizes). With a single generator the stream of
                 image i is seeded by the generator's i-th draw.
             latents: the noise to start from, one for each image, N×C×H×W as the network sees images, instead of the generators'.
-            eta: DDIM's stochasticity in 0 … 1; other schedulers ignore it.
+            eta: DDIM's (and TCD's) stochasticity in 0 … 1; other schedulers ignore it.
             batch_size: images that go through the UNet at once: bounds memory, not the result.
             output_type: "pil", "np" (N×H×W×C in 0 … 1), "pt" (N×C×H×W in 0 … 1), or "latent" (N×C×H×W as the network sees
                 images, about −1 … 1).
@@ -216,7 +228,7 @@ class ClassConditionalDDPMPipeline(DiffusionPipeline):
             raise ValueError("Give latents or image to start from, not both.")
         if isinstance(callback_on_step_end, (PipelineCallback, MultiPipelineCallbacks)):
             callback_on_step_end_tensor_inputs = callback_on_step_end.tensor_inputs
-        self._check_options(output_type, guidance_scale, callback_on_step_end_tensor_inputs)
+        self._check_options(output_type, guidance_scale, eta, callback_on_step_end_tensor_inputs)
         schedule = self._checked_schedule(num_inference_steps, timesteps)
         skipped = 0 if image is None else self._skipped_steps(schedule, strength)
 
@@ -228,7 +240,7 @@ class ClassConditionalDDPMPipeline(DiffusionPipeline):
         self._set_timesteps(schedule, skipped)
         batches = [slice(start, start + batch_size) for start in range(0, len(labels), batch_size)]
         samples = []
-        with self.progress_bar(total=len(batches) * self._num_timesteps) as progress:
+        with self._only_call(), self.progress_bar(total=len(batches) * self._num_timesteps) as progress:
             for batch in batches:
                 if self.interrupt:
                     break
@@ -257,6 +269,15 @@ class ClassConditionalDDPMPipeline(DiffusionPipeline):
         if output_type == "pil":
             images = self.numpy_to_pil(images)
         return ImagePipelineOutput(images=images) if return_dict else (images,)
+
+    @contextlib.contextmanager
+    def _only_call(self) -> Iterator[None]:
+        """One call at a time: the scheduler has a state, which a preview within a callback would overwrite."""
+        self._running = True
+        try:
+            yield
+        finally:
+            self._running = False
 
     @property
     def guidance_scale(self) -> float:
@@ -325,13 +346,26 @@ class ClassConditionalDDPMPipeline(DiffusionPipeline):
             if callback is not None:
                 tensors = {"latents": latents, "prompt_embeds": model_labels}
                 tensors = {name: tensors[name] for name in callback_tensor_inputs}
-                latents = (callback(self, step, int(timestep), tensors) or {}).get("latents", latents)
+                changed = callback(self, step, int(timestep), tensors) or {}
+                if not isinstance(changed, dict) or not set(changed) <= set(self._callback_tensor_inputs):
+                    raise ValueError(
+                        f"a callback must return a dict with keys of {list(self._callback_tensor_inputs)}."
+                    )
+                latents = changed.get("latents", latents)
             progress.update()
         return latents.float().cpu()
 
-    def _check_options(self, output_type: str, guidance_scale: float, callback_tensor_inputs: Sequence[str]) -> None:
+    def _check_options(
+        self, output_type: str, guidance_scale: float, eta: float, callback_tensor_inputs: Sequence[str]
+    ) -> None:
         if output_type not in ("pil", "np", "pt", "latent"):
             raise ValueError(f"output_type must be 'pil', 'np', 'pt' or 'latent', not {output_type!r}.")
+        if not 0 <= eta <= 1:
+            raise ValueError(f"eta is {eta}; it must be in 0 … 1.")
+        if self._running:
+            raise RuntimeError(
+                "A call of this pipeline is running. For one within it, use a copy: copy.deepcopy(pipe)."
+            )
         if not 1 <= guidance_scale < math.inf:
             raise ValueError(f"guidance_scale is {guidance_scale}; it must be at least 1, which is no guidance.")
         if guidance_scale != 1.0 and self.config.null_label is None:
@@ -341,17 +375,26 @@ class ClassConditionalDDPMPipeline(DiffusionPipeline):
 
     def _checked_schedule(self, num_inference_steps: int | None, timesteps: Sequence[int] | None) -> dict[str, Any]:
         """What the scheduler's `set_timesteps` is to be called with."""
-        kind, name = type(self.scheduler), type(self.scheduler).__name__
-        stock = [base.__name__ for base in kind.__mro__ if base.__module__.startswith("diffusers.")]
-        if kind.__module__.startswith("diffusers.") and name not in SCHEDULERS:
+        kind, name = self._stock_scheduler(), type(self.scheduler).__name__
+        if kind and kind not in SCHEDULERS:
             raise ValueError(f"{name} does not fit this kind of network. Use one of {', '.join(SCHEDULERS)}.")
         self._check_option(NEEDED_OPTIONS, "")
+        for key, trained in self._trained.items():
+            if (now := self.scheduler.config.get(key, trained)) != trained:
+                raise ValueError(
+                    f"The network was trained with {key}={trained!r}, the scheduler has {now!r}: make it by "
+                    f"{name}.from_config(pipe.scheduler.config), of the pipeline's own scheduler."
+                )
+        if timesteps is not None and num_inference_steps is not None:
+            raise ValueError("Give timesteps or num_inference_steps, not both.")
         levels = self.scheduler.config.num_train_timesteps
         if timesteps is None:
             if num_inference_steps is None:
-                num_inference_steps = DEFAULT_STEPS_ANCESTRAL if "DDPMScheduler" in stock else DEFAULT_STEPS
+                num_inference_steps = DEFAULT_STEPS_ANCESTRAL if kind in ANCESTRAL else DEFAULT_STEPS
             if not _is_whole(num_inference_steps) or not 1 <= num_inference_steps <= levels:
                 raise ValueError(f"num_inference_steps is {num_inference_steps}; it must be in 1 … {levels}.")
+            if kind == "PNDMScheduler" and num_inference_steps < 4 and not self.scheduler.config.skip_prk_steps:
+                raise ValueError("PNDMScheduler needs 4 steps or more, or skip_prk_steps=True.")
             return {"num_inference_steps": int(num_inference_steps)}
         if "timesteps" not in inspect.signature(self.scheduler.set_timesteps).parameters:
             raise ValueError(
@@ -363,9 +406,14 @@ class ClassConditionalDDPMPipeline(DiffusionPipeline):
             raise ValueError(f"timesteps must be whole numbers in 0 … {levels - 1}, each below the one before it.")
         return {"timesteps": [int(level) for level in visited]}
 
+    def _stock_scheduler(self) -> str | None:
+        """The name of diffusers' class that the scheduler is, or is derived from; None of one that is all its own."""
+        bases = (base for base in type(self.scheduler).__mro__ if base.__module__.startswith("diffusers.schedulers"))
+        return next((base.__name__ for base in bases if base.__name__.endswith("Scheduler")), None)
+
     def _check_option(self, needed: dict[str, str], purpose: str) -> None:
         name = type(self.scheduler).__name__
-        option = needed.get(name)
+        option = needed.get(self._stock_scheduler() or name)
         if option and not self.scheduler.config.get(option):
             raise ValueError(
                 f"{name} needs {option}{purpose}: make it by {name}.from_config(pipe.scheduler.config, {option}=True)."
@@ -381,7 +429,8 @@ class ClassConditionalDDPMPipeline(DiffusionPipeline):
 
     def _set_timesteps(self, schedule: dict[str, Any], skipped: int) -> None:
         """The scheduler's state as before its first step, and the noise levels that are left: `self._timesteps`."""
-        self.scheduler.set_timesteps(**schedule, device=self._execution_device)
+        takes_device = "device" in inspect.signature(self.scheduler.set_timesteps).parameters
+        self.scheduler.set_timesteps(**schedule, **({"device": self._execution_device} if takes_device else {}))
         if hasattr(self.scheduler, "set_begin_index"):  # else it is looked up by a timestep that can stand there twice
             self.scheduler.set_begin_index(skipped * self.scheduler.order)
         self._timesteps = self.scheduler.timesteps[skipped * self.scheduler.order :]
@@ -389,6 +438,8 @@ class ClassConditionalDDPMPipeline(DiffusionPipeline):
 
     def _checked_latents(self, latents: torch.Tensor, count: int) -> torch.Tensor:
         shape = (count, *self._encoded_shape())
+        if not isinstance(latents, torch.Tensor) or not bool(torch.isfinite(latents).all()):
+            raise ValueError("latents must be a tensor of finite numbers.")
         if tuple(latents.shape) != shape:
             raise ValueError(f"latents has the shape {tuple(latents.shape)}; the labels and the network need {shape}.")
         return latents.float()
@@ -455,8 +506,11 @@ class ClassConditionalDDPMPipeline(DiffusionPipeline):
 
     def _starting_latents(self, image: Any, count: int, repeats: int) -> torch.Tensor:
         """Images as the UNet sees them: float N×C×H×W in −1 … 1, unshuffled, each repeated."""
-        single = isinstance(image, Image.Image) or (not isinstance(image, (list, tuple)) and self._is_one_image(image))
-        many: Any = [image] if single else image
+        arrays = isinstance(image, (np.ndarray, torch.Tensor))
+        single = isinstance(image, Image.Image) or (arrays and self._is_one_image(image))
+        many: Any = [image] if single else list(image)
+        if not many:
+            raise ValueError("image is empty.")
         images = torch.stack([self._unit_image(one) for one in many])
         shape = (count // repeats, *self.image_shape)
         if tuple(images.shape) != shape:
@@ -486,10 +540,10 @@ class ClassConditionalDDPMPipeline(DiffusionPipeline):
                 f"image holds {array.dtype}: give uint8 in 0 … 255, uint16 in 0 … 65535, or floats in 0 … 1."
             )
         values = array.astype(np.float32) / highest
-        lowest, highest = float(values.min()), float(values.max())
-        if not -1e-3 <= lowest <= highest <= 1 + 1e-3:  # NaN is never in between
+        low, high = float(values.min()), float(values.max())
+        if not -1e-3 <= low <= high <= 1 + 1e-3:  # NaN is never in between
             raise ValueError(
-                f"image holds floats in {lowest:g} … {highest:g}; 0 … 1 is needed. Divide by the highest value a pixel can have."
+                f"image holds floats in {low:g} … {high:g}; 0 … 1 is needed. Divide by the highest value a pixel can have."
             )
         values = values[None] if values.ndim == 2 else values if channels_first else np.moveaxis(values, -1, 0)
         return torch.from_numpy(np.ascontiguousarray(values))
@@ -501,7 +555,7 @@ class ClassConditionalDDPMPipeline(DiffusionPipeline):
             raise ValueError(f"a PIL image of mode {image.mode} can span any range: give an array of floats in 0 … 1.")
         if image.mode.startswith("I;16"):
             return np.asarray(image).astype(np.uint16)
-        if image.has_transparency_data and image.convert("RGBA").getchannel("A").getextrema()[0] < 255:
+        if image.has_transparency_data and np.asarray(image.convert("RGBA"))[..., 3].min() < 255:
             raise ValueError("a PIL image has transparent parts: lay it on a background first.")
         array = np.asarray(image.convert("RGB"))
         if self.image_shape[0] == 3:
@@ -524,10 +578,18 @@ class ClassConditionalDDPMPipeline(DiffusionPipeline):
     def _one_generator_an_image(
         self, generator: torch.Generator | Sequence[torch.Generator] | None, count: int
     ) -> list[torch.Generator]:
-        if isinstance(generator, Sequence):
-            if len(generator) != count:
-                raise ValueError(f"{len(generator)} generators were given for {count} images.")
-            return list(generator)
+        several = list(generator) if isinstance(generator, Sequence) else None
+        given = [generator] if several is None else several
+        if not all(isinstance(one, torch.Generator) or (one is None and several is None) for one in given):
+            raise ValueError("generator must be a torch.Generator, or a list with one for each image.")
+        if several is not None:
+            if len(several) != count:
+                raise ValueError(f"{len(several)} generators were given for {count} images.")
+            if len({id(one) for one in several}) < count:
+                raise ValueError(
+                    "one generator stands several times in the list: every image needs a stream of its own."
+                )
+            return several
         device = generator.device if generator is not None else "cpu"
         seeds = torch.randint(2**63 - 1, (count,), generator=generator, device=device)
         return [torch.Generator().manual_seed(seed) for seed in seeds.tolist()]

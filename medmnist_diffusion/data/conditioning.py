@@ -7,6 +7,7 @@ Diffusion Guidance, 2022). Functions that need no K take the labels alone; all o
 from __future__ import annotations
 
 import re
+import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -130,13 +131,22 @@ def plain_name(name: str) -> str:
 
 
 def class_order(names: Iterable[str]) -> list[str]:
-    """Class names in the order of their ids: as numbers where all are whole numbers (2 before 10), else as text."""
+    """Class names in the order of their ids: as numbers where all are numbers (2 before 10), else as text."""
     different = set(names)
-    return (
-        sorted(different, key=lambda name: (int(name), name))
-        if all(map(_is_integer, different))
-        else sorted(different)
-    )
+    if all(re.fullmatch(r"[+-]?[0-9]+(\.[0-9]+)?", name) for name in different):
+        return sorted(different, key=lambda name: (float(name), name))
+    return sorted(different)
+
+
+def nearly_equal(names: Iterable[str]) -> tuple[str, str] | None:
+    """Two names that differ only in case, spaces, a way to write the same letters or the same number; None if there are none."""
+    seen: dict[str, str] = {}
+    for name in names:
+        key = unicodedata.normalize("NFC", " ".join(name.split())).casefold()
+        key = str(int(key)) if _is_integer(key) else key
+        if seen.setdefault(key, name) != name:
+            return seen[key], name
+    return None
 
 
 def _is_integer(name: str) -> bool:

@@ -11,6 +11,7 @@ import re
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from itertools import combinations
 from pathlib import Path
 
 from medmnist_diffusion.data.images import IMAGE_SUFFIXES
@@ -25,7 +26,9 @@ _SPLITS = {
     "test": r"test(ing)?|tst",
 }
 _SPLIT_TAIL = r"([-_ ]?(set|data|images|split))?"
-_MASK_WORDS = r"masks?|seg(s|mentations?)?|annotations?|ground[-_ ]?truths?|gts?|contours?|overlays?"
+_MASK_WORDS = (
+    r"masks?|seg(s|mented|mentations?)?|lesions?|annotations?|ground[-_ ]?truths?|gts?|contours?|overlays?|thumbnails?"
+)
 _MASK_FOLDER = re.compile(rf"({_MASK_WORDS}|labels?)", re.IGNORECASE)
 _MASK_FILE = re.compile(rf"(?P<of>.+?)[-_ ]+({_MASK_WORDS}|label)([-_ ]*\d+)?", re.IGNORECASE)
 _MASKS = "{} masks were left out"
@@ -119,6 +122,10 @@ def folder_contents(path: Path) -> FolderContents:
             left_out.add("{} folders hold no images, so that they are no classes", part.path / name)
         _refuse_masks_as_classes(part)
         splits[split] = {name: _without_masks(folder, left_out) for name, folder in part.folders.items()}
+    inner = [set(folder.folders) for part in found.values() for folder in part.folders.values()]
+    shared = {name for one, other in combinations(inner, 2) for name in one & other}
+    if len(shared) > 1:
+        notes.append(f"Folders below the classes were not taken for classes ({', '.join(sorted(shared)[:3])}).")
     if found.get("train") is not tree:
         notes.append(
             "Splits from the folders "
@@ -163,6 +170,8 @@ def _why_no_classes(tree: _Tree) -> str:
     table = f" The labels in {tables[0]} are not read yet." if tables else ""
     if tree.images:
         return f"its {len(tree.images)} images have no class: put them into one subfolder a class.{table}"
+    if any(tree.path.rglob("*.arrow")):
+        return "no images found, but Arrow files. Write parquet: datasets.load_from_disk(…)[split].to_parquet(…)."
     if npz := sorted(tree.path.rglob("*.npz")):
         return f"no images found, but npz files. Give the path of one: {npz[0].name}, say."
     return f"no images found. Put them into one subfolder a class.{table}"
@@ -170,6 +179,7 @@ def _why_no_classes(tree: _Tree) -> str:
 
 def _split_trees(tree: _Tree, left_out: _LeftOut) -> dict[str, _Tree]:
     """Split → its folder; the folder itself as `train` where no folder is a split."""
+    _refuse_two_readings(tree)
     named = {name: split for name in tree.folders if (split := split_name(name))}
     others = [name for name in tree.folders if name not in named]
     with_classes = [name for name in named if tree.folders[name].folders]
@@ -196,6 +206,25 @@ def _split_trees(tree: _Tree, left_out: _LeftOut) -> dict[str, _Tree]:
         for image in tree.folders[name].all_images():
             left_out.add("{} images are in no split and class and were left out", image)
     return {split: found[split] for split in _SPLITS if split in found}
+
+
+def _refuse_two_readings(tree: _Tree) -> None:
+    """Splits below the classes; and folders that look like splits, hold the same folders as others, and have no split's name."""
+    below = {name: set(folder.folders) for name, folder in tree.folders.items()}
+    for name, inner in below.items():
+        splits = [one for one in sorted(inner) if split_name(one)]
+        if not split_name(name) and len({split_name(one) for one in splits}) > 1:
+            raise UserError(
+                f"{tree.path}: {name} holds the splits {', '.join(splits)}. Turn it round: folders of splits on top, the "
+                "classes in them."
+            )
+    for name, inner in below.items():
+        alike = [other for other in below if other != name and len(below[other] & inner) > 1]
+        if alike and not split_name(name) and re.search(r"train|test|valid", name, re.IGNORECASE):
+            raise UserError(
+                f"{tree.path}: {name} and {alike[0]} hold the same folders. Are they splits? Call them train, val and test. "
+                "If they are classes, call them otherwise."
+            )
 
 
 def _leave_out_strays(tree: _Tree, left_out: _LeftOut) -> None:

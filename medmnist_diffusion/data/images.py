@@ -147,11 +147,21 @@ def open_image(row: dict[str, Any], where: str) -> Image.Image:
         image = Image.open(
             io.BytesIO(row["bytes"]) if row["bytes"] is not None else row["path"], formats=list(SUFFIXES)
         )
-        if image.mode not in GREY_MODES + COLOUR_MODES:
-            raise UserError(f"{file}: {image.mode} images (16 bit or float) are not read. Convert to 8-bit PNG first.")
+        if image.mode not in GREY_MODES + COLOUR_MODES or _has_16_bits(image):
+            raise UserError(
+                f"{file}: {image.mode} images of 16 bit or float are not read. Convert to 8-bit PNG first."
+            )
         return image
     except DAMAGED as error:
         raise UserError(f"{file} in {where} is not a readable image ({error}). Replace or remove it.") from None
+
+
+def _has_16_bits(image: Image.Image) -> bool:
+    """Whether colours of 16 bits would be cut to 8: Pillow says so only in how it is going to decode them."""
+    tiles = getattr(image, "tile", [])
+    if image.format == "PPM":
+        return any(isinstance(tile[3], tuple) and tile[3][-1] > 255 for tile in tiles)  # mode and highest value
+    return any(";16" in str(tile[3]) for tile in tiles)
 
 
 def upright(image: Image.Image, row: dict[str, Any], where: str) -> Image.Image:
@@ -160,7 +170,7 @@ def upright(image: Image.Image, row: dict[str, Any], where: str) -> Image.Image:
         image = ImageOps.exif_transpose(image)
         if image.has_transparency_data:
             whole = image.convert("RGBA")
-            if whole.getchannel("A").getextrema()[0] < 255:
+            if np.asarray(whole.getchannel("A")).min() < 255:
                 return whole
         return image.convert("L" if image.mode in GREY_MODES else "RGB")
 

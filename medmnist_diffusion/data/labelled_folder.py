@@ -25,7 +25,7 @@ def load_labelled_folder(path: Path, dataset: str, id2label: dict[int, str], siz
         raise UserError(f"{path} holds the splits {', '.join(parts)}. Give the folder of one of them.")
     members = next(iter(parts.values()))
     conditioning, ids = Conditioning(id2label), {}
-    for label in {label for _, labels in members for label in labels}:
+    for label in {label for part in members for label in part.labels}:
         if isinstance(label, int):
             raise UserError(
                 f"{path}: no column of class labels was found. Give a folder that `sample` wrote, or one subfolder a class."
@@ -36,10 +36,9 @@ def load_labelled_folder(path: Path, dataset: str, id2label: dict[int, str], siz
     seen = seen_in(parts, content, str(path))
     _check_alike(seen, path, dataset, size, channels)
     seen = seen.model_copy(update={"coloured": seen.images if channels == 3 else 0})
-    images = [block for table, _ in members for block in decoded_squares(table, size, seen, str(path))]
-    return Split(
-        "generated", np.concatenate(images), np.array([ids[one] for _, labels in members for one in labels], np.int64)
-    )
+    images = [block for part in members for block in decoded_squares(part.table, size, seen, str(path))]
+    labels = np.array([ids[label] for part in members for label in part.labels], np.int64)
+    return Split("generated", np.concatenate(images), labels)
 
 
 def _check_alike(seen: Seen, path: Path, dataset: str, size: int, channels: int) -> None:

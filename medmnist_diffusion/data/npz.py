@@ -197,8 +197,8 @@ def _image_chunks(path: Path, name: str, shape: tuple[int, ...]) -> Iterator[np.
             check_memory(
                 2 * shape[0] * row_bytes, f"{path}: {name}, which is in Fortran order,", "Save a C-ordered array."
             )
-            data = np.frombuffer(file.read(shape[0] * row_bytes), np.uint8).reshape(shape, order="F")
-            yield from (np.ascontiguousarray(data[start : start + CHUNK]) for start in range(0, shape[0], CHUNK))
+            whole = np.frombuffer(file.read(shape[0] * row_bytes), np.uint8).reshape(shape, order="F")
+            yield from (np.ascontiguousarray(whole[start : start + CHUNK]) for start in range(0, shape[0], CHUNK))
             return
         for start in range(0, shape[0], CHUNK):
             rows = min(CHUNK, shape[0] - start)

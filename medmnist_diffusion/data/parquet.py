@@ -4,7 +4,9 @@ Labels are read file by file and joined by their names: the same number may mean
 """
 
 import glob
+import re
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -28,9 +30,24 @@ LABEL_COLUMNS = (
     "finding",
 )
 
-Part = tuple[
-    Any, list[Any]
-]  # a `datasets.Dataset` with one column `image`, undecoded; and its labels, as names or numbers
+SPLIT_COLUMNS = ("split", "subset", "partition")
+NO_LABEL = ("", "nan", "<na>", "nat")  # texts that stand for a hole
+PARQUET_SUFFIXES = (".parquet", ".parq", ".pq")
+
+
+@dataclass(frozen=True)
+class Part:
+    """What one file or table holds.
+
+    Attributes:
+        table: a `datasets.Dataset` with one column `image`, undecoded.
+        labels: of its images, as names or whole numbers.
+        names: the classes in the order of the file's own ids, where it has some.
+    """
+
+    table: Any
+    labels: list[Any]
+    names: list[str] | None = None
 
 
 def parquet_parts(path: Path, files: list[Path], content: str) -> tuple[dict[str, list[Part]], list[str]]:
@@ -43,17 +60,42 @@ def parquet_parts(path: Path, files: list[Path], content: str) -> tuple[dict[str
     """
     splits, notes = _splits_of_files(path, files)
     parts: dict[str, list[Part]] = {}
+    read: set[tuple[str, str]] = set()
     for split, members in splits.items():
+        _check_shards(split, members)
         for file in members:
-            parts.setdefault(split, []).append(_read_file(file, content))
+            part, columns_read = _read_file(file, content)
+            parts.setdefault(split, []).append(part)
+            read.add(columns_read)
+        listed = ", ".join(file.relative_to(path).as_posix() for file in members[:3])
+        notes.append(f"{split} is read from {listed}{', …' if len(members) > 3 else ''}.")
+    notes += [f"Images are read from the column {image}, labels from {label}." for image, label in sorted(read)]
     return parts, notes
+
+
+def _check_shards(split: str, files: list[Path]) -> None:
+    """Files that say of how many they are one are all there, and those of one split lie in one folder.
+
+    Raises:
+        UserError: if not.
+    """
+    if len(folders := {file.parent for file in files}) > 1:
+        listed = " and ".join(sorted(folder.name for folder in folders))
+        raise UserError(f"{files[0].parent.parent}: {split} lies in several folders, {listed}. Give one of them.")
+    numbered = [match for file in files if (match := re.search(r"-(\d+)-of-(\d+)$", file.stem))]
+    counts = {int(match[2]) for match in numbered}
+    if counts and (len(counts) > 1 or len(numbered) != len(files) or len(files) != counts.pop()):
+        names = ", ".join(file.name for file in files[:4])
+        raise UserError(
+            f"{files[0].parent}: the parts of {split} are not complete, or of several versions ({names}). Get them again."
+        )
 
 
 def _splits_of_files(path: Path, files: list[Path]) -> tuple[dict[str, list[Path]], list[str]]:
     """By the names of their folders, else by words in their own; all `train` where none says a split."""
     found: dict[Path, str | None] = {}
     for file in files:
-        by_folder = {split for part in file.relative_to(path).parts[:-1] if (split := split_name(part))}
+        by_folder = {split for part in file.relative_to(path).parts[:-1] for split in split_in(part)}
         named = by_folder or split_in(file.stem)
         if len(named) > 1:
             raise UserError(f"{file}: is it of {' or of '.join(sorted(named))}? Name it for one split.")
@@ -68,7 +110,8 @@ def _splits_of_files(path: Path, files: list[Path]) -> tuple[dict[str, list[Path
     return splits, [f"{len(unused)} parquet files are of no split and were left out ({unused[0]})."] if unused else []
 
 
-def _read_file(file: Path, content: str) -> Part:
+def _read_file(file: Path, content: str) -> tuple[Part, tuple[str, str]]:
+    """And the columns that were read."""
     import datasets
     import pyarrow as pa
     import pyarrow.parquet as pq
@@ -79,6 +122,7 @@ def _read_file(file: Path, content: str) -> Part:
         schema = pq.read_schema(file)
         features = datasets.Features.from_arrow_schema(_without_dictionaries(schema))
         image, label = columns(features, str(file))
+        _refuse_split_column(features, file)
         labels = pq.read_table(file, columns=[label]).column(0).to_pylist()
         table = datasets.load_dataset(
             "parquet",
@@ -89,7 +133,19 @@ def _read_file(file: Path, content: str) -> Part:
         )
     except (datasets.exceptions.DatasetsError, pa.ArrowException, OSError, ValueError, NotImplementedError) as error:
         raise UserError(f"{file} is no parquet file that can be read ({one_line(error, 120)}).") from None
-    return as_part(table, image, labels, features[label], str(file))
+    return as_part(table, image, labels, features[label], str(file)), (image, label)
+
+
+def _refuse_split_column(features: Any, file: Path) -> None:
+    import pyarrow.parquet as pq
+
+    for name in features:
+        if name.lower() in SPLIT_COLUMNS:
+            values = {str(value) for value in pq.read_table(file, columns=[name]).column(0).unique().to_pylist()}
+            if all(split_name(value) for value in values) and len(values) > 1:
+                raise UserError(
+                    f"{file}: its column {name} says which split a row is of, which is not read. Write a file for each."
+                )
 
 
 def _without_dictionaries(schema: Any) -> Any:
@@ -115,6 +171,10 @@ def columns(features: Any, where: str) -> tuple[str, str]:
     labels = [key for key, feature in features.items() if isinstance(feature, datasets.ClassLabel)]
     labels = labels or [key for key in features if key.lower() in LABEL_COLUMNS and key not in images]
     for what, found, usual in (("image", images, "image"), ("label", labels, "label")):
+        if not found and usual in features:
+            raise UserError(
+                f"{where}: its column {usual} holds {features[usual]}, no files of images. Store their bytes."
+            )
         if not found:
             raise UserError(f"{where}: no {what} column was found among {list(features)}. Call it `{usual}`.")
         if len(found) > 1:
@@ -139,7 +199,7 @@ def as_part(table: Any, image: str, labels: list[Any], feature: Any, where: str)
     names = feature.names if isinstance(feature, datasets.ClassLabel) else None
     table = table.select_columns([image]).rename_columns({image: "image"} if image != "image" else {})
     table = table.cast_column("image", datasets.Image(decode=False))
-    return table, [_label(value, names, where) for value in labels]
+    return Part(table, [_label(value, names, where) for value in labels], names)
 
 
 def _label(value: Any, names: list[str] | None, where: str) -> str | int:
@@ -154,7 +214,9 @@ def _label(value: Any, names: list[str] | None, where: str) -> str | int:
             raise UserError(f"{where}: label {value!r} is none of its classes {names}. Correct it.")
         return names[value]
     if isinstance(value, bytes):
-        return value.decode("utf-8", errors="replace")
+        value = value.decode("utf-8", errors="replace")
+    if isinstance(value, str) and value.strip().lower() in NO_LABEL:
+        raise UserError(f"{where}: some images have no label ({value!r}). Give every image one.")
     if isinstance(value, bool):
         return str(value)
     if isinstance(value, float):
@@ -199,5 +261,5 @@ def hub_parts(name: str) -> tuple[dict[str, list[Part]], list[str]]:
 def all_rows(parts: dict[str, list[Part]]) -> Iterator[dict[str, Any]]:
     """Every undecoded image of all parts."""
     for members in parts.values():
-        for table, _ in members:
-            yield from table["image"]
+        for part in members:
+            yield from part.table["image"]

@@ -8,12 +8,12 @@ import numpy as np
 
 from medmnist_diffusion.cache import cache_dir, cached_arrays, cached_record, digest
 from medmnist_diffusion.data.arrow import store_images
-from medmnist_diffusion.data.conditioning import class_order, stratified_parts
+from medmnist_diffusion.data.conditioning import class_order, nearly_equal, stratified_parts
 from medmnist_diffusion.data.dataset import ImageDataset, Split
-from medmnist_diffusion.data.folders import folder_contents, is_hidden
+from medmnist_diffusion.data.folders import BESIDE_IMAGES, folder_contents, is_hidden
 from medmnist_diffusion.data.images import DECODER, IMAGE_SUFFIXES, Seen, decoded_squares, survey
 from medmnist_diffusion.data.npz import SPLITS
-from medmnist_diffusion.data.parquet import Part, all_rows, hub_parts, parquet_parts
+from medmnist_diffusion.data.parquet import PARQUET_SUFFIXES, Part, all_rows, hub_parts, parquet_parts
 from medmnist_diffusion.data.twins import MOST_GROUPED, WORKING_SIZE, picture_groups
 from medmnist_diffusion.errors import UserError
 from medmnist_diffusion.files import file_hash
@@ -30,7 +30,7 @@ def hub_dataset(name: str, size: int) -> ImageDataset:
     parts, notes = hub_parts(name)
     _check_images(parts, name)
     # Hub tables have a fingerprint that comes from their commit.
-    content = digest([[split, table._fingerprint] for split, members in parts.items() for table, _ in members])
+    content = digest([[split, part.table._fingerprint] for split, members in parts.items() for part in members])
     return _dataset(name, name, parts, size, notes, content, source="hub")
 
 
@@ -42,15 +42,14 @@ def folder_parts(path: Path) -> tuple[dict[str, list[Part]], list[str], str]:
     Raises:
         UserError: if it holds neither, both, or more than one reading is possible.
     """
-    parquet = sorted(
-        file for file in path.rglob("*.parquet") if not is_hidden(file.relative_to(path)) and file.is_file()
-    )
+    everything = sorted(file for file in path.rglob("*") if not is_hidden(file.relative_to(path)) and file.is_file())
+    parquet = [file for file in everything if file.suffix.lower() in PARQUET_SUFFIXES]
     if not parquet:
         contents = folder_contents(path)
         files = [file for classes in contents.splits.values() for files in classes.values() for file in files]
         parts = {split: [_table(classes, path)] for split, classes in contents.splits.items()}
         return parts, contents.notes, _content(path, files)
-    images = (file for file in path.rglob("*") if file.suffix.lower() in IMAGE_SUFFIXES)
+    images = (file for file in everything if file.suffix.lower() in IMAGE_SUFFIXES)
     if image := next(images, None):
         raise UserError(
             f"{path} holds parquet files ({parquet[0].name}) and images ({image.name}). Move one of the two kinds away."
@@ -58,6 +57,9 @@ def folder_parts(path: Path) -> tuple[dict[str, list[Part]], list[str], str]:
     content = _content(path, parquet)
     parts, notes = parquet_parts(path, parquet, content)
     _check_images(parts, str(path))
+    others = [file for file in everything if file not in parquet and file.suffix.lower() not in BESIDE_IMAGES]
+    if others:
+        notes.append(f"{len(others)} files of other types were passed over ({others[0].name}).")
     return parts, notes, content
 
 
@@ -73,7 +75,7 @@ def _table(classes: dict[str, list[Path]], path: Path) -> Part:
     table = datasets.Dataset.from_dict(
         {"image": [{"path": file, "bytes": None} for file, _ in rows]}, features=features
     )
-    return table, [name for _, name in rows]
+    return Part(table, [name for _, name in rows])
 
 
 def seen_in(parts: dict[str, list[Part]], content: str, where: str) -> Seen:
@@ -131,15 +133,23 @@ def _joined(parts: dict[str, list[Part]], where: str) -> tuple[dict[str, Table],
     """
     import datasets
 
-    kinds = {type(label) for members in parts.values() for _, labels in members for label in labels}
+    every = [part for members in parts.values() for part in members]
+    kinds = {type(label) for part in every for label in part.labels}
     if len(kinds) > 1:
         raise UserError(f"{where}: labels are names in one file and numbers in another. Write names everywhere.")
-    names = class_order(str(label) for members in parts.values() for _, labels in members for label in labels)
+    found = class_order({str(label) for part in every for label in part.labels})
+    # The files' own order, where they have one; of several orders the first.
+    own = list(dict.fromkeys(name for part in every for name in part.names or []))
+    names = own if set(found) <= set(own) else found
+    if pair := nearly_equal(names):
+        raise UserError(
+            f"{where}: the classes {pair[0]!r} and {pair[1]!r} differ only in how they are written. Write them alike."
+        )
     ids = {name: number for number, name in enumerate(names)}
     tables, numbers = {}, {}
     for split, members in parts.items():
-        tables[split] = datasets.concatenate_datasets([table for table, _ in members])
-        numbers[split] = np.array([ids[str(label)] for _, labels in members for label in labels], np.int64)
+        tables[split] = datasets.concatenate_datasets([part.table for part in members])
+        numbers[split] = np.array([ids[str(label)] for part in members for label in part.labels], np.int64)
     return tables, numbers, names
 
 

@@ -212,9 +212,9 @@ def test_labels_of_any_encoding_keep_their_images(files: list[tuple[str, list[in
                 load_dataset(name)
             return
         dataset = load_dataset(name)
-        for split in dataset.splits.values():
-            shown = split.images[:][:, 0, 0, 0] // 20
-            named = [int(dataset.id2label[int(label)].removeprefix("grade ")) for label in split.labels]
+        for part in dataset.splits.values():
+            shown = part.images[:][:, 0, 0, 0] // 20
+            named = [int(dataset.id2label[int(label)].removeprefix("grade ")) for label in part.labels]
             assert shown.tolist() == named
         if kinds == {True}:
             assert list(dataset.id2label.values()) == [str(one) for one in sorted(different)]

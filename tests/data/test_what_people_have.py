@@ -8,7 +8,7 @@ from typing import Any
 
 import datasets
 import numpy as np
-import pandas as pd
+import pandas as pd  # type: ignore[import-untyped]
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -70,7 +70,7 @@ def test_classes_that_are_numbers_are_in_the_order_of_numbers(made: Any) -> None
 def test_a_number_that_names_a_class_is_no_other_class_id(made: Any) -> None:
     path = made(classes_of({"2": 20, "3": 30}, 2))
     split = load_labelled_folder(path, "grades", {0: "1", 1: "2", 2: "3"}, 28, 1)
-    assert {(int(image[0, 0, 0]), int(label)) for image, label in zip(split.images, split.labels, strict=True)} == {
+    assert {(int(image[0, 0, 0]), int(label)) for image, label in zip(split.images[:], split.labels, strict=True)} == {
         (20, 1),
         (30, 2),
     }
@@ -200,7 +200,7 @@ def test_pictures_lie_as_viewers_show_them(made: Any, kind: str, tmp_path: Path)
         for i in range(8):
             Image.fromarray(np.rot90(UP)).save(path / name / f"{i}.{kind.lower()}", kind, exif=exif, **options)
     dataset = load_dataset(str(path))
-    assert np.abs(dataset.train.images[0, :, :, 0].astype(int) - UP).mean() < 4
+    assert np.abs(dataset.train.images[:][0, :, :, 0].astype(int) - UP).mean() < 4
     assert said(dataset, "16 of 16 images were turned upright", "EXIF")
 
 
@@ -223,7 +223,7 @@ def test_hidden_colours_and_shapes_of_transparency(made: Any) -> None:
 def test_light_shapes_are_laid_on_black(made: Any) -> None:
     shape = Image.merge("LA", [Image.new("L", (28, 28), 255), Image.fromarray(UP)])
     dataset = load_dataset(str(made({f"{name}/{i}.png": shape for name in "ab" for i in range(8)})))
-    np.testing.assert_allclose(dataset.train.images[0, :, :, 0], UP, atol=1)
+    np.testing.assert_allclose(dataset.train.images[:][0, :, :, 0], UP, atol=1)
     assert said(dataset, "laid on black")
 
 
@@ -235,7 +235,7 @@ def test_one_transparent_colour_of_a_palette(made: Any) -> None:
     pictures = {f"{name}/{i}.png": Image.open(io.BytesIO(file.getvalue())) for name in "ab" for i in range(8)}
     dataset = load_dataset(str(made(pictures)))
     expected = np.where(UP > 150, 255, 9)
-    np.testing.assert_array_equal(dataset.train.images[0, :, :, 0], expected)
+    np.testing.assert_array_equal(dataset.train.images[:][0, :, :, 0], expected)
 
 
 def test_grey_is_grey_however_it_is_stored(made: Any) -> None:
@@ -349,6 +349,8 @@ def test_labels_of_every_type_become_names(tmp_path: Path, labels: Any, feature:
         ([0, -1], datasets.ClassLabel(names=["a", "b"]), "some images have no label"),
         (["a", None], datasets.Value("string"), "some images have no label"),
         ([0.5, 1.0], datasets.Value("float32"), "label 0.5 is no class"),
+        (["a", ""], datasets.Value("string"), "some images have no label"),
+        (["a", "nan"], datasets.Value("string"), "some images have no label"),
         ([[1, 0], [0, 1]], datasets.Sequence(datasets.Value("int64")), "not one per image"),
     ],
 )
@@ -383,6 +385,64 @@ def test_parquet_files_of_no_split_are_left_out_and_said(tmp_path: Path) -> None
     dataset = load_dataset(str(tmp_path / "set"))
     assert sum(map(len, dataset.splits.values())) == 32
     assert said(dataset, "1 parquet files are of no split", "unlabeled")
+
+
+def test_splits_below_the_classes_are_refused(made: Any, cli_error: CliError) -> None:
+    path = made(classes_of({"benign/train": 1, "benign/test": 2, "malignant/train": 3, "malignant/test": 4}))
+    assert "benign holds the splits test, train. Turn it round" in cli_error("audit", str(path))
+
+
+def test_folders_that_look_like_splits_are_refused(made: Any, cli_error: CliError) -> None:
+    path = made(classes_of({"seg_train/a": 1, "seg_train/b": 2, "seg_test/a": 3, "seg_test/b": 4}))
+    assert "Are they splits?" in cli_error("audit", str(path))
+
+
+def test_views_below_the_classes_are_said(made: Any) -> None:
+    tree = classes_of({"benign/left": 1, "benign/right": 2, "malignant/left": 3, "malignant/right": 4})
+    assert said(load_dataset(str(made(tree))), "Folders below the classes were not taken for classes (left, right)")
+
+
+@pytest.mark.parametrize("names", [("Normal", "normal"), ("tumor", "tumor "), ("01", "1"), ("u\u0308", "\u00fc")])
+def test_names_that_are_nearly_equal_are_refused(names: tuple[str, str], tmp_path: Path, cli_error: CliError) -> None:
+    write_parquet(tmp_path / "set/all.parquet", [10, 20, 30] * 6, [*names, "other"] * 6, datasets.Value("string"))
+    assert "differ only in how they are written" in cli_error("audit", str(tmp_path / "set"))
+
+
+def test_class_numbers_of_a_table_are_kept(tmp_path: Path) -> None:
+    feature = datasets.ClassLabel(names=["zeta", "alpha"])
+    write_parquet(tmp_path / "set/all.parquet", [10, 20] * 12, [0, 1] * 12, feature)
+    dataset = load_dataset(str(tmp_path / "set"))
+    assert dataset.id2label == {0: "zeta", 1: "alpha"}
+    assert levels_by_class(dataset) == {"zeta": {10}, "alpha": {20}}
+    assert said(dataset, "train is read from all.parquet")
+    assert said(dataset, "from the column image, labels from label")
+
+
+def test_parquet_files_that_would_be_lost(tmp_path: Path, cli_error: CliError) -> None:
+    for name, level in (("TRAIN.PARQUET", 1), ("val.pq", 2), ("test.parquet", 3)):
+        write_parquet(tmp_path / "suffixes" / name, [level, level] * 6, ["a", "b"] * 6)
+    (tmp_path / "suffixes" / "more.parquet.gz").write_bytes(b"x")
+    dataset = load_dataset(str(tmp_path / "suffixes"))
+    assert [int(dataset.splits[split].images[:].max()) for split in SPLITS] == [1, 2, 3]
+    assert said(dataset, "1 files of other types", "more.parquet.gz")
+    for name in ("train-00000-of-00003", "train-00002-of-00003"):
+        write_parquet(tmp_path / "shards" / f"{name}.parquet", [10, 20], ["a", "b"])
+    assert "parts of train are not complete, or of several versions" in cli_error("audit", str(tmp_path / "shards"))
+    for name in ("default", "binary"):
+        write_parquet(tmp_path / "two" / name / "train.parquet", [10, 20], ["a", "b"])
+    assert "train lies in several folders, binary and default" in cli_error("audit", str(tmp_path / "two"))
+    (tmp_path / "column").mkdir()
+    rows = {"image": [picture(1)] * 4, "label": ["a", "b"] * 2, "split": ["train", "test"] * 2}
+    pq.write_table(pa.table(rows), tmp_path / "column/all.parquet")
+    assert "its column split says the split" in cli_error("audit", str(tmp_path / "column"))
+
+
+def test_sixteen_bits_in_colour_are_refused_as_in_grey(made: Any, cli_error: CliError) -> None:
+    path = made(classes_of({"a": 10, "b": 100}))
+    for mode, header, values in (("grey", b"P5", 1), ("colour", b"P6", 3)):
+        (path / "a" / f"{mode}.pgm").write_bytes(header + b" 28 28 65535\n" + bytes(2 * 28 * 28 * values))
+        assert "16 bit" in cli_error("audit", str(path))
+        (path / "a" / f"{mode}.pgm").unlink()
 
 
 def test_messages_name_the_cause(tmp_path: Path, made: Any, cli_error: CliError, small_npz: Path) -> None:

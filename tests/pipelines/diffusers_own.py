@@ -8,7 +8,7 @@ from diffusers import UNet2DModel
 
 from medmnist_diffusion.diffusion.unet import build_noise_scheduler
 from medmnist_diffusion.pipelines import ClassConditionalDDPMPipeline
-from tests.pipelines.test_pipelines_common import PipelineTesterMixin  # diffusers', not ours
+from tests.pipelines.test_pipelines_common import PipelineTesterMixin  # type: ignore[import-untyped]
 
 DOES_NOT_APPLY = {
     "test_inference_batch_single_identical": "one generator gives every image a stream of its own, so that image 0 is the same "

@@ -10,7 +10,14 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from diffusers import DDIMScheduler, DDPMScheduler, DPMSolverMultistepScheduler, UNet2DModel
+from diffusers import (
+    DDIMScheduler,
+    DDPMScheduler,
+    DPMSolverMultistepScheduler,
+    EulerAncestralDiscreteScheduler,
+    HeunDiscreteScheduler,
+    UNet2DModel,
+)
 from diffusers.callbacks import SDCFGCutoffCallback
 
 from medmnist_diffusion.diffusion.unet import build_noise_scheduler
@@ -145,6 +152,13 @@ def test_callback_sees_every_step_and_may_change_latents(pipe: Any) -> Any:
         ({"class_labels": 0, "guidance_scale": float("nan")}, "at least 1"),
         ({"class_labels": 0, "latents": torch.zeros(1, 1, 28, 28)}, r"latents has the shape \(1, 1, 28, 28\)"),
         ({"class_labels": 0, "callback_on_step_end_tensor_inputs": ["noise"]}, "callbacks get"),
+        ({"class_labels": 0, "latents": torch.full((1, 4, 14, 14), torch.nan)}, "finite numbers"),
+        ({"class_labels": 0, "eta": 2.0}, "eta is 2.0"),
+        ({"class_labels": 0, "generator": 0}, "must be a torch.Generator"),
+        ({"class_labels": [0, 1], "generator": [torch.Generator()] * 2}, "a stream of its own"),
+        ({"class_labels": 0, "timesteps": [500], "num_inference_steps": 3}, "not both"),
+        ({"class_labels": 0, "callback_on_step_end": lambda *_: {"latent": 1}}, "must return a dict"),
+        ({"class_labels": 0, "image": []}, "image is empty"),
         ({"class_labels": 0, "image": np.zeros((1, 28, 28, 1)), "strength": 1.5}, "strength 1.5"),
         ({"class_labels": 0, "num_images_per_label": 0}, "at least 1"),
     ],
@@ -218,7 +232,7 @@ def test_names_that_are_numbers_are_no_ids() -> None:
 def test_given_noise_is_where_sampling_starts(pipe: Any) -> None:
     noise = torch.randn(2, 4, 14, 14, generator=seeded(3)[0])
     images = [grey(pipe, class_labels=[0, 1], latents=noise, generator=seeded(*seeds)) for seeds in ((1, 2), (3, 4))]
-    np.testing.assert_array_equal(*images)
+    np.testing.assert_array_equal(images[0], images[1])
     assert np.abs(images[0] - grey(pipe, class_labels=[0, 1], latents=noise.flip(0))).max() > 5
 
 
@@ -264,7 +278,9 @@ def test_components_alone_make_no_pipeline_but_from_pipe_does(pipe: Any) -> None
     again: Any = ClassConditionalDDPMPipeline.from_pipe(pipe)
     again.set_progress_bar_config(disable=True)
     assert (again.id2label, again.config.null_label, again.image_shape) == (NAMES, 2, (1, 28, 28))
-    np.testing.assert_array_equal(*(grey(one, class_labels=1, generator=seeded(1)) for one in (pipe, again)))
+    np.testing.assert_array_equal(
+        grey(pipe, class_labels=1, generator=seeded(1)), grey(again, class_labels=1, generator=seeded(1))
+    )
 
 
 def test_weights_that_are_not_finite_are_an_error_and_no_black_image(pipe: Any) -> None:
@@ -282,6 +298,48 @@ def test_flat_images_are_an_error(pipe: Any) -> None:
                 "latents": torch.full_like(tensors["latents"], 9.0)
             },
         )
+
+
+def test_a_scheduler_of_another_training_is_refused(pipe: Any) -> None:
+    pipe.scheduler = DPMSolverMultistepScheduler()  # epsilon, linear betas
+    with pytest.raises(ValueError, match="trained with prediction_type='v_prediction'"):
+        pipe(class_labels=0)
+
+
+def test_a_schedulers_subclass_is_held_to_the_same(pipe: Any) -> None:
+    class Mine(HeunDiscreteScheduler):
+        """A stock one with changes."""
+
+    pipe.scheduler = Mine.from_config(pipe.scheduler.config)
+    with pytest.raises(ValueError, match="Mine needs use_karras_sigmas"):
+        pipe(class_labels=0)
+
+
+@pytest.mark.parametrize("scheduler", [DDPMScheduler, EulerAncestralDiscreteScheduler])
+def test_ancestral_schedulers_take_more_steps(pipe: Any, scheduler: Any) -> None:
+    pipe.scheduler = scheduler.from_config(pipe.scheduler.config)
+    pipe(class_labels=0)
+    assert pipe.num_timesteps == 100
+
+
+def test_a_call_within_a_call_is_refused(pipe: Any) -> None:
+    def preview(pipe: Any, step: int, timestep: int, tensors: Any) -> dict:
+        pipe(class_labels=0, num_inference_steps=2)
+        return {}
+
+    with pytest.raises(RuntimeError, match="is running"):
+        pipe(class_labels=0, num_inference_steps=3, callback_on_step_end=preview)
+    pipe(class_labels=0, num_inference_steps=3)  # and the next one is not hindered
+
+
+def test_names_twice_and_numbers_that_are_none(pipe: Any) -> None:
+    for names in ({0: "a", 1: "a"}, {0: "a", "0": "b", 1: "c"}):
+        with pytest.raises(ValueError, match="twice"):
+            ClassConditionalDDPMPipeline(pipe.unet, pipe.scheduler, names, 2, 2)
+    with pytest.raises(ValueError, match="whole numbers"):
+        ClassConditionalDDPMPipeline(pipe.unet, pipe.scheduler, NAMES, 2, 2.0)  # type: ignore[arg-type]
+    made: Any = ClassConditionalDDPMPipeline(pipe.unet, pipe.scheduler, NAMES, 2, np.int64(2))  # type: ignore[arg-type]
+    json.dumps(made.config.null_label)
 
 
 def test_a_unet_that_would_ignore_labels_is_refused() -> None:

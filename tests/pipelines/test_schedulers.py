@@ -23,8 +23,8 @@ def schedulers(monkeypatch: pytest.MonkeyPatch) -> Any:
 
 def made_right(schedulers: Any, name: str, how: str, dtype: torch.dtype, reference: np.ndarray) -> bool:
     """False where it is refused; wrong images fail."""
-    options = class_conditional_ddpm.NEEDED_OPTIONS | class_conditional_ddpm.NEEDED_WITH_IMAGE
-    options = {options[name]: True} if name in options else {}
+    needed = class_conditional_ddpm.NEEDED_OPTIONS | class_conditional_ddpm.NEEDED_WITH_IMAGE
+    options = {needed[name]: True} if name in needed else {}
     try:
         off = schedulers.figures(name, how, 50, options, dtype, count=64) - reference
     except (ValueError, TypeError, KeyError, ImportError):
