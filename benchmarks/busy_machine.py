@@ -107,7 +107,7 @@ def main(argv: Sequence[str]) -> None:
         try:
             for work in WORK:
                 rounds = [{way: seconds_a_step(work, way) for way in WAYS} for _ in range(args.rounds)]
-                row = {
+                row: dict[str, Any] = {
                     "work": work,
                     "neighbours": count,
                     "seconds_a_step": {way: [one[way] for one in rounds] for way in WAYS},
@@ -117,11 +117,13 @@ def main(argv: Sequence[str]) -> None:
         finally:
             for neighbour in neighbours:
                 neighbour.kill()
-    for row in rows:
-        idle = next(one for one in rows if one["work"] == row["work"] and one["neighbours"] == 0)
-        fair = np.median(idle["seconds_a_step"]["before"]) * (row["neighbours"] + 1)
-        row["of_the_fair_time"] = {way: round(float(np.median(row["seconds_a_step"][way]) / fair), 3) for way in WAYS}
-        print(f"{row['work']}, {row['neighbours']} neighbours: {row['of_the_fair_time']}")
+    for done in rows:
+        idle = next(one for one in rows if one["work"] == done["work"] and one["neighbours"] == 0)
+        fair = np.median(idle["seconds_a_step"]["before"]) * (done["neighbours"] + 1)
+        done["of_the_fair_time"] = {
+            way: round(float(np.median(done["seconds_a_step"][way]) / fair), 3) for way in WAYS
+        }
+        print(f"{done['work']}, {done['neighbours']} neighbours: {done['of_the_fair_time']}")
     write_json(
         RESULT,
         {"command": "python benchmarks/busy_machine.py", "machine": describe_machine(), "cores": cores, "rows": rows},

@@ -578,11 +578,10 @@ class ClassConditionalDDPMPipeline(DiffusionPipeline):
     def _one_generator_an_image(
         self, generator: torch.Generator | Sequence[torch.Generator] | None, count: int
     ) -> list[torch.Generator]:
-        several = list(generator) if isinstance(generator, Sequence) else None
-        given = [generator] if several is None else several
-        if not all(isinstance(one, torch.Generator) or (one is None and several is None) for one in given):
-            raise ValueError("generator must be a torch.Generator, or a list with one for each image.")
-        if several is not None:
+        if isinstance(generator, Sequence):
+            several = list(generator)
+            if not all(isinstance(one, torch.Generator) for one in several):
+                raise ValueError("generator must be a torch.Generator, or a list with one for each image.")
             if len(several) != count:
                 raise ValueError(f"{len(several)} generators were given for {count} images.")
             if len({id(one) for one in several}) < count:
@@ -590,6 +589,8 @@ class ClassConditionalDDPMPipeline(DiffusionPipeline):
                     "one generator stands several times in the list: every image needs a stream of its own."
                 )
             return several
+        if not (generator is None or isinstance(generator, torch.Generator)):
+            raise ValueError("generator must be a torch.Generator, or a list with one for each image.")
         device = generator.device if generator is not None else "cpu"
         seeds = torch.randint(2**63 - 1, (count,), generator=generator, device=device)
         return [torch.Generator().manual_seed(seed) for seed in seeds.tolist()]

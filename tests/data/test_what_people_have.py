@@ -434,7 +434,7 @@ def test_parquet_files_that_would_be_lost(tmp_path: Path, cli_error: CliError) -
     (tmp_path / "column").mkdir()
     rows = {"image": [picture(1)] * 4, "label": ["a", "b"] * 2, "split": ["train", "test"] * 2}
     pq.write_table(pa.table(rows), tmp_path / "column/all.parquet")
-    assert "its column split says the split" in cli_error("audit", str(tmp_path / "column"))
+    assert "its column split says which split a row is of" in cli_error("audit", str(tmp_path / "column"))
 
 
 def test_sixteen_bits_in_colour_are_refused_as_in_grey(made: Any, cli_error: CliError) -> None:
