@@ -30,7 +30,7 @@ def test_damaged_checkpoints_do_not_push_out_whole_ones(trained_run: Path, small
     "damage", ["cut", "missing file", "file too many", "no manifest", "empty manifest", "other manifest"]
 )
 def test_a_torn_or_tampered_checkpoint_is_passed_over(
-    damage: str, trained_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    damage: str, trained_run: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     """As a power cut or a hand may leave it: it is named, and the one before is taken."""
     shutil.copytree(trained_run / "checkpoints", tmp_path / "checkpoints")
@@ -47,7 +47,7 @@ def test_a_torn_or_tampered_checkpoint_is_passed_over(
     else:
         (newest / MANIFEST).write_text({"empty manifest": "{}", "other manifest": '["model.safetensors"]'}[damage])
     assert newest_checkpoint(tmp_path / "checkpoints") == tmp_path / "checkpoints" / "step_00000030"
-    assert "step_00000060 is damaged" in capsys.readouterr().out
+    assert "step_00000060 is damaged" in caplog.text
 
 
 def test_a_power_cut_while_the_checkpoint_was_written(
