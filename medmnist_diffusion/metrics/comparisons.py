@@ -135,10 +135,11 @@ def feature_evidence(
                 by_itself = plan_class(
                     real.dataset, held_out, draw.generated, class_, real.seed, only_held_out=extractor.fitted
                 )
-                if by_itself is None:  # refused, for lack of real images where there are generated ones
-                    rows = rows_of(draw.generated.labels, class_)
-                    sides[0] = LabelledValues(ours[rows], draw.generated.labels[rows])
-                else:
+                if by_itself is None and len(rows_of(draw.generated.labels, class_)) >= MIN_CLASS_IMAGES:
+                    needed = f"{space}: at least {MIN_CLASS_IMAGES} images on either side are needed"
+                    draw.refused.add(f"{needed}; the real ones are too few", class_)
+                    continue
+                if by_itself is not None:
                     part, floor_of = by_itself, of_train if by_itself.floor_split is train else of_held_out
                     own, floor = of_train[dimension][part.reference], floor_of[dimension][part.floor]
                     sides = _feature_sides(draw, part, ours, own, floor)

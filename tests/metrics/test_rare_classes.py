@@ -69,7 +69,7 @@ def test_a_rare_class_is_compared_with_enough_images(
 def test_where_real_images_lack_that_is_said(pool: Callable[[str, tuple[int, ...]], Split]) -> None:
     splits = {"train": pool("train", (*TRAIN[:3], 30)), "val": pool("val", VAL), "test": pool("val", VAL)}
     found = judged(ImageDataset("tail", splits, dict(CLASSES)), pool("test", (*TRAIN[:3], 60)))
-    assert 3 not in {record.class_ for record in found.records}
+    assert 3 not in {record.class_ for record in found.records if record.name == "kernel_distance"}
     assert any("the real ones are too few" in line and CLASSES[3] in line for line in found.refused)
 
 

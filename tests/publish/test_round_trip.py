@@ -20,7 +20,9 @@ STRANGER = (
     + """
 import numpy as np, torch
 from diffusers import DiffusionPipeline, DPMSolverMultistepScheduler
-pipe = DiffusionPipeline.from_pretrained(sys.argv[1], trust_remote_code=True, local_files_only=len(sys.argv) > 3)
+from huggingface_hub import snapshot_download
+folder = snapshot_download(sys.argv[1]) if len(sys.argv) > 3 else sys.argv[1]
+pipe = DiffusionPipeline.from_pretrained(folder, trust_remote_code=True)
 pipe.scheduler = DPMSolverMultistepScheduler.from_config(pipe.scheduler.config)
 images = pipe(class_labels=[0, 1, 2, 3], timesteps=pipe.fast_timesteps(5), output_type="np",
               generator=[torch.Generator().manual_seed(s) for s in range(4)]).images
@@ -51,9 +53,11 @@ def test_published_loaded_by_a_stranger_and_the_same_images(
     cache = {"HF_HOME": str(tmp_path / "home"), "HF_MODULES_CACHE": str(tmp_path / "home" / "modules")}
     result = run_python("-c", STRANGER, REPO, str(tmp_path / "images.npy"), cwd=tmp_path, **environment(hub), **cache)
     assert result.returncode == 0, result.stderr[-2000:]
+    whole = ("-c", STRANGER, REPO, str(tmp_path / "images.npy"), "whole")
+    assert run_python(*whole, cwd=tmp_path, **environment(hub), **cache).returncode == 0
     asked = len(hub.requests)
     offline = {**environment(hub), **cache, "HF_HUB_OFFLINE": "1"}  # from the cache, as the README says
-    result = run_python("-c", STRANGER, REPO, str(tmp_path / "images.npy"), "offline", cwd=tmp_path, **offline)
+    result = run_python(*whole, cwd=tmp_path, **offline)
     assert result.returncode == 0, result.stderr[-2000:]
     assert len(hub.requests) == asked
     pipe = load_pipeline(folder)
@@ -71,7 +75,7 @@ pipe = ClassConditionalDDPMPipeline.from_pretrained(sys.argv[1])
 pipe.push_to_hub(sys.argv[2], private=True)
 pipe.save_pretrained(sys.argv[3], push_to_hub=True, repo_id=sys.argv[2] + "-again")
 """
-    home = {"HF_HOME": str(tmp_path / "home"), "HF_HUB_OFFLINE": "0"}
+    home = {"HF_HOME": str(tmp_path / "home")}
     arguments = (str(folder), "tester/pushed", str(tmp_path / "saved"))
     result = run_python("-c", program, *arguments, cwd=tmp_path, **environment(hub), **home)
     assert result.returncode == 0, result.stderr[-2000:]

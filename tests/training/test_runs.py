@@ -128,14 +128,14 @@ def test_a_card_of_a_run_without_its_leaks_can_be_made(tmp_path: Path, monkeypat
 
 
 def test_a_damaged_checkpoint_is_named_and_passed_over(
-    trained_run: Path, small_npz: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    trained_run: Path, small_npz: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     run = tmp_path / "run"
     shutil.copytree(trained_run, run)
     optimizer = run / "checkpoints" / "step_00000060" / "optimizer.bin"
     optimizer.write_bytes(optimizer.read_bytes()[:-100])
     assert newest_checkpoint(run / "checkpoints").name == "step_00000030"
-    assert "step_00000060 is damaged" in capsys.readouterr().out
+    assert "step_00000060 is damaged" in caplog.text
 
 
 def test_other_settings_do_not_resume(trained_run: Path, small_npz: Path, cli_error: Callable[..., str]) -> None:
