@@ -40,9 +40,8 @@ def thread_count(processes: int = 1) -> int:
     laptop's speed: that 1 does not count.
     """
     asked = os.environ.get("OMP_NUM_THREADS", "").split(",")[0]
-    by_launcher = (
-        asked == "1" and bool(_launcher_command()) and "--num_cpu_threads_per_process" not in _launcher_command()
-    )
+    launcher = _launcher_command()
+    by_launcher = asked == "1" and bool(launcher) and "--num_cpu_threads_per_process" not in launcher
     if asked.isdecimal() and int(asked) and not by_launcher:
         return int(asked)
     return max(1, min(len(available_cores()), cpu_quota()) // processes)

@@ -1,5 +1,9 @@
 """The pipelines: each one self-contained file that also works without this package."""
 
-from medmnist_diffusion.pipelines.class_conditional_ddpm import ClassConditionalDDPMPipeline, PixelUnshuffle
+from medmnist_diffusion.pipelines.class_conditional_ddpm import (
+    ClassConditionalDDPMPipeline,
+    PixelUnshuffle,
+    UnusableImagesError,
+)
 
-__all__ = ["ClassConditionalDDPMPipeline", "PixelUnshuffle"]
+__all__ = ["ClassConditionalDDPMPipeline", "PixelUnshuffle", "UnusableImagesError"]

@@ -54,6 +54,10 @@ NEEDED_OPTIONS = {"HeunDiscreteScheduler": "use_karras_sigmas", "KDPM2AncestralD
 NEEDED_WITH_IMAGE = {"PNDMScheduler": "skip_prk_steps"}
 
 
+class UnusableImagesError(RuntimeError):
+    """Images that are not finite, or all flat: the weights, their precision or the options do not work."""
+
+
 class PixelUnshuffle:
     """Between images and what the network sees: `factor`×`factor` neighbours move into channels, and back. Nothing is lost.
 
@@ -120,6 +124,9 @@ class ClassConditionalDDPMPipeline(DiffusionPipeline):
                 "The UNet was built without num_class_embeds: it would silently ignore every class label. "
                 "Build UNet2DModel(num_class_embeds=number of classes + 1)."
             )
+        if not _is_whole(pixel_unshuffle) or pixel_unshuffle < 1 or not (null_label is None or _is_whole(null_label)):
+            raise ValueError("pixel_unshuffle and null_label must be whole numbers.")
+        pixel_unshuffle, null_label = int(pixel_unshuffle), None if null_label is None else int(null_label)
         channels = unet.config.in_channels / pixel_unshuffle**2
         if channels not in (1, 3) or (id2label is None and null_label is None and pixel_unshuffle == 1):
             raise ValueError(
@@ -128,9 +135,6 @@ class ClassConditionalDDPMPipeline(DiffusionPipeline):
                 f"{type(self).__name__}.from_pipe(pipe)."
             )
         num_classes = unet.config.num_class_embeds - (null_label is not None)
-        if not _is_whole(pixel_unshuffle) or not (null_label is None or _is_whole(null_label)):
-            raise ValueError("pixel_unshuffle and null_label must be whole numbers.")
-        pixel_unshuffle, null_label = int(pixel_unshuffle), None if null_label is None else int(null_label)
         names = {int(key): str(name) for key, name in (id2label or {}).items()}
         if len(names) < len(id2label or {}) or len(set(names.values())) < len(names):
             raise ValueError(f"id2label {id2label} has an id or a name twice.")
@@ -215,7 +219,7 @@ class ClassConditionalDDPMPipeline(DiffusionPipeline):
         Raises:
             ValueError: for unknown labels, a generator list of the wrong length, guidance without a null class, a scheduler that
                 does not fit, noise levels that do not descend, or images that do not fit the labels or the model.
-            RuntimeError: if images are not finite, or all of one grey: the weights, or their precision, do not fit.
+            UnusableImagesError: if images are not finite, or all of one grey: the weights, or their precision, do not fit.
 
         Example:
             >>> pipe = DiffusionPipeline.from_pretrained("runs/demo/pipeline", trust_remote_code=True)
@@ -449,12 +453,12 @@ class ClassConditionalDDPMPipeline(DiffusionPipeline):
         how = f"{type(self.scheduler).__name__}, network in {str(self.unet.dtype).removeprefix('torch.')}"
         remedy = "Use another scheduler or a network in float32, or train again."
         if not bool(torch.isfinite(images).all()):
-            raise RuntimeError(f"Some images are not finite (NaN or infinite; {how}). {remedy}")
+            raise UnusableImagesError(f"Some images are not finite (NaN or infinite; {how}). {remedy}")
         if latent:
             return
         flat = images.flatten(1).amax(1) == images.flatten(1).amin(1)
         if bool(flat.all()) and not self.interrupt:
-            raise RuntimeError(f"All images are of one grey, without any structure ({how}). {remedy}")
+            raise UnusableImagesError(f"All images are of one grey, without any structure ({how}). {remedy}")
         if bool(flat.any()):
             logger.warning(f"{int(flat.sum())} of {len(flat)} images are of one grey, without any structure ({how}).")
 

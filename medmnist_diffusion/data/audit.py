@@ -16,7 +16,7 @@ from medmnist_diffusion.artifacts import (
 from medmnist_diffusion.cache import cache_dir, cached_record, digest
 from medmnist_diffusion.data.dataset import ImageDataset, Split
 from medmnist_diffusion.data.duplicates import Place, image_hashes, in_other, label_conflicts, near_pairs, repeats
-from medmnist_diffusion.data.twins import clusters, find_twins
+from medmnist_diffusion.data.twins import Twins, clusters, find_twins
 
 AUDIT_VERSION = 3  # of the way it is counted: audits kept by another are made again
 NEAR_DUPLICATE_GREY_LEVELS = 5.0  # root mean square; a picture saved again as JPEG differs by 2 to 4
@@ -58,13 +58,14 @@ def _audited(dataset: ImageDataset) -> Audit:
             "looked_up_for_near_duplicates": len(looked_up),
         }
     counts = dataset.conditioning.counts(dataset.train.labels)
-    conflicts = label_conflicts(dataset, hashes, find_twins(dataset))
+    found = find_twins(dataset)
+    conflicts = label_conflicts(dataset, hashes, found)
     return Audit(
         dataset=describe(dataset),
         imbalance=round(float(counts.max() / counts.min()), 3),
         splits={name: _audit_split(split, dataset, hashes[name]) for name, split in dataset.splits.items()},
         leaks=leaks,
-        twins=_audit_twins(dataset),
+        twins=_audit_twins(dataset, found),
         label_conflicts=len(conflicts),
         conflicts=[_conflict(one, dataset) for one in conflicts[:MOST_CONFLICTS]],
     )
@@ -88,10 +89,8 @@ def _file_names(rows: tuple[str, str], dataset: ImageDataset) -> tuple[str, str]
     return names[0], names[1]
 
 
-def _audit_twins(dataset: ImageDataset) -> TwinsAudit:
-    found, names = find_twins(dataset), list(dataset.splits)
-    starts = dict(zip(names, np.cumsum([0, *(len(dataset.splits[name]) for name in names)]), strict=False))
-    pairs = np.concatenate([found.pairs[name] + [starts[name], starts["train"]] for name in names])
+def _audit_twins(dataset: ImageDataset, found: Twins) -> TwinsAudit:
+    pairs = found.pairs_over(dataset.splits)
     sizes = np.bincount(clusters(pairs, sum(len(split) for split in dataset.splits.values())))
     return TwinsAudit(
         limit=round(found.limit, 3),
@@ -101,7 +100,7 @@ def _audit_twins(dataset: ImageDataset) -> TwinsAudit:
                 looked_up=len(found.looked_up[name]),
                 pairs=_different_pairs(found.pairs[name], within=name == "train"),
             )
-            for name in names
+            for name in dataset.splits
         },
         clusters=int((sizes > 1).sum()),
         largest_cluster=int(sizes.max()),

@@ -74,9 +74,7 @@ def label_conflicts(
     for before, after in pairwise(order):
         if picture[before] == picture[after] and labels[before] != labels[after]:
             found.setdefault(int(picture[before]), (places[before], places[after], True))
-    starts = dict(zip(dataset.splits, np.cumsum([0, *map(len, dataset.splits.values())]), strict=False))
-    pairs = np.concatenate([twins.pairs[name] + [starts[name], starts["train"]] for name in dataset.splits])
-    for one, other in pairs.tolist():
+    for one, other in twins.pairs_over(dataset.splits).tolist():
         different = labels[one] != labels[other] and picture[one] != picture[other]
         if different and not {int(picture[one]), int(picture[other])} & found.keys():
             found[int(picture[one])] = (places[one], places[other], False)

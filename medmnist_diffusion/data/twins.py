@@ -171,6 +171,11 @@ class Twins:
     relative: dict[str, np.ndarray]
     pairs: dict[str, np.ndarray]
 
+    def pairs_over(self, splits: dict[str, Split]) -> np.ndarray:
+        """int M×2: all pairs, as rows of the splits one after the other."""
+        starts = dict(zip(splits, np.cumsum([0, *map(len, splits.values())]), strict=False))
+        return np.concatenate([self.pairs[name] + [starts[name], starts["train"]] for name in splits])
+
     def rows(self, split: str) -> np.ndarray:
         """The rows of a split that have a twin in train."""
         return np.unique(self.pairs[split][:, 0])

@@ -15,7 +15,7 @@ from medmnist_diffusion.diffusion.batches import derived_seed
 from medmnist_diffusion.diffusion.folder_check import check_folder
 from medmnist_diffusion.diffusion.samplers import DEFAULT_SAMPLER, DEFAULT_STEPS, SAMPLERS
 from medmnist_diffusion.errors import UserError, one_line
-from medmnist_diffusion.pipelines import ClassConditionalDDPMPipeline
+from medmnist_diffusion.pipelines import ClassConditionalDDPMPipeline, UnusableImagesError
 from medmnist_diffusion.processes import share_among_processes
 
 
@@ -115,24 +115,23 @@ def generate_rows(
         raise UserError(
             f"guidance {guidance_scale:g} needs a null class, which this model was trained without: use 1."
         )
-    output: Any = pipe(
-        class_labels=[label for label, _ in rows],
-        generator=[image_generator(seed, label, index) for label, index in rows],
-        image=None if image is None else image.astype(np.float32) / 255,
-        strength=strength,
-        guidance_scale=guidance_scale,
-        batch_size=batch_size,
-        output_type="np",
-        **(
-            {"timesteps": pipe.fast_timesteps(num_inference_steps)}
-            if isinstance(pipe.scheduler, DPMSolverMultistepScheduler)
-            else {"num_inference_steps": num_inference_steps}
-        ),
-    )
-    if not np.isfinite(output.images).all():
-        raise UserError(
-            "some images are not finite (NaN or infinite). Use another sampler or guidance, or train again."
+    try:
+        output: Any = pipe(
+            class_labels=[label for label, _ in rows],
+            generator=[image_generator(seed, label, index) for label, index in rows],
+            image=None if image is None else image.astype(np.float32) / 255,
+            strength=strength,
+            guidance_scale=guidance_scale,
+            batch_size=batch_size,
+            output_type="np",
+            **(
+                {"timesteps": pipe.fast_timesteps(num_inference_steps)}
+                if isinstance(pipe.scheduler, DPMSolverMultistepScheduler)
+                else {"num_inference_steps": num_inference_steps}
+            ),
         )
+    except UnusableImagesError as error:
+        raise UserError(f"{error} Or use another guidance.") from None
     return (output.images * 255).round().astype(np.uint8)
 
 

@@ -9,6 +9,8 @@ from diffusers import UNet2DModel
 from safetensors.torch import load_file, save_file
 
 from medmnist_diffusion import cli
+from medmnist_diffusion.diffusion.sampling import generate, load_pipeline
+from medmnist_diffusion.errors import UserError
 from medmnist_diffusion.manifest import MANIFEST
 from tests.conftest import CliError
 from tests.pipeline_folders import WEIGHTS, edit_json, sampling, without_manifest
@@ -188,3 +190,10 @@ def test_stock_unet_of_the_pipeline_is_what_the_check_builds(trained_run: Path) 
     with torch.device("meta"):
         planned = UNet2DModel.from_config(UNet2DModel.load_config(trained_run / "pipeline" / "unet")).state_dict()
     assert {k: v.shape for k, v in real.items()} == {k: v.shape for k, v in planned.items()}
+
+
+def test_images_that_are_not_finite_end_in_one_line(pipeline: Path) -> None:
+    pipe = load_pipeline(pipeline)
+    pipe.unet.conv_out.bias.data[0] = float("nan")
+    with pytest.raises(UserError, match=r"not finite.*another guidance"):
+        generate(pipe, [0], num_inference_steps=2)
