@@ -19,7 +19,7 @@ import numpy as np
 from dataset_arguments import add_dataset_arguments
 from judging import RESULTS
 
-from medmnist_diffusion.data import ImageDataset, Split, load_dataset
+from medmnist_diffusion.data import Conditioning, ImageDataset, Split, load_dataset
 from medmnist_diffusion.data.duplicates import clean_held_out
 from medmnist_diffusion.errors import UserError, run_command
 from medmnist_diffusion.files import write_json
@@ -35,7 +35,7 @@ NUM_IMAGES = 250
 def orientation_classifier(train: Split) -> SmallCNN:
     """Tells images (0) from mirrored ones (1)."""
     images = np.concatenate([train.images[:], train.images[:][:, :, ::-1]])
-    return fitted_classifier(Split("sides", images, np.repeat([0, 1], len(train))), 2)
+    return fitted_classifier(Split("sides", images, np.repeat([0, 1], len(train))), Conditioning({0: "0", 1: "1"}))
 
 
 def figures(model: SmallCNN, images: np.ndarray, real: Split) -> dict[str, float]:

@@ -27,6 +27,7 @@ from judging import RESULTS
 from medmnist_diffusion.cache import cached_arrays
 from medmnist_diffusion.data import Split
 from medmnist_diffusion.data.regimes import Regime, draw_regime
+from medmnist_diffusion.data.sources import DataSource
 from medmnist_diffusion.diffusion.sampling import generate, load_pipeline
 from medmnist_diffusion.errors import UserError, run_command
 from medmnist_diffusion.files import write_json
@@ -45,7 +46,7 @@ from medmnist_diffusion.studies.augmentation.generators import GUIDANCE, STRENGT
 from medmnist_diffusion.studies.augmentation.study import AugmentationStudy, make_protocol
 from medmnist_diffusion.studies.augmentation.verdicts import RESAMPLINGS
 from medmnist_diffusion.studies.budget import precisions
-from medmnist_diffusion.studies.run import DataSource, absolute_source, loaded_here
+from medmnist_diffusion.studies.run import absolute_source, loaded_here
 from medmnist_diffusion.studies.statistics import ArmFigures, effects, mean_interval
 from medmnist_diffusion.studies.workers import Workers, run_tasks
 

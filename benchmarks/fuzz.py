@@ -215,8 +215,8 @@ def good_inputs(folder: Path) -> dict[str, Path]:
     """A small data set and a small pipeline, both whole."""
     write_npz(folder / "good.npz", phantom.make_phantom(counts={"train": 240, "val": 80, "test": 80}))
     dataset = load_dataset(str(folder / "good.npz"))
-    objective = Objective(build_noise_scheduler(), PixelUnshuffle(2))
-    unet = build_unet(28, 1, dataset.conditioning, objective.encoder, (16, 32))
+    objective = Objective(build_noise_scheduler(), PixelUnshuffle(2, (1, 28, 28), 4), dataset.conditioning)
+    unet = build_unet(dataset.conditioning, objective.encoder, (16, 32))
     build_pipeline(unet, objective, dataset).save_pretrained(folder / "good")
     write_manifest(folder / "good")
     load_pipeline(folder / "good")

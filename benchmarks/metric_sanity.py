@@ -92,7 +92,7 @@ def undertrained(split: Split, dataset: ImageDataset, pool: Split, strength: flo
     """Samples of our own generator, trained for so few steps on the reference; no pool image is involved."""
     with tempfile.TemporaryDirectory() as folder:
         data, run = Path(folder) / "reference.npz", Path(folder) / "run"
-        write_npz(data, npz_arrays(dataset.splits, dataset.num_classes))
+        write_npz(data, npz_arrays(dataset.splits, dataset.conditioning))
         steps = ["--max_train_steps", str(int(strength)), "--lr_warmup_steps", "20", "--report_to", "none"]
         train(parse_config(["--dataset", str(data), "--output_dir", str(run), *steps]))
         images = generate(load_pipeline(run / "pipeline"), split.labels)

@@ -87,7 +87,7 @@ def known_pipeline(dtype: torch.dtype = torch.float32) -> Any:
         sample_size=28 // FACTOR, in_channels=FACTOR**2, out_channels=FACTOR**2, down_block_types=("DownBlock2D",),
         up_block_types=("UpBlock2D",), block_out_channels=(8,), norm_num_groups=4, num_class_embeds=2,
     )  # fmt: skip
-    encoded = PixelUnshuffle(FACTOR).encode(images.flatten(0, 1)).reshape(len(images), IMAGES, -1)
+    encoded = PixelUnshuffle(FACTOR, images.shape[2:]).encode(images.flatten(0, 1)).reshape(len(images), IMAGES, -1)
     network.known(encoded, scheduler.alphas_cumprod)
     pipe: Any = ClassConditionalDDPMPipeline(network.to(dtype), scheduler, {0: "first", 1: "second"}, FACTOR, None)
     pipe.set_progress_bar_config(disable=True)

@@ -34,6 +34,7 @@ from medmnist_diffusion.errors import run_command
 from medmnist_diffusion.files import write_json
 from medmnist_diffusion.processes import start_processes
 from medmnist_diffusion.training.config import TrainingConfig
+from medmnist_diffusion.training.setup import NARROW
 
 SECONDS, ROUNDS = 3.0, 3
 DTYPES = {"no": None, "bf16": torch.bfloat16}
@@ -43,9 +44,9 @@ CLASSES = Conditioning({0: "0", 1: "1"})
 
 def problem_of(widths: Sequence[int]) -> tuple[UNet2DModel, Objective]:
     """The default network for 28×28 grey images and two classes, of these widths, and the default objective."""
-    encoder = choose_encoder(28, 1, widths)
-    unet = build_unet(28, 1, CLASSES, encoder, widths, TrainingConfig().layers_per_block)
-    return unet, Objective(build_noise_scheduler(), encoder)
+    encoder = choose_encoder((1, 28, 28), blocks=len(widths))
+    unet = build_unet(CLASSES, encoder, widths, TrainingConfig().layers_per_block)
+    return unet, Objective(build_noise_scheduler(), encoder, CLASSES)
 
 
 def measure(
@@ -85,7 +86,7 @@ def measure(
 
 def optimizer_milliseconds() -> dict[str, float]:
     """The fastest step of each optimizer for its share of the default network's parameters."""
-    unet, _ = problem_of(TrainingConfig().block_out_channels)
+    unet, _ = problem_of(NARROW)
     adamw, muon = build_optimizers(unet, "muon", 1e-3, 1e-3, 0.0)
     matrices = [torch.nn.Parameter(kernel.detach().flatten(1)) for kernel in muon.param_groups[0]["params"]]
     fastest = {}
@@ -103,7 +104,7 @@ def main(argv: Sequence[str]) -> None:
     start_processes()
     precisions = list(DTYPES) if "bf16" in kind_of_machine() else ["no"]  # elsewhere emulated, and many times slower
     peaks = dict.fromkeys(precisions, 0.0)
-    default = TrainingConfig().block_out_channels
+    default = NARROW
     variants: list[tuple[tuple[int, ...], str, bool, bool]]
     variants = [(widths, precision, False, False) for widths in WIDTHS for precision in precisions]
     variants += [(tuple(default), precisions[-1], True, False), (tuple(default), precisions[-1], False, True)]

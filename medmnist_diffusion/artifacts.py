@@ -6,7 +6,7 @@ holds beyond a record is ignored.
 
 import json
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
@@ -27,9 +27,11 @@ class DatasetDescription(Record):
 
     name: str
     content_hash: str  # SHA-256 of pixels and labels, whatever file they came from
-    image_size: int  # pixels a side
+    image_size: int  # pixels of the last side; of files without `shape`, of both
     channels: int  # 1 (grey) or 3 (RGB)
     id2label: dict[str, str]  # class id, as JSON has keys, → name
+    shape: list[int] | None = None  # of one image, H×W×C, or volume, D×H×W×C; None: H = W = image_size
+    task: Literal["multi-class", "ordinal", "multi-label"] = "multi-class"
     license: str
     citation: str
     description: str
@@ -37,12 +39,17 @@ class DatasetDescription(Record):
     source: str  # "medmnist", "file", "hub" or "generated"
     notes: list[str]
 
+    @property
+    def full_shape(self) -> tuple[int, ...]:
+        return tuple(self.shape or (self.image_size, self.image_size, self.channels))
+
 
 class SplitAudit(Record):
     """What an audit found in one split."""
 
     images: int
-    per_class: dict[str, int]  # class name → images
+    per_class: dict[str, int]  # class name → images; of several labels an image, an image counts with each
+    combinations: dict[str, int] | None = None  # of several labels: combination in words → images, most first
     pixel_mean: list[float]  # grey levels 0 … 255, a channel
     pixel_std: list[float]
     pixel_range: list[int]  # lowest and highest grey level
@@ -86,6 +93,9 @@ class Audit(Record):
     # "train-val" → `val_images_in_train`, `train_images_in_val`, `near_duplicate_pairs`, `looked_up_for_near_duplicates`
     leaks: dict[str, dict[str, int]]
     twins: TwinsAudit | None = None  # audits of version 0.1 did not look for them
+    shared_groups: dict[str, int] | None = (
+        None  # "train-val" → people (or lesions) with images in both; None: nobody knows
+    )
     label_conflicts: int | None = None  # pictures with two labels; audits of version 0.1 did not look for them
     conflicts: list[LabelConflict] | None = None  # the first of them
 
@@ -151,6 +161,7 @@ class SamplesRecord(Record):
     """The JSON beside a file of generated images: which pipeline made them, and how."""
 
     id2label: dict[int, str]
+    task: Literal["multi-class", "ordinal", "multi-label"] = "multi-class"
     pipeline_weights_sha256: str
     trained_on: str
     synthetic: bool

@@ -8,8 +8,9 @@ import numpy as np
 
 from medmnist_diffusion.artifacts import TrainingSummary
 from medmnist_diffusion.console import bar_options
-from medmnist_diffusion.data import ImageDataset, Split, load_dataset
+from medmnist_diffusion.data import ImageDataset, Split
 from medmnist_diffusion.data.npz import SYNTHETIC, npz_arrays, write_npz
+from medmnist_diffusion.data.sources import DataSource, as_dataset
 from medmnist_diffusion.diffusion.samplers import Sampling
 from medmnist_diffusion.diffusion.sampling import generate, load_pipeline
 from medmnist_diffusion.errors import UserError
@@ -27,7 +28,7 @@ HUB_SPLITS = {"train": "train", "val": "validation", "test": "test"}
 
 def augment(
     pipeline: str | Path,
-    dataset: str | ImageDataset,
+    dataset: str | DataSource | ImageDataset,
     output: str | Path,
     *,
     root: str | Path | None = None,
@@ -65,8 +66,12 @@ def augment(
     check_new(output)
     if start_processes().num_processes > 1:
         raise UserError("augment runs in one process: start it without a launcher.")
-    real = load_dataset(dataset, root, size) if isinstance(dataset, str) else dataset
+    real = as_dataset(dataset, root, size)
     check_origin(pipeline, real)
+    if selection and real.task == "multi-label":
+        raise UserError(
+            f"--selection is made for images with one class each; those of {real.name} have several labels."
+        )
     if selection and not real.conditioning.counts(real.splits["val"].labels).all():
         raise UserError(f"--selection needs validation images of every class; {real.name} has none of some.")
     generated = _generated_beside(pipeline, real, share, strength, selection, sampling)
@@ -148,7 +153,7 @@ def _write_npz_set(
     output: Path, dataset: ImageDataset, train: Split, synthetic: np.ndarray, made: dict[str, Any]
 ) -> None:
     """MedMNIST's six arrays, and `train_synthetic` N×1: 1 for a generated image; beside it how they were made, as JSON."""
-    arrays = npz_arrays({**dataset.splits, "train": train}, dataset.num_classes)
+    arrays = npz_arrays({**dataset.splits, "train": train}, dataset.conditioning)
     write_npz(output, {**arrays, SYNTHETIC: synthetic.astype(np.uint8)[:, None]}, made)
 
 
@@ -160,5 +165,5 @@ def _write_datasets_folder(
     with atomic_folder(output) as temporary:
         for name, split in {**dataset.splits, "train": train}.items():
             mask = synthetic if name == "train" else np.zeros(len(split), bool)
-            write_parquet(temporary, HUB_SPLITS[name], split, dataset.id2label, synthetic=mask.tolist())
+            write_parquet(temporary, HUB_SPLITS[name], split, dataset.conditioning, synthetic=mask.tolist())
         write_json(temporary / RECORD, made)

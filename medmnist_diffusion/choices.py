@@ -9,6 +9,11 @@ OPEN_LICENSES = {"CC BY 4.0": "cc-by-4.0", "CC BY-NC 4.0": "cc-by-nc-4.0", "CC0 
 INCEPTION_DIMENSIONS = (64, 192, 768, 2048)
 SELECTIONS = ("confident", "in-distribution", "not-memorized", "diverse")
 LOSS_PARTS = ("losses", "waterfall", "parameters", "robustness")
+FITS = ("crop", "pad", "squash")
+WINDOW_HELP = (
+    "Of images with more than 8 bits, which values become black and white: auto, percentile, file, or two numbers (default auto: "
+    "each file's own, or where some have none 0.5 and 99.5 % of all values)."
+)
 Format = Literal["folder", "npz", "parquet"]
 
 # How other training scripts spell our options (diffusers' above all), and what to say.

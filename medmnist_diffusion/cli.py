@@ -53,16 +53,15 @@ def commands(ctx: click.Context) -> None:
 @click.option(
     "--preview", type=FOLDER_OR_FILE, help="Also draw eight images a class, as they will be trained, as a PNG."
 )
-def audit(dataset: str, root: str | None, size: int | None, json: Path | None, preview: Path | None) -> None:
+def audit(dataset: Any, json: Path | None, preview: Path | None) -> None:
     """What is in a data set, and what is wrong with it: counts, pixels, blank images, duplicates, leaks.
 
-    DATASET is a MedMNIST flag, an npz, an image folder, a Hub id, phantom or phantom-rgb.
+    DATASET is a MedMNIST flag, an npz, an image folder, a Hub id, or phantom.
     """
-    from medmnist_diffusion.data import load_dataset
     from medmnist_diffusion.data.audit import audit, print_audit
     from medmnist_diffusion.files import STDOUT, write_json
 
-    loaded = load_dataset(dataset, root, size)
+    loaded = dataset.load()
     report = audit(loaded)
     if json:
         write_json(json, report.model_dump(mode="json"))
@@ -101,23 +100,43 @@ commands.add_command(
 
 @commands.command()
 @click.argument("pipeline", type=FOLDER_OR_FILE)
-@click.option("--num_per_class", type=AT_LEAST_1, required=True, help="Images of each class.")
+@click.option(
+    "--num_per_class",
+    type=AT_LEAST_1,
+    help="Images of each class; of several labels an image, of each alone and of none.",
+)
+@click.option(
+    "--num_images", type=AT_LEAST_1, help="Instead: images of all classes or combinations, as often as in train."
+)
+@click.option(
+    "--labels",
+    multiple=True,
+    metavar="NAME ...",
+    help="With --num_per_class, only these: names of classes, or combinations of labels such as effusion+mass.",
+)
 @click.option("--output", type=FOLDER_OR_FILE, required=True, help="A new folder, or a new .npz file.")
 @click.option(
     "--format",
     "output_format",
     type=click.Choice(["folder", "npz", "parquet"]),
-    help="Default: npz for a .npz output, else folder.",
+    help="Default: npz for a .npz output, else folder (PNG files, of volumes NIfTI).",
 )
 @options.sampling_options
 def sample(
-    pipeline: Path, num_per_class: int, output: Path, output_format: choices.Format | None, **sampling: Any
+    pipeline: Path,
+    num_per_class: int | None,
+    num_images: int | None,
+    labels: tuple[str, ...],
+    output: Path,
+    output_format: choices.Format | None,
+    **sampling: Any,
 ) -> None:
-    """Generate labelled images: PNG folders, npz or parquet."""
+    """Generate labelled images: PNG folders, npz or parquet; volumes: NIfTI or npz."""
     how = checked_sampling(**sampling)
     from medmnist_diffusion.samples import sample
 
-    sample(pipeline, output, num_per_class, how, output_format)
+    chosen = ["" if name == options.NOTHING else name for name in labels]
+    sample(pipeline, output, num_per_class, how, output_format, num_images=num_images, labels=chosen)
 
 
 @commands.command()
@@ -148,9 +167,7 @@ def sample(
 @options.sampling_options
 def evaluate(
     generated: Path,
-    dataset: str,
-    root: str | None,
-    size: int | None,
+    dataset: Any,
     features: tuple[str, ...],
     dimensions: tuple[str, ...],
     inception_weights: Path | None,
@@ -168,7 +185,7 @@ def evaluate(
     from medmnist_diffusion.training.evaluate_fid import evaluate
 
     evaluate(
-        generated, dataset, root=root, size=size, features=features or None,
+        generated, dataset, features=features or None,
         dimensions=[int(one) for one in dimensions] or None, inception_weights=inception_weights, num_images=num_images,
         num_real=num_real, sampling=how, sampling_seeds=sampling_seeds, output=output,
     )  # fmt: skip
@@ -195,9 +212,7 @@ def evaluate(
 @options.sampling_options
 def augment(
     pipeline: Path,
-    dataset: str,
-    root: str | None,
-    size: int | None,
+    dataset: Any,
     output: Path,
     share: float,
     strength: float | None,
@@ -215,8 +230,6 @@ def augment(
         pipeline,
         dataset,
         output,
-        root=root,
-        size=size,
         share=share,
         strength=strength,
         selection=selection,

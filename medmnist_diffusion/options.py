@@ -7,6 +7,7 @@ from typing import Any
 
 import click
 
+from medmnist_diffusion import choices
 from medmnist_diffusion.choices import OPEN_LICENSES, OTHER_SPELLINGS
 from medmnist_diffusion.diffusion.samplers import DEFAULT_SAMPLER, DEFAULT_STEPS, SAMPLERS
 
@@ -74,13 +75,40 @@ def _together(options: Sequence[Decorator]) -> Decorator:
     return lambda command: functools.reduce(lambda wrapped, option: option(wrapped), reversed(options), command)
 
 
-DATASET_HELP = "A MedMNIST flag, an npz, an image folder, a Hub id, phantom or phantom-rgb."
+DATASET_HELP = "A MedMNIST flag, an npz, an image folder, a Hub id, or phantom."
 _DATASET_PLACE: list[Decorator] = [
     click.option("--root", help="Where MedMNIST files lie (default: $MEDMNIST_ROOT, else ~/.medmnist)."),
-    click.option("--size", type=int, help="Pixels a side (default 28)."),
+    click.option(
+        "--size", multiple=True, type=int, metavar="N ...", help="Pixels a side, or height and width (default 28)."
+    ),
+    click.option(
+        "--fit", type=click.Choice(choices.FITS), help="How images of a folder become so large (default crop)."
+    ),
+    click.option("--window", multiple=True, metavar="WINDOW ...", help=choices.WINDOW_HELP),
+    click.option("--slices", type=int, help="Read each volume of a folder of NIfTI files as so many slices."),
 ]
-dataset_argument = _together([click.argument("dataset"), *_DATASET_PLACE])
-dataset_option = _together([click.option("--dataset", required=True, help=DATASET_HELP), *_DATASET_PLACE])
+
+
+def _with_source(name: Decorator) -> Decorator:
+    """A data set's name and how it is to be read; the command gets both together as `dataset`, a `DataSource`."""
+
+    def decorate(command: Callable[..., Any]) -> Callable[..., Any]:
+        @functools.wraps(command)
+        def wrapped(*context: Any, **given: Any) -> Any:
+            from medmnist_diffusion.data.sources import DataSource
+
+            size, window = given.pop("size"), [one for one in given.pop("window") if one != NOTHING]
+            how = {option: given.pop(option) for option in ("root", "fit", "slices")}
+            source = DataSource(given.pop("dataset"), size=size or None, window=window or None, **how)
+            return command(*context, dataset=source, **given)
+
+        return _together([name, *_DATASET_PLACE])(wrapped)
+
+    return decorate
+
+
+dataset_argument = _with_source(click.argument("dataset"))
+dataset_option = _with_source(click.option("--dataset", required=True, help=DATASET_HELP))
 
 _STEPS = ", ".join(f"{name} {steps}" for name, steps in DEFAULT_STEPS.items())
 sampling_options = _together(

@@ -7,7 +7,7 @@ on) in the pipeline's folder, so that whatever is measured or published later is
 import csv
 import json
 import logging
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,13 +18,14 @@ from pydantic import ValidationError
 from medmnist_diffusion.artifacts import TRAINING_SUMMARY, SamplesRecord, TrainingSummary
 from medmnist_diffusion.choices import Format
 from medmnist_diffusion.console import bar_options
-from medmnist_diffusion.data.conditioning import Conditioning, occurrences
+from medmnist_diffusion.data.conditioning import NO_LABEL, Conditioning, occurrences
 from medmnist_diffusion.data.dataset import Split, without_grey_axis
 from medmnist_diffusion.data.labelled_folder import load_labelled_folder
+from medmnist_diffusion.data.nifti import write_nifti
 from medmnist_diffusion.data.npz import npz_arrays, read_npz, write_npz
 from medmnist_diffusion.diffusion.folder_check import WEIGHTS
 from medmnist_diffusion.diffusion.samplers import Sampling
-from medmnist_diffusion.diffusion.sampling import generate_in_shares, load_pipeline
+from medmnist_diffusion.diffusion.sampling import conditioning_of, generate_in_shares, load_pipeline
 from medmnist_diffusion.errors import UserError
 from medmnist_diffusion.files import atomic_folder, file_hash, has_suffix, write_json
 from medmnist_diffusion.pipelines import ClassConditionalDDPMPipeline
@@ -37,18 +38,25 @@ logger = logging.getLogger(__name__)
 def sample(
     pipeline: str | Path,
     output: str | Path,
-    num_per_class: int,
+    num_per_class: int | None = None,
     sampling: Sampling | None = None,
     output_format: Format | None = None,
+    *,
+    num_images: int | None = None,
+    labels: Sequence[str] = (),
 ) -> None:
-    """Draw images of every class from a pipeline, shared among the processes, and write them.
+    """Draw images from a pipeline, shared among the processes, and write them.
 
     Args:
         pipeline: its folder.
         output: a new folder, or a new .npz file.
-        num_per_class: images of each class.
+        num_per_class: images of each class; of several labels an image, of each label alone and of none.
         sampling: how they are drawn.
-        output_format: default npz for a .npz output, else PNG folders.
+        output_format: default npz for a .npz output, else PNG folders, or NIfTI files of volumes.
+        num_images: instead, at least so many images, with classes or combinations of labels as often as in the training images.
+        labels: with `num_per_class`, only these: names of classes, or of several labels an image `effusion+mass` (and an empty
+        text
+            for none).
 
     Raises:
         UserError: if the output exists, the images do not fit into memory, or the pipeline cannot be used.
@@ -66,8 +74,9 @@ def sample(
     state = start_processes()
     pipe = load_pipeline(pipeline, sampling.sampler)
     remedy = "Make fewer at once, with another --seed each time."
-    check_images_memory(pipe.image_shape, num_per_class * len(pipe.id2label), remedy)
-    made = draw(pipe, Conditioning(pipe.id2label).each(num_per_class), sampling)
+    conditions = _wanted(conditioning_of(pipe), pipeline, num_per_class, num_images, labels)
+    check_images_memory(pipe.image_shape, len(conditions), remedy)
+    made = draw(pipe, conditions, sampling)
     if state.is_main_process:
         record = samples_record(pipeline, pipe, made, sampling)
         write = {"folder": _write_folder, "npz": _write_npz, "parquet": _write_parquet}[output_format]
@@ -80,8 +89,47 @@ def sample(
     state.wait_for_everyone()
 
 
+def _wanted(
+    conditioning: Conditioning,
+    pipeline: Path,
+    num_per_class: int | None,
+    num_images: int | None,
+    labels: Sequence[str],
+) -> np.ndarray:
+    """The conditions of the images to be made."""
+    if (num_per_class is None) == (num_images is None):
+        raise UserError("give either --num_per_class or --num_images.")
+    if num_per_class is not None:
+        conditions = [_named(name, conditioning) for name in labels]
+        return np.repeat(conditions, num_per_class) if labels else conditioning.each(num_per_class)
+    if labels:
+        raise UserError("--labels needs --num_per_class: how many images of each.")
+    train = TrainingSummary.of(pipeline).audit.splits["train"]
+    counts = train.combinations if conditioning.multi_label else train.per_class
+    known = {conditioning.name_of(condition): condition for condition in _conditions_named(counts or {}, conditioning)}
+    seen = np.repeat([known[name] for name in counts or {}], list((counts or {}).values()))
+    return conditioning.as_in(seen, num_images or 0)
+
+
+def _conditions_named(names: Iterable[str], conditioning: Conditioning) -> list[int]:
+    return [
+        _named("" if name == NO_LABEL and conditioning.multi_label else name, conditioning, " + ") for name in names
+    ]
+
+
+def _named(text: str, conditioning: Conditioning, separator: str = "+") -> int:
+    """A condition by the names of its labels."""
+    parts = (
+        [text] if text in conditioning.names or not conditioning.multi_label else text.split(separator) if text else []
+    )
+    if unknown := [part for part in parts if part not in conditioning.names]:
+        raise UserError(f"--labels: {unknown[0]!r} is none of {', '.join(conditioning.names)}.")
+    ids = [conditioning.names.index(part) for part in parts]
+    return sum(1 << label for label in set(ids)) if conditioning.multi_label else ids[0]
+
+
 def draw(pipe: ClassConditionalDDPMPipeline, labels: np.ndarray, sampling: Sampling) -> Split:
-    """Images of the labels, int64 N, as a split; the processes share the work, and each gets all of it."""
+    """Images of the conditions, int64 N, as a split; the processes share the work, and each gets all of it."""
     state = PartialState()
     pipe.to(state.device)
     pipe.set_progress_bar_config(disable=not state.is_main_process, desc="sampling", **bar_options())
@@ -126,7 +174,7 @@ def _matching(path: Path, weights: str, labels: np.ndarray, sampling: Sampling) 
     if any(getattr(record, name) != value for name, value in sampling.model_dump().items()):
         return None
     try:
-        split = read_npz(path, ("train",))["train"]
+        split = read_npz(path, ("train",), num_labels=num_labels(record_conditioning(record)))["train"]
     except UserError:
         return None
     whole = np.array_equal(split.labels, labels) and split.content_hash == record.images_sha256
@@ -138,7 +186,11 @@ def samples_record(
 ) -> SamplesRecord:
     """What goes beside the images."""
     return SamplesRecord(
-        id2label=pipe.id2label, images_sha256=made.content_hash, **pipeline_record(pipeline), **sampling.model_dump()
+        id2label=pipe.id2label,
+        task=conditioning_of(pipe).task,
+        images_sha256=made.content_hash,
+        **pipeline_record(pipeline),
+        **sampling.model_dump(),
     )
 
 
@@ -180,18 +232,28 @@ def read_export_record(path: Path, types: dict[str, Callable[[Any], Any]]) -> di
         return {}
 
 
-def read_images(path: Path, dataset: str, id2label: dict[int, str], size: int, channels: int) -> Split | None:
+def read_images(path: Path, dataset: str, conditioning: Conditioning, shape: tuple[int, ...]) -> Split | None:
     """The images of an npz (its train split) or of a folder, as `sample` writes them; None for a path that is neither.
 
     Args:
-        dataset: named in an error; its classes, pixels a side and channels are those that a folder must have.
+        dataset: named in an error; its classes and shape are those that a folder must have.
 
     Raises:
         UserError: if they cannot be read.
     """
     if has_suffix(path, ".npz"):
-        return read_npz(path, ("train",))["train"]
-    return load_labelled_folder(path, dataset, id2label, size, channels) if path.is_dir() else None
+        return read_npz(path, ("train",), num_labels=num_labels(conditioning))["train"]
+    return load_labelled_folder(path, dataset, conditioning, shape) if path.is_dir() else None
+
+
+def num_labels(conditioning: Conditioning) -> int | None:
+    """As `read_npz` takes it."""
+    return conditioning.num_classes if conditioning.multi_label else None
+
+
+def record_conditioning(record: SamplesRecord) -> Conditioning:
+    """What the images of a record can show."""
+    return Conditioning(record.id2label, record.task)
 
 
 def check_new(output: Path) -> None:
@@ -214,37 +276,51 @@ def _write_folder(output: Path, made: Split, record: SamplesRecord) -> None:
     """PNGs in class folders, with metadata.csv: file_name, label, label_name, index and how they were drawn."""
     from PIL import Image
 
-    names, how = record.id2label, record.model_dump(exclude={"id2label"})
-    folders = [Conditioning(names).folder_of(label) for label in names]
+    conditioning, how = record_conditioning(record), record.model_dump(exclude={"id2label", "task"})
+    volumes = made.images.ndim > 4
     with atomic_folder(output) as temporary:
         lines = []
-        for (label, index), image in zip(occurrences(made.labels), made.images[:], strict=True):
-            name = f"{folders[label]}/{index:06d}.png"
+        for (condition, index), image in zip(occurrences(made.labels), made.images[:], strict=True):
+            name = f"{conditioning.folder_of(condition)}/{index:06d}{'.nii.gz' if volumes else '.png'}"
             (temporary / name).parent.mkdir(exist_ok=True)
-            Image.fromarray(without_grey_axis(image)).save(temporary / name)
-            lines.append({"file_name": name, "label": label, "label_name": names[label], "index": index, **how})
+            if volumes:
+                write_nifti(temporary / name, image)
+            else:
+                Image.fromarray(without_grey_axis(image)).save(temporary / name)
+            shown = _label_columns(conditioning, condition)
+            lines.append({"file_name": name, **shown, "index": index, **how})
         with (temporary / "metadata.csv").open("w", newline="") as file:
             writer = csv.DictWriter(file, list(lines[0]))
             writer.writeheader()
             writer.writerows(lines)
 
 
+def _label_columns(conditioning: Conditioning, condition: int) -> dict[str, Any]:
+    """Of metadata.csv: a class by its id and name; several labels by their names, with a bar between."""
+    if conditioning.multi_label:
+        return {"labels": "|".join(conditioning.id2label[label] for label in conditioning.labels_in(condition))}
+    return {"label": condition, "label_name": conditioning.id2label[condition]}
+
+
 def _write_npz(output: Path, made: Split, record: SamplesRecord) -> None:
     """MedMNIST's six arrays, the images as train, val and test without rows; how they were drawn goes beside it as JSON."""
     empty = made.subset(np.arange(0))
-    arrays = npz_arrays({"train": made, "val": empty, "test": empty}, len(record.id2label))
+    arrays = npz_arrays({"train": made, "val": empty, "test": empty}, record_conditioning(record))
     write_npz(output, arrays, record.model_dump(mode="json"))
 
 
 def _write_parquet(output: Path, made: Split, record: SamplesRecord) -> None:
     """A folder that `datasets.load_dataset` reads: an Image column, a ClassLabel column, and how they were drawn."""
+    if made.images.ndim > 4:
+        raise UserError("--format parquet holds pictures, and these are volumes: use npz or folder (NIfTI files).")
     with atomic_folder(output) as temporary:
-        write_parquet(temporary, "train", made, record.id2label)
+        write_parquet(temporary, "train", made, record_conditioning(record))
         write_json(temporary / "sampling.json", record.model_dump(mode="json"))
 
 
-def write_parquet(folder: Path, name: str, split: Split, id2label: dict[int, str], **columns: Sequence[Any]) -> None:
-    """One split of a folder that `datasets.load_dataset` reads: an Image column, a ClassLabel column, and others.
+def write_parquet(folder: Path, name: str, split: Split, conditioning: Conditioning, **columns: Sequence[Any]) -> None:
+    """One split of a folder that `datasets.load_dataset` reads: an Image column, a ClassLabel column (of several labels an image a
+    list of them), and others.
 
     Args:
         name: the split's, as the Hub has it: train, validation or test.
@@ -253,8 +329,12 @@ def write_parquet(folder: Path, name: str, split: Split, id2label: dict[int, str
     from PIL import Image
 
     pictures = [Image.fromarray(without_grey_axis(image)) for image in split.images[:]]
-    names = [id2label[label] for label in sorted(id2label)]
-    table = datasets.Dataset.from_dict({"image": pictures, "label": split.labels.tolist(), **columns})
-    table = table.cast_column("image", datasets.Image()).cast_column("label", datasets.ClassLabel(names=names))
+    kind: Any = datasets.ClassLabel(names=conditioning.names)
+    labels = [conditioning.asked(condition) for condition in split.labels.tolist()]
+    label = "labels" if conditioning.multi_label else "label"
+    if conditioning.multi_label:
+        kind = datasets.Sequence(kind)
+    table = datasets.Dataset.from_dict({"image": pictures, label: labels, **columns})
+    table = table.cast_column("image", datasets.Image()).cast_column(label, kind)
     (folder / "data").mkdir(parents=True, exist_ok=True)
     table.to_parquet(str(folder / "data" / f"{name}-00000-of-00001.parquet"))

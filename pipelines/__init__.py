@@ -4,6 +4,7 @@ from medmnist_diffusion.pipelines.class_conditional_ddpm import (
     ClassConditionalDDPMPipeline,
     PixelUnshuffle,
     UnusableImagesError,
+    label_vectors,
 )
 
-__all__ = ["ClassConditionalDDPMPipeline", "PixelUnshuffle", "UnusableImagesError"]
+__all__ = ["ClassConditionalDDPMPipeline", "PixelUnshuffle", "UnusableImagesError", "label_vectors"]

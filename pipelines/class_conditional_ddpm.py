@@ -3,9 +3,10 @@
 The same file goes into every saved folder as `pipeline.py`, so that a machine without medmnist-diffusion loads it with
 `DiffusionPipeline.from_pretrained(folder, trust_remote_code=True)`.
 
-Inside are a stock `UNet2DModel` and any stock scheduler. What this file adds: label names, classifier-free guidance
-(Ho & Salimans 2022, arXiv 2207.12598), and pixel-unshuffle (Shi et al. 2016, arXiv 1609.05158), which lets a stock UNet
-work on a smaller grid with more channels: 1×28×28 becomes 4×14×14, and nothing is lost on the way back.
+Inside are a stock `UNet2DModel` and any stock scheduler. What this file adds: label names, one or several labels an image,
+classifier-free guidance (Ho & Salimans 2022, arXiv 2207.12598), and pixel-unshuffle (Shi et al. 2016, arXiv 1609.05158), which
+lets a stock UNet work on a smaller grid with more channels: 1×28×28 becomes 4×14×14, and nothing is lost on the way back. The
+slices of a volume become channels in the same way.
 """
 
 import contextlib
@@ -49,6 +50,7 @@ SCHEDULERS: tuple[str, ...] = (
 )  # fmt: skip
 # What a scheduler in the place of the pipeline's own must share with it: what the network was trained for.
 TRAINED_WITH = ("prediction_type", "num_train_timesteps", "beta_schedule")
+LABEL_SCALE = 4.0  # of labels as vectors: large against the time embedding, or the network hardly sees them
 # Options without which they do not: in general, and with `image`.
 NEEDED_OPTIONS = {"HeunDiscreteScheduler": "use_karras_sigmas", "KDPM2AncestralDiscreteScheduler": "use_karras_sigmas"}
 NEEDED_WITH_IMAGE = {"PNDMScheduler": "skip_prk_steps"}
@@ -61,42 +63,69 @@ class UnusableImagesError(RuntimeError):
 class PixelUnshuffle:
     """Between images and what the network sees: `factor`×`factor` neighbours move into channels, and back. Nothing is lost.
 
-    Images are N×C×H×W, encoded ones N×(C·factor²)×(H/factor)×(W/factor), both float in −1 … 1.
+    Images are N×C×H×W or volumes N×C×D×H×W, encoded ones N×(C·D·factor²)×(H/factor)×(W/factor), both float in −1 … 1. Where height
+    or width do not divide, images are padded at their edges (with their own last rows and columns) and cropped again.
+
+    Args:
+        factor: how far height and width shrink.
+        image_shape: of one image, C×H×W or C×D×H×W.
+        multiple: what height and width are padded to a multiple of; default `factor`. Networks that halve the grid need more.
     """
 
     name = "pixel_unshuffle"
 
-    def __init__(self, factor: int) -> None:
-        self.factor = factor
+    def __init__(self, factor: int, image_shape: Sequence[int], multiple: int | None = None) -> None:
+        self.factor, self.image_shape = factor, tuple(image_shape)
+        multiple = multiple or factor
+        self.padding = tuple(-side % multiple for side in self.image_shape[-2:])  # rows, columns
+
+    @property
+    def padded_shape(self) -> tuple[int, ...]:
+        """Of one image with its padding: noise has this shape."""
+        (*first, height, width), (rows, columns) = self.image_shape, self.padding
+        return (*first, height + rows, width + columns)
+
+    @property
+    def encoded_shape(self) -> tuple[int, int, int]:
+        """Of one encoded image, C×H×W."""
+        *channels, height, width = self.padded_shape
+        return math.prod(channels) * self.factor**2, height // self.factor, width // self.factor
 
     def encode(self, images: torch.Tensor) -> torch.Tensor:
-        return F.pixel_unshuffle(images, self.factor)
+        """Of images, or of noise of the padded shape."""
+        flat = images.flatten(1, -3)  # slices of a volume are channels
+        if any(self.padding) and tuple(images.shape[1:]) == self.image_shape:
+            (rows, columns), (above, left) = self.padding, (side // 2 for side in self.padding)
+            flat = F.pad(flat, (left, columns - left, above, rows - above), mode="replicate")
+        return F.pixel_unshuffle(flat, self.factor)
 
     def decode(self, encoded: torch.Tensor) -> torch.Tensor:
-        return F.pixel_shuffle(encoded, self.factor)
+        (above, left), (height, width) = (side // 2 for side in self.padding), self.image_shape[-2:]
+        cropped = F.pixel_shuffle(encoded, self.factor)[..., above : above + height, left : left + width]
+        return cropped.unflatten(1, self.image_shape[:-2]) if len(self.image_shape) > 3 else cropped
 
-    def encoded_shape(self, channels: int, height: int, width: int) -> tuple[int, int, int]:
-        """Of an image of this shape."""
-        return channels * self.factor**2, height // self.factor, width // self.factor
 
-    def image_shape(self, channels: int, height: int, width: int) -> tuple[int, int, int]:
-        """Of what is decoded from this shape."""
-        return channels // self.factor**2, height * self.factor, width * self.factor
+def label_vectors(labels: torch.Tensor, width: int) -> torch.Tensor:
+    """Whether each label is there, n×K, as what a UNet2DModel with `class_embed_type="identity"` adds to its time embedding: float
+    n×width, LABEL_SCALE where it is, filled up with zeros."""
+    return F.pad(labels.float() * LABEL_SCALE, (0, width - labels.shape[1]))
 
 
 class ClassConditionalDDPMPipeline(DiffusionPipeline):
-    """Generates images of chosen classes.
+    """Generates images, or volumes, of chosen classes or labels.
 
     Args:
-        unet: a `UNet2DModel` built with `num_class_embeds`; its channels are image channels × `pixel_unshuffle`².
+        unet: a `UNet2DModel` built with `num_class_embeds`, or for several labels an image with `class_embed_type="identity"`; its
+            channels are image channels (× slices) × `pixel_unshuffle`².
         scheduler: the training `DDPMScheduler`, or one of SCHEDULERS, made `from_config(pipe.scheduler.config)`.
         id2label: class id → name. The ids are 0 … K − 1.
         pixel_unshuffle: the factor by which height and width shrink inside the UNet.
-        null_label: the class id that stood for "no label" in training; None if there was none (then no guidance).
+        null_label: the class id that stood for "unknown" in training, K; None if there was none (then no guidance).
         encoder: the name of what stands between images and the network; `pixel_unshuffle` is the one there is.
+        image_shape: of one image C×H×W, of one volume C×D×H×W; default what the network's own shape makes.
 
     Raises:
-        ValueError: if the UNet was built without `num_class_embeds`, and so would ignore every label; or if what only another
+        ValueError: if the UNet was built without either, and so would ignore every label; or if what only another
             pipeline knows was left out (`Pipeline(**pipe.components)`): `from_pipe` passes it on.
     """
 
@@ -115,11 +144,13 @@ class ClassConditionalDDPMPipeline(DiffusionPipeline):
         pixel_unshuffle: int = 1,
         null_label: int | None = None,
         encoder: str = PixelUnshuffle.name,
+        image_shape: Sequence[int] | None = None,
     ) -> None:
         super().__init__()
         if encoder != PixelUnshuffle.name:
             raise ValueError(f"The encoder {encoder!r} is unknown to this version; it knows {PixelUnshuffle.name!r}.")
-        if not unet.config.num_class_embeds:
+        self.multi_label = unet.config.class_embed_type == "identity"
+        if not unet.config.num_class_embeds and not self.multi_label:
             raise ValueError(
                 "The UNet was built without num_class_embeds: it would silently ignore every class label. "
                 "Build UNet2DModel(num_class_embeds=number of classes + 1)."
@@ -127,31 +158,43 @@ class ClassConditionalDDPMPipeline(DiffusionPipeline):
         if not _is_whole(pixel_unshuffle) or pixel_unshuffle < 1 or not (null_label is None or _is_whole(null_label)):
             raise ValueError("pixel_unshuffle and null_label must be whole numbers.")
         pixel_unshuffle, null_label = int(pixel_unshuffle), None if null_label is None else int(null_label)
-        channels = unet.config.in_channels / pixel_unshuffle**2
-        if channels not in (1, 3) or (id2label is None and null_label is None and pixel_unshuffle == 1):
+        shape = _image_shape(unet, pixel_unshuffle) if image_shape is None else tuple(map(int, image_shape))
+        if shape[0] not in (1, 3) or (id2label is None and null_label is None and pixel_unshuffle == 1):
             raise ValueError(
                 f"id2label, pixel_unshuffle and null_label are needed: this network has {unet.config.in_channels} channels and "
                 f"{unet.config.num_class_embeds} labels. Pass them, or make the pipeline of another one by "
                 f"{type(self).__name__}.from_pipe(pipe)."
             )
-        num_classes = unet.config.num_class_embeds - (null_label is not None)
         names = {int(key): str(name) for key, name in (id2label or {}).items()}
         if len(names) < len(id2label or {}) or len(set(names.values())) < len(names):
             raise ValueError(f"id2label {id2label} has an id or a name twice.")
+        num_classes = len(names) if self.multi_label else unet.config.num_class_embeds - (null_label is not None)
         names = names or {label: str(label) for label in range(num_classes)}
-        if sorted(names) != list(range(num_classes)) or null_label not in (None, num_classes):
+        if not names or sorted(names) != list(range(num_classes)) or null_label not in (None, num_classes):
             raise ValueError(
-                f"The UNet embeds {unet.config.num_class_embeds} labels, which does not fit id2label with ids "
+                f"The UNet embeds {unet.config.num_class_embeds or 'several'} labels, which does not fit id2label with ids "
                 f"{sorted(names)} and null_label={null_label}."
             )
+        if self.multi_label and num_classes >= self._label_width(unet):
+            raise ValueError(f"The UNet has room for {self._label_width(unet) - 1} labels, not for {num_classes}.")
         self.register_modules(unet=unet, scheduler=scheduler)
+        self.image_encoder = PixelUnshuffle(
+            pixel_unshuffle, shape, pixel_unshuffle * 2 ** (len(unet.config.block_out_channels) - 1)
+        )
+        if self.image_encoder.encoded_shape != (wanted := _network_shape(unet)):
+            raise ValueError(
+                f"Images of the shape {shape} become {self.image_encoder.encoded_shape}; the UNet takes {wanted}."
+            )
         self.register_to_config(
-            id2label=names, pixel_unshuffle=pixel_unshuffle, null_label=null_label, encoder=encoder
+            id2label=names,
+            pixel_unshuffle=pixel_unshuffle,
+            null_label=null_label,
+            encoder=encoder,
+            image_shape=None if shape == _image_shape(unet, pixel_unshuffle) else list(shape),
         )
         self._guidance_scale, self._interrupt, self._num_timesteps, self._running = 1.0, False, 0, False
         own = getattr(scheduler, "config", {})
         self._trained = {key: own[key] for key in TRAINED_WITH if key in own}
-        self.image_encoder = PixelUnshuffle(pixel_unshuffle)
         self.id2label = names
         self.labels = {name: label for label, name in names.items()}
 
@@ -166,7 +209,7 @@ class ClassConditionalDDPMPipeline(DiffusionPipeline):
     @torch.no_grad()
     def __call__(
         self,
-        class_labels: int | str | Sequence[int | str] | np.ndarray | torch.Tensor,
+        class_labels: int | str | Sequence[int | str | Sequence[int | str]] | np.ndarray | torch.Tensor,
         num_images_per_label: int = 1,
         image: Any = None,
         strength: float = 0.6,
@@ -186,7 +229,8 @@ class ClassConditionalDDPMPipeline(DiffusionPipeline):
 
         Args:
             class_labels: ids or names (or both), one or many. Where names are numbers themselves, an id that is another class's
-                name is refused: give the name as text.
+                name is refused: give the name as text. Of a model with several labels an image, each entry is a label or a list
+                of labels, `[["effusion", "mass"], [], "nodule"]`, where `[]` is an image without any; or give zeros and ones, N×K.
             num_images_per_label: images for each entry; those of one entry follow each other.
             image: one image for each entry to start from, instead of pure noise: PIL images, arrays N×H×W×C or tensors N×C×H×W
                 (or a list of single ones). Whole numbers span the range of their type (uint8: 0 … 255), floats 0 … 1. The result
@@ -205,13 +249,13 @@ class ClassConditionalDDPMPipeline(DiffusionPipeline):
             eta: DDIM's (and TCD's) stochasticity in 0 … 1; other schedulers ignore it.
             batch_size: images that go through the UNet at once: bounds memory, not the result.
             output_type: "pil", "np" (N×H×W×C in 0 … 1), "pt" (N×C×H×W in 0 … 1), or "latent" (N×C×H×W as the network sees
-                images, about −1 … 1).
+                images, about −1 … 1). Volumes are N×D×H×W×C, N×C×D×H×W, or for "pil" a list of slices each.
             return_dict: `ImagePipelineOutput` if True, else a tuple with the images.
             callback_on_step_end: called as `f(pipe, step, timestep, {"latents": …})` after each step of each batch; may return a
                 dict with new latents, set `pipe._guidance_scale`, or end the work by `pipe._interrupt = True`: images come back
                 as they are then, of the batches that were begun.
             callback_on_step_end_tensor_inputs: what the callback gets: `latents`, and `prompt_embeds`, which here are the labels
-                as the network sees them (int64, with guidance the unconditional ones first).
+                as the network sees them (int64 ids, or vectors of several labels; with guidance the unconditional ones first).
 
         Returns:
             The images: PIL images in mode L or RGB, an array, or a tensor.
@@ -236,7 +280,7 @@ class ClassConditionalDDPMPipeline(DiffusionPipeline):
         schedule = self._checked_schedule(num_inference_steps, timesteps)
         skipped = 0 if image is None else self._skipped_steps(schedule, strength)
 
-        labels = self._label_tensor(class_labels).repeat_interleave(num_images_per_label)
+        labels = self._label_tensor(class_labels).repeat_interleave(num_images_per_label, 0)
         generators = self._one_generator_an_image(generator, len(labels))
         starts = None if image is None else self._starting_latents(image, len(labels), num_images_per_label)
         noise = None if latents is None else self._checked_latents(latents, len(labels))
@@ -269,9 +313,9 @@ class ClassConditionalDDPMPipeline(DiffusionPipeline):
             images = (self.image_encoder.decode(images) / 2 + 0.5).clamp(0, 1)
         self._check_images(images, latent=output_type == "latent")
         if output_type in ("np", "pil"):
-            images = images.permute(0, 2, 3, 1).numpy()
+            images = images.movedim(1, -1).numpy()
         if output_type == "pil":
-            images = self.numpy_to_pil(images)
+            images = [self.numpy_to_pil(one) for one in images] if images.ndim == 5 else self.numpy_to_pil(images)
         return ImagePipelineOutput(images=images) if return_dict else (images,)
 
     @contextlib.contextmanager
@@ -319,7 +363,7 @@ class ClassConditionalDDPMPipeline(DiffusionPipeline):
         The latents are float32 whatever the network's own type: in half precision most solvers overflow at the noisiest levels.
         """
         if noise is None:
-            shape = (len(labels), *self._encoded_shape())
+            shape = (len(labels), *self.image_encoder.encoded_shape)
             noise = randn_tensor(shape, generator=generators, device=self._execution_device, dtype=torch.float32)
         noise = noise.to(self._execution_device)
         if hasattr(self.scheduler, "noise_sampler_seed"):  # DPMSolverSDE takes seeds, not generators
@@ -337,11 +381,14 @@ class ClassConditionalDDPMPipeline(DiffusionPipeline):
                 break
             # Unconditional and conditional predictions in one forward pass: the batch is doubled.
             guided = self.do_classifier_free_guidance
-            model_labels = torch.cat([torch.full_like(labels, self.config.null_label), labels]) if guided else labels
+            model_labels = torch.cat([self._unknown(labels), labels]) if guided else labels
             model_input = self.scheduler.scale_model_input(
                 torch.cat([latents, latents]) if guided else latents, timestep
             )
-            prediction = self.unet(model_input.to(self.unet.dtype), timestep, class_labels=model_labels).sample.float()
+            network_labels = model_labels.to(self.unet.dtype) if self.multi_label else model_labels
+            prediction = self.unet(
+                model_input.to(self.unet.dtype), timestep, class_labels=network_labels
+            ).sample.float()
             if guided:
                 unconditional, conditional = prediction.chunk(2)
                 prediction = unconditional + self.guidance_scale * (conditional - unconditional)
@@ -441,7 +488,7 @@ class ClassConditionalDDPMPipeline(DiffusionPipeline):
         self._num_timesteps = len(self._timesteps)
 
     def _checked_latents(self, latents: torch.Tensor, count: int) -> torch.Tensor:
-        shape = (count, *self._encoded_shape())
+        shape = (count, *self.image_encoder.encoded_shape)
         if not isinstance(latents, torch.Tensor) or not bool(torch.isfinite(latents).all()):
             raise ValueError("latents must be a tensor of finite numbers.")
         if tuple(latents.shape) != shape:
@@ -482,6 +529,9 @@ class ClassConditionalDDPMPipeline(DiffusionPipeline):
         return [max(level, len(levels) - 1 - i) for i, level in enumerate(levels)]
 
     def _label_tensor(self, class_labels: Any) -> torch.Tensor:
+        """What the network takes of each entry: ids, int64 N; or of several labels vectors, float N×width."""
+        if self.multi_label:
+            return label_vectors(self._label_rows(class_labels), self._label_width(self.unet))
         if isinstance(class_labels, (torch.Tensor, np.ndarray)):
             if class_labels.ndim > 1:
                 shape = tuple(class_labels.shape)
@@ -496,6 +546,40 @@ class ClassConditionalDDPMPipeline(DiffusionPipeline):
         if not ids:
             raise ValueError("class_labels is empty.")
         return torch.tensor(ids)
+
+    def _label_rows(self, class_labels: Any) -> torch.Tensor:
+        """Zeros and ones, N×K, of labels as `__call__` takes them."""
+        if isinstance(class_labels, (torch.Tensor, np.ndarray)) and class_labels.ndim > 1:
+            rows = torch.as_tensor(class_labels)
+            if rows.ndim != 2 or rows.shape[1] != len(self.id2label) or not bool(((rows == 0) | (rows == 1)).all()):
+                raise ValueError(
+                    f"class_labels has the shape {tuple(rows.shape)}; N×{len(self.id2label)} zeros and ones are needed."
+                )
+            return rows.cpu()
+        if isinstance(class_labels, (torch.Tensor, np.ndarray)):
+            class_labels = class_labels.tolist()
+        one = isinstance(class_labels, str) or not isinstance(class_labels, Iterable)
+        entries = [class_labels] if one else list(class_labels)
+        if not entries:
+            raise ValueError("class_labels is empty. For one image without any label give [[]].")
+        rows = torch.zeros(len(entries), len(self.id2label))
+        for row, entry in zip(rows, entries, strict=True):
+            labels = [entry] if isinstance(entry, str) or not isinstance(entry, Iterable) else entry
+            row[[self._label_id(label) for label in labels]] = 1
+        return rows
+
+    def _unknown(self, labels: torch.Tensor) -> torch.Tensor:
+        """The condition that stood for "unknown" in training, as many times as there are labels."""
+        if not self.multi_label:
+            return torch.full_like(labels, self.config.null_label)
+        unknown = torch.zeros_like(labels)
+        unknown[:, self.config.null_label] = LABEL_SCALE
+        return unknown
+
+    @staticmethod
+    def _label_width(unet: UNet2DModel) -> int:
+        """How many numbers labels as vectors have: as many as the time embedding."""
+        return 4 * unet.config.block_out_channels[0]
 
     def _label_id(self, label: Any) -> int:
         if isinstance(label, str):
@@ -525,12 +609,12 @@ class ClassConditionalDDPMPipeline(DiffusionPipeline):
 
     def _is_one_image(self, image: Any) -> bool:
         """Whether an array or tensor is one image, not several."""
-        channels, height, width = self.image_shape
-        one = (channels, height, width) if isinstance(image, torch.Tensor) else (height, width, channels)
-        return image.ndim == 2 or tuple(image.shape) == one
+        channels, *sides = self.image_shape
+        one = (channels, *sides) if isinstance(image, torch.Tensor) else (*sides, channels)
+        return image.ndim == len(sides) or tuple(image.shape) == one
 
     def _unit_image(self, image: Any) -> torch.Tensor:
-        """One PIL image, array H×W or H×W×C, or tensor H×W or C×H×W as a float tensor C×H×W in 0 … 1."""
+        """One PIL image, array H×W or H×W×C, or tensor H×W or C×H×W as a float tensor C×H×W in 0 … 1; volumes with D before H."""
         channels_first = isinstance(image, torch.Tensor)
         if isinstance(image, Image.Image):
             array = self._pil_array(image)
@@ -549,7 +633,8 @@ class ClassConditionalDDPMPipeline(DiffusionPipeline):
             raise ValueError(
                 f"image holds floats in {low:g} … {high:g}; 0 … 1 is needed. Divide by the highest value a pixel can have."
             )
-        values = values[None] if values.ndim == 2 else values if channels_first else np.moveaxis(values, -1, 0)
+        without_channels = values.ndim == len(self.image_shape) - 1
+        values = values[None] if without_channels else values if channels_first else np.moveaxis(values, -1, 0)
         return torch.from_numpy(np.ascontiguousarray(values))
 
     def _pil_array(self, image: Image.Image) -> np.ndarray:
@@ -568,16 +653,10 @@ class ClassConditionalDDPMPipeline(DiffusionPipeline):
             raise ValueError("a PIL image has colours, and this model makes grey images: convert it to mode L.")
         return array[..., 0]
 
-    def _encoded_shape(self) -> tuple[int, int, int]:
-        """What the network takes of one image, C×H×W."""
-        config = self.unet.config
-        size = config.sample_size if isinstance(config.sample_size, (tuple, list)) else (config.sample_size,) * 2
-        return (config.in_channels, *size)
-
     @property
-    def image_shape(self) -> tuple[int, int, int]:
-        """Of one generated image, C×H×W."""
-        return self.image_encoder.image_shape(*self._encoded_shape())
+    def image_shape(self) -> tuple[int, ...]:
+        """Of one generated image, C×H×W, or volume, C×D×H×W."""
+        return self.image_encoder.image_shape
 
     def _one_generator_an_image(
         self, generator: torch.Generator | Sequence[torch.Generator] | None, count: int
@@ -632,6 +711,19 @@ class ClassConditionalDDPMPipeline(DiffusionPipeline):
         if isinstance(config_dict.get("_class_name"), list):
             config_dict["_class_name"] = cls.__name__
         return config
+
+
+def _network_shape(unet: UNet2DModel) -> tuple[int, int, int]:
+    """What the network takes of one image, C×H×W."""
+    size = unet.config.sample_size
+    height, width = size if isinstance(size, (tuple, list)) else (size, size)
+    return unet.config.in_channels, height, width
+
+
+def _image_shape(unet: UNet2DModel, factor: int) -> tuple[int, int, int]:
+    """The shape of the image that fills all of that, C×H×W."""
+    channels, height, width = _network_shape(unet)
+    return channels // factor**2, height * factor, width * factor
 
 
 def _is_whole(number: Any) -> bool:

@@ -131,7 +131,8 @@ def small_unet(
 ) -> UNet2DModel:
     """A network of our kind that takes no time."""
     names = {label: str(label) for label in range(classes)}
-    return build_unet(size, channels, Conditioning(names), PixelUnshuffle(factor), widths)
+    encoder = PixelUnshuffle(factor, (channels, size, size), factor * 2 ** (len(widths) - 1))
+    return build_unet(Conditioning(names), encoder, widths)
 
 
 def pixels(images: np.ndarray) -> np.ndarray:

@@ -59,7 +59,7 @@ def test_folder_of_pngs_with_metadata(pipeline: str, expected: Any, small_npz: P
     }  # fmt: skip
     # Our own reader, and the ecosystem's.
     dataset = load_dataset(str(small_npz))
-    split = load_labelled_folder(out, dataset.name, dataset.id2label, dataset.image_size, dataset.channels)
+    split = load_labelled_folder(out, dataset.name, dataset.conditioning, dataset.shape)
     agree(split.images[np.argsort(split.labels, kind="stable")], expected)
     table = datasets.load_dataset("imagefolder", data_dir=str(out), split="train")
     assert sorted(table["label"]) == np.repeat(range(4), 6).tolist()

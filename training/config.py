@@ -43,7 +43,20 @@ def _kind_of_leaks(value: Any) -> Any:
     return {"true": "exact", "false": False, "no": False}.get(str(value).lower(), value)
 
 
-def _multiples_of_8(channels: list[int]) -> list[int]:
+def _one_or_two(value: Any) -> Any:
+    """A list of one number is that number."""
+    return (
+        value[0]
+        if isinstance(value, (list, tuple)) and len(value) == 1
+        else list(value)
+        if isinstance(value, tuple)
+        else value
+    )
+
+
+def _multiples_of_8(channels: list[int] | None) -> list[int] | None:
+    if channels is None:
+        return None
     if not channels or any(n % 8 or n <= 0 for n in channels):
         raise ValueError("one or more multiples of 8 (group normalization has 8 groups)")
     return channels
@@ -66,15 +79,32 @@ class TrainingConfig:
         description="Where MedMNIST files lie (default: $MEDMNIST_ROOT, else ~/.medmnist).",
         json_schema_extra=PRIVATE,
     )
-    size: Count | None = Field(default=None, description="Pixels a side (default 28).")
+    size: Annotated[int | list[int] | None, BeforeValidator(_one_or_two)] = Field(
+        default=None, description="Pixels a side, or height and width (default 28)."
+    )
+    fit: Literal["crop", "pad", "squash"] | None = Field(
+        default=None, description="How images of a folder become so large (default crop, to their middle)."
+    )
+    window: list[str] | None = Field(
+        default=None,
+        description="Of images with more than 8 bits, which values become black and white: auto, percentile, file, or two numbers "
+        "(default auto: each file's own window, or where some have none 0.5 and 99.5 % of all values).",
+    )
+    slices: Count | None = Field(
+        default=None,
+        description="Read each volume of a folder of NIfTI files as so many slices (default: as a volume).",
+    )
     drop_leaks: Annotated[Literal[False, "exact", "twins"], BeforeValidator(_kind_of_leaks)] = Field(
         default=False,
         description="Remove training images that also stand in val or test (exact), and those that have a twin there, another "
         "file of the same picture (twins).",
     )
 
-    block_out_channels: Annotated[list[int], AfterValidator(_multiples_of_8)] = Field(
-        default_factory=lambda: [32, 64], description="Channels of the UNet's blocks; each next works at half size."
+    block_out_channels: Annotated[list[int] | None, AfterValidator(_multiples_of_8)] = Field(
+        default=None,
+        description="Channels of the UNet's blocks; each next works at half size (default 32 64; 64 96 or 128 128 where the "
+        "encoder makes more than 32 channels of an image: 64 px in colour, volumes).",
+        json_schema_extra=CHOSEN,
     )
     layers_per_block: Annotated[int, Field(ge=1, le=32)] = Field(
         default=1, description="Residual layers in each block."
@@ -82,14 +112,17 @@ class TrainingConfig:
     pixel_unshuffle: Count | None = Field(
         default=None,
         description="Height and width shrink by this factor, channels grow by its square (default: the largest power of two that "
-        "leaves 14 pixels, and no more channels than the first block has).",
+        "leaves 14 pixels, and at most 64 channels, or 256 of a volume).",
         json_schema_extra=CHOSEN,
     )
     attention: bool = Field(default=False, description="Self-attention at the lowest resolution.")
     dropout: Share = Field(default=0.0, description="Dropout inside the UNet.")
 
-    prediction_type: Literal["v_prediction", "epsilon", "sample"] = Field(
-        default="v_prediction", description="What the UNet predicts."
+    prediction_type: Literal["v_prediction", "epsilon", "sample"] | None = Field(
+        default=None,
+        description="What the UNet predicts (default v_prediction; sample, the image itself, where the encoder makes more than 32 "
+        "channels of it).",
+        json_schema_extra=CHOSEN,
     )
     beta_schedule: Literal["squaredcos_cap_v2", "linear"] = Field(
         default="squaredcos_cap_v2", description="The noise schedule; squaredcos_cap_v2 is the cosine one."

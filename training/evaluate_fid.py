@@ -25,8 +25,9 @@ import numpy as np
 
 from medmnist_diffusion.artifacts import Metrics
 from medmnist_diffusion.choices import OPEN_LICENSES
-from medmnist_diffusion.data import ImageDataset, Split, load_dataset
+from medmnist_diffusion.data import ImageDataset, Split
 from medmnist_diffusion.data.audit import describe
+from medmnist_diffusion.data.sources import DataSource, as_dataset
 from medmnist_diffusion.data.twins import Nearest
 from medmnist_diffusion.diffusion.folder_check import MODEL_INDEX, WEIGHTS, check_folder
 from medmnist_diffusion.diffusion.samplers import Sampling
@@ -57,7 +58,7 @@ ENOUGH_OF_A_CLASS = 100  # more than texture has dimensions; a distance in it ne
 
 def evaluate(
     generated: str | Path,
-    dataset: str | ImageDataset,
+    dataset: str | DataSource | ImageDataset,
     *,
     root: str | Path | None = None,
     size: int | None = None,
@@ -74,7 +75,8 @@ def evaluate(
 
     Args:
         generated: a pipeline folder, an image folder, or an npz (its train split).
-        dataset: what the images are compared with: a name as `load_dataset` takes it (with `root` and `size`), or a data set.
+        dataset: what the images are compared with: a name as `load_dataset` takes it (with `root` and `size`), a `DataSource`, or
+            a data set.
         features: names of feature spaces, or extractors of your own; default: the offline pair, and Inception where its weights
             are at hand.
         dimensions: of Inception's four, these only.
@@ -104,9 +106,9 @@ def evaluate(
         raise UserError(f"--sampling_seeds needs a pipeline; {generated} holds images that are drawn already.")
     target = _writable(Path(output) if output else (generated if is_pipeline else Path()) / "metrics.json")
     state = start_processes()
-    real = load_dataset(dataset, root, size) if isinstance(dataset, str) else dataset
+    real = as_dataset(dataset, root, size)
     weights = None if inception_weights is None else Path(inception_weights)
-    names = features or [*OFFLINE_PAIR, *(["inception"] if weights_at_hand(weights) else [])]
+    names = features or [*OFFLINE_PAIR, *(["inception"] if weights_at_hand(weights) and not real.is_volume else [])]
     # Before any sampling: a missing weights file should be known at once.
     extractors = [make_extractor(one, real, weights) if isinstance(one, str) else one for one in names]
 
@@ -131,7 +133,7 @@ def evaluate(
     if state.is_main_process:
         assert found.nearest is not None
         _write(metrics, target, real, images, found.nearest)
-        if is_pipeline and target == generated / "metrics.json":
+        if is_pipeline and target == Path(os.path.realpath(generated)) / "metrics.json":
             write_card(generated)
     state.wait_for_everyone()
     return metrics
@@ -168,7 +170,7 @@ def _images(
         for split in kept_samples(path, labels, sampling, seeds):
             yield _checked(path, split, dataset)
         return
-    images = read_images(path, dataset.name, dataset.id2label, dataset.image_size, dataset.channels)
+    images = read_images(path, dataset.name, dataset.conditioning, dataset.shape)
     if images is None:
         raise UserError(f"{path} is no pipeline folder, image folder or npz. Give the path of one.")
     yield _checked(path, images, dataset)

@@ -10,6 +10,7 @@ from medmnist_diffusion.publish.hub import check_replaceable, check_repo_id, che
 from medmnist_diffusion.publish.publish import publish_pipeline
 from medmnist_diffusion.training.config import TrainingConfig
 from medmnist_diffusion.training.evaluate_fid import evaluate
+from medmnist_diffusion.training.setup import source_of
 from medmnist_diffusion.training.train import train
 
 
@@ -22,7 +23,7 @@ def train_and_publish(config: TrainingConfig) -> Path:
     repo_id = checked_repo_id(config)
     folder = train(config)
     if not (folder / "metrics.json").is_file():
-        evaluate(folder, config.dataset, root=config.root, size=config.size)
+        evaluate(folder, source_of(config))
     if PartialState().is_main_process:
         check_replaceable(repo_id)
         publish_pipeline(folder, repo_id, update=True, data_license=config.data_license)

@@ -16,7 +16,6 @@ import medmnist_diffusion.waiting  # noqa: F401, before torch: how its threads w
 # isort: split
 import logging
 import sys
-from dataclasses import replace
 from pathlib import Path
 
 from accelerate.utils import set_seed
@@ -24,7 +23,7 @@ from tqdm import tqdm
 
 from medmnist_diffusion.artifacts import TrainingSummary
 from medmnist_diffusion.console import bar_options
-from medmnist_diffusion.data import ImageDataset, load_dataset
+from medmnist_diffusion.data import ImageDataset
 from medmnist_diffusion.data.duplicates import drop_leaks
 from medmnist_diffusion.diffusion.batches import Batch, TrainingBatches
 from medmnist_diffusion.diffusion.checkpoints import load_checkpoint
@@ -45,7 +44,7 @@ from medmnist_diffusion.training.config import TrainingConfig
 from medmnist_diffusion.training.events import Checkpoint, DrawGrid, Event, Log, Stop, Validate
 from medmnist_diffusion.training.history import read_history
 from medmnist_diffusion.training.run import Run, begin_run, prepare_machine, say_plan
-from medmnist_diffusion.training.setup import build_network, build_objective, network_options
+from medmnist_diffusion.training.setup import build_network, build_objective, network_options, source_of, with_choices
 
 logger = logging.getLogger(__name__)
 
@@ -75,8 +74,8 @@ def train(config: TrainingConfig, dataset: ImageDataset | None = None) -> Path:
 
 
 def _train(config: TrainingConfig, dataset: ImageDataset | None, folder: Path, stop: StopRequest) -> Path:
-    # 1. The data, uint8 images with their class ids; and what the run's folder says if it was begun before.
-    given = dataset or load_dataset(config.dataset, config.root, config.size)  # what evaluation will compare with
+    # 1. The data, uint8 images with their classes or labels; and what the run's folder says if it was begun before.
+    given = dataset or source_of(config).load()  # what evaluation will compare with
     if config.push_to_hub:
         check_license(given.license, config.data_license)
     config, history = read_history(folder, config, given)
@@ -86,9 +85,8 @@ def _train(config: TrainingConfig, dataset: ImageDataset | None, folder: Path, s
 
     # 2. The network, a stock UNet2DModel, and what it learns: to undo the noise of a stock DDPMScheduler.
     set_seed(config.seed)
-    options = network_options(config, dataset)
-    check_weights_memory(options)
-    config = replace(config, pixel_unshuffle=options["encoder"].factor)
+    config = with_choices(config, dataset)
+    check_weights_memory(network_options(config, dataset))
     network, objective = build_network(config, dataset), build_objective(config, dataset)
 
     # 3. The machine: processes, threads, precision.
@@ -125,10 +123,12 @@ def _train(config: TrainingConfig, dataset: ImageDataset | None, folder: Path, s
         world_size=accelerator.num_processes,
         device=accelerator.device,
         log_snr=log_snr(objective.scheduler) if config.timestep_sampling == "log_snr" else None,
+        noise_shape=objective.encoder.padded_shape,
     )
     # The same questions to training and to held-out images, every time: where the answers part, memorizing begins.
     asked = {"train": dataset.train, "val": run.held_out}
-    fixed = {name: fixed_batch(split, config.num_train_timesteps) for name, split in asked.items()}
+    noise_shape = objective.encoder.padded_shape
+    fixed = {name: fixed_batch(split, config.num_train_timesteps, noise_shape) for name, split in asked.items()}
 
     # 6. Where a stopped run left off.
     log = _resume(run, state)

@@ -23,12 +23,16 @@ class ContentHash(BaseModel):
 class ArrowImages:
     """uint8 N×H×W×C images in an Arrow file, read when they are indexed by a slice or an index array."""
 
-    def __init__(self, table: Any, image_shape: tuple[int, int, int], folder: Path) -> None:
+    def __init__(self, table: Any, image_shape: tuple[int, ...], folder: Path) -> None:
         self._table, self._folder = table, folder
         self.shape = (len(table), *image_shape)
 
     def __len__(self) -> int:
         return self.shape[0]
+
+    @property
+    def ndim(self) -> int:
+        return len(self.shape)
 
     def __getitem__(self, index: slice | np.ndarray) -> np.ndarray:
         if not isinstance(index, slice):
@@ -52,7 +56,7 @@ def is_stored(fingerprint: str) -> bool:
 def store_images(
     chunks: Callable[[], Iterator[np.ndarray]],
     count: int,
-    image_shape: tuple[int, int, int],
+    image_shape: tuple[int, ...],
     fingerprint: str,
     where: str,
     in_memory_bytes: int = IN_MEMORY_BYTES,

@@ -14,12 +14,14 @@ from medmnist_diffusion.artifacts import (
     TwinsAudit,
 )
 from medmnist_diffusion.cache import cache_dir, cached_record, digest
-from medmnist_diffusion.data.dataset import ImageDataset, Split
+from medmnist_diffusion.data.conditioning import NO_LABEL
+from medmnist_diffusion.data.dataset import ImageDataset, Split, size_in_words
 from medmnist_diffusion.data.duplicates import Place, image_hashes, in_other, label_conflicts, near_pairs, repeats
 from medmnist_diffusion.data.twins import Twins, clusters, find_twins
 
-AUDIT_VERSION = 3  # of the way it is counted: audits kept by another are made again
+AUDIT_VERSION = 4  # of the way it is counted: audits kept by another are made again
 NEAR_DUPLICATE_GREY_LEVELS = 5.0  # root mean square; a picture saved again as JPEG differs by 2 to 4
+TASKS = {"multi-class": "", "ordinal": ", ordered grades", "multi-label": ", any number of labels an image"}
 MOST_PAIRS = 100_000  # counted no further: of a thousand all alike images there are half a million pairs
 MOST_CONFLICTS = 100  # listed; all are counted
 LOOKED_UP = 50_000  # of a larger split so many images, drawn at random, are looked up among all: a million would take half an hour
@@ -38,12 +40,29 @@ def audit(dataset: ImageDataset) -> Audit:
         >>> report.splits["train"].images, report.leaks["train-test"]["test_images_in_train"]
         (2400, 0)
     """
-    depends_on = [AUDIT_VERSION, dataset.conditioning.names, NEAR_DUPLICATE_GREY_LEVELS, MOST_PAIRS, LOOKED_UP]
+    depends_on = [
+        AUDIT_VERSION,
+        dataset.task,
+        dataset.conditioning.names,
+        NEAR_DUPLICATE_GREY_LEVELS,
+        MOST_PAIRS,
+        LOOKED_UP,
+    ]
     path = cache_dir() / "audits" / f"{dataset.content_hash}-{digest(depends_on)}.json"
     found = cached_record(path, Audit, lambda: _audited(dataset))
     # Name, licence, notes and the files' names are no content.
     conflicts = [one.model_copy(update={"files": _file_names(one.files, dataset)}) for one in found.conflicts or []]
-    return found.model_copy(update={"dataset": describe(dataset), "conflicts": conflicts})
+    return found.model_copy(
+        update={"dataset": describe(dataset), "conflicts": conflicts, "shared_groups": _shared_groups(dataset)}
+    )
+
+
+def _shared_groups(dataset: ImageDataset) -> dict[str, int] | None:
+    """How many groups (people, lesions) have images in both of two splits; None where the data do not say."""
+    groups = {name: set(split.groups) for name, split in dataset.splits.items() if split.groups is not None}
+    if not groups:
+        return None
+    return {f"{one}-{other}": len(groups[one] & groups[other]) for one, other in combinations(groups, 2)}
 
 
 def _audited(dataset: ImageDataset) -> Audit:
@@ -62,7 +81,7 @@ def _audited(dataset: ImageDataset) -> Audit:
     conflicts = label_conflicts(dataset, hashes, found)
     return Audit(
         dataset=describe(dataset),
-        imbalance=round(float(counts.max() / counts.min()), 3),
+        imbalance=round(float(counts.max() / max(1, counts.min())), 3),
         splits={name: _audit_split(split, dataset, hashes[name]) for name, split in dataset.splits.items()},
         leaks=leaks,
         twins=_audit_twins(dataset, found),
@@ -74,7 +93,7 @@ def _audited(dataset: ImageDataset) -> Audit:
 def _conflict(found: tuple[Place, Place, bool], dataset: ImageDataset) -> LabelConflict:
     """Named by rows; `_file_names` knows the files."""
     *places, exact = found
-    classes = [dataset.id2label[int(dataset.splits[split].labels[row])] for split, row in places]
+    classes = [dataset.conditioning.name_of(int(dataset.splits[split].labels[row])) for split, row in places]
     names = [f"{split} row {row}" for split, row in places]
     return LabelConflict(files=(names[0], names[1]), classes=(classes[0], classes[1]), exact=exact)
 
@@ -112,7 +131,9 @@ def describe(dataset: ImageDataset) -> DatasetDescription:
     return DatasetDescription(
         name=dataset.name,
         content_hash=dataset.content_hash,
-        image_size=dataset.image_size,
+        image_size=dataset.shape[-2],
+        shape=list(dataset.shape),
+        task=dataset.task,
         channels=dataset.channels,
         id2label={str(label): name for label, name in dataset.id2label.items()},
         license=dataset.license,
@@ -137,7 +158,7 @@ def _audit_split(split: Split, dataset: ImageDataset, hashes: np.ndarray) -> Spl
         values = chunk.reshape(len(chunk), -1, chunk.shape[-1]).astype(np.float64)
         total, squares = total + values.sum((0, 1)), squares + (values**2).sum((0, 1))
         pixels += values.shape[0] * values.shape[1]
-        blank += int((chunk.max((1, 2)) == chunk.min((1, 2))).all(-1).sum())
+        blank += int((values.max(1) == values.min(1)).all(-1).sum())
         low, high = min(low, int(chunk.min())), max(high, int(chunk.max()))
     mean = total / pixels
     deviation = np.sqrt(np.maximum(squares / pixels - mean**2, 0))
@@ -148,6 +169,7 @@ def _audit_split(split: Split, dataset: ImageDataset, hashes: np.ndarray) -> Spl
     return SplitAudit(
         images=len(split),
         per_class={dataset.id2label[label]: int(count) for label, count in enumerate(counts)},
+        combinations=dataset.conditioning.combinations(split.labels) if dataset.conditioning.multi_label else None,
         pixel_mean=np.round(mean, 2).tolist(),
         pixel_std=np.round(deviation, 2).tolist(),
         pixel_range=[low, high],
@@ -182,6 +204,12 @@ def findings(report: Audit) -> list[str]:
             images = min(report.splits[name].images for name in (first, second))
             looked_up = _of(leak.get("looked_up_for_near_duplicates"), images)
             lines.append(f"{_pairs(pairs)} between {first} and {second}{looked_up}.")
+    for pair, count in (report.shared_groups or {}).items():
+        if count:
+            first, second = pair.split("-")
+            lines.append(
+                f"{count} patients (or lesions) have images in {first} and in {second}: figures measured on {second} are inflated."
+            )
     for name, split in report.splits.items():
         if split.constant_images:
             lines.append(f"{split.constant_images} {name} images are constant (blank).")
@@ -250,14 +278,16 @@ def print_audit(report: Audit) -> None:
 
     info, drawn = report.dataset, io.StringIO()
     console = Console(file=drawn, highlight=False, markup=False, width=Console().width)
-    colour = "grey" if info.channels == 1 else "RGB"
-    console.print(f"{info.name}: {info.image_size}×{info.image_size} {colour}, licence {info.license}")
+    console.print(f"{info.name}: {size_in_words(info.full_shape)}{TASKS[info.task]}, licence {info.license}")
     table = Table("images")
     for name in report.splits:
         table.add_column(name, justify="right")
     splits = list(report.splits.values())
     for class_name in info.id2label.values():
         table.add_row(class_name, *(str(split.per_class[class_name]) for split in splits))
+    if info.task == "multi-label":
+        table.add_row(NO_LABEL, *(str((split.combinations or {}).get(NO_LABEL, 0)) for split in splits))
+        table.add_row("several labels", *(str(_several(split)) for split in splits))
     table.add_row("all", *(str(split.images) for split in splits), end_section=True)
     table.add_row("pixels, mean ± sd", *(_pixels(split) for split in splits))
     table.add_row("constant (blank)", *(str(split.constant_images) for split in splits))
@@ -267,6 +297,11 @@ def print_audit(report: Audit) -> None:
     for line in [*info.notes, *findings(report)]:
         console.print(f"- {line}", soft_wrap=True)
     print(drawn.getvalue(), end="", flush=True)
+
+
+def _several(split: SplitAudit) -> int:
+    """Images with two labels or more."""
+    return sum(count for name, count in (split.combinations or {}).items() if name not in (NO_LABEL, *split.per_class))
 
 
 def _pixels(split: SplitAudit) -> str:

@@ -1,7 +1,9 @@
-"""What an image is asked to show: today one class id an image. The one module that does arithmetic on such ids.
+"""What an image is asked to show: one class, or several labels at once. The one module that does arithmetic on label ids.
 
-Ids run from 0 to K − 1; K, the null label, stands for "no label" in training and in guidance (Ho and Salimans, Classifier-Free
-Diffusion Guidance, 2022). Functions that need no K take the labels alone; all others are methods of `Conditioning`.
+A condition is one number, int64, so that a split has one an image whatever its task. Where every image has one class, it is the
+class id, 0 … K − 1. Where an image can have several labels (or none), bit k of it says whether label k is there: 0 is "no label",
+5 is labels 0 and 2. The null label, K or 2^K, stands for "unknown" in training and in guidance (Ho and Salimans, Classifier-Free
+Diffusion Guidance, 2022). Functions that need no K take the conditions alone; all others are methods of `Conditioning`.
 """
 
 from __future__ import annotations
@@ -10,36 +12,55 @@ import re
 import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
 if TYPE_CHECKING:
     import torch
 
-Labels = np.ndarray  # int64 N
+Labels = np.ndarray  # int64 N: a condition an image
 Rows = np.ndarray  # int64, positions in a split
+Task = Literal[
+    "multi-class", "ordinal", "multi-label"
+]  # multi-class: one of two or more classes; ordinal: these are grades
+
+NO_LABEL = "no label"
+MOST_LABELS = 62  # that one condition can hold, the null label's bit aside
+OWN_STRATUM = 20  # training images of a combination of labels that is a stratum of its own
 
 
 @dataclass(frozen=True)
 class Conditioning:
-    """The classes of a data set or of a pipeline, and everything that follows from them.
+    """The classes or labels of a data set or of a pipeline, and everything that follows from them.
 
     Attributes:
         id2label: class id → name, ids 0 … K − 1.
+        task: whether an image has one class, one grade, or any number of labels.
+        known: of several labels, the conditions of the training images, in any order: they make the strata.
     """
 
     id2label: dict[int, str]
+    task: Task = "multi-class"
+    known: Labels | None = field(default=None, compare=False, repr=False)
+
+    @property
+    def multi_label(self) -> bool:
+        """Whether an image can have several labels, or none."""
+        return self.task == "multi-label"
 
     @property
     def num_classes(self) -> int:
-        """K."""
+        """K, classes or labels."""
         return len(self.id2label)
 
-    @property
+    @cached_property
     def ids(self) -> Labels:
-        """All class ids in order, K."""
+        """The conditions that show one class each, in order, K; of several labels "no label" comes before them, K + 1."""
+        if self.multi_label:
+            return np.concatenate([[0], 1 << np.arange(self.num_classes)])
         return np.arange(self.num_classes)
 
     @property
@@ -47,74 +68,195 @@ class Conditioning:
         """The classes' names in the order of their ids, K."""
         return [self.id2label[label] for label in range(self.num_classes)]
 
+    @property
+    def shown_names(self) -> list[str]:
+        """Those of `ids`."""
+        return [self.name_of(int(condition)) for condition in self.ids]
+
+    def name_of(self, condition: int) -> str:
+        """A condition in words: `pneumonia`; of several labels `effusion + mass`, or `no label`."""
+        if not self.multi_label:
+            return self.id2label[condition]
+        return " + ".join(self.id2label[label] for label in self.labels_in(condition)) or NO_LABEL
+
+    def labels_in(self, condition: int) -> list[int]:
+        """The ids of the classes that a condition asks for, ascending."""
+        if not self.multi_label:
+            return [condition]
+        return [label for label in range(self.num_classes) if condition >> label & 1]
+
+    def asked(self, condition: int) -> Any:
+        """A condition as a pipeline's `class_labels` takes it: a class id, or a list of them."""
+        return self.labels_in(condition) if self.multi_label else condition
+
+    # As rows of zeros and ones
+
+    def matrix(self, conditions: Labels) -> np.ndarray:
+        """uint8 N×K: whether each class is asked for."""
+        if self.multi_label:
+            return (conditions[:, None] >> np.arange(self.num_classes) & 1).astype(np.uint8)
+        return np.eye(self.num_classes, dtype=np.uint8)[conditions]
+
+    def shows(self, conditions: Labels, class_: int) -> np.ndarray:
+        """bool N: whether a class is asked for, alone or with others."""
+        return (conditions >> class_ & 1).astype(bool) if self.multi_label else conditions == class_
+
     # In the network
 
     @property
     def null_label(self) -> int:
-        """The id that stands for "no label" in training."""
-        return self.num_classes
+        """The condition that stands for "unknown" in training."""
+        return 1 << self.num_classes if self.multi_label else self.num_classes
 
     def unet_options(self) -> dict[str, Any]:
         """What a stock `UNet2DModel` is built with to take these conditions, the null one among them, as `class_labels`."""
-        return {"num_class_embeds": self.num_classes + 1}
+        return {"class_embed_type": "identity"} if self.multi_label else {"num_class_embeds": self.num_classes + 1}
 
     def dropped(self, labels: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-        """The labels, int64 n, with the null label where the boolean mask, n, is true."""
+        """The conditions, int64 n, with the null label where the boolean mask, n, is true."""
         return labels.masked_fill(mask, self.null_label)
 
     # In a split
 
     def outside(self, labels: Labels) -> Labels:
-        """Those of the labels that are no class."""
-        return labels[(labels < 0) | (labels >= self.num_classes)]
+        """Those of the conditions that no class or labels make."""
+        return labels[(labels < 0) | (labels >= (self.null_label if self.multi_label else self.num_classes))]
 
     def counts(self, labels: Labels) -> np.ndarray:
-        """How many labels there are of each class, int64 K."""
-        return np.bincount(labels, minlength=self.num_classes)
-
-    def shares(self, labels: Labels) -> np.ndarray:
-        """Which part of the labels is of each class, float64 K."""
-        return self.counts(labels) / len(labels)
+        """How many images show each class, int64 K."""
+        return (
+            self.matrix(labels).sum(0, dtype=np.int64)
+            if self.multi_label
+            else np.bincount(labels, minlength=self.num_classes)
+        )
 
     def members(self, labels: Labels) -> list[Rows]:
-        """The rows of each class, ascending."""
-        return [rows_of(labels, label) for label in range(self.num_classes)]
+        """The rows that show each class, ascending; of several labels, a row is with each of its own."""
+        return [np.flatnonzero(self.shows(labels, label)) for label in range(self.num_classes)]
+
+    def shown_members(self, labels: Labels) -> list[Rows]:
+        """The same for `ids`: of several labels, the rows without a label come first."""
+        return [rows_of(labels, 0), *self.members(labels)] if self.multi_label else self.members(labels)
+
+    def combinations(self, labels: Labels) -> dict[str, int]:
+        """Of several labels: how many images show each combination, in words, most first."""
+        conditions, counts = np.unique(labels, return_counts=True)
+        order = np.argsort(-counts, kind="stable")
+        return {self.name_of(int(conditions[at])): int(counts[at]) for at in order}
+
+    # Strata: the disjoint parts whose shares a comparison, a subset and a set of samples keep. Where an image has one class these
+    # are the classes. Where it can have several labels, they are the combinations with OWN_STRATUM training images or more; a
+    # rarer one counts with those that have the same rarest label.
+
+    @cached_property
+    def _own_strata(self) -> Labels:
+        conditions, counts = np.unique(np.zeros(0, np.int64) if self.known is None else self.known, return_counts=True)
+        return conditions[counts >= OWN_STRATUM]
+
+    @cached_property
+    def _rarest_first(self) -> np.ndarray:
+        return np.argsort(self.counts(np.zeros(0, np.int64) if self.known is None else self.known), kind="stable")
+
+    @property
+    def num_strata(self) -> int:
+        return len(self._own_strata) + self.num_classes + 1 if self.multi_label else self.num_classes
+
+    def stratum_name(self, stratum: int) -> str:
+        if not self.multi_label:
+            return self.id2label[stratum]
+        own = self._own_strata
+        if stratum < len(own):
+            return self.name_of(int(own[stratum]))
+        rare = stratum - len(own)
+        return (
+            NO_LABEL
+            if rare == self.num_classes
+            else f"rare combinations with {self.id2label[int(self._rarest_first[rare])]}"
+        )
+
+    def strata(self, labels: Labels) -> np.ndarray:
+        """int64 N: the stratum of each condition, 0 … S − 1."""
+        if not self.multi_label:
+            return labels
+        own, matrix = self._own_strata, self.matrix(labels)[:, self._rarest_first]
+        rare = len(own) + np.where(matrix.any(1), matrix.argmax(1), self.num_classes)
+        if not len(own):
+            return rare
+        at = np.searchsorted(own, labels).clip(max=len(own) - 1)
+        return np.where(own[at] == labels, at, rare)
+
+    def stratum_counts(self, labels: Labels) -> np.ndarray:
+        """How many images there are of each stratum, int64 S."""
+        return np.bincount(self.strata(labels), minlength=self.num_strata)
+
+    def stratum_shares(self, labels: Labels) -> np.ndarray:
+        """Which part of the images is of each stratum, float64 S."""
+        return self.stratum_counts(labels) / len(labels)
+
+    def stratum_members(self, labels: Labels) -> list[Rows]:
+        """The rows of each stratum, ascending."""
+        strata = self.strata(labels)
+        return [rows_of(strata, stratum) for stratum in range(self.num_strata)]
 
     def draw(self, labels: Labels, counts: Sequence[int] | np.ndarray, rng: np.random.Generator) -> Rows:
-        """Rows of `counts` images a class, drawn without replacement, ascending; all of a class that has fewer."""
-        rows = [rng.permutation(members)[:count] for members, count in zip(self.members(labels), counts, strict=True)]
-        return np.sort(np.concatenate(rows))
+        """Rows of `counts` images a stratum, drawn without replacement, ascending; all of a stratum that has fewer."""
+        members = self.stratum_members(labels)
+        return np.sort(
+            np.concatenate([rng.permutation(rows)[:count] for rows, count in zip(members, counts, strict=True)])
+        )
 
     # To be generated
 
     def each(self, count: int) -> Labels:
-        """`count` labels of every class, in the order of their ids."""
+        """`count` of every one of `ids`, in their order."""
         return np.repeat(self.ids, count)
 
     def balanced(self, count: int) -> Labels:
-        """At least `count` labels, each class equally often, in the order of their ids."""
-        return self.each(-(-count // self.num_classes))
+        """At least `count` conditions, each of `ids` equally often, in their order."""
+        return self.each(-(-count // len(self.ids)))
 
-    def in_shares(self, count: int, shares: np.ndarray) -> Labels:
-        """At least `count` labels with the given class shares, rounded up a class, in the order of their ids."""
-        return np.repeat(self.ids, np.ceil(shares * count).astype(int))
-
-    def folder_of(self, label: int) -> str:
-        """A folder name for a class that sorts as the ids do and holds no odd characters: `0_normal`."""
-        digits = len(str(self.num_classes - 1))
-        return f"{label:0{digits}d}_{plain_name(self.id2label[label])}"
+    def as_in(self, labels: Labels, count: int) -> Labels:
+        """At least `count` conditions as they occur in `labels`, ascending: each class rounded up; of several labels, combinations
+        in their shares, by evenly spaced picks."""
+        if self.multi_label:
+            return np.sort(labels)[((np.arange(count) + 0.5) / count * len(labels)).astype(int)]
+        return np.repeat(self.ids, np.ceil(self.counts(labels) / len(labels) * count).astype(int))
 
     def with_enough_of_each(self, labels: Labels, fewest: int) -> Labels:
-        """The labels, and of every class that has fewer as many as make `fewest`; at most as many more as there were."""
+        """The conditions, and of every class that has fewer as many as make `fewest`; at most as many more as there were.
+
+        Of several labels, those that are added for one are combinations that it stands in, or it alone where there is none.
+        """
         fewest = min(fewest, len(labels) // self.num_classes)
-        return np.repeat(self.ids, np.maximum(self.counts(labels), fewest))
+        if not self.multi_label:
+            return np.repeat(self.ids, np.maximum(self.counts(labels), fewest))
+        more = []
+        for label, members in enumerate(self.members(labels)):
+            showing = labels[members] if len(members) else np.array([1 << label])
+            more.append(np.resize(showing, max(0, fewest - len(members))))
+        return np.sort(np.concatenate([labels, *more]))
+
+    def folder_of(self, condition: int) -> str:
+        """A folder name for a condition that sorts as the ids do and holds no odd characters: `0_normal`; of several labels
+        `effusion+mass`."""
+        if self.multi_label:
+            return "+".join(plain_name(self.id2label[label]) for label in self.labels_in(condition)) or plain_name(
+                NO_LABEL
+            )
+        digits = len(str(self.num_classes - 1))
+        return f"{condition:0{digits}d}_{plain_name(self.id2label[condition])}"
 
     def label_of_folder(self, folder: str) -> int | None:
-        """The class that a folder's name means: None for no class.
+        """The condition that a folder's name means: None for no class.
 
         A class's name comes first, then an id with that class's name (`0_normal`), then an id alone; the last only where no class
-        is itself called by a number, so that an id never stands for another class's name.
+        is itself called by a number, so that an id never stands for another class's name. Of several labels an image the names
+        that `folder_of` writes, joined by a plus.
         """
+        if self.multi_label:
+            plain = [plain_name(name) for name in self.names]
+            parts = [] if folder == plain_name(NO_LABEL) else folder.split("+")
+            return sum(1 << plain.index(part) for part in set(parts)) if set(parts) <= set(plain) else None
         if folder in self.names:
             return self.names.index(folder)
         number, _, rest = folder.partition("_")
@@ -123,6 +265,11 @@ class Conditioning:
         numbers_are_ids = not any(_is_integer(name) for name in self.names)
         means = plain_name(self.id2label[int(number)])
         return int(number) if rest == means or (folder == number and numbers_are_ids) else None
+
+
+def conditions_of(matrix: np.ndarray) -> Labels:
+    """int64 N: rows of zeros and ones, N×K, as conditions of several labels."""
+    return matrix.astype(np.int64) @ (1 << np.arange(matrix.shape[1]))
 
 
 def plain_name(name: str) -> str:

@@ -1,7 +1,7 @@
 """The one data-set object of the project: what it came from no longer matters once it is built."""
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 
@@ -9,9 +9,10 @@ import numpy as np
 import torch
 
 from medmnist_diffusion.data.arrow import ArrowImages
-from medmnist_diffusion.data.conditioning import Conditioning, random_rows
+from medmnist_diffusion.data.conditioning import Conditioning, Task, random_rows
 
-ImageArray = np.ndarray | ArrowImages  # uint8 N×H×W×C, in memory or memory-mapped; indexed by a slice or an array
+# uint8 N×H×W×C, volumes N×D×H×W×C, in memory or memory-mapped; indexed by a slice or an array
+ImageArray = np.ndarray | ArrowImages
 CHUNK = 1024  # images read at once where a whole split is walked through
 
 
@@ -22,12 +23,15 @@ def without_grey_axis(images: np.ndarray) -> np.ndarray:
 
 @dataclass(frozen=True)
 class Split:
-    """The images of one split, uint8 N×H×W×C, and their class ids, int64 N; the names of their files where they have some."""
+    """The images of one split, uint8 N×H×W×C (volumes N×D×H×W×C), and their conditions, int64 N (data/conditioning.py): class ids,
+    or several labels as the bits of a number; the names of their files, and which person or lesion they show, where that is
+    known."""
 
     name: str
     images: ImageArray
     labels: np.ndarray
     files: list[str] | None = field(default=None, repr=False, compare=False)
+    groups: list[str] | None = field(default=None, repr=False, compare=False)
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -39,8 +43,10 @@ class Split:
 
     def subset(self, indices: np.ndarray) -> "Split":
         """The images at `indices` as a split in memory."""
-        files = None if self.files is None else [self.files[row] for row in indices]
-        return Split(self.name, self.images[indices], self.labels[indices], files)
+        files, groups = (
+            None if known is None else [known[row] for row in indices] for known in (self.files, self.groups)
+        )
+        return Split(self.name, self.images[indices], self.labels[indices], files, groups)
 
     def images_of(self, labels: np.ndarray, seed: int) -> np.ndarray:
         """A random image of each label."""
@@ -69,6 +75,7 @@ class ImageDataset:
         name: what the user called it: a flag, a path's stem, a Hub id.
         splits: name → Split.
         id2label: class id → name, ids 0 … K − 1.
+        task: whether an image has one class, one grade (ordinal), or any number of labels.
         license: the licence's name as its source gives it ("unknown" where it gives none).
         citation: how to cite it; may be empty.
         description: one paragraph.
@@ -80,6 +87,7 @@ class ImageDataset:
     name: str
     splits: dict[str, Split]
     id2label: dict[int, str]
+    task: Task = "multi-class"
     license: str = "unknown"
     citation: str = ""
     description: str = ""
@@ -94,19 +102,34 @@ class ImageDataset:
     @cached_property
     def conditioning(self) -> Conditioning:
         """What an image can be asked to show."""
-        return Conditioning(self.id2label)
+        return Conditioning(self.id2label, self.task, self.train.labels)
 
     @property
     def num_classes(self) -> int:
         return self.conditioning.num_classes
 
     @property
+    def shape(self) -> tuple[int, ...]:
+        """Of one image, H×W×C, or of one volume, D×H×W×C."""
+        return tuple(map(int, self.train.images.shape[1:]))
+
+    @property
+    def model_shape(self) -> tuple[int, ...]:
+        """The same as the model has it, C×H×W or C×D×H×W."""
+        return (self.channels, *self.shape[:-1])
+
+    @property
     def image_size(self) -> int:
-        return int(self.train.images.shape[1])
+        """Pixels of the last side."""
+        return self.shape[-2]
+
+    @property
+    def is_volume(self) -> bool:
+        return len(self.shape) == 4
 
     @property
     def channels(self) -> int:
-        return int(self.train.images.shape[3])
+        return self.shape[-1]
 
     @cached_property
     def content_hash(self) -> str:
@@ -115,19 +138,24 @@ class ImageDataset:
         return hashlib.sha256("\n".join(parts).encode()).hexdigest()
 
     def balanced_labels(self, count: int) -> np.ndarray:
-        """At least `count` class ids, each equally often, in order."""
+        """At least `count` conditions, each class equally often, in order."""
         return self.conditioning.balanced(count)
 
     def labels_in_shares(self, count: int) -> np.ndarray:
-        """At least `count` class ids in the training set's shares, rounded up a class, in order: what to generate."""
-        return self.conditioning.in_shares(count, self.conditioning.shares(self.train.labels))
+        """At least `count` conditions in the training set's shares, in order: what to generate."""
+        return self.conditioning.as_in(self.train.labels, count)
+
+
+def size_in_words(shape: Sequence[int]) -> str:
+    """Of an image H×W×C: `28×28 grey`, `64×48 RGB`; of a volume D×H×W×C `28×28×28 grey`."""
+    return f"{'×'.join(map(str, shape[:-1]))} {'grey' if shape[-1] == 1 else 'RGB'}"
 
 
 def to_model_range(images: np.ndarray) -> torch.Tensor:
-    """uint8 N×H×W×C → float32 N×C×H×W in −1 … 1."""
-    return torch.from_numpy(np.ascontiguousarray(images)).permute(0, 3, 1, 2).float() / 127.5 - 1
+    """uint8 N×H×W×C → float32 N×C×H×W in −1 … 1; volumes N×D×H×W×C → N×C×D×H×W."""
+    return torch.from_numpy(np.ascontiguousarray(images)).movedim(-1, 1).float() / 127.5 - 1
 
 
 def to_uint8(images: torch.Tensor) -> np.ndarray:
-    """float N×C×H×W in −1 … 1 → uint8 N×H×W×C; what lies outside is clipped."""
-    return ((images.float() + 1) * 127.5).round().clamp(0, 255).byte().permute(0, 2, 3, 1).cpu().numpy()
+    """float N×C×H×W in −1 … 1 → uint8 N×H×W×C, volumes likewise; what lies outside is clipped."""
+    return ((images.float() + 1) * 127.5).round().clamp(0, 255).byte().movedim(1, -1).cpu().numpy()

@@ -8,7 +8,7 @@ from itertools import chain, pairwise
 import numpy as np
 from scipy.spatial import cKDTree
 
-from medmnist_diffusion.cache import cache_dir, cached_arrays
+from medmnist_diffusion.cache import cache_dir, cached_arrays, digest
 from medmnist_diffusion.data.dataset import CHUNK, ImageDataset, Split
 from medmnist_diffusion.data.twins import Twins, find_twins
 
@@ -82,19 +82,24 @@ def label_conflicts(
 
 
 def independent_rows(dataset: ImageDataset) -> np.ndarray:
-    """The rows of val whose images are independent of the training images: neither copies nor twins of one; perhaps none. Of very
+    """The rows of val whose images are independent of the training images: neither copies nor twins of one, nor of a person in
+    train where that is known; perhaps none. Of very
     large sets some, those that were looked up. Kept on disk by content: a resumed run hashes no image again."""
     contents = [
         split.content_hash[:16] for split in dataset.splits.values()
     ]  # test images have a part in what counts as a twin
-    path = cache_dir() / "held_out" / f"{'-'.join(contents)}-v2.npz"
+    groups = [dataset.splits[name].groups for name in ("train", "val")]
+    of_whom = "" if None in groups else f"-{digest(groups)[:16]}"
+    path = cache_dir() / "held_out" / f"{'-'.join(contents)}{of_whom}-v2.npz"
     return cached_arrays(path, lambda: {"rows": _independent_rows(dataset)})["rows"]
 
 
 def _independent_rows(dataset: ImageDataset) -> np.ndarray:
     val, twins = dataset.splits["val"], find_twins(dataset)
-    copies = np.flatnonzero(in_other(image_hashes(val), image_hashes(dataset.train)))
-    return np.setdiff1d(twins.looked_up["val"], np.concatenate([copies, twins.rows("val")]))
+    known = in_other(image_hashes(val), image_hashes(dataset.train))
+    if val.groups is not None and dataset.train.groups is not None:
+        known |= np.isin(val.groups, dataset.train.groups)
+    return np.setdiff1d(twins.looked_up["val"], np.concatenate([np.flatnonzero(known), twins.rows("val")]))
 
 
 def clean_held_out(dataset: ImageDataset) -> Split:
@@ -155,13 +160,15 @@ def _flat(images: np.ndarray) -> np.ndarray:
 
 
 def _pooled(split: Split) -> np.ndarray:
-    """Float32 N×(k·k·C) means over k×k equal cells, with the largest k up to 8 that divides the size. Where none but 1 does
-    (29, 31 pixels) the bound is the mean grey level, and most pairs are compared pixel by pixel.
+    """Float32 N×D means over equal cells, along each side the most up to 8 that divide it. Where none but 1 does (29, 31
+    pixels) the bound is the mean grey level, and most pairs are compared pixel by pixel.
     """
-    size = split.images.shape[1]
-    cells = max(divisor for divisor in range(1, POOLED + 1) if size % divisor == 0)
-    pooled = np.empty((len(split), cells * cells * split.images.shape[3]), np.float32)
+    *sides, channels = split.images.shape[1:]
+    cells = [max(divisor for divisor in range(1, POOLED + 1) if side % divisor == 0) for side in sides]
+    within = [length for side, count in zip(sides, cells, strict=True) for length in (count, side // count)]
+    means = tuple(range(2, 2 + 2 * len(sides), 2))
+    pooled = np.empty((len(split), int(np.prod(cells)) * channels), np.float32)
     for start, chunk in zip(range(0, len(split), CHUNK), split.chunks(), strict=True):
-        blocks = chunk.reshape(len(chunk), cells, size // cells, cells, size // cells, -1)
-        pooled[start : start + len(chunk)] = blocks.mean((2, 4), dtype=np.float32).reshape(len(chunk), -1)
+        blocks = chunk.reshape(len(chunk), *within, channels)
+        pooled[start : start + len(chunk)] = blocks.mean(means, dtype=np.float32).reshape(len(chunk), -1)
     return pooled

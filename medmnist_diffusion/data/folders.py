@@ -14,7 +14,8 @@ from dataclasses import dataclass, field
 from itertools import combinations
 from pathlib import Path
 
-from medmnist_diffusion.data.images import IMAGE_SUFFIXES
+from medmnist_diffusion.data.images import is_image
+from medmnist_diffusion.data.medical import stem_of
 from medmnist_diffusion.errors import UserError
 
 BESIDE_IMAGES = (".csv", ".json", ".jsonl", ".md", ".txt")  # notes about images
@@ -143,11 +144,7 @@ def _tree(path: Path, left_out: _LeftOut, above: tuple[str, ...]) -> _Tree:
         return tree
     for entry in sorted(path.iterdir(), key=lambda one: one.name):
         if is_hidden(Path(entry.name)):
-            images = [
-                one
-                for one in (entry.rglob("*") if entry.is_dir() else [entry])
-                if one.suffix.lower() in IMAGE_SUFFIXES
-            ]
+            images = [one for one in (entry.rglob("*") if entry.is_dir() else [entry]) if is_image(one)]
             for image in images:
                 left_out.add("{} images with hidden names or in hidden or system folders were left out", image)
         elif entry.is_dir():
@@ -156,7 +153,7 @@ def _tree(path: Path, left_out: _LeftOut, above: tuple[str, ...]) -> _Tree:
                 tree.folders[entry.name] = folder
             else:
                 tree.without_images.append(entry.name)
-        elif entry.suffix.lower() in IMAGE_SUFFIXES and entry.is_file():
+        elif entry.is_file() and is_image(entry):
             tree.images.append(entry)
         elif entry.is_symlink() and not entry.exists():
             left_out.add("{} links lead nowhere and were passed over", entry)
@@ -167,7 +164,7 @@ def _tree(path: Path, left_out: _LeftOut, above: tuple[str, ...]) -> _Tree:
 
 def _why_no_classes(tree: _Tree) -> str:
     tables = [name for name in LABEL_TABLES if (tree.path / name).is_file()]
-    table = f" The labels in {tables[0]} are not read yet." if tables else ""
+    table = f" {tables[0]} has no columns of file names and labels (file_name, label)." if tables else ""
     if tree.images:
         return f"its {len(tree.images)} images have no class: put them into one subfolder a class.{table}"
     if any(tree.path.rglob("*.arrow")):
@@ -242,13 +239,13 @@ def _refuse_masks_as_classes(part: _Tree) -> None:
 
 def _without_masks(tree: _Tree, left_out: _LeftOut) -> list[Path]:
     """The images of a class; not those in folders for masks, nor `x_mask.png` beside `x.png`."""
-    stems = {image.stem for image in tree.images}
+    stems = {stem_of(image) for image in tree.images}
     masks = [name for name in tree.folders if _MASK_FOLDER.fullmatch(name)]
     if not tree.images and len(masks) == len(tree.folders):
         masks = []  # there is nothing that they could be the masks of
     kept = []
     for image in tree.images:
-        match = _MASK_FILE.fullmatch(image.stem)
+        match = _MASK_FILE.fullmatch(stem_of(image))
         if match and match["of"] in stems:
             left_out.add(_MASKS, image)
         else:

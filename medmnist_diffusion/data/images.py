@@ -1,19 +1,27 @@
-"""Image files: which are read, and how they become upright squares of one size, grey or in colour, without transparency."""
+"""Image files: which are read, and how they become upright pictures of one size and 8 bits, grey or in colour, without
+transparency; or volumes of one size."""
 
 import contextlib
 import io
+import math
 from collections.abc import Iterable, Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import PIL
+import torch
+import torch.nn.functional as F
 from PIL import Image, ImageOps, UnidentifiedImageError
 from pydantic import BaseModel
 
 from medmnist_diffusion.data.dataset import CHUNK
+from medmnist_diffusion.data.medical import DEEP_MODES, Values, deep_values, is_medical, medical_values
+from medmnist_diffusion.data.nifti import is_nifti
+from medmnist_diffusion.data.reading import Fit, Reading
 from medmnist_diffusion.errors import UserError
 
-DECODER = f"2-{PIL.__version__}"  # what is kept of decoded pixels names it: another decoder may make others
+DECODER = f"3-{PIL.__version__}"  # what is kept of decoded pixels names it: another decoder may make others
 # What Pillow raises on a file that is no image, or a damaged one.
 DAMAGED = (UnidentifiedImageError, Image.DecompressionBombError, OSError, ValueError, SyntaxError)
 # Of Pillow's formats those that it reads by itself: it hands EPS to Ghostscript, a program that runs what is in the file.
@@ -23,6 +31,17 @@ SUFFIXES = {
     "PPM": (".pgm", ".ppm", ".pbm", ".pnm"), "TIFF": (".tif", ".tiff"), "WEBP": (".webp",),
 }  # fmt: skip
 IMAGE_SUFFIXES = {suffix for suffixes in SUFFIXES.values() for suffix in suffixes}
+
+
+def is_image(path: Path) -> bool:
+    """Whether a file is one that is read, by its name (of a DICOM file without a suffix by its mark)."""
+    return path.suffix.lower() in IMAGE_SUFFIXES or is_medical(path)
+
+
+_COUNTED = (
+    "images", "coloured", "stored_in_colour", "transparent", "turned", "several", "deep", "own_window", "inverted", "volumes",
+    "dicom",
+)  # fmt: skip
 GREY_MODES = ("1", "L", "LA", "La")
 COLOUR_MODES = ("RGB", "RGBA", "RGBa", "RGBX", "P", "PA", "CMYK", "YCbCr", "LAB", "HSV")
 ORIENTATION = 0x0112  # EXIF's number for which side is up
@@ -41,8 +60,14 @@ class Seen(BaseModel):
         transparent: how many have a pixel that is not opaque.
         turned: how many are to be turned upright, by their EXIF orientation.
         several: how many hold several pages or frames.
+        deep: how many hold values that a window must make grey levels of: of more than 8 bits, or DICOM.
+        own_window: how many of these say their window themselves.
+        inverted: how many are stored with white as the least value.
+        volumes: how many have three dimensions.
+        dicom: how many are DICOM files.
+        percentiles: of 0.5 and 99.5 % of all these values.
         first: of each of these, the name of the first one.
-        sizes: upright `width×height` → the first file that has it; at most MOST_SIZES.
+        sizes: upright `width×height`, of volumes `width×height×depth` → the first file that has it; at most MOST_SIZES.
         visible: mean grey level of all that is not transparent in images that have transparent parts, 0 … 255.
     """
 
@@ -52,6 +77,12 @@ class Seen(BaseModel):
     transparent: int = 0
     turned: int = 0
     several: int = 0
+    deep: int = 0
+    own_window: int = 0
+    inverted: int = 0
+    volumes: int = 0
+    dicom: int = 0
+    percentiles: tuple[float, float] = (0.0, 255.0)
     first: dict[str, str] = {}
     sizes: dict[str, str] = {}
     visible: float = 0.0
@@ -66,13 +97,81 @@ class Seen(BaseModel):
         """What transparent parts are laid on: white, or black where what is to be seen is light itself."""
         return BLACK if self.visible > 127.5 else WHITE
 
-    def notes(self, size: int) -> list[str]:
+    def window(self, reading: Reading) -> tuple[float, float] | None:
+        """Which values become black and white in every image; None: each file's own, or there is nothing to decide."""
+        if not self.deep or reading.window == "file":
+            return None
+        if isinstance(reading.window, tuple):
+            return reading.window
+        own = reading.window == "auto" and self.own_window == self.deep
+        return None if own else self.percentiles
+
+    def check(self, reading: Reading, where: str) -> None:
+        """Raises:
+        UserError: if the images cannot be read in one way, or not as they are asked to be.
+        """
+        if 0 < self.volumes < self.images:
+            raise UserError(
+                f"{where}: {self.first['volumes']} is a volume, others are images. Keep one kind, or read slices: --slices 1."
+            )
+        if self.volumes and len(set(reading.sides)) > 1:
+            raise UserError(f"{where} holds volumes, which become cubes: give one number as --size.")
+        own = reading.window in ("auto", "file") and self.own_window == self.deep
+        if 0 < self.deep < self.images and not own:
+            raise UserError(
+                f"{where}: {self.deep} of {self.images} images have more than 8 bits (first: {self.first['deep']}), the others "
+                f"8: no window fits both. Convert one of the two kinds."
+            )
+        if reading.window == "file" and self.own_window < self.deep:
+            missing = self.deep - self.own_window
+            raise UserError(
+                f"{where}: {missing} images say no window of their own. Use --window percentile, or two numbers."
+            )
+        if reading.window != "auto" and not self.deep:
+            raise UserError(
+                f"{where}: its images have 8 bits, for which there is no window to choose. Leave --window out."
+            )
+        if self.deep and (window := self.window(reading)) is not None and not window[0] < window[1]:
+            raise UserError(
+                f"{where}: nearly all values are the same ({window[0]:g}). Give a window: --window LOW HIGH."
+            )
+
+    def notes(self, reading: Reading) -> list[str]:
         """What was done to the images that a user may not expect, a sentence each."""
         of, lines = f"of {self.images} images", []
-        if set(self.sizes) != {f"{size}×{size}"}:
+        height, width = reading.sides
+        wanted = f"{width}×{height}×{height}" if self.volumes else f"{width}×{height}"
+        if set(self.sizes) != {wanted}:
             first, last = (min(self.sizes, key=_pixels), max(self.sizes, key=_pixels)) if self.sizes else ("", "")
             from_ = first if first == last else f"{first} to {last}"
-            lines.append(f"Images of {from_} pixels were cropped to their middle square and resized to {size}×{size}.")
+            middle = "cube" if self.volumes else "square" if height == width else f"{wanted} shape"
+            how = {
+                "crop": f"cropped to their middle {middle} and resized",
+                "pad": "padded at their edges and resized",
+                "squash": "squashed",
+            }[reading.fit]
+            kind, dots = ("Volumes", "voxels") if self.volumes else ("Images", "pixels")
+            lines.append(f"{kind} of {from_} {dots} were {how} to {wanted}.")
+        if self.deep:
+            window = self.window(reading)
+            if window is None:
+                lines.append(
+                    f"{self.deep} {of} were windowed as each file says itself (DICOM's window, NIfTI's display range)."
+                )
+            else:
+                chosen = "as asked" if reading.window == window else "0.5 and 99.5 % of the values of all images"
+                lines.append(
+                    f"Values from {window[0]:g} to {window[1]:g} ({chosen}) became the grey levels 0 to 255, the same in all "
+                    f"images; what lies beyond was cut."
+                )
+        if self.inverted:
+            lines.append(
+                f"{self.inverted} {of} are stored with white as the least value (MONOCHROME1): they were turned round."
+            )
+        if self.dicom:
+            lines.append(
+                "DICOM: text that is burnt into the pixels, names among it, is not looked for: look at the images yourself."
+            )
         if self.coloured and self.coloured < self.images:
             lines.append(
                 f"{self.coloured} {of} hold colour (first: {self.first['coloured']}), so that all became RGB."
@@ -98,8 +197,7 @@ class Seen(BaseModel):
 
 
 def _pixels(size: str) -> int:
-    width, height = size.split("×")
-    return int(width) * int(height)
+    return math.prod(map(int, size.split("×")))
 
 
 def survey(rows: Iterable[dict[str, Any]], where: str) -> Seen:
@@ -108,48 +206,71 @@ def survey(rows: Iterable[dict[str, Any]], where: str) -> Seen:
     Args:
         rows: of a `datasets` column of images that are not decoded: `bytes` or `path` of each.
     """
-    counts = dict.fromkeys(("images", "coloured", "stored_in_colour", "transparent", "turned", "several"), 0)
+    counts = dict.fromkeys(_COUNTED, 0)
     first: dict[str, str] = {}
     sizes: dict[str, str] = {}
     visible = weight = 0.0
+    samples: list[np.ndarray] = []
     for row in rows:
         file = row["path"] or f"image {counts['images']}"
-        with open_image(row, where) as stored, _named(row, where):
+        stored = open_image(row, where)
+        if isinstance(stored, Values):
             found = {
                 "images": True,
-                "stored_in_colour": stored.mode not in GREY_MODES,
-                "turned": stored.getexif().get(ORIENTATION, UPRIGHT) in range(2, 9),
-                "several": stored.format != "MPO"
-                and getattr(stored, "n_frames", 1) > 1,  # a phone's MPO: one picture twice
+                "deep": stored.is_deep,
+                "own_window": stored.window is not None,
+                "inverted": stored.inverted,
+                "volumes": stored.values.ndim == 3,
+                "several": stored.frames > 1,
             }
-            image = upright(stored, row, where)
-        found["transparent"] = image.mode == "RGBA"
-        if found["stored_in_colour"]:
+            if stored.is_deep:
+                samples.append(stored.sample)
+            sides = "×".join(map(str, reversed(stored.values.shape)))
+        else:
+            with stored, _named(row, where):
+                found = {
+                    "images": True,
+                    "stored_in_colour": stored.mode not in GREY_MODES,
+                    "turned": stored.getexif().get(ORIENTATION, UPRIGHT) in range(2, 9),
+                    "several": stored.format != "MPO"
+                    and getattr(stored, "n_frames", 1) > 1,  # a phone's MPO: one picture twice
+                }
+                image = upright(stored, row, where)
+            sides = f"{image.width}×{image.height}"
+            found["transparent"] = image.mode == "RGBA"
+        found["dicom"] = row["path"] is not None and not is_nifti(row["path"]) and is_medical(Path(row["path"]))
+        if found.get("stored_in_colour"):
             pixels = np.asarray(on_background(image, WHITE))  # colours that nobody sees do not count
             found["coloured"] = bool((pixels != pixels[..., :1]).any())
-        if found["transparent"]:
+        if found.get("transparent"):
             opaque = np.asarray(image.getchannel("A"), np.float64) / 255
             visible += float((np.asarray(image.convert("RGB").convert("L")) * opaque).sum())
             weight += float(opaque.sum())
         if len(sizes) < MOST_SIZES:
-            sizes.setdefault(f"{image.width}×{image.height}", file)
+            sizes.setdefault(sides, file)
         for what, is_so in found.items():
             counts[what] += is_so
             if is_so:
                 first.setdefault(what, file)
-    return Seen(**counts, first=first, sizes=sizes, visible=visible / weight if weight else 0.0)
+    low, high = np.percentile(np.concatenate(samples), (0.5, 99.5)).tolist() if samples else (0.0, 255.0)
+    mean = visible / weight if weight else 0.0
+    return Seen(**counts, first=first, sizes=sizes, visible=mean, percentiles=(low, high))
 
 
-def open_image(row: dict[str, Any], where: str) -> Image.Image:
-    """Its header alone; the pixels come later."""
+def open_image(row: dict[str, Any], where: str) -> Image.Image | Values:
+    """A picture, of which the header alone was read; or the values of what is no picture yet."""
     file = row["path"] or "an image"
+    if (medical := medical_values(row, where)) is not None:
+        return medical
     try:
         image = Image.open(
             io.BytesIO(row["bytes"]) if row["bytes"] is not None else row["path"], formats=list(SUFFIXES)
         )
+        if image.mode in DEEP_MODES:
+            return deep_values(image, file, where)
         if image.mode not in GREY_MODES + COLOUR_MODES or _has_16_bits(image):
             raise UserError(
-                f"{file}: {image.mode} images of 16 bit or float are not read. Convert to 8-bit PNG first."
+                f"{file}: colours of 16 bits ({image.mode}) are not read, grey is. Convert it to 8 bits, or to grey."
             )
         return image
     except DAMAGED as error:
@@ -192,14 +313,58 @@ def on_background(image: Image.Image, grey_level: int) -> Image.Image:
     return Image.alpha_composite(ground, image).convert("RGB")
 
 
-def decoded_squares(table: Any, size: int, seen: Seen, where: str) -> Iterator[np.ndarray]:
-    """The images of a table, CHUNK at a time, as uint8 n×size×size×C: upright, laid on the background, cropped and resized."""
+def decoded(table: Any, reading: Reading, seen: Seen, where: str) -> Iterator[np.ndarray]:
+    """The images of a table, some at a time, as uint8 n×H×W×C: windowed, upright, laid on the background, fitted to their size; or
+    volumes n×D×H×W×1."""
+    at_once = CHUNK if not seen.volumes else 16
+    for start in range(0, len(table), at_once):
+        yield np.stack([_decoded(row, reading, seen, where) for row in table[start : start + at_once]["image"]])
+
+
+def image_shape(reading: Reading, seen: Seen) -> tuple[int, ...]:
+    """Of what `decoded` makes."""
+    return (reading.sides[0],) * 3 + (1,) if seen.volumes else (*reading.sides, seen.channels)
+
+
+def _decoded(row: dict[str, Any], reading: Reading, seen: Seen, where: str) -> np.ndarray:
     mode = "L" if seen.channels == 1 else "RGB"
-    for start in range(0, len(table), CHUNK):
-        chunk = []
-        for row in table[start : start + CHUNK]["image"]:
-            with open_image(row, where) as image:
-                flat = on_background(upright(image, row, where), seen.background)
-            square = ImageOps.fit(flat.convert(mode), (size, size))
-            chunk.append(np.asarray(square, np.uint8).reshape(size, size, seen.channels))
-        yield np.stack(chunk)
+    image = open_image(row, where)
+    if isinstance(image, Values):
+        window = seen.window(reading)
+        grey = image.grey(window if window is not None and image.is_deep else image.window)
+        if grey.ndim == 3:
+            return fitted_volume(grey, reading.sides[0], reading.fit)[..., None]
+        flat = Image.fromarray(grey)
+    else:
+        with image:
+            flat = on_background(upright(image, row, where), seen.background)
+    height, width = reading.sides
+    return np.asarray(_fitted(flat.convert(mode), (width, height), reading.fit, seen.background), np.uint8).reshape(
+        height, width, seen.channels
+    )
+
+
+def _fitted(image: Image.Image, size: tuple[int, int], fit: Fit, background: int) -> Image.Image:
+    if image.size == size:
+        return image
+    if fit == "crop":
+        return ImageOps.fit(image, size)
+    if fit == "squash":
+        return image.resize(size, Image.Resampling.BICUBIC)
+    colour = BLACK if image.mode == "L" else (background,) * 3
+    return ImageOps.pad(image, size, color=colour)
+
+
+def fitted_volume(volume: np.ndarray, side: int, fit: Fit) -> np.ndarray:
+    """uint8 D×H×W as a cube of one size: means of the voxels that a new one covers, or between neighbours where it grows."""
+    shape = volume.shape
+    if fit == "crop":
+        cube = min(shape)
+        volume = volume[tuple(slice((one - cube) // 2, (one - cube) // 2 + cube) for one in shape)]
+    elif fit == "pad":
+        cube = max(shape)
+        volume = np.pad(volume, [((cube - one) // 2, cube - one - (cube - one) // 2) for one in shape])
+    values = torch.from_numpy(np.ascontiguousarray(volume))[None, None].float()
+    smaller: Any = [min(side, one) for one in values.shape[2:]]
+    values = F.interpolate(F.adaptive_avg_pool3d(values, smaller), size=(side,) * 3, mode="trilinear")
+    return np.asarray(values[0, 0].round().clamp(0, 255).byte())

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from medmnist_diffusion.data.conditioning import Conditioning, Task
 from medmnist_diffusion.data.dataset import ImageDataset, Split
 from medmnist_diffusion.data.npz import read_npz
 from medmnist_diffusion.errors import UserError, one_line
@@ -15,6 +16,35 @@ from medmnist_diffusion.errors import UserError, one_line
 logger = logging.getLogger(__name__)
 
 MEDMNIST_SIZES = (28, 64, 128, 224)
+MEDMNIST_SIZES_3D = (28, 64)
+# What is known to be odd about a set: in a sentence, and who says so. An audit prints it.
+KNOWN_ISSUES: dict[str, tuple[tuple[str, str], ...]] = {
+    "chestmnist": (
+        (
+            "All labels zero means no finding. The labels were mined from radiology reports and hold errors",
+            "Wang et al. 2017",
+        ),
+    ),
+    "dermamnist": (
+        (
+            "Pictures of one lesion stand in several splits, some pictures twice: test figures are inflated",
+            "Abhishek et al. 2024, arXiv 2401.14497",
+        ),
+    ),
+    "pneumoniamnist": (
+        ("The test images come from another selection than train and val, and differ from these", "docs/sets.md"),
+    ),
+    **dict.fromkeys(
+        ("organamnist", "organcmnist", "organsmnist"),
+        (
+            (
+                "OrganAMNIST, OrganCMNIST and OrganSMNIST are views of the same patients with the same labels: one is no "
+                "independent test of another",
+                "Yang et al. 2023, doi 10.1038/s41597-022-01721-8",
+            ),
+        ),
+    ),
+}
 MEDMNIST_CITATION = (
     "Yang et al., MedMNIST v2 - A large-scale lightweight benchmark for 2D and 3D biomedical image classification. "
     "Scientific Data 10, 41 (2023), doi 10.1038/s41597-022-01721-8"
@@ -28,6 +58,25 @@ def medmnist_info() -> dict[str, dict[str, Any]]:
     return table
 
 
+def task_of(flag: str) -> Task:
+    """What a set's images are labelled with."""
+    task = medmnist_info()[flag]["task"]
+    return "multi-label" if "multi-label" in task else "ordinal" if "ordinal" in task else "multi-class"
+
+
+def sizes_of(flag: str) -> tuple[int, ...]:
+    """Pixels a side that a set comes in."""
+    return MEDMNIST_SIZES_3D if _dimensions(flag) == 3 else MEDMNIST_SIZES
+
+
+def _dimensions(flag: str) -> int:
+    return 3 if flag.endswith("3d") else 2
+
+
+def _num_labels(flag: str) -> int | None:
+    return len(medmnist_info()[flag]["label"]) if task_of(flag) == "multi-label" else None
+
+
 def medmnist_root(root: str | Path | None = None) -> Path:
     """`root`, else $MEDMNIST_ROOT, else medmnist's own default."""
     return Path(root or os.environ.get("MEDMNIST_ROOT") or Path.home() / ".medmnist").expanduser()
@@ -35,12 +84,8 @@ def medmnist_root(root: str | Path | None = None) -> Path:
 
 def medmnist_dataset(flag: str, root: str | Path | None, size: int, download: bool) -> ImageDataset:
     info = medmnist_info()[flag]
-    if flag.endswith("3d"):
-        raise UserError(f"{flag} is a 3-D set: not supported yet. Choose one of the two-dimensional sets.")
-    if "multi-label" in info["task"]:
-        raise UserError(f"{flag} is a multi-label set: not supported yet. Choose a single-label set.")
-    if size not in MEDMNIST_SIZES:
-        raise UserError(f"{flag} comes in sizes {', '.join(map(str, MEDMNIST_SIZES))}, not {size}.")
+    if size not in (sizes := sizes_of(flag)):
+        raise UserError(f"{flag} comes in sizes {', '.join(map(str, sizes))}, not {size}.")
 
     suffix = "" if size == 28 else f"_{size}"
     folder = medmnist_root(root)
@@ -52,20 +97,25 @@ def medmnist_dataset(flag: str, root: str | Path | None, size: int, download: bo
         notes = []
     else:
         raise UserError(f"{path}: no such file. {_manual_steps(url, path, md5)}")
-    return _described(flag, read_npz(path, notes=notes), notes)
+    return _described(flag, read_npz(path, notes=notes, num_labels=_num_labels(flag)), notes)
 
 
 def as_medmnist(path: Path, splits: dict[str, Split]) -> ImageDataset | None:
     """An npz that is named, shaped and numbered as a MedMNIST set is that set, wherever it lies; None for any other."""
     flag, _, pixels = path.stem.partition("_")
     info = medmnist_info().get(flag)
-    if info is None or pixels not in ("", *map(str, MEDMNIST_SIZES[1:])):
+    if info is None or pixels not in ("", *map(str, sizes_of(flag)[1:])):
         return None
     size = int(pixels or MEDMNIST_SIZES[0])
     shapes = {split.images.shape[1:] for split in splits.values()}
-    classes = {int(label) for split in splits.values() for label in np.unique(split.labels)}
     same_counts = {name: len(split) for name, split in splits.items()} == info["n_samples"]
-    if shapes != {(size, size, info["n_channels"])} or not same_counts or classes != set(map(int, info["label"])):
+    if shapes != {(*(size,) * _dimensions(flag), info["n_channels"])} or not same_counts:
+        return None
+    conditioning = Conditioning({int(label): name for label, name in info["label"].items()}, task_of(flag))
+    shown = sum(
+        conditioning.counts(split.labels) for split in splits.values() if not len(conditioning.outside(split.labels))
+    )
+    if not np.all(shown) or any(len(conditioning.outside(split.labels)) for split in splits.values()):
         return None
     notes = [
         f"{path.name} is named, shaped and numbered as MedMNIST's {flag}: it was taken for it, with its class names."
@@ -76,8 +126,17 @@ def as_medmnist(path: Path, splits: dict[str, Split]) -> ImageDataset | None:
 def _described(flag: str, splits: dict[str, Split], notes: list[str]) -> ImageDataset:
     info = medmnist_info()[flag]
     labels = {int(label): name for label, name in info["label"].items()}
+    known = [f"{text} ({source})." for text, source in KNOWN_ISSUES.get(flag, ())]
     return ImageDataset(
-        flag, splits, labels, info["license"], MEDMNIST_CITATION, info["description"], source="medmnist", notes=notes
+        flag,
+        splits,
+        labels,
+        task_of(flag),
+        info["license"],
+        MEDMNIST_CITATION,
+        info["description"],
+        source="medmnist",
+        notes=[*notes, *known],
     )
 
 

@@ -1,7 +1,7 @@
 """Reading and writing npz files in MedMNIST's layout, without ever unpickling anything.
 
-The layout: `train_images`, `train_labels`, `val_…`, `test_…`; images uint8 N×H×W or N×H×W×3, labels integer N or N×1. Labels
-1×N and one-hot rows N×K are read as well, and said.
+The layout: `train_images`, `train_labels`, `val_…`, `test_…`; images uint8 N×H×W or N×H×W×3, volumes N×D×H×W; labels integer N or
+N×1, or of several labels an image zeros and ones N×K. Labels 1×N, and one-hot rows N×K for classes, are read as well, and said.
 """
 
 import io
@@ -17,7 +17,9 @@ from typing import Any
 import numpy as np
 
 from medmnist_diffusion.data.arrow import IN_MEMORY_BYTES, store_images
+from medmnist_diffusion.data.conditioning import Conditioning, conditions_of
 from medmnist_diffusion.data.dataset import CHUNK, Split, without_grey_axis
+from medmnist_diffusion.data.reading import LARGEST, LARGEST_VOLUME, SMALLEST
 from medmnist_diffusion.errors import UserError
 from medmnist_diffusion.files import atomic_file, file_hash, write_json
 from medmnist_diffusion.resources import check_memory
@@ -27,7 +29,7 @@ DAMAGED = (zipfile.BadZipFile, zlib.error, EOFError, OSError, RuntimeError, Valu
 # What NumPy raises on a header that somebody made up.
 MADE_UP = (ValueError, TypeError, SyntaxError, TokenError, OverflowError, RecursionError, MemoryError)
 LONGEST_HEADER = 16_384  # bytes; the format allows 4 GiB
-SMALLEST, LARGEST = 8, 1024  # pixels a side
+CHANNELS = (1, 3)
 SPLITS = ("train", "val", "test")
 SYNTHETIC = "train_synthetic"  # of a set that `augment` wrote: which training images are generated
 Headers = dict[str, tuple[tuple[int, ...], Any]]  # shape and dtype of every array
@@ -39,10 +41,12 @@ def read_npz(
     splits: tuple[str, ...] = SPLITS,
     in_memory_bytes: int = IN_MEMORY_BYTES,
     notes: list[str] | None = None,
+    num_labels: int | None = None,
 ) -> dict[str, Split]:
-    """The named splits of an npz file, each checked; images come out as uint8 N×H×W×C, labels as int64 N.
+    """The named splits of an npz file, each checked; images come out as uint8 N×H×W×C (volumes N×D×H×W×C), labels as int64 N.
 
     Args:
+        num_labels: read labels N×K as conditions of so many labels an image (`label_columns` tells); None: as classes.
         notes: where given, what was read otherwise than it stands there is added to it.
 
     Raises:
@@ -77,11 +81,31 @@ def read_npz(
             )
     content = lru_cache(lambda: file_hash(path))  # of large files alone, and once for all splits
     notes = [] if notes is None else notes
-    return {split: _read_split(path, split, headers, in_memory_bytes, content, notes) for split in splits}
+    return {split: _read_split(path, split, headers, in_memory_bytes, content, notes, num_labels) for split in splits}
+
+
+def label_columns(path: Path, splits: tuple[str, ...] = SPLITS) -> int | None:
+    """K of a file with several labels an image: rows of K zeros and ones, of which some have no 1 or several. None of every other
+    file, and of one that cannot be read (`read_npz` says why)."""
+    try:
+        with np.load(path, allow_pickle=False) as arrays:
+            labels = [arrays[f"{split}_labels"] for split in splits]
+    except DAMAGED:
+        return None
+    wide = all(one.ndim == 2 and one.shape[1] > 1 and len(one) > 1 and one.dtype.kind in "iufb" for one in labels)
+    if not wide or len({one.shape[1] for one in labels}) > 1 or not all(np.isin(one, (0, 1)).all() for one in labels):
+        return None
+    return labels[0].shape[1] if any((one.sum(1) != 1).any() for one in labels) else None
 
 
 def _read_split(
-    path: Path, split: str, headers: Headers, in_memory_bytes: int, content: Callable[[], str], notes: list[str]
+    path: Path,
+    split: str,
+    headers: Headers,
+    in_memory_bytes: int,
+    content: Callable[[], str],
+    notes: list[str],
+    num_labels: int | None,
 ) -> Split:
     where = f"{path}: {split}"
     image_shape, _ = headers[f"{split}_images"]
@@ -93,7 +117,7 @@ def _read_split(
             raise UserError(f"{path}: {SYNTHETIC} must hold a 0 or 1 for each training image. {REMEDY}")
 
     size = int(np.prod(image_shape, dtype=object))
-    shape = (image_shape[1], image_shape[2], image_shape[3] if len(image_shape) == 4 else 1)
+    shape = image_shape[1:] if image_shape[-1] in CHANNELS and len(image_shape) > 3 else (*image_shape[1:], 1)
     try:
         images = store_images(
             lambda: _image_chunks(path, f"{split}_images", (image_shape[0], *shape)),
@@ -106,7 +130,11 @@ def _read_split(
             "If that is not what you expect, the file's header is wrong: write it again.",
         )
         with np.load(path, allow_pickle=False) as arrays:  # last: there is room for them where there is for the images
-            labels = _flat_labels(arrays[f"{split}_labels"], image_shape[0], where, notes)
+            labels = arrays[f"{split}_labels"]
+            if num_labels is None:
+                labels = _flat_labels(labels, image_shape[0], where, notes)
+            else:
+                labels = _conditions(labels, image_shape[0], num_labels, where)
         if labels.dtype.kind == "f" and np.isnan(labels).any():
             raise UserError(f"{where}_labels holds NaN. Give every image a class id.")
         if labels.dtype.kind == "f":
@@ -119,19 +147,22 @@ def _read_split(
 
 
 def _check_image_header(where: str, shape: tuple[int, ...], dtype: np.dtype) -> None:
-    """uint8 N×H×W or N×H×W×3, square, of a size that is read."""
+    """uint8 N×H×W or N×H×W×3, volumes N×D×H×W, of a size that is read."""
     if dtype != np.uint8:
         raise UserError(f"{where}_images has dtype {dtype}; uint8 in 0 … 255 is needed. {REMEDY}")
-    if len(shape) == 4 and shape[3] not in (1, 3) and len(set(shape[1:])) == 1:
-        raise UserError(f"{where}_images is three-dimensional {shape}: 3-D sets are not supported yet.")
-    if len(shape) not in (3, 4) or (len(shape) == 4 and shape[3] not in (1, 3)):
-        raise UserError(f"{where}_images has shape {shape}; N×H×W or N×H×W×3 is needed. {REMEDY}")
-    if shape[1] != shape[2]:
-        raise UserError(f"{where}_images has shape {shape}: images must be square. Crop or pad them first.")
-    if shape[0] and not SMALLEST <= shape[1] <= LARGEST:
-        raise UserError(
-            f"{where}_images has shape {shape}: from {SMALLEST} to {LARGEST} pixels a side are read. Resize them first."
-        )
+    sides = shape[1:-1] if len(shape) > 3 and shape[-1] in CHANNELS else shape[1:]
+    if len(sides) not in (2, 3):
+        raise UserError(f"{where}_images has shape {shape}; N×H×W, N×H×W×3 or for volumes N×D×H×W is needed. {REMEDY}")
+    if shape[0] and not SMALLEST <= min(sides) <= max(sides) <= (LARGEST if len(sides) == 2 else LARGEST_VOLUME):
+        what = f"from {SMALLEST} to {LARGEST} pixels a side, of volumes to {LARGEST_VOLUME}, are read"
+        raise UserError(f"{where}_images has shape {shape}: {what}. Resize them first.")
+
+
+def _conditions(labels: np.ndarray, images: int, num_labels: int, where: str) -> np.ndarray:
+    """int64 N of N×K zeros and ones."""
+    if labels.shape != (images, num_labels) or not np.isin(labels, (0, 1)).all():
+        raise UserError(f"{where}_labels has shape {labels.shape}; {images}×{num_labels} zeros and ones are needed.")
+    return conditions_of(labels)
 
 
 def _flat_labels(labels: np.ndarray, images: int, where: str, notes: list[str]) -> np.ndarray:
@@ -140,7 +171,10 @@ def _flat_labels(labels: np.ndarray, images: int, where: str, notes: list[str]) 
         return labels.reshape(-1)
     ones = np.isin(labels, (0, 1)).all() and (labels.sum(1) == 1).all()
     if not ones:
-        raise UserError(f"{where}_labels has {labels.shape[1]} columns: multi-label sets are not supported yet.")
+        raise UserError(
+            f"{where}_labels has {labels.shape[1]} columns. For several labels an image, all splits need rows of zeros and ones; "
+            f"for classes, one number an image."
+        )
     notes.append(
         f"{where.rsplit(': ', 1)[-1]}: the labels are one-hot rows; the place of the 1 was taken for the class."
     )
@@ -217,12 +251,16 @@ def generated_images(path: Path) -> int:
         raise UserError(f"{path}: {SYNTHETIC} cannot be read ({error}). Write the file again.") from None
 
 
-def npz_arrays(splits: dict[str, Split], num_classes: int) -> dict[str, np.ndarray]:
-    """MedMNIST's arrays of the splits: grey images as N×H×W, labels N×1 in the smallest unsigned type that holds them."""
+def npz_arrays(splits: dict[str, Split], conditioning: Conditioning) -> dict[str, np.ndarray]:
+    """MedMNIST's arrays of the splits: grey images as N×H×W, volumes as N×D×H×W; labels N×1 in the smallest unsigned type that
+    holds them, or of several labels an image N×K."""
     arrays = {}
     for name, split in splits.items():
         arrays[f"{name}_images"] = without_grey_axis(split.images[:])
-        arrays[f"{name}_labels"] = split.labels.astype(np.min_scalar_type(num_classes - 1))[:, None]
+        kind = np.min_scalar_type(conditioning.num_classes - 1)
+        arrays[f"{name}_labels"] = (
+            conditioning.matrix(split.labels) if conditioning.multi_label else split.labels.astype(kind)[:, None]
+        )
     return arrays
 
 

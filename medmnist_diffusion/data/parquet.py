@@ -31,6 +31,10 @@ LABEL_COLUMNS = (
 )
 
 SPLIT_COLUMNS = ("split", "subset", "partition")
+GROUP_COLUMNS = (
+    "patient", "patient_id", "patientid", "patient id", "patient_number", "subject", "subject_id", "subjectid", "case", "case_id",
+    "lesion_id", "person", "person_id",
+)  # fmt: skip
 NO_LABEL = ("", "nan", "<na>", "nat")  # texts that stand for a hole
 PARQUET_SUFFIXES = (".parquet", ".parq", ".pq")
 
@@ -41,13 +45,15 @@ class Part:
 
     Attributes:
         table: a `datasets.Dataset` with one column `image`, undecoded.
-        labels: of its images, as names or whole numbers.
+        labels: of its images, as names or whole numbers; of several labels an image as lists of names.
         names: the classes in the order of the file's own ids, where it has some.
+        groups: of its images, which person or lesion they show, where that is known.
     """
 
     table: Any
     labels: list[Any]
     names: list[str] | None = None
+    groups: list[str] | None = None
 
 
 def parquet_parts(path: Path, files: list[Path], content: str) -> tuple[dict[str, list[Part]], list[str]]:
@@ -124,6 +130,8 @@ def _read_file(file: Path, content: str) -> tuple[Part, tuple[str, str]]:
         image, label = columns(features, str(file))
         _refuse_split_column(features, file)
         labels = pq.read_table(file, columns=[label]).column(0).to_pylist()
+        group = next((name for name in features if name.lower() in GROUP_COLUMNS), None)
+        groups = None if group is None else pq.read_table(file, columns=[group]).column(0).to_pylist()
         table = datasets.load_dataset(
             "parquet",
             data_files=[glob.escape(str(file))],
@@ -133,7 +141,7 @@ def _read_file(file: Path, content: str) -> tuple[Part, tuple[str, str]]:
         )
     except (datasets.exceptions.DatasetsError, pa.ArrowException, OSError, ValueError, NotImplementedError) as error:
         raise UserError(f"{file} is no parquet file that can be read ({one_line(error, 120)}).") from None
-    return as_part(table, image, labels, features[label], str(file)), (image, label)
+    return as_part(table, image, labels, features[label], str(file), groups), (image, label)
 
 
 def _refuse_split_column(features: Any, file: Path) -> None:
@@ -168,7 +176,11 @@ def columns(features: Any, where: str) -> tuple[str, str]:
 
     images = [key for key, feature in features.items() if isinstance(feature, datasets.Image)]
     images = images or [key for key, feature in features.items() if _holds_files(key, feature)]
-    labels = [key for key, feature in features.items() if isinstance(feature, datasets.ClassLabel)]
+    labels = [
+        key
+        for key, feature in features.items()
+        if isinstance(getattr(feature, "feature", feature), datasets.ClassLabel)
+    ]
     labels = labels or [key for key in features if key.lower() in LABEL_COLUMNS and key not in images]
     for what, found, usual in (("image", images, "image"), ("label", labels, "label")):
         if not found and usual in features:
@@ -192,14 +204,24 @@ def _holds_files(name: str, feature: Any) -> bool:
     return is_binary and name.lower() in IMAGE_COLUMNS
 
 
-def as_part(table: Any, image: str, labels: list[Any], feature: Any, where: str) -> Part:
-    """A table's image column, undecoded, and its labels: names (text) where they have some, else whole numbers."""
+def as_part(
+    table: Any, image: str, labels: list[Any], feature: Any, where: str, groups: list[Any] | None = None
+) -> Part:
+    """A table's image column, undecoded, and its labels: names (text) where they have some, else whole numbers; lists of names
+    of a column of lists."""
     import datasets
 
-    names = feature.names if isinstance(feature, datasets.ClassLabel) else None
+    inner = getattr(feature, "feature", feature)  # of a list of labels, what each is
+    names = inner.names if isinstance(inner, datasets.ClassLabel) else None
+    if groups is not None and any(group is None or group != group for group in groups):
+        raise UserError(f"{where}: some images have no patient. Give every row one, or leave the column out.")
+    known = None if groups is None else [str(group) for group in groups]
     table = table.select_columns([image]).rename_columns({image: "image"} if image != "image" else {})
     table = table.cast_column("image", datasets.Image(decode=False))
-    return Part(table, [_label(value, names, where) for value in labels], names)
+    if inner is not feature:
+        several = [sorted({str(_label(one, names, where)) for one in value or []}) for value in labels]
+        return Part(table, several, names, known)
+    return Part(table, [_label(value, names, where) for value in labels], names, known)
 
 
 def _label(value: Any, names: list[str] | None, where: str) -> str | int:

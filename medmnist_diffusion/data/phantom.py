@@ -1,25 +1,38 @@
-"""A generated chest phantom in MedMNIST's npz layout: four classes, seeded, no real patient, no download.
+"""A generated chest phantom in MedMNIST's npz layout: seeded, no real patient, no download.
 
-It is there so that every command runs offline in minutes, and so that tests can plant a truth. It is asked for by name
-(`phantom`, `phantom-rgb`) and never stands in for real data. Nothing learnt from it says anything about real images.
+It is there so that every command runs offline in minutes, and so that tests can plant a truth. It is asked for by name and never
+stands in for real data. Nothing learnt from it says anything about real images. `phantom` and `phantom-rgb` have four classes,
+`phantom-multilabel` three findings that stand together or not at all, `phantom-ordinal` four grades, `phantom-3d` small volumes of
+two shapes.
 """
+
+from typing import Literal
 
 import numpy as np
 
+Form = Literal["multi-class", "multi-label", "ordinal", "volume"]
 CLASSES = {0: "clear lungs", 1: "focal opacity", 2: "diffuse opacities", 3: "effusion"}
 SHARES = np.array([0.4, 0.3, 0.2, 0.1])  # imbalanced, as medical sets are
 SPLITS = {"train": 2400, "val": 480, "test": 480}
+VOLUMES = {"train": 800, "val": 160, "test": 160}
 DESCRIPTION = "Synthetic chest phantoms made by medmnist-diffusion: computed shapes, not images of patients."
 
+FINDINGS = {0: "focal opacity", 1: "diffuse opacities", 2: "effusion"}  # of phantom-multilabel
+GRADES = {0: "no effusion", 1: "small effusion", 2: "medium effusion", 3: "large effusion"}
+SHAPES = {0: "one lobe", 1: "two lobes"}  # of phantom-3d
+NAMES: dict[Form, dict[int, str]] = {
+    "multi-class": CLASSES, "multi-label": FINDINGS, "ordinal": GRADES, "volume": SHAPES
+}  # fmt: skip
 _SUPERSAMPLING = 2  # rendered at twice the size and averaged, for soft edges
 
 
 def make_phantom(
-    channels: int = 1, size: int = 28, seed: int = 0, counts: dict[str, int] | None = None
+    channels: int = 1, size: int = 28, seed: int = 0, counts: dict[str, int] | None = None, form: Form = "multi-class"
 ) -> dict[str, np.ndarray]:
-    """The six arrays of a MedMNIST npz: uint8 `{split}_images` N×H×W (grey) or N×H×W×3 and `{split}_labels` N×1.
+    """The six arrays of a MedMNIST npz: uint8 `{split}_images` N×H×W (grey), N×H×W×3 or N×D×H×W, and `{split}_labels` N×1 or N×3.
 
     Args:
+        form: what the labels are; `volume` for binary shapes.
         channels: 1 for a grey set, 3 for a tinted one.
         size: height and width in pixels.
         seed: the same seed gives the same arrays; the splits of one seed share no image.
@@ -28,22 +41,67 @@ def make_phantom(
     arrays = {}
     for stream, (split, count) in enumerate((counts or SPLITS).items()):
         rng = np.random.default_rng([seed, stream])
-        # Every class occurs even in a tiny split; the order is random.
-        labels = np.arange(count) % len(CLASSES)
-        labels[len(CLASSES) * 2 :] = rng.choice(len(CLASSES), max(count - len(CLASSES) * 2, 0), p=SHARES)
-        rng.shuffle(labels)
+        labels = _findings(count, rng) if form == "multi-label" else _classes(count, form, rng)
         at_once = max(1, 256 * 28**2 // max(size, 28) ** 2)  # a few hundred MB whatever the size
-        images = np.concatenate(
-            [_render(labels[start : start + at_once], size, channels, rng) for start in range(0, count, at_once)]
-        )
+        parts = (labels[start : start + at_once] for start in range(0, count, at_once))
+        if form == "volume":
+            images = np.concatenate([_shapes(part, size, rng) for part in parts])
+        else:
+            images = np.concatenate([_render(_extents(part, form), size, channels, rng) for part in parts])
         arrays[f"{split}_images"] = images
-        arrays[f"{split}_labels"] = labels.astype(np.uint8)[:, None]
+        arrays[f"{split}_labels"] = labels.astype(np.uint8).reshape(count, -1)
     return arrays
 
 
-def _render(labels: np.ndarray, size: int, channels: int, rng: np.random.Generator) -> np.ndarray:
-    """uint8 N×size×size[×3] images of the given classes. Coordinates run from −1 to 1, y downwards."""
-    n, grid = len(labels), size * _SUPERSAMPLING
+def _classes(count: int, form: Form, rng: np.random.Generator) -> np.ndarray:
+    """Class ids N. Every class occurs even in a tiny split; the order is random."""
+    classes = len(NAMES[form])
+    shares = np.array([0.7, 0.3]) if form == "volume" else SHARES
+    labels = np.arange(count) % classes
+    labels[classes * 2 :] = rng.choice(classes, max(count - classes * 2, 0), p=shares)
+    rng.shuffle(labels)
+    return labels
+
+
+def _findings(count: int, rng: np.random.Generator) -> np.ndarray:
+    """Zeros and ones N×3: half of the images have none; an effusion is more likely beside another finding. Each finding stands
+    alone and with others even in a tiny split."""
+    rows = rng.random((count, 3)) < [0.3, 0.25, 0.1]
+    rows[:, 2] |= rows[:, :2].any(1) & (rng.random(count) < 0.25)
+    every = np.arange(min(count, 16)) % 8
+    rows[: len(every)] = every[:, None] >> np.arange(3) & 1
+    rng.shuffle(rows)
+    return rows.astype(int)
+
+
+def _extents(labels: np.ndarray, form: Form) -> np.ndarray:
+    """How much of each finding an image shows, float N×3, 1 for an ordinary one."""
+    if form == "multi-label":
+        return labels.astype(float)
+    if form == "ordinal":
+        return np.stack([np.zeros(len(labels)), np.zeros(len(labels)), labels / 2], 1)
+    return np.asarray(labels[:, None] == [1, 2, 3], float)
+
+
+def _shapes(labels: np.ndarray, size: int, rng: np.random.Generator) -> np.ndarray:
+    """uint8 N×size×size×size, 0 and 255: an ellipsoid in a random place, and of class 1 a second one that grows out of it."""
+    n, axis = len(labels), (np.arange(size) + 0.5) / size * 2 - 1
+    place = np.stack(np.meshgrid(axis, axis, axis, indexing="ij"), -1)  # D×H×W×3
+
+    def ellipsoids(centres: np.ndarray, radii: np.ndarray) -> np.ndarray:
+        return np.asarray((((place - centres[:, None, None, None]) / radii[:, None, None, None]) ** 2).sum(-1) < 1)
+
+    centres, radii = rng.uniform(-0.25, 0.25, (n, 3)), rng.uniform(0.25, 0.5, (n, 3))
+    directions = rng.normal(size=(n, 3))
+    directions /= np.linalg.norm(directions, axis=1, keepdims=True)
+    others, lengths = rng.uniform(0.18, 0.3, (n, 3)), np.einsum("ij,ij->i", np.abs(directions), radii)[:, None]
+    second = ellipsoids(centres + directions * (lengths + 0.15), others) & (labels == 1)[:, None, None, None]
+    return (ellipsoids(centres, radii) | second).astype(np.uint8) * 255
+
+
+def _render(extents: np.ndarray, size: int, channels: int, rng: np.random.Generator) -> np.ndarray:
+    """uint8 N×size×size[×3] images with the given findings, N×3. Coordinates run from −1 to 1, y downwards."""
+    n, grid = len(extents), size * _SUPERSAMPLING
     axis = (np.arange(grid) + 0.5) / grid * 2 - 1
     x, y = axis[None, None, :], axis[None, :, None]
 
@@ -83,11 +141,13 @@ def _render(labels: np.ndarray, size: int, channels: int, rng: np.random.Generat
     for _ in range(7):
         cx = np.where(rng.random((n, 1, 1)) < 0.5, -1.0, 1.0) * vary(0.25, 0.60)
         diffuse += ellipse(cx, vary(-0.45, 0.40), vary(0.09, 0.18), vary(0.09, 0.18), 0.45) * vary(0.10, 0.24)
-    level = vary(0.02, 0.34)  # the fluid's upper edge, higher at the chest wall
+    level = vary(0.02, 0.34) - 0.3 * (
+        extents[:, 2, None, None] - 1
+    )  # the fluid's upper edge, higher at the chest wall
     fluid = 1 / (1 + np.exp(np.clip(-(y - level + 0.35 * (np.abs(x) - 0.4)) / 0.05, -30, 30)))
     effusion = fluid * np.where(side < 0, left, right) * vary(0.30, 0.45)
-    label = labels[:, None, None]
-    image = image + lungs * ((label == 1) * focal + (label == 2) * diffuse) + (label == 3) * effusion
+    focal_share, diffuse_share, fluid_share = (extents[:, finding, None, None] for finding in range(3))
+    image = image + lungs * (focal_share * focal + diffuse_share * diffuse) + fluid_share.clip(max=1) * effusion
 
     image = image.reshape(n, size, _SUPERSAMPLING, size, _SUPERSAMPLING).mean((2, 4))
     image = (image * vary(0.85, 1.15) + vary(-0.03, 0.05)).clip(0, 1) ** vary(0.85, 1.2)

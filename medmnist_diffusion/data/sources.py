@@ -1,36 +1,83 @@
 """`load_dataset`: a flag, an npz, a folder, a Hub id or `phantom` in, one ImageDataset out."""
 
 import difflib
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from medmnist_diffusion.data import phantom
+from medmnist_diffusion.data.conditioning import MOST_LABELS, conditions_of
 from medmnist_diffusion.data.dataset import ImageDataset, Split
 from medmnist_diffusion.data.medmnist_files import as_medmnist, medmnist_dataset, medmnist_info
-from medmnist_diffusion.data.npz import LARGEST, SMALLEST, SPLITS, SYNTHETIC, generated_images, read_npz
+from medmnist_diffusion.data.npz import (
+    SPLITS,
+    SYNTHETIC,
+    generated_images,
+    label_columns,
+    read_npz,
+)
+from medmnist_diffusion.data.reading import LARGEST_VOLUME, Fit, Reading, checked_reading
 from medmnist_diffusion.data.tables import folder_dataset, hub_dataset
 from medmnist_diffusion.errors import UserError
 from medmnist_diffusion.files import has_suffix
 
-PHANTOMS = {"phantom": 1, "phantom-rgb": 3}
-DEFAULT_SIZE = 28
+PHANTOMS: dict[str, phantom.Form] = {
+    "phantom": "multi-class", "phantom-rgb": "multi-class", "phantom-multilabel": "multi-label", "phantom-ordinal": "ordinal",
+    "phantom-3d": "volume",
+}  # fmt: skip
 NEARLY_BLACK = 31  # grey levels
 
 
+class DataSource(NamedTuple):
+    """A data set as a user names it, and how it is to be read: the arguments of `load_dataset`. It can be sent to other
+    processes."""
+
+    dataset: str
+    root: str | Path | None = None
+    size: int | Sequence[int] | None = None
+    fit: Fit | None = None
+    window: str | Sequence[str | float] | None = None
+    slices: int | None = None
+
+    def load(self) -> ImageDataset:
+        return load_dataset(self.dataset, self.root, self.size, fit=self.fit, window=self.window, slices=self.slices)
+
+
+def as_dataset(dataset: "str | DataSource | ImageDataset", root: str | Path | None, size: Any) -> ImageDataset:
+    """A data set that may still have to be loaded, from a name with `root` and `size`."""
+    if isinstance(dataset, ImageDataset):
+        return dataset
+    return dataset.load() if isinstance(dataset, DataSource) else load_dataset(dataset, root, size)
+
+
 def load_dataset(
-    name: str, root: str | Path | None = None, size: int | None = None, download: bool = True
+    name: str,
+    root: str | Path | None = None,
+    size: int | Sequence[int] | None = None,
+    download: bool = True,
+    *,
+    fit: Fit | None = None,
+    window: str | Sequence[str | float] | None = None,
+    slices: int | None = None,
 ) -> ImageDataset:
     """One data set from whatever the user named.
 
     Args:
         name: a MedMNIST flag (`pneumoniamnist`), the path of an npz in MedMNIST's layout, a folder with one subfolder
-            a class (or train/val/test folders of such), a folder of parquet files, a Hub id with an image and a label
-            column, `phantom` or `phantom-rgb`.
+            a class (or train/val/test folders of such), or with a table of labels beside the images (`metadata.csv`), a folder of
+            parquet files, a Hub id with an image and a label column, `phantom` or another of PHANTOMS.
         root: where MedMNIST files lie; default $MEDMNIST_ROOT, else ~/.medmnist.
-        size: pixels a side; MedMNIST has 28, 64, 128 and 224; folders and Hub sets are resized. Default 28.
+        size: pixels a side, or height and width; MedMNIST has 28, 64, 128 and 224 (volumes 28 and 64); folders and Hub sets are
+            resized. Default 28.
         download: whether a MedMNIST file that is missing may be downloaded.
+        fit: how images of a folder or the Hub become so large: `crop` to their middle (default), `pad` or `squash`.
+        window: of images with more than 8 bits, which values become black and white: `auto` (default), `percentile`, `file`, or
+        two
+            numbers (`data/reading.py`).
+        slices: read each volume of a folder of NIfTI files as so many slices.
 
     Raises:
         UserError: one line that names the source, what is wrong, and the remedy.
@@ -43,29 +90,45 @@ def load_dataset(
     """
     if not name.strip():
         raise UserError("no data set was named. Give a MedMNIST flag, an npz, an image folder, a Hub id, or phantom.")
-    path = Path(name).expanduser()
-    if size is not None and not SMALLEST <= size <= LARGEST:
-        raise UserError(f"--size is {size}; from {SMALLEST} to {LARGEST} pixels a side are possible.")
+    path, reading = Path(name).expanduser(), checked_reading(size, fit, window, slices)
     if name in PHANTOMS:
-        dataset = _phantom_dataset(name, size or DEFAULT_SIZE)
+        dataset = _phantom_dataset(name, _one_side(name, reading))
     elif name in medmnist_info():
-        dataset = medmnist_dataset(name, root, size or DEFAULT_SIZE, download)
+        dataset = medmnist_dataset(name, root, _one_side(name, reading), download)
     elif has_suffix(path, ".npz"):
-        dataset = _npz_dataset(path, size)
+        dataset = _npz_dataset(path, _as_they_are(name, reading).size)
     elif path.is_dir():
-        dataset = folder_dataset(path, size or DEFAULT_SIZE)
+        dataset = folder_dataset(path, reading)
     elif path.exists():
         raise UserError(
             f"{path} is a file that is no npz. Give an npz, or the folder that holds your images or parquet files."
         )
     elif name.count("/") == 1 and not name.startswith((".", "/", "~")):
-        dataset = hub_dataset(name, size or DEFAULT_SIZE)
+        dataset = hub_dataset(name, reading)
     else:
-        known = [flag for flag in medmnist_info() if not flag.endswith("3d")] + list(PHANTOMS)
+        known = [*medmnist_info(), *PHANTOMS]
         nearest = difflib.get_close_matches(name.lower(), known, 1, cutoff=0.5)
         hint = f"Did you mean {nearest[0]!r}?" if nearest else f"Known: {', '.join(known)}."
         raise UserError(f"{name!r} is no MedMNIST flag, and no such file or folder exists. {hint}")
     return _checked(dataset, name)
+
+
+def _as_they_are(name: str, reading: Reading) -> Reading:
+    """Raises:
+    UserError: for ways to read images of a set that holds its pixels as they are.
+    """
+    if not reading.is_default:
+        raise UserError(
+            f"{name} holds its pixels as they are: --fit, --window and --slices are for folders of images."
+        )
+    return reading
+
+
+def _one_side(name: str, reading: Reading) -> int:
+    height, width = _as_they_are(name, reading).sides
+    if height != width:
+        raise UserError(f"{name} has as many rows as columns: give one number as --size.")
+    return height
 
 
 def _checked(dataset: ImageDataset, where: str) -> ImageDataset:
@@ -79,7 +142,7 @@ def _checked(dataset: ImageDataset, where: str) -> ImageDataset:
                 f"{where}: {split.name} has label {outside[0]}, outside the classes 0 … {conditioning.num_classes - 1}. Correct "
                 "the label, or add training images of that class."
             )
-    if conditioning.num_classes < 2:
+    if conditioning.num_classes < (1 if conditioning.multi_label else 2):
         raise UserError(
             f"{where}: there is one class only. A class-conditional model needs two or more: add images of another class, in a "
             "subfolder of their own or with a label of their own."
@@ -121,19 +184,24 @@ def _brightest(split: Split) -> int:
 
 
 def _phantom_dataset(name: str, size: int) -> ImageDataset:
+    if name == "phantom-3d" and size > LARGEST_VOLUME:
+        raise UserError(f"{name}: size {size} is not supported. Volumes have at most {LARGEST_VOLUME} voxels a side.")
     if size < 16 or size % 4:
         raise UserError(f"{name}: size {size} is not supported. Use a multiple of 4 from 16 on.")
-    arrays = phantom.make_phantom(PHANTOMS[name], size)
+    form, channels = PHANTOMS[name], 3 if name == "phantom-rgb" else 1
+    arrays = phantom.make_phantom(channels, size, form=form, counts=phantom.VOLUMES if form == "volume" else None)
     splits = {}
     for split in SPLITS:
-        images = arrays[f"{split}_images"]
+        images, labels = arrays[f"{split}_images"], arrays[f"{split}_labels"]
+        images = images if channels == 3 else images[..., None]
         splits[split] = Split(
-            split, images.reshape(*images.shape[:3], -1), arrays[f"{split}_labels"][:, 0].astype(np.int64)
+            split, images, conditions_of(labels) if form == "multi-label" else labels[:, 0].astype(np.int64)
         )
     return ImageDataset(
         name,
         splits,
-        dict(phantom.CLASSES),
+        dict(phantom.NAMES[form]),
+        "multi-class" if form == "volume" else form,
         license="CC0 1.0",
         description=phantom.DESCRIPTION,
         synthetic=True,
@@ -142,16 +210,31 @@ def _phantom_dataset(name: str, size: int) -> ImageDataset:
     )
 
 
-def _npz_dataset(path: Path, size: int | None) -> ImageDataset:
+def _npz_dataset(path: Path, size: tuple[int, int] | None) -> ImageDataset:
     notes: list[str] = []
-    splits = read_npz(path, notes=notes)
+    num_labels = label_columns(path)
+    splits = read_npz(path, notes=notes, num_labels=num_labels)
     train = splits["train"]
-    if size not in (None, train.images.shape[1]):
-        raise UserError(f"{path} holds {train.images.shape[1]} px images: --size {size} does not fit. Leave it out.")
+    if size is not None and train.images.shape[-3:-1] != size:
+        sides = "×".join(map(str, train.images.shape[1:-1]))
+        raise UserError(
+            f"{path} holds {sides} px images: --size {' '.join(map(str, size))} does not fit. Leave it out."
+        )
     if generated := generated_images(path):
         notes = [*notes, f"{generated} of the training images are generated ({SYNTHETIC}), not real."]
     elif named := as_medmnist(path, splits):
         return replace(named, notes=[*notes, *named.notes])
+    if num_labels is not None:
+        if num_labels > MOST_LABELS:
+            raise UserError(
+                f"{path} has {num_labels} labels an image; {MOST_LABELS} are possible. Leave the rarest out."
+            )
+        notes = [
+            *notes,
+            f"Images have any number of {num_labels} labels: rows of zeros and ones; all zeros is no label.",
+        ]
+        names = {label: str(label) for label in range(num_labels)}
+        return ImageDataset(path.stem, splits, names, "multi-label", notes=notes)
     highest = int(train.labels.max())
     if highest >= len(train):  # ids of something else, patients say: no dictionary of millions of names
         raise UserError(

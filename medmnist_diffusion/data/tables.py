@@ -1,6 +1,8 @@
-"""Image folders, folders of parquet and Hub data sets as one data set: labels joined by name, splits drawn, images decoded."""
+"""Image folders, tables beside images, folders of parquet and Hub data sets as one data set: labels joined by name, splits drawn,
+images decoded."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -8,36 +10,49 @@ import numpy as np
 
 from medmnist_diffusion.cache import cache_dir, cached_arrays, cached_record, digest
 from medmnist_diffusion.data.arrow import store_images
-from medmnist_diffusion.data.conditioning import class_order, nearly_equal, stratified_parts
+from medmnist_diffusion.data.conditioning import (
+    MOST_LABELS,
+    Conditioning,
+    class_order,
+    nearly_equal,
+    stratified_parts,
+)
 from medmnist_diffusion.data.dataset import ImageDataset, Split
 from medmnist_diffusion.data.folders import BESIDE_IMAGES, folder_contents, is_hidden
-from medmnist_diffusion.data.images import DECODER, IMAGE_SUFFIXES, Seen, decoded_squares, survey
+from medmnist_diffusion.data.images import DECODER, IMAGE_SUFFIXES, Seen, decoded, image_shape, survey
+from medmnist_diffusion.data.label_tables import LabelledFiles, find_tables, labelled_files
+from medmnist_diffusion.data.medical import as_slices
+from medmnist_diffusion.data.nifti import is_nifti
 from medmnist_diffusion.data.npz import SPLITS
 from medmnist_diffusion.data.parquet import PARQUET_SUFFIXES, Part, all_rows, hub_parts, parquet_parts
-from medmnist_diffusion.data.twins import MOST_GROUPED, WORKING_SIZE, picture_groups
+from medmnist_diffusion.data.reading import Reading
+from medmnist_diffusion.data.twins import MOST_GROUPED, WORKING_SIZE, joined_groups, picture_groups
 from medmnist_diffusion.errors import UserError
 from medmnist_diffusion.files import file_hash
 
 Table = Any  # a `datasets.Dataset` with one column `image`, undecoded
 
 
-def folder_dataset(path: Path, size: int) -> ImageDataset:
-    parts, notes, content = folder_parts(path)
-    return _dataset(path.name, str(path), parts, size, notes, content)
+def folder_dataset(path: Path, reading: Reading) -> ImageDataset:
+    parts, notes, content = folder_parts(path, reading.slices)
+    return _dataset(path.name, str(path), parts, reading, notes, content)
 
 
-def hub_dataset(name: str, size: int) -> ImageDataset:
+def hub_dataset(name: str, reading: Reading) -> ImageDataset:
     parts, notes = hub_parts(name)
     _check_images(parts, name)
     # Hub tables have a fingerprint that comes from their commit.
     content = digest([[split, part.table._fingerprint] for split, members in parts.items() for part in members])
-    return _dataset(name, name, parts, size, notes, content, source="hub")
+    return _dataset(name, name, parts, reading, notes, content, source="hub")
 
 
-def folder_parts(path: Path) -> tuple[dict[str, list[Part]], list[str], str]:
+def folder_parts(path: Path, slices: int | None = None) -> tuple[dict[str, list[Part]], list[str], str]:
     """What a folder of images or of parquet files holds by split, notes on how that was found, and what names the content.
 
     The content is named by the files' names and bytes, never by their dates.
+
+    Args:
+        slices: read each volume as so many slices.
 
     Raises:
         UserError: if it holds neither, both, or more than one reading is possible.
@@ -45,10 +60,13 @@ def folder_parts(path: Path) -> tuple[dict[str, list[Part]], list[str], str]:
     everything = sorted(file for file in path.rglob("*") if not is_hidden(file.relative_to(path)) and file.is_file())
     parquet = [file for file in everything if file.suffix.lower() in PARQUET_SUFFIXES]
     if not parquet:
-        contents = folder_contents(path)
-        files = [file for classes in contents.splits.values() for files in classes.values() for file in files]
-        parts = {split: [_table(classes, path)] for split, classes in contents.splits.items()}
-        return parts, contents.notes, _content(path, files)
+        tables = find_tables(path)
+        labelled, notes = labelled_files(path, tables) if tables else _by_folders(path)
+        files = [file for one in labelled.values() for file in one.files]
+        content = _content(path, [*files, *tables.values()]) + (f"-{slices}" if slices else "")
+        if slices and not any(map(is_nifti, files)):
+            raise UserError(f"{path} holds no volumes: leave --slices out.")
+        return {split: [_table(one, slices)] for split, one in labelled.items()}, notes, content
     images = (file for file in everything if file.suffix.lower() in IMAGE_SUFFIXES)
     if image := next(images, None):
         raise UserError(
@@ -67,15 +85,29 @@ def _content(path: Path, files: list[Path]) -> str:
     return digest([[file.relative_to(path).as_posix(), file_hash(file)] for file in files])
 
 
-def _table(classes: dict[str, list[Path]], path: Path) -> Part:
+def _by_folders(path: Path) -> tuple[dict[str, LabelledFiles], list[str]]:
+    """The folders' names as labels."""
+    contents = folder_contents(path)
+    splits = {}
+    for split, classes in contents.splits.items():
+        rows = [(file, name) for name, files in classes.items() for file in files]
+        splits[split] = LabelledFiles([file for file, _ in rows], [name for _, name in rows])
+    return splits, contents.notes
+
+
+def _table(labelled: LabelledFiles, slices: int | None) -> Part:
+    """A row an image; with `slices` a volume's in a row, which belong together."""
     import datasets
 
-    rows = [(str(file), name) for name, files in classes.items() for file in files]
+    names = [as_slices(file, slices) if slices else [str(file)] for file in labelled.files]
+    groups = labelled.groups or ([str(file) for file in labelled.files] if slices else None)
+    rows = [(name, at) for at, several in enumerate(names) for name in several]
     features = datasets.Features({"image": datasets.Image(decode=False)})
     table = datasets.Dataset.from_dict(
-        {"image": [{"path": file, "bytes": None} for file, _ in rows]}, features=features
+        {"image": [{"path": name, "bytes": None} for name, _ in rows]}, features=features
     )
-    return Part(table, [name for _, name in rows])
+    labels = [labelled.labels[at] for _, at in rows]
+    return Part(table, labels, labelled.names, None if groups is None else [groups[at] for _, at in rows])
 
 
 def seen_in(parts: dict[str, list[Part]], content: str, where: str) -> Seen:
@@ -89,44 +121,60 @@ def _dataset(
     name: str,
     where: str,
     parts: dict[str, list[Part]],
-    size: int,
+    reading: Reading,
     notes: list[str],
     content: str,
     source: str = "file",
 ) -> ImageDataset:
-    tables, labels, names = _joined(parts, where)
+    tables, labels, groups, conditioning = _joined(parts, where)
     if len(parts) == 1:
         only = next(iter(parts))
         notes = notes if only == "train" else [*notes, f"The only split, {only}, was taken for the whole set."]
-        tables, labels = {"train": tables[only]}, {"train": labels[only]}
+        tables, labels, groups = {"train": tables[only]}, {"train": labels[only]}, {"train": groups[only]}
     if "train" not in tables:
         raise UserError(f"{where}: splits {list(parts)} found; train, val and test are needed, or one folder.")
     seen = seen_in(parts, content, where)
-    notes = [*notes, f"Classes in the order of their ids: {', '.join(names)}.", *seen.notes(size)]
+    seen.check(reading, where)
+    what = "Labels" if conditioning.multi_label else "Classes"
+    notes = [*notes, f"{what} in the order of their ids: {', '.join(conditioning.names)}.", *seen.notes(reading)]
     if missing := [split for split in SPLITS if split not in tables]:
-        rows, together = _drawn(tables["train"], labels["train"], names, missing, seen, content, where)
+        drawn = _drawn(
+            tables["train"], labels["train"], groups["train"], conditioning, missing, reading, seen, content, where
+        )
+        rows, together = drawn
+        kept = "of one patient, or that show another's picture," if groups["train"] else "that show another's picture"
         notes.append(
             f"No {' and no '.join(missing)} split was given: drawn from train, stratified, with seed 0."
-            + (f" {together} images that show another's picture stay in one split with it." if together else "")
+            + (f" {together} images {kept} stay in one split with it." if together else "")
         )
+        whole = groups["train"]
         tables |= {split: tables["train"].select(chosen) for split, chosen in rows.items()}
         labels |= {split: labels["train"][chosen] for split, chosen in rows.items()}
+        groups |= {split: None if whole is None else [whole[row] for row in chosen] for split, chosen in rows.items()}
     splits = {}
     for split in SPLITS:
         table = tables[split]
         images = store_images(
-            lambda table=table: decoded_squares(table, size, seen, where),  # type: ignore[misc]
+            lambda table=table: decoded(table, reading, seen, where),  # type: ignore[misc]
             len(table),
-            (size, size, seen.channels),
-            fingerprint=f"{split}-{content}-{size}-{seen.channels}-{DECODER}",
+            image_shape(reading, seen),
+            fingerprint=f"{split}-{content}-{_way(reading, seen)}",
             where=f"{where}: {split}",
         )
-        splits[split] = Split(split, images, labels[split], _file_names(table, where))
-    return ImageDataset(name, splits, dict(enumerate(names)), source=source, notes=notes)
+        splits[split] = Split(split, images, labels[split], _file_names(table, where), groups[split])
+    return ImageDataset(name, splits, conditioning.id2label, conditioning.task, source=source, notes=notes)
 
 
-def _joined(parts: dict[str, list[Part]], where: str) -> tuple[dict[str, Table], dict[str, np.ndarray], list[str]]:
-    """The tables and class ids of each split, and the classes' names in the order of their ids.
+def _way(reading: Reading, seen: Seen) -> str:
+    """What pixels depend on beside the files, as text for a cache's key."""
+    sides = "x".join(map(str, image_shape(reading, seen)))
+    return f"{sides}-{reading.fit}-{digest([seen.window(reading), reading.window])[:8]}-{DECODER}"
+
+
+def _joined(
+    parts: dict[str, list[Part]], where: str
+) -> tuple[dict[str, Table], dict[str, np.ndarray], dict[str, list[str] | None], Conditioning]:
+    """The tables, conditions and groups of each split, and what the conditions can be, the classes in the order of their ids.
 
     Raises:
         UserError: if some labels are names and others numbers: nobody knows which number means which name.
@@ -135,9 +183,13 @@ def _joined(parts: dict[str, list[Part]], where: str) -> tuple[dict[str, Table],
 
     every = [part for members in parts.values() for part in members]
     kinds = {type(label) for part in every for label in part.labels}
+    if list in kinds and len(kinds) > 1:
+        raise UserError(f"{where}: some files hold one label an image, others lists of them. Write lists everywhere.")
     if len(kinds) > 1:
         raise UserError(f"{where}: labels are names in one file and numbers in another. Write names everywhere.")
-    found = class_order({str(label) for part in every for label in part.labels})
+    several = list in kinds
+    texts = [label if several else [str(label)] for part in every for label in part.labels]
+    found = class_order({text for one in texts for text in one})
     # The files' own order, where they have one; of several orders the first.
     own = list(dict.fromkeys(name for part in every for name in part.names or []))
     names = own if set(found) <= set(own) else found
@@ -145,12 +197,22 @@ def _joined(parts: dict[str, list[Part]], where: str) -> tuple[dict[str, Table],
         raise UserError(
             f"{where}: the classes {pair[0]!r} and {pair[1]!r} differ only in how they are written. Write them alike."
         )
+    if several and len(names) > MOST_LABELS:
+        raise UserError(f"{where} has {len(names)} labels; {MOST_LABELS} are possible. Leave the rarest out.")
+    if (partly := [part.groups is None for part in every]) and any(partly) and not all(partly):
+        raise UserError(
+            f"{where}: some files say of which patient an image is, others do not. Let all say it, or none."
+        )
     ids = {name: number for number, name in enumerate(names)}
-    tables, numbers = {}, {}
+    tables, numbers, groups = {}, {}, dict[str, list[str] | None]()
     for split, members in parts.items():
         tables[split] = datasets.concatenate_datasets([part.table for part in members])
-        numbers[split] = np.array([ids[str(label)] for part in members for label in part.labels], np.int64)
-    return tables, numbers, names
+        labels = [label for part in members for label in part.labels]
+        values = [sum(1 << ids[one] for one in label) if several else ids[str(label)] for label in labels]
+        numbers[split] = np.array(values, np.int64)
+        known = [group for part in members for group in part.groups or []]
+        groups[split] = known if len(known) == len(labels) else None
+    return tables, numbers, groups, Conditioning(dict(enumerate(names)), "multi-label" if several else "multi-class")
 
 
 def _check_images(parts: dict[str, list[Part]], where: str) -> None:
@@ -173,26 +235,37 @@ def _file_names(table: Table, where: str) -> list[str] | None:
 
 
 def _drawn(
-    table: Table, labels: np.ndarray, names: list[str], missing: list[str], seen: Seen, content: str, where: str
+    table: Table,
+    labels: np.ndarray,
+    given: list[str] | None,
+    conditioning: Conditioning,
+    missing: list[str],
+    reading: Reading,
+    seen: Seen,
+    content: str,
+    where: str,
 ) -> tuple[dict[str, np.ndarray], int]:
-    """Rows for train and for each missing split, 10 % of every class and at least one image; images of one picture stay together.
-    And how many images do so.
+    """Rows for train and for each missing split, 10 % of every class (of several labels an image: of every stratum) and at
+    least one image; images of one picture, and of one given group, stay together. And how many images do so.
 
     Raises:
         UserError: if a class has too few images.
     """
-    counts = np.bincount(labels, minlength=len(names))
+    counts, names = conditioning.counts(labels), conditioning.names
     if counts.min() <= len(missing):
         rare = int(np.argmin(counts))
         raise UserError(
             f"{where}: class {names[rare]} has {counts[rare]} images; {len(missing) + 1} are needed: {' and '.join(missing)} must "
             "be drawn from them, too. Add images, or give these splits yourself."
         )
-    small = min(seen_size(seen), WORKING_SIZE)
-    key = f"{content}-{small}-{seen.channels}-{DECODER}"
-    groups = _groups(labels, key, lambda: np.concatenate([*decoded_squares(table, small, seen, where)]))
-    *rows, rest = stratified_parts(labels, 0.1, len(missing), np.random.default_rng(0), groups)
-    if lost := set(range(len(names))) - set(labels[rest].tolist()):
+    small = replace(reading, size=(min(seen_size(seen), WORKING_SIZE),) * 2)
+    key = f"{content}-{_way(small, seen)}"
+    groups = _groups(labels, key, lambda: np.concatenate([*decoded(table, small, seen, where)]))
+    if given is not None:
+        groups = joined_groups(groups, np.unique(given, return_inverse=True)[1])
+    strata = Conditioning(conditioning.id2label, conditioning.task, labels).strata(labels)
+    *rows, rest = stratified_parts(strata, 0.1, len(missing), np.random.default_rng(0), groups)
+    if lost := np.flatnonzero(conditioning.counts(labels[rest]) == 0).tolist():
         name = names[min(lost)]
         raise UserError(
             f"{where}: the images of class {name} show so few different pictures that they all went to {' or '.join(missing)}: "

@@ -6,8 +6,10 @@ Twins are recognised, not assumed. Each image's distance to the nearest training
 data set fall into two heaps, the limit between twins and other images lies in the valley between them.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import product
+from typing import Any
 
 import numpy as np
 import torch
@@ -23,6 +25,7 @@ NEXT = 50  # neighbours that the local spacing is the mean of
 FEWEST_NEXT = 10  # with fewer there is no spacing
 CELLS = 8  # a side: images are compared as means over so many cells. Noise and softness mostly vanish in them
 SHIFT = 2  # pixels in either direction, of at most WORKING_SIZE a side
+SHIFT_OF_VOLUMES = 1  # voxels in each of three directions: 27 places
 WORKING_SIZE = 28  # larger images are averaged down first: the same picture stays so, and the cost stays bounded
 QUERIES, REFERENCES = 256, 8192  # compared at once
 # Comparisons of two images; beyond, some images of the split are looked up, drawn at random, at least 1,000.
@@ -57,19 +60,19 @@ def nearest_pictures(
 ) -> Nearest:
     """The nearest references of each query, mirrored and shifted as fits best, whatever their brightness and contrast.
 
-    Images are compared as means over 8×8 cells of the interior that all shifts share, with mean 0 and length 1: a distance of 0 is
-    the same picture, √2 is no likeness.
+    Images are compared as means over 8×8 cells (volumes 8×8×8) of the interior that all shifts share, with mean 0 and length 1: a
+    distance of 0 is the same picture, √2 is no likeness.
 
     Args:
         own_rows: of queries that are references themselves, their rows there: each is compared with all others.
         most: so many of them, or all where there are no more.
     """
-    targets = torch.cat([_described(block, 0, 0) for block in working_blocks(references)])
+    targets = torch.cat([_described(block, (0,) * (block.ndim - 2)) for block in working_blocks(references)])
     count = min(most, len(targets) - (own_rows is not None))
     found, start = [], 0
     for images in working_blocks(queries):
         for block in images.split(QUERIES):
-            moved = torch.stack([_described(m, dy, dx) for m in (block, block.flip(-1)) for dy, dx in _shifts()])
+            moved = torch.stack([_described(m, by) for m in (block, block.flip(-1)) for by in shifts(block)])
             own = None if own_rows is None else torch.from_numpy(own_rows[start : start + len(block)])
             found.append(_most_alike(moved, targets, count, own))
             start += len(block)
@@ -105,28 +108,44 @@ def _most_alike(
     return best, rows
 
 
-def _described(images: torch.Tensor, dy: int, dx: int) -> torch.Tensor:
+def _described(images: torch.Tensor, by: Sequence[int]) -> torch.Tensor:
     """Means over the cells of a moved window, n×D, with mean 0 and length 1 (0 of an image without any contrast)."""
-    cells = F.adaptive_avg_pool2d(interior(images, dy, dx), CELLS).flatten(1)
+    cells = pooled(interior(images, by), CELLS).flatten(1)
     centred = cells - cells.mean(1, keepdim=True)
     return centred / centred.norm(dim=1, keepdim=True).clamp(min=1e-3)
 
 
-def _shifts() -> Iterator[tuple[int, int]]:
-    return ((dy, dx) for dy in range(-SHIFT, SHIFT + 1) for dx in range(-SHIFT, SHIFT + 1))
+def _reach(images: torch.Tensor) -> int:
+    return SHIFT if images.ndim == 4 else SHIFT_OF_VOLUMES
+
+
+def shifts(images: torch.Tensor) -> Iterator[tuple[int, ...]]:
+    """How far images n×C×H×W or volumes n×C×D×H×W are moved, along each side."""
+    reach = _reach(images)
+    return product(range(-reach, reach + 1), repeat=images.ndim - 2)
 
 
 def working_blocks(split: Split) -> Iterator[torch.Tensor]:
-    """Grey levels as float32 n×C×S×S in chunks, S at most 28."""
+    """Grey levels as float32 n×C×H×W, volumes n×C×D×H×W, in chunks, at most 28 a side."""
     for chunk in split.chunks():
-        images = torch.from_numpy(np.ascontiguousarray(chunk)).permute(0, 3, 1, 2).float()
-        yield F.adaptive_avg_pool2d(images, WORKING_SIZE) if images.shape[-1] > WORKING_SIZE else images
+        images = torch.from_numpy(np.ascontiguousarray(chunk)).movedim(-1, 1).float()
+        yield pooled(images, [min(side, WORKING_SIZE) for side in images.shape[2:]])
 
 
-def interior(images: torch.Tensor, dy: int, dx: int) -> torch.Tensor:
-    """The window that every shift by at most SHIFT leaves inside, moved by (dy, dx)."""
-    size = images.shape[-1] - 2 * SHIFT
-    return images[..., SHIFT + dy : SHIFT + dy + size, SHIFT + dx : SHIFT + dx + size]
+def pooled(images: torch.Tensor, sides: int | Sequence[int]) -> torch.Tensor:
+    """Means over equal cells, so many along each side; the images themselves where they have as many pixels."""
+    wanted: Any = [sides] * (images.ndim - 2) if isinstance(sides, int) else list(sides)
+    if list(images.shape[2:]) == wanted:
+        return images
+    return F.adaptive_avg_pool2d(images, wanted) if images.ndim == 4 else F.adaptive_avg_pool3d(images, wanted)
+
+
+def interior(images: torch.Tensor, by: Sequence[int]) -> torch.Tensor:
+    """The window that every shift leaves inside, moved."""
+    reach = _reach(images)
+    for axis, move in enumerate(by, start=2):
+        images = images.narrow(axis, reach + move, images.shape[axis] - 2 * reach)
+    return images
 
 
 def twin_limit(relative: np.ndarray) -> float:
@@ -227,6 +246,15 @@ def picture_groups(pool: Split) -> np.ndarray:
     found = nearest_pictures(pool, pool, np.arange(len(pool)))
     queries, places = np.nonzero(found.links < twin_limit(found.relative))
     return clusters(np.stack([queries, found.rows[queries, places]], 1), len(pool))
+
+
+def joined_groups(one: np.ndarray, other: np.ndarray) -> np.ndarray:
+    """int N: groups of images that are in one group by either of two, int N, directly or through others."""
+    count = len(one)
+    first = [
+        np.unique(groups, return_index=True)[1][np.unique(groups, return_inverse=True)[1]] for groups in (one, other)
+    ]
+    return clusters(np.concatenate([np.stack([np.arange(count), rows], 1) for rows in first]), count)
 
 
 def clusters(pairs: np.ndarray, count: int) -> np.ndarray:

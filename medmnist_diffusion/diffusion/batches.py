@@ -4,6 +4,7 @@ So a resumed run sees exactly the batches that it would have seen, with no rando
 does not depend on how many processes share it.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -25,7 +26,8 @@ def derived_seed(*key: int) -> int:
 
 @dataclass
 class Batch:
-    """Images float −1 … 1 n×C×H×W, labels int64 n (the null label where dropped), noise like images, timesteps int64 n."""
+    """Images float −1 … 1 n×C×H×W (volumes n×C×D×H×W), conditions int64 n (the null label where dropped), noise of the encoder's
+    padded shape, timesteps int64 n."""
 
     images: torch.Tensor
     labels: torch.Tensor
@@ -49,6 +51,7 @@ class TrainingBatches:
         random_shift: shift images by up to this many pixels each way, repeating the edge.
         random_flip: mirror half of the images. Wrong for anything with a left and a right.
         rank, world_size: this process, and how many there are.
+        noise_shape: of the noise of one image, where that is not the image's: an encoder's padded shape.
     """
 
     def __init__(
@@ -66,7 +69,9 @@ class TrainingBatches:
         world_size: int = 1,
         device: torch.device | str = "cpu",
         log_snr: torch.Tensor | None = None,
+        noise_shape: Sequence[int] | None = None,
     ) -> None:
+        self.noise_shape = noise_shape
         self.split, self.batch_size, self.seed = split, batch_size, seed
         self.num_train_timesteps, self.conditioning, self.label_dropout = (
             num_train_timesteps,
@@ -76,7 +81,9 @@ class TrainingBatches:
         self.random_shift, self.random_flip, self.device = random_shift, random_flip, torch.device(device)
         self.log_snr = None if log_snr is None else log_snr.to(self.device)
         self.share = slice(batch_size * rank // world_size, batch_size * (rank + 1) // world_size)
-        self.members = conditioning.members(split.labels) if class_balanced else None
+        self.members = (
+            [rows for rows in conditioning.shown_members(split.labels) if len(rows)] if class_balanced else None
+        )
         self._epoch, self._permutation = -1, np.empty(0, np.int64)
 
     def __getitem__(self, number: int) -> Batch:
@@ -86,7 +93,7 @@ class TrainingBatches:
 
         # Drawn for the whole global batch, then cut: every process holds the same stream.
         generator = torch.Generator(self.device).manual_seed(derived_seed(self.seed, _DRAWS, number))
-        shape = (self.batch_size, *images.shape[1:])
+        shape = (self.batch_size, *(self.noise_shape or images.shape[1:]))
         noise = torch.randn(shape, generator=generator, device=self.device)[self.share]
         timesteps = self._timesteps(generator)[self.share]
         dropped = torch.rand(self.batch_size, generator=generator, device=self.device)[self.share]
@@ -130,9 +137,12 @@ class TrainingBatches:
         if not (self.random_shift or self.random_flip):
             return images
         rng = np.random.default_rng([self.seed, _AUGMENT, number])
-        reach, size = self.random_shift, images.shape[1]
-        offsets = rng.integers(0, 2 * reach + 1, (self.batch_size, 2))[self.share]
+        reach, sides = self.random_shift, images.shape[1:-1]
+        offsets = rng.integers(0, 2 * reach + 1, (self.batch_size, len(sides)))[self.share]
         flips = rng.random(self.batch_size)[self.share] < 0.5 * self.random_flip
-        padded = np.pad(images, ((0, 0), (reach, reach), (reach, reach), (0, 0)), mode="edge")
-        shifted = [image[y : y + size, x : x + size] for image, (y, x) in zip(padded, offsets, strict=True)]
-        return np.stack([image[:, ::-1] if flip else image for image, flip in zip(shifted, flips, strict=True)])
+        padded = np.pad(images, ((0, 0), *((reach, reach),) * len(sides), (0, 0)), mode="edge")
+        windows = [
+            tuple(slice(start, start + side) for start, side in zip(one, sides, strict=True)) for one in offsets
+        ]
+        shifted = [image[window] for image, window in zip(padded, windows, strict=True)]
+        return np.stack([image[..., ::-1, :] if flip else image for image, flip in zip(shifted, flips, strict=True)])

@@ -5,6 +5,7 @@ network. All of that is read as text and checked here, before diffusers builds a
 """
 
 import json
+import math
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
@@ -44,17 +45,21 @@ class ModelIndex(BaseModel):
     pixel_unshuffle: Positive
     null_label: int | None
     encoder: Literal["pixel_unshuffle"] = "pixel_unshuffle"
+    image_shape: Annotated[list[Positive], Field(min_length=3, max_length=4)] | None = (
+        None  # C×H×W, of volumes C×D×H×W
+    )
 
 
 class _UNetConfig(BaseModel):
     """The parts of a UNet2DModel's configuration that decide how large it is; its own class checks the others."""
 
-    sample_size: Positive
+    sample_size: Positive | tuple[Positive, Positive]
     in_channels: Positive
     out_channels: Positive
     layers_per_block: Positive
     block_out_channels: list[Positive]
-    num_class_embeds: Positive
+    num_class_embeds: Positive | None = None
+    class_embed_type: Literal["identity"] | None = None  # identity: of several labels an image
     downsample_padding: Annotated[int, Field(ge=0, le=1)] = 1
 
 
@@ -90,15 +95,19 @@ def check_folder(folder: Path) -> ModelIndex:
         raise _refused(folder, MODEL_INDEX, f"{index.scheduler[1]} is no scheduler of diffusers")
     _checked(folder, SCHEDULER_CONFIG, _SchedulerConfig)
     config = _checked(folder, UNET_CONFIG, _UNetConfig)
-    factor = index.pixel_unshuffle
-    if config.sample_size * factor > LARGEST_SIZE:
-        raise _refused(folder, UNET_CONFIG, f"images of {config.sample_size * factor} pixels; {LARGEST_SIZE} at most")
-    if config.in_channels != config.out_channels or config.in_channels not in (factor**2, 3 * factor**2):
+    factor, size = index.pixel_unshuffle, config.sample_size
+    largest = factor * max(size if isinstance(size, tuple) else (size,))
+    if largest > LARGEST_SIZE:
+        raise _refused(folder, UNET_CONFIG, f"images of {largest} pixels; {LARGEST_SIZE} at most")
+    channels = (1, 3) if index.image_shape is None else (math.prod(index.image_shape[:-2]),)
+    if config.in_channels != config.out_channels or config.in_channels not in [one * factor**2 for one in channels]:
         raise _refused(
             folder,
             UNET_CONFIG,
             f"{config.in_channels} and {config.out_channels} channels do not fit unshuffle {factor}",
         )
+    if (config.num_class_embeds is None) == (config.class_embed_type is None):
+        raise _refused(folder, UNET_CONFIG, "either num_class_embeds or class_embed_type is needed")
     _check_shapes(folder, config)
     return index
 

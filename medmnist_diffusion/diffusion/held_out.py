@@ -1,5 +1,6 @@
 """The held-out loss: the same images, noise and timesteps every time, so that two values of a run compare."""
 
+from collections.abc import Sequence
 from dataclasses import fields
 
 import numpy as np
@@ -16,14 +17,20 @@ BATCH = 128
 SEED = 0  # whatever the run's own seed, so that runs compare
 
 
-def fixed_batch(split: Split, num_train_timesteps: int, seed: int = SEED, count: int = IMAGES) -> Batch:
-    """`count` images of the split (each as often as needed) with fixed noise, timesteps evenly over the whole range."""
+def fixed_batch(
+    split: Split, num_train_timesteps: int, noise_shape: Sequence[int], seed: int = SEED, count: int = IMAGES
+) -> Batch:
+    """`count` images of the split (each as often as needed) with fixed noise, timesteps evenly over the whole range.
+
+    Args:
+        noise_shape: of the noise of one image: the encoder's padded shape.
+    """
     generator = torch.Generator().manual_seed(seed)
     order = torch.randperm(len(split), generator=generator)
     rows = order.repeat(-(-count // len(split)))[:count].numpy()
     images = to_model_range(split.images[rows])
     timesteps = ((torch.arange(count) + 0.5) / count * num_train_timesteps).long()
-    noise = torch.randn(images.shape, generator=generator)
+    noise = torch.randn((count, *noise_shape), generator=generator)
     return Batch(images, torch.from_numpy(split.labels[rows]), noise, timesteps)
 
 

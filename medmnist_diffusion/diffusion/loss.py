@@ -12,7 +12,9 @@ import torch.nn.functional as F
 from diffusers import DDPMScheduler
 from diffusers.training_utils import compute_snr
 
+from medmnist_diffusion.data.conditioning import Conditioning
 from medmnist_diffusion.diffusion.batches import Batch
+from medmnist_diffusion.diffusion.encoder import network_labels
 from medmnist_diffusion.pipelines import PixelUnshuffle
 
 PREDICTION_TYPES = ("epsilon", "v_prediction", "sample")
@@ -21,13 +23,16 @@ LOSS_TYPES = ("l2", "l1", "huber")
 
 @dataclass(frozen=True)
 class Objective:
-    """What is learned: the noise schedule and the target (the scheduler's), what the network sees, how errors are counted."""
+    """What is learned: the noise schedule and the target (the scheduler's), what the network sees of images and of conditions, how
+    errors are counted."""
 
     scheduler: DDPMScheduler
     encoder: PixelUnshuffle
+    conditioning: Conditioning
     loss_type: str = "l2"
     huber_delta: float = 1.0
     snr_gamma: float | None = None  # Min-SNR weighting; None for none
+    label_width: int = 0  # of labels as vectors: four times the network's first block
 
 
 @dataclass(frozen=True)
@@ -55,13 +60,14 @@ def diffusion_loss(network: Any, batch: Batch, objective: Objective) -> Losses:
 
     Args:
         network: a `UNet2DModel`, or what Accelerate makes of one.
-        batch: images and noise float n×C×H×W, labels and timesteps n.
+        batch: images float n×C×H×W (volumes n×C×D×H×W), noise of the encoder's padded shape, conditions and timesteps n.
         objective: see there.
     """
     scheduler = objective.scheduler
     clean, noise = objective.encoder.encode(batch.images), objective.encoder.encode(batch.noise)
     noisy = scheduler.add_noise(clean, noise, batch.timesteps)
-    prediction = network(noisy, batch.timesteps, class_labels=batch.labels).sample.float()
+    labels = network_labels(objective.conditioning, batch.labels, objective.label_width)
+    prediction = network(noisy, batch.timesteps, class_labels=labels).sample.float()
     target = prediction_target(scheduler, clean, noise, batch.timesteps)
     losses = loss_per_image(prediction, target, objective.loss_type, objective.huber_delta)
     gamma = objective.snr_gamma

@@ -33,12 +33,10 @@ def describe_machine() -> str:
     return f"{kind_of_machine()}, {torch.get_num_threads()} threads, torch {torch.__version__}"
 
 
-def _empty_batch(unet: UNet2DModel, objective: Objective, count: int) -> Batch:
+def _empty_batch(objective: Objective, count: int) -> Batch:
     """Black images at the first noise level: what a step takes does not depend on what they show."""
-    config = unet.config
-    shape = objective.encoder.image_shape(config.in_channels, config.sample_size, config.sample_size)
-    images, zeros = torch.zeros(count, *shape), torch.zeros(count, dtype=torch.long)
-    return Batch(images, zeros, torch.zeros_like(images), zeros)
+    images, zeros = torch.zeros(count, *objective.encoder.image_shape), torch.zeros(count, dtype=torch.long)
+    return Batch(images, zeros, torch.zeros(count, *objective.encoder.padded_shape), zeros)
 
 
 def _step_seconds(
@@ -51,7 +49,7 @@ def _step_seconds(
 ) -> float:
     """The fastest forward and backward pass seen within `seconds`, on the CPU. The first, which warms up, does not count, unless
     it took longer than `hopeless` and is the only one."""
-    batch = _empty_batch(unet, objective, batch_size)
+    batch = _empty_batch(objective, batch_size)
     fastest, began = float("inf"), time.monotonic()
     warm = False
     random_state = torch.get_rng_state()  # dropout in the trial must not change what is trained
@@ -97,7 +95,7 @@ def probe_precision(
 def training_cost(unet: UNet2DModel, objective: Objective) -> tuple[float, int]:
     """What training on one image takes: GFLOP of a forward and backward pass (multiply and add count as two), and the bytes that
     float32 activations need until the backward pass."""
-    batch = _empty_batch(unet, objective, 1)
+    batch = _empty_batch(objective, 1)
     kept: dict[int, int] = {}  # tensors that several layers keep count once
 
     def keep(tensor: torch.Tensor) -> torch.Tensor:

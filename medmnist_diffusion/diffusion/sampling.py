@@ -53,11 +53,16 @@ def _try_out(pipe: ClassConditionalDDPMPipeline, folder: Path) -> None:
     """One image in two steps: a configuration that network or scheduler cannot work with shows now."""
     pipe.set_progress_bar_config(disable=True)
     try:
-        generate_rows(pipe, occurrences(Conditioning(pipe.id2label).each(1)[:1]), num_inference_steps=2)
+        generate_rows(pipe, occurrences(conditioning_of(pipe).each(1)[:1]), num_inference_steps=2)
     except Exception as error:  # as above
         reason = one_line(error)
         raise UserError(f"{folder} makes no images ({reason}). Save the pipeline again.") from None
     pipe.set_progress_bar_config(**bar_options())
+
+
+def conditioning_of(pipe: ClassConditionalDDPMPipeline) -> Conditioning:
+    """What a pipeline can be asked for."""
+    return Conditioning(pipe.id2label, "multi-label" if pipe.multi_label else "multi-class")
 
 
 def set_sampler(pipe: ClassConditionalDDPMPipeline, name: str = DEFAULT_SAMPLER) -> None:
@@ -80,9 +85,10 @@ def generate(
     image: np.ndarray | None = None,
     strength: float = 1.0,
 ) -> np.ndarray:
-    """uint8 N×H×W×C images of the given labels; the i-th occurrence of a label is always the same image.
+    """uint8 N×H×W×C images (volumes N×D×H×W×C) of the given conditions, class ids or of several labels an image those of
+    data/conditioning.py; the i-th occurrence of a condition is always the same image.
 
-    With `image` (uint8 N×H×W×C, one a label) variants of these, as far from them as `strength` says.
+    With `image` (uint8 N×H×W×C, one a condition) variants of these, as far from them as `strength` says.
 
     Example:
         >>> images = md.generate(pipe, [0, 0, 3], num_inference_steps=4)
@@ -117,7 +123,7 @@ def generate_rows(
         )
     try:
         output: Any = pipe(
-            class_labels=[label for label, _ in rows],
+            class_labels=[conditioning_of(pipe).asked(condition) for condition, _ in rows],
             generator=[image_generator(seed, label, index) for label, index in rows],
             image=None if image is None else image.astype(np.float32) / 255,
             strength=strength,

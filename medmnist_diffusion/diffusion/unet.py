@@ -10,8 +10,6 @@ from medmnist_diffusion.pipelines import PixelUnshuffle
 
 
 def build_unet(
-    image_size: int,
-    channels: int,
     conditioning: Conditioning,
     encoder: PixelUnshuffle,
     block_out_channels: Sequence[int] = (32, 64),
@@ -19,24 +17,28 @@ def build_unet(
     attention: bool = False,
     dropout: float = 0.0,
 ) -> UNet2DModel:
-    """A UNet2DModel for what the encoder makes of images with `image_size` pixels a side, and for these conditions.
+    """A UNet2DModel for what the encoder makes of images, and for these conditions.
 
     `attention` puts one self-attention layer at the lowest resolution.
 
     Raises:
-        UserError: if the image size cannot be unshuffled and halved as often as the blocks need.
+        UserError: if the images are too small to be unshuffled and halved as often as the blocks need, or the blocks too narrow
+            for so many labels.
     """
-    factor = encoder.factor * 2 ** (len(block_out_channels) - 1)
-    if image_size % factor:
-        sizes = f", or images of {image_size // factor * factor} px" if image_size > factor else ""
-        raise UserError(
-            f"{image_size} px images cannot be divided by {factor} (pixel_unshuffle {encoder.factor}, "
-            f"{len(block_out_channels)} blocks). Use fewer blocks or a smaller factor{sizes}."
-        )
     blocks = len(block_out_channels)
-    encoded_channels, size, _ = encoder.encoded_shape(channels, image_size, image_size)
+    encoded_channels, height, width = encoder.encoded_shape
+    if min(encoder.image_shape[-2:]) < (smallest := encoder.factor * 2 ** (blocks - 1)):
+        raise UserError(
+            f"images of {' × '.join(map(str, encoder.image_shape[-2:]))} pixels are smaller than {smallest} (pixel_unshuffle "
+            f"{encoder.factor}, {blocks} blocks). Use fewer blocks or a smaller factor."
+        )
+    if conditioning.multi_label and conditioning.num_classes >= 4 * block_out_channels[0]:
+        raise UserError(
+            f"{conditioning.num_classes} labels do not fit a first block of {block_out_channels[0]} channels, which takes "
+            f"{4 * block_out_channels[0] - 1}. Use a wider one: --block_out_channels."
+        )
     return UNet2DModel(
-        sample_size=size,
+        sample_size=height if height == width else (height, width),
         in_channels=encoded_channels,
         out_channels=encoded_channels,
         layers_per_block=layers_per_block,

@@ -5,12 +5,10 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from medmnist_diffusion.data.conditioning import rows_of
 from medmnist_diffusion.data.dataset import Split
 from medmnist_diffusion.data.twins import Nearest
 from medmnist_diffusion.errors import UserError
 from medmnist_diffusion.metrics import memorization
-from medmnist_diffusion.metrics.classifier import FEATURES, fitted_classifier, predict
 from medmnist_diffusion.metrics.evidence import Evidence, LabelledValues
 from medmnist_diffusion.metrics.features import FeatureExtractor, Space, extract
 from medmnist_diffusion.metrics.memorization import NearestImages
@@ -24,8 +22,6 @@ from medmnist_diffusion.metrics.plan import (
 )
 from medmnist_diffusion.metrics.real_side import RealSide
 
-CLASSIFIER = Space("classifier", FEATURES)
-
 
 @dataclass(frozen=True)
 class Refusals:
@@ -34,8 +30,9 @@ class Refusals:
     id2label: dict[int, str]
     reasons: dict[str, list[str]] = field(default_factory=dict)
 
-    def add(self, reason: str, class_: int | None) -> None:
-        name = "all" if class_ is None else self.id2label[class_]
+    def add(self, reason: str, class_: int | str | None) -> None:
+        """Of a class by its id or name; None: of all."""
+        name = "all" if class_ is None else class_ if isinstance(class_, str) else self.id2label[class_]
         if name not in (names := self.reasons.setdefault(reason, [])):
             names.append(name)
 
@@ -66,7 +63,8 @@ class Draw:
 
     def of_generated(self, values: np.ndarray, class_: int | None) -> LabelledValues:
         """Values of the generated images: all of a class, or of as many as give the class shares of train."""
-        return LabelledValues(values, self.generated.labels).of_class(class_, overall=self.judged_rows)
+        conditioning = self.real.dataset.conditioning
+        return LabelledValues(values, self.generated.labels).of_class(conditioning, class_, overall=self.judged_rows)
 
 
 def plan_draw(real: RealSide, generated: Split, per_class: bool = True) -> Draw:
@@ -84,10 +82,12 @@ def plan_draw(real: RealSide, generated: Split, per_class: bool = True) -> Draw:
         )
     except UserError as error:
         refused.add(f"Distances in spaces fitted to train: {error}", None)
-    for class_ in np.flatnonzero(real.scarce):
-        refused.add("Labels and copies, overall, are those of the other classes: too few val images", int(class_))
-    for class_ in np.setdiff1d(np.arange(dataset.num_classes), generated.labels):
-        refused.add("All figures: no generated image of this class", int(class_))
+    conditioning = dataset.conditioning
+    for stratum in np.flatnonzero(real.scarce & (conditioning.stratum_counts(dataset.train.labels) > 0)):
+        why = "Labels and copies, overall, are those of the other classes: too few val images"
+        refused.add(why, conditioning.stratum_name(int(stratum)))
+    for class_ in np.flatnonzero(conditioning.counts(generated.labels) == 0):
+        refused.add("All figures: no generated image of this class", dataset.id2label[int(class_)])
     judged_rows = _in_shares_of_train(real, generated)
     classes = [None, *(dataset.id2label if per_class else ())]
     return Draw(real, generated, plan, plan_of_fitted, judged_rows, classes, refused)
@@ -96,8 +96,8 @@ def plan_draw(real: RealSide, generated: Split, per_class: bool = True) -> Draw:
 def _in_shares_of_train(real: RealSide, generated: Split) -> np.ndarray:
     """Rows of the most generated images that have the class shares of train, over the classes that both sides have enough of."""
     conditioning = real.dataset.conditioning
-    available = conditioning.counts(generated.labels)
-    shares = np.where(real.scarce | (available == 0), 0, conditioning.shares(real.dataset.train.labels))
+    available = conditioning.stratum_counts(generated.labels)
+    shares = np.where(real.scarce | (available == 0), 0, conditioning.stratum_shares(real.dataset.train.labels))
     if not shares.any():
         return np.zeros(0, int)
     shares /= shares.sum()
@@ -130,12 +130,13 @@ def feature_evidence(
         ours = generated[dimension]
         whole = _feature_sides(draw, plan, ours, references[dimension], floors[dimension])
         for class_ in draw.classes:
-            sides, part = [side.of_class(class_) for side in whole], plan
+            sides, part = [side.of_class(real.dataset.conditioning, class_) for side in whole], plan
             if class_ is not None and of_train and min(map(len, sides)) < MIN_CLASS_IMAGES:
                 by_itself = plan_class(
                     real.dataset, held_out, draw.generated, class_, real.seed, only_held_out=extractor.fitted
                 )
-                if by_itself is None and len(rows_of(draw.generated.labels, class_)) >= MIN_CLASS_IMAGES:
+                of_class = real.dataset.conditioning.shows(draw.generated.labels, class_)
+                if by_itself is None and of_class.sum() >= MIN_CLASS_IMAGES:
                     needed = f"{space}: at least {MIN_CLASS_IMAGES} images on either side are needed"
                     draw.refused.add(f"{needed}; the real ones are too few", class_)
                     continue
@@ -200,57 +201,6 @@ def _relative_evidence(
         )  # fmt: skip
 
 
-def label_evidence(draw: Draw) -> Iterator[Evidence]:
-    """How a classifier of real images sees the generated ones, and val images that it was not trained on.
-
-    All classes together, both sides have the class shares of train.
-    """
-    real = draw.real
-    if not len(real.held_out):
-        draw.refused.add("Label accuracy: all val images stand in train", None)
-        return
-    recognised = predict(real.classifier, draw.generated) == draw.generated.labels
-    recognised_real = real.once(
-        "recognised val images", lambda: predict(real.classifier, real.held_out) == real.held_out.labels
-    )
-    for class_ in draw.classes:
-        generated, fresh = draw.of_generated(recognised, class_), real.of_held_out(recognised_real, class_)
-        if len(generated) and len(fresh):
-            yield Evidence(
-                "recognised_labels", CLASSIFIER, class_, generated, fresh, real.held_out_source(fresh), real.seed,
-                n_real=len(real.dataset.train),
-            )  # fmt: skip
-
-
-def classification_evidence(draw: Draw) -> Iterator[Evidence]:
-    """Classification accuracy score (Ravuri & Vinyals 2019, arXiv 1905.10887): train on generated, test on real test images.
-
-    Floor: the same with as many real images. One training on either side: its luck is not in the interval.
-    """
-    real, plan = draw.real, draw.plan
-    test = real.dataset.splits["test"]
-
-    def recognised(name: str, split: Split, rows: np.ndarray) -> LabelledValues:
-        training = Split(name, split.images[rows], split.labels[rows])
-        model = fitted_classifier(training, real.dataset.num_classes, real.seed, shorter=True)
-        return LabelledValues(predict(model, test) == test.labels, test.labels)
-
-    by_generated = recognised("generated images", draw.generated, plan.generated)
-    by_real = real.once(
-        ("recognised test images", plan.real_key),
-        lambda: recognised("as many real images", plan.floor_split, plan.floor),
-    )
-    n = len(plan.generated)
-    for class_ in draw.classes:
-        generated, fresh = by_generated.of_class(class_), by_real.of_class(class_)
-        if len(generated):
-            yield Evidence(
-                "recognised_tests", CLASSIFIER, class_, generated, fresh, f"trained on {plan.floor_source}", real.seed,
-                n_real=len(test), n_generated=n, reference_split="test",
-                note=f"one training of {n} images, {len(test)} test images",
-            )  # fmt: skip
-
-
 def pixel_evidence(draw: Draw, nearest: NearestImages, pictures: Nearest) -> Iterator[Evidence]:
     """Copies by pixels: distances to train, mirrored and shifted as fits best and as they are, and among the images themselves.
 
@@ -293,8 +243,9 @@ def _twin_evidence(draw: Draw, space: Space, class_: int | None, pixels: np.ndar
     """How near the generated images lie to each other, beside how near different fresh real ones do."""
     plan, real = draw.plan, draw.real
     labels, floor_labels = draw.generated.labels[plan.generated], plan.floor_split.labels[plan.floor]
-    rows = plan.generated if class_ is None else plan.generated[rows_of(labels, class_)]
-    floor = plan.floor if class_ is None else plan.floor[rows_of(floor_labels, class_)]
+    shows = real.dataset.conditioning.shows
+    rows = plan.generated if class_ is None else plan.generated[shows(labels, class_)]
+    floor = plan.floor if class_ is None else plan.floor[shows(floor_labels, class_)]
 
     def among_real() -> np.ndarray:
         different = np.unique(memorization.flat_pixels(plan.floor_split.subset(floor)), axis=0)

@@ -7,7 +7,7 @@ from typing import Literal
 from medmnist_diffusion.artifacts import MetricRecord
 from medmnist_diffusion.data.dataset import ImageDataset, Split
 from medmnist_diffusion.data.twins import Nearest, nearest_pictures
-from medmnist_diffusion.metrics import comparisons
+from medmnist_diffusion.metrics import comparisons, label_comparisons
 from medmnist_diffusion.metrics.comparisons import Draw
 from medmnist_diffusion.metrics.evidence import Evidence
 from medmnist_diffusion.metrics.features import FeatureExtractor
@@ -75,9 +75,9 @@ def evaluate_images(
         for extractor in extractors:
             records += _measured(draw, comparisons.feature_evidence(draw, extractor, dimensions))
     if "labels" in parts:
-        records += _measured(draw, comparisons.label_evidence(draw))
+        records += _measured(draw, label_comparisons.label_evidence(draw))
     if "classification" in parts:
-        records += _measured(draw, comparisons.classification_evidence(draw))
+        records += _measured(draw, label_comparisons.classification_evidence(draw))
     nearest = None
     if "copies" in parts:
         nearest = nearest_pictures(generated, dataset.train)

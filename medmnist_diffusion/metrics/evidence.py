@@ -7,7 +7,7 @@ from typing import Literal, Self
 
 import numpy as np
 
-from medmnist_diffusion.data.conditioning import rows_of
+from medmnist_diffusion.data.conditioning import Conditioning
 from medmnist_diffusion.metrics.features import Space
 from medmnist_diffusion.metrics.frechet import FeatureStatistics
 from medmnist_diffusion.metrics.intervals import Estimate
@@ -17,6 +17,10 @@ Kind = Literal[
     "features",  # float32 N×D in one space; there is a reference, of training images
     "recognised_labels",  # bool N: a classifier of real images sees the class that was asked for
     "recognised_tests",  # bool N test images: a classifier trained on this side sees their class
+    "graded_labels",  # int N×2: the grade that was asked for, and the one that a classifier of real images sees
+    "label_scores",  # float N×2K: chances that a classifier of real images gives each of several labels; whether it was asked for
+    "test_scores",  # the same of N test images, by a classifier trained on this side
+    "label_pairs",  # float N×K: chances as in label_scores; there is a reference, of training images
     "train_distances",  # float N: to the nearest training image
     "relative_distances",  # float N: to the nearest training image, ÷ the mean of those to the next 50
     "train_distance_pairs",  # float N×2: to the nearest training image, and from that one to its own nearest other
@@ -26,7 +30,7 @@ Kind = Literal[
 
 @dataclass(frozen=True, eq=False)
 class LabelledValues:
-    """Rows of anything (features N×D, booleans N, distances N) with the class ids of their images, int64 N."""
+    """Rows of anything (features N×D, booleans N, distances N) with the conditions of their images, int64 N."""
 
     values: np.ndarray
     labels: np.ndarray
@@ -34,10 +38,10 @@ class LabelledValues:
     def __len__(self) -> int:
         return len(self.values)
 
-    def of_class(self, class_: int | None, overall: np.ndarray | None = None) -> Self:
-        """The rows of one class; for None those of `overall`, by default all."""
+    def of_class(self, conditioning: Conditioning, class_: int | None, overall: np.ndarray | None = None) -> Self:
+        """The rows that show one class; for None those of `overall`, by default all."""
         if class_ is not None:
-            return self._rows(rows_of(self.labels, class_))
+            return self._rows(np.flatnonzero(conditioning.shows(self.labels, class_)))
         return self if overall is None else self._rows(overall)
 
     def at_most(self, count: int, seed: int) -> Self:
@@ -60,7 +64,7 @@ class Candidate(LabelledValues):
     """The images that a metric judges: generated ones, or for the floor fresh real ones in their place.
 
     Attributes:
-        values, labels: as the metric's `needs` says, and the class ids.
+        values, labels: as the metric's `needs` says, and the conditions.
         fresh: fresh real images (their values are what a threshold is made of).
         reference: the training images that features are compared with.
         seed: of random halves.

@@ -12,12 +12,14 @@ import torch.nn.functional as F
 from accelerate import PartialState
 
 from medmnist_diffusion.data.dataset import ImageDataset, to_model_range
+from medmnist_diffusion.data.twins import pooled
 from medmnist_diffusion.errors import UserError, one_line
 from medmnist_diffusion.metrics.classifier import FEATURES, RECIPE, real_data_classifier
 from medmnist_diffusion.metrics.features import Extractor
 from medmnist_diffusion.metrics.inception import inception, random_inception
 
 OFFLINE_PAIR = ("classifier", "texture")  # a semantic and a texture space that need no download
+THREE_DIMENSIONAL = ("classifier", "texture", "pca")
 PCA_COMPONENTS, PCA_SIZE = 64, 28
 
 
@@ -28,6 +30,11 @@ def make_extractor(name: str, dataset: ImageDataset, inception_weights: Path | N
     Raises:
         UserError: for an unknown name, or weights that are not there.
     """
+    if dataset.is_volume and name not in THREE_DIMENSIONAL:
+        raise UserError(
+            f"--features {name!r} sees two-dimensional images; {dataset.name} holds volumes. Choose from "
+            f"{', '.join(THREE_DIMENSIONAL)}."
+        )
     if name in EXTRACTORS:
         return EXTRACTORS[name](dataset, inception_weights)
     if "/" in name or Path(name).is_dir():
@@ -52,8 +59,11 @@ def classifier(dataset: ImageDataset) -> Extractor:
 
 
 def texture_features(images: np.ndarray) -> dict[int, np.ndarray]:
-    """Log energies of Haar details: three levels × three orientations × 3×3 regions × C. No weights, no training."""
+    """Log energies of Haar details: three levels × three orientations × 3×3 regions × C; of volumes three levels × seven
+    orientations × 2×2×2 regions × C. No weights, no training."""
     approximation = to_model_range(images)
+    if approximation.ndim == 5:
+        return _texture_of_volumes(approximation)
     features = []
     for _ in range(3):
         height, width = approximation.shape[-2:]
@@ -68,16 +78,36 @@ def texture_features(images: np.ndarray) -> dict[int, np.ndarray]:
     return {stacked.shape[1]: stacked}
 
 
+def _texture_of_volumes(approximation: torch.Tensor) -> dict[int, np.ndarray]:
+    """The same along all three axes of float N×C×D×H×W: sums or differences of neighbours along each are the eight parts."""
+    features = []
+    for _ in range(3):
+        approximation = F.pad(
+            approximation,
+            [pad for side in reversed(approximation.shape[2:]) for pad in (0, side % 2)],
+            mode="replicate",
+        )
+        parts = [approximation]
+        for axis in (2, 3, 4):
+            halves = [(part.unflatten(axis, (-1, 2)).unbind(axis + 1)) for part in parts]
+            parts = [part for even, odd in halves for part in ((even + odd) / 2**0.5, (even - odd) / 2**0.5)]
+        approximation, *details = parts
+        features += [torch.log(F.adaptive_avg_pool3d(detail**2, 2) + 1e-5).flatten(1) for detail in details]
+    stacked = torch.cat(features, 1).numpy()
+    return {stacked.shape[1]: stacked}
+
+
 def pca(dataset: ImageDataset) -> Extractor:
     """The first 64 principal components of the training images' pixels: the plain reference that everything else should beat.
 
-    Larger images are averaged down to 28 pixels first.
+    Larger images are averaged down to 28 pixels first, volumes to 14 voxels.
     """
     rows = np.sort(np.random.default_rng(0).permutation(len(dataset.train))[:5000])
 
     def pixels(images: np.ndarray) -> torch.Tensor:
         values = to_model_range(images)
-        return (F.adaptive_avg_pool2d(values, PCA_SIZE) if values.shape[-1] > PCA_SIZE else values).flatten(1).double()
+        most = PCA_SIZE if values.ndim == 4 else PCA_SIZE // 2
+        return pooled(values, [min(side, most) for side in values.shape[2:]]).flatten(1).double()
 
     flat = pixels(dataset.train.images[rows])
     mean = flat.mean(0)

@@ -15,7 +15,7 @@ from scipy.stats import betabinom, mannwhitneyu
 
 from medmnist_diffusion.cache import cache_dir, cached_arrays
 from medmnist_diffusion.data.dataset import Split
-from medmnist_diffusion.data.twins import NEXT, SHIFT, Nearest, interior, working_blocks
+from medmnist_diffusion.data.twins import NEXT, Nearest, interior, shifts, working_blocks
 from medmnist_diffusion.metrics.intervals import Estimate
 
 QUANTILE = 0.01  # of the distances of fresh real images: they fall below it this often
@@ -32,26 +32,25 @@ class NearestImages:
 
 
 def nearest_copies(queries: Split, train: Split) -> NearestImages:
-    """The nearest training image of each query, mirrored and shifted by up to 2 pixels as fits best.
+    """The nearest training image of each query, mirrored and shifted by up to 2 pixels (volumes 1 voxel) as fits best.
 
     Distances are root-mean-square grey levels over the interior that all shifts share, at most 28 pixels a side.
     """
-    references = torch.cat([interior(block, 0, 0).flatten(1) for block in working_blocks(train)])
+    references = torch.cat([interior(block, (0,) * (block.ndim - 2)).flatten(1) for block in working_blocks(train)])
     norms = (references**2).sum(1)
     distances, rows = [], []
     for block in working_blocks(queries):
         best = torch.full((len(block),), torch.inf)
         best_row = torch.zeros(len(block), dtype=torch.long)
         for mirrored in (block, block.flip(-1)):
-            for dy in range(-SHIFT, SHIFT + 1):
-                for dx in range(-SHIFT, SHIFT + 1):
-                    moved = interior(mirrored, dy, dx).flatten(1)
-                    nearest = (norms - 2 * moved @ references.T).min(1)
-                    # Recomputed from the pixels: the expanded square loses digits exactly where copies are close.
-                    distance = (moved - references[nearest.indices]).square().mean(1).sqrt()
-                    nearer = distance < best
-                    best = torch.where(nearer, distance, best)
-                    best_row = torch.where(nearer, nearest.indices, best_row)
+            for by in shifts(block):
+                moved = interior(mirrored, by).flatten(1)
+                nearest = (norms - 2 * moved @ references.T).min(1)
+                # Recomputed from the pixels: the expanded square loses digits exactly where copies are close.
+                distance = (moved - references[nearest.indices]).square().mean(1).sqrt()
+                nearer = distance < best
+                best = torch.where(nearer, distance, best)
+                best_row = torch.where(nearer, nearest.indices, best_row)
         distances.append(best)
         rows.append(best_row)
     return NearestImages(torch.cat(distances).numpy(), torch.cat(rows).numpy())
@@ -163,5 +162,5 @@ def authentic(pairs: np.ndarray) -> np.ndarray:
 
 
 def flat_pixels(split: Split) -> np.ndarray:
-    """Grey levels as float32 N×(C·S·S), S at most 28: 3 kB a grey image whatever its size."""
+    """Grey levels as float32 N×D, at most 28 a side: 3 kB a grey image whatever its size."""
     return torch.cat([block.flatten(1) for block in working_blocks(split)] or [torch.zeros(0, 1)]).numpy()

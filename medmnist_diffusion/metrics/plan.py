@@ -6,7 +6,6 @@ from functools import cached_property
 
 import numpy as np
 
-from medmnist_diffusion.data.conditioning import rows_of
 from medmnist_diffusion.data.dataset import ImageDataset, Split
 from medmnist_diffusion.errors import UserError
 
@@ -48,7 +47,8 @@ def plan_comparison(
     """Choose both sides so that the figure and its floor have the same size and the same class shares.
 
     Class shares are those of the training split: a distance must not measure that the generated set is balanced. A class that
-    the generated images lack altogether is a loss, and is counted as one: the others fill its place.
+    the generated images lack altogether is a loss, and is counted as one: the others fill its place. Where images have several
+    labels, combinations of them (`Conditioning.strata`) stand for classes.
     The floor's images are held out where there are enough of them, else a part of train that is left out of the reference.
     `only_held_out` takes fewer generated images instead: in a space that was fitted to the training images these lie too close
     to each other, and their floor would be one that no fresh image reaches, real or not.
@@ -59,8 +59,8 @@ def plan_comparison(
     # A stream each, so that the real side is the same for every model with as many images.
     of_generated, of_floor, of_reference = (np.random.default_rng([seed, stream]) for stream in range(3))
     train, conditioning = dataset.train, dataset.conditioning
-    shares = conditioning.shares(train.labels)
-    ours, of_held_out = conditioning.counts(generated.labels), conditioning.counts(held_out.labels)
+    shares = conditioning.stratum_shares(train.labels)
+    ours, of_held_out = conditioning.stratum_counts(generated.labels), conditioning.stratum_counts(held_out.labels)
     our_shares = shares * (ours > 0) / shares[ours > 0].sum()
 
     room = most_images(of_held_out, shares)
@@ -94,8 +94,10 @@ def plan_class(
 ) -> Comparison | None:
     """One class by itself, with all generated images of it that as many real ones can be held against: where its share of the
     whole comparison is too small for figures. None where its real images are too few for two sides."""
-    own, known = rows_of(generated.labels, class_), rows_of(dataset.train.labels, class_)
-    fresh = rows_of(held_out.labels, class_)
+    own, known, fresh = (
+        np.flatnonzero(dataset.conditioning.shows(split.labels, class_))
+        for split in (generated, dataset.train, held_out)
+    )
     of_generated, of_floor = (np.random.default_rng([seed, stream, class_]) for stream in (5, 6))
     if len(fresh) >= MIN_CLASS_IMAGES:
         n, floor_split = min(len(own), len(fresh)), held_out

@@ -36,7 +36,7 @@ class RealSide:
         held_out_rows: of these, those that give the class shares of train, over the classes that val has enough of.
         alone: rows of training images, at most 2,000, that have no twin among the others: each left out once, they are to the
             others what a fresh image is.
-        scarce: bool K, the other classes.
+        scarce: bool S, the other classes (of several labels an image: strata).
         floors: what metrics gave for real images (`records.measure`).
     """
 
@@ -50,14 +50,15 @@ class RealSide:
         # Overall, nearness to train depends on the mix of classes: both sides have that of train, over the classes that val has
         # enough images of.
         conditioning = dataset.conditioning
-        shares, available = conditioning.shares(dataset.train.labels), conditioning.counts(self.held_out.labels)
+        shares = conditioning.stratum_shares(dataset.train.labels)
+        available = conditioning.stratum_counts(self.held_out.labels)
         self.scarce = available < np.minimum(MIN_CLASS_IMAGES, shares * len(self.held_out) / 2)
         shares = np.where(self.scarce, 0, shares)
         if shares.any():
             shares /= shares.sum()
             counts = class_counts(most_images(available, shares), shares)
         else:
-            counts = np.zeros(dataset.num_classes, int)
+            counts = np.zeros(conditioning.num_strata, int)
         self.held_out_rows = conditioning.draw(self.held_out.labels, counts, np.random.default_rng([seed, 3]))
 
     def once(self, key: Hashable, compute: Callable[[], Known]) -> Known:
@@ -73,7 +74,9 @@ class RealSide:
 
     def of_held_out(self, values: np.ndarray, class_: int | None) -> LabelledValues:
         """Values of the held-out images: all of a class, or of as many as give the class shares of train."""
-        return LabelledValues(values, self.held_out.labels).of_class(class_, overall=self.held_out_rows)
+        return LabelledValues(values, self.held_out.labels).of_class(
+            self.dataset.conditioning, class_, overall=self.held_out_rows
+        )
 
     def held_out_source(self, fresh: LabelledValues) -> str:
         left_out = len(self.dataset.splits["val"]) - len(self.held_out)
@@ -86,7 +89,8 @@ class RealSide:
         if of_alone is None:
             return held_out
         labels = self.dataset.train.labels[self.alone]
-        alone = LabelledValues(of_alone, labels).of_class(class_, overall=np.flatnonzero(~self.scarce[labels]))
+        overall = np.flatnonzero(~self.scarce[self.dataset.conditioning.strata(labels)])
+        alone = LabelledValues(of_alone, labels).of_class(self.dataset.conditioning, class_, overall)
         return LabelledValues(
             np.concatenate([held_out.values, alone.values]), np.concatenate([held_out.labels, alone.labels])
         )

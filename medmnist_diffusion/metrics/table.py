@@ -16,6 +16,7 @@ from medmnist_diffusion.metrics.evidence import Candidate, Evidence, Kind
 from medmnist_diffusion.metrics.frechet import extrapolated_estimate, frechet_estimate
 from medmnist_diffusion.metrics.intervals import Estimate, share_estimate
 from medmnist_diffusion.metrics.kernel import kernel_distance
+from medmnist_diffusion.metrics.label_figures import cooccurrence_distance, grade_agreement, grade_error, mean_auc
 from medmnist_diffusion.metrics.memorization import Threshold, authentic, nearness_to_train
 from medmnist_diffusion.metrics.plan import MIN_CLASS_IMAGES
 
@@ -174,6 +175,27 @@ METRICS: dict[str, Metric] = {
         Metric(
             "label_accuracy", "Label accuracy", "recognised_labels", _share, "higher",
             bounds=(0, 1), compared_by=None, min_images=1,
+        ),
+        Metric(
+            "label_error", "Error of the grade", "graded_labels", lambda images: grade_error(images.values), "lower",
+            compared_by=None,
+        ),
+        Metric(
+            "label_kappa", "Agreement of the grade (quadratic κ)", "graded_labels",
+            lambda images: grade_agreement(images.values, images.seed), "higher", bounds=(-1, 1), compared_by=None,
+        ),
+        Metric(
+            "label_auc", "Label AUC", "label_scores", lambda images: mean_auc(images.values), "higher",
+            bounds=(0, 1), compared_by=None,
+        ),
+        Metric(
+            "cooccurrence_distance", "Distance of labels seen together", "label_pairs",
+            lambda images: cooccurrence_distance(images.reference.values, images.values, images.seed), "lower",
+            in_ratio_plot=False,
+        ),
+        Metric(
+            "classification_auc", "Classification AUC score", "test_scores", lambda images: mean_auc(images.values), "higher",
+            bounds=(0, 1), compared_by=None,
         ),
         Metric(
             "classification_accuracy", "Classification accuracy score", "recognised_tests", _share, "higher",

@@ -12,6 +12,7 @@ import medmnist_diffusion.model_cards
 from medmnist_diffusion.artifacts import DatasetDescription, Metrics, TrainingSummary
 from medmnist_diffusion.choices import OPEN_LICENSES
 from medmnist_diffusion.data.audit import findings
+from medmnist_diffusion.data.dataset import size_in_words
 from medmnist_diffusion.diffusion.folder_check import WEIGHTS
 from medmnist_diffusion.errors import UserError, one_line
 from medmnist_diffusion.files import file_hash, write_text
@@ -112,7 +113,13 @@ def _metadata(summary: TrainingSummary, metrics: Metrics | None) -> ModelCardDat
 
 
 def _title(dataset: DatasetDescription) -> str:
-    return f"{dataset.name}-{dataset.image_size}-ddpm"
+    return f"{dataset.name}-{'x'.join(map(str, dict.fromkeys(dataset.full_shape[:-1])))}-ddpm"
+
+
+def _example(dataset: DatasetDescription) -> str:
+    """What the loading snippet asks for: a class, or of several labels an image the last two together."""
+    names = list(dataset.id2label.values())
+    return json.dumps(names[-2:] if dataset.task == "multi-label" else names[-1])
 
 
 def which_weights(summary: TrainingSummary) -> str:
@@ -135,10 +142,12 @@ def _values(folder: Path, summary: TrainingSummary, metrics: Metrics | None, loa
     return {
         "title": escaped(_title(summary.dataset)),
         "dataset": dataset,
-        "colour": "grey" if dataset["channels"] == 1 else "RGB",
+        "size": size_in_words(summary.dataset.full_shape),
+        "is_volume": len(summary.dataset.full_shape) > 3,
+        "multi_label": summary.dataset.task == "multi-label",
         "class_names": ", ".join(names),
         "id2label": ", ".join(f"{label} = {name}" for label, name in dataset["id2label"].items()),
-        "example_label": json.dumps(list(summary.dataset.id2label.values())[-1]),
+        "example_label": _example(summary.dataset),
         "load_from": load_from or "path/to/this/folder",
         "which_weights": which_weights(summary),
         "ema": "; they are averaged over time (EMA)" if config["use_ema"] else "",

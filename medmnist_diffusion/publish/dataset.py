@@ -10,9 +10,10 @@ from pathlib import Path
 
 from huggingface_hub import DatasetCard, DatasetCardData
 
-from medmnist_diffusion.artifacts import Metrics, TrainingSummary
+from medmnist_diffusion.artifacts import DatasetDescription, Metrics, TrainingSummary
 from medmnist_diffusion.choices import OPEN_LICENSES
 from medmnist_diffusion.data import Conditioning, Split
+from medmnist_diffusion.data.dataset import size_in_words
 from medmnist_diffusion.diffusion.folder_check import WEIGHTS
 from medmnist_diffusion.errors import UserError
 from medmnist_diffusion.files import file_hash, write_json, write_text
@@ -39,16 +40,15 @@ def read_export(path: Path, summary: TrainingSummary) -> Split:
     Raises:
         UserError: if they are not readable, or of another size or other classes than the pipeline's.
     """
-    dataset, id2label = summary.dataset, _id2label(summary)
-    shape = (dataset.image_size, dataset.image_size, dataset.channels)
+    dataset, conditioning, shape = summary.dataset, conditioning_of(summary.dataset), summary.dataset.full_shape
     if any(child.is_symlink() for child in (path, *path.rglob("*"))):
         raise UserError(
             f"{path} holds symbolic links, which are not published. Give what `medmnist-diffusion sample` wrote."
         )
-    split = read_images(path, dataset.name, id2label, dataset.image_size, dataset.channels)
+    split = read_images(path, dataset.name, conditioning, shape)
     if split is None:
         raise UserError(f"{path} is no npz and no folder. Give what `medmnist-diffusion sample` wrote.")
-    if split.images.shape[1:] != shape or len(Conditioning(id2label).outside(split.labels)):
+    if split.images.shape[1:] != shape or len(conditioning.outside(split.labels)):
         raise UserError(f"{path} does not hold images of this pipeline: {shape} (H×W×C) of its classes are needed.")
     return split
 
@@ -76,14 +76,18 @@ def write_dataset(folder: Path, split: Split, pipeline: Path, export: Path, stud
     """The parquet file, how it was made, and the card, into a new folder."""
     summary, metrics = TrainingSummary.of(pipeline), Metrics.read(pipeline / "metrics.json")
     dataset, sampling = summary.dataset, read_sampling_record(export)
-    id2label = _id2label(summary)
-    write_parquet(folder, "train", split, id2label)
+    conditioning = conditioning_of(dataset)
+    if len(dataset.full_shape) > 3:
+        raise UserError(
+            "volumes are not published as a data set: parquet on the Hub holds pictures. Publish the pipeline."
+        )
+    write_parquet(folder, "train", split, conditioning)
     weights = file_hash(pipeline / WEIGHTS)
     write_json(
         folder / "generation.json",
         {"synthetic": True, "pipeline_weights_sha256": weights, "trained_on": dataset.name, **sampling},
     )
-    counts = Conditioning(id2label).counts(split.labels)
+    counts, names = conditioning.counts(split.labels), conditioning.names
     license_id = OPEN_LICENSES[dataset.license]
     card = DatasetCard.from_template(
         DatasetCardData(
@@ -98,10 +102,9 @@ def write_dataset(folder: Path, split: Split, pipeline: Path, export: Path, stud
         dataset=escaped(dataset.model_dump()),
         repo_id=repo_id,
         count=f"{len(split):,}",
-        size=dataset.image_size,
-        colour="grey" if dataset.channels == 1 else "RGB",
-        class_counts=", ".join(f"{counts[label]:,} {name}" for label, name in id2label.items()),
-        id2label=", ".join(f"{label} = {name}" for label, name in id2label.items()),
+        size=size_in_words(dataset.full_shape),
+        class_counts=", ".join(f"{counts[label]:,} {name}" for label, name in enumerate(names)),
+        id2label=", ".join(f"{label} = {name}" for label, name in enumerate(names)),
         step=f"{summary.step:,}",
         training_images=f"{summary.training_images:,}",
         weights=weights,
@@ -114,9 +117,9 @@ def write_dataset(folder: Path, split: Split, pipeline: Path, export: Path, stud
     write_text(folder / "README.md", str(card))
 
 
-def _id2label(summary: TrainingSummary) -> dict[int, str]:
-    """JSON has texts as keys."""
-    return {int(label): name for label, name in summary.dataset.id2label.items()}
+def conditioning_of(dataset: DatasetDescription) -> Conditioning:
+    """What the images of a described data set can show."""
+    return Conditioning({int(label): name for label, name in dataset.id2label.items()}, dataset.task)
 
 
 def _size_category(count: int) -> str:

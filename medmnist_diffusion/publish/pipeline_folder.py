@@ -17,7 +17,7 @@ from medmnist_diffusion.pipelines import ClassConditionalDDPMPipeline
 from medmnist_diffusion.publish.card import write_card
 from medmnist_diffusion.publish.plots import MOST_CLASSES, plot_loss, save_grid
 
-GRID_COLUMNS = 10
+GRID_COLUMNS, COLUMNS_OF_VOLUMES = 10, 4
 
 
 def build_pipeline(network: UNet2DModel, objective: Objective, dataset: ImageDataset) -> ClassConditionalDDPMPipeline:
@@ -27,8 +27,9 @@ def build_pipeline(network: UNet2DModel, objective: Objective, dataset: ImageDat
         objective.scheduler,
         dataset.id2label,
         pixel_unshuffle=objective.encoder.factor,
-        null_label=dataset.conditioning.null_label,
+        null_label=dataset.num_classes,
         encoder=objective.encoder.name,
+        image_shape=dataset.model_shape,
     )
 
 
@@ -65,12 +66,16 @@ def saved_step(folder: Path) -> int | None:
 
 
 def save_sample_grid(network: UNet2DModel, objective: Objective, dataset: ImageDataset, seed: int, path: Path) -> None:
-    """A grid of samples, one row a class, from the same noise every time; of at most MOST_CLASSES classes."""
+    """A grid of samples, one row a class, from the same noise every time; of at most MOST_CLASSES classes.
+
+    Of volumes, each place shows the middle slice across each axis and a maximum projection.
+    """
     was_training = network.training
     network.eval()
     pipe = build_pipeline(network, objective, dataset)
     set_sampler(pipe)
     pipe.set_progress_bar_config(disable=True)
-    labels = dataset.conditioning.each(GRID_COLUMNS)[: GRID_COLUMNS * MOST_CLASSES]
-    save_grid(generate(pipe, labels, seed=seed), path, GRID_COLUMNS)
+    columns = GRID_COLUMNS if not dataset.is_volume else COLUMNS_OF_VOLUMES
+    labels = dataset.conditioning.each(columns)[: columns * MOST_CLASSES]
+    save_grid(generate(pipe, labels, seed=seed), path, columns)
     network.train(was_training)

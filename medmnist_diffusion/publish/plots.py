@@ -22,8 +22,26 @@ MOST_CLASSES = 40  # in one picture
 SCALE = 3  # each pixel of a small image becomes 3×3 in a grid
 
 
+def pictures(images: np.ndarray) -> np.ndarray:
+    """Images as they are; volumes uint8 N×D×H×W×C as pictures N×max(D, H)×…×C: from left to right the middle slice across each
+    axis, and the maximum along the first."""
+    if images.ndim == 4:
+        return images
+    depth, height, width = (side // 2 for side in images.shape[1:4])
+    views = [images[:, depth], images[:, :, height], images[:, :, :, width], images.max(1)]
+    tallest = max(view.shape[1] for view in views)
+    return np.concatenate(
+        [np.pad(view, ((0, 0), (0, tallest - view.shape[1]), (0, 0), (0, 0))) for view in views], axis=2
+    )
+
+
+def _step(images: np.ndarray) -> int:
+    """Pixels from one row of a grid to the next."""
+    return int(pictures(images[:1]).shape[1]) + 1
+
+
 def save_grid(images: np.ndarray, path: Path, columns: int) -> None:
-    """A grid of uint8 N×H×W×C images, `columns` in a row, as PNG."""
+    """A grid of uint8 N×H×W×C images (or volumes), `columns` in a row, as PNG."""
     grid = image_grid(images, columns)
     scale = max(1, min(SCALE, 1200 // grid.shape[1]))
     picture = Image.fromarray(without_grey_axis(grid))
@@ -34,6 +52,7 @@ def save_grid(images: np.ndarray, path: Path, columns: int) -> None:
 
 def image_grid(images: np.ndarray, columns: int) -> np.ndarray:
     """uint8 N×H×W×C → one uint8 image, rows of `columns` images with a thin gap; what is missing stays white."""
+    images = pictures(images)
     rows = -(-len(images) // columns)
     height, width, channels = images.shape[1:]
     grid = np.full((rows * (height + 1) - 1, columns * (width + 1) - 1, channels), 255, np.uint8)
@@ -94,7 +113,7 @@ def real_beside_generated(
         axis.imshow(without_grey_axis(grid), cmap="gray", vmin=0, vmax=255)
         axis.set_title(heading)
         axis.set_xticks([])
-        step = images.shape[1] + 1
+        step = _step(images)
         axis.set_yticks([step * row + step / 2 for row in range(len(names))], names if axis is axes[0] else [])
         axis.tick_params(length=0)
         for spine in axis.spines.values():
@@ -117,7 +136,7 @@ def save_sides(sides: dict[str, Split], id2label: dict[int, str], path: Path, co
         rows = np.concatenate([np.resize(rows_of(split.labels, label), columns) for label in sorted(id2label)])
         grid = image_grid(split.images[rows], columns)
         axis.imshow(without_grey_axis(grid), cmap="gray", vmin=0, vmax=255)
-        step = split.images.shape[1] + 1
+        step = _step(split.images[:1])
         axis.set_title(title, fontsize=9)
         axis.set_xticks([])
         axis.set_yticks([step * row + step / 2 for row in range(len(names))], [] if at else names, fontsize=8)
@@ -128,13 +147,14 @@ def save_preview(dataset: ImageDataset, path: Path, columns: int = 8) -> None:
     """Training images of each class, drawn at random with seed 0, one row a class, as they will be trained; of at most
     MOST_CLASSES classes."""
     rng = np.random.default_rng(0)
-    rows = [rng.permutation(members)[:columns] for members in dataset.conditioning.members(dataset.train.labels)]
-    names = dataset.conditioning.names[:MOST_CLASSES]
+    columns = columns if not dataset.is_volume else columns // 2
+    rows = [rng.permutation(members)[:columns] for members in dataset.conditioning.shown_members(dataset.train.labels)]
+    names = dataset.conditioning.shown_names[:MOST_CLASSES]
     blank = np.full((columns, *dataset.train.images.shape[1:]), 255, np.uint8)
     lines = [np.concatenate([dataset.train.images[np.sort(row)], blank[len(row) :]]) for row in rows[:MOST_CLASSES]]
     figure, axis = plt.subplots(figsize=(7, 5.6 / columns * len(names) + 0.8), constrained_layout=True)
     axis.imshow(without_grey_axis(image_grid(np.concatenate(lines), columns)), cmap="gray", vmin=0, vmax=255)
-    step = dataset.image_size + 1
+    step = _step(blank)
     axis.set_xticks([])
     axis.set_yticks([step * row + step / 2 for row in range(len(names))], names, fontsize=8)
     of = f", {MOST_CLASSES} of {dataset.num_classes} classes" if dataset.num_classes > MOST_CLASSES else ""
@@ -188,7 +208,7 @@ def plot_closest(
     )
     for line, (name, images) in enumerate(zip(("generated", "nearest in train"), lines, strict=False)):
         for axis, image, distance, row in zip(axes[line], images, distances, rows, strict=True):
-            axis.imshow(without_grey_axis(image), cmap="gray", vmin=0, vmax=255)
+            axis.imshow(without_grey_axis(pictures(image[None])[0]), cmap="gray", vmin=0, vmax=255)
             axis.set(xticks=[], yticks=[])
             if line == len(lines) - 1:
                 axis.set_xlabel(f"{distance:.2f}\ntrain {row}", fontsize=7)

@@ -8,28 +8,32 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from accelerate import PartialState
 
-from medmnist_diffusion.data import ImageDataset, load_dataset
+from medmnist_diffusion.data import ImageDataset
+from medmnist_diffusion.data.sources import DataSource
 from medmnist_diffusion.errors import UserError
 from medmnist_diffusion.processes import start_processes, threads_kept
 from medmnist_diffusion.studies.budget import seconds_of
 from medmnist_diffusion.studies.workers import Workers, run_tasks
 
 
+def check_studied(dataset: ImageDataset) -> None:
+    """Raises:
+    UserError: for data that no study is made for.
+    """
+    if dataset.is_volume or dataset.task == "multi-label":
+        what = "volumes" if dataset.is_volume else "several labels an image"
+        raise UserError(
+            f"{dataset.name} holds {what}; studies are made for images with one class each. Train and evaluate it."
+        )
+
+
 def absolute_source(dataset: str) -> str:
     """A data set's path as workers in other folders find it; names stay as they are."""
     return str(Path(dataset).resolve()) if Path(dataset).exists() else dataset
-
-
-class DataSource(NamedTuple):
-    """A data set as `load_dataset` takes it."""
-
-    dataset: str
-    root: str | None
-    size: int | None
 
 
 @dataclass(frozen=True)
@@ -76,7 +80,8 @@ def start_study(
     start_processes()
     if PartialState().num_processes > 1:
         raise UserError("the study starts its own processes: run it without a launcher, with --processes.")
-    dataset = load_dataset(*source)
+    dataset = source.load()
+    check_studied(dataset)
     folder = Path(output or Path("runs") / f"{kind}-{dataset.name}").resolve()
     source = source._replace(dataset=absolute_source(source.dataset))
     workers = Workers(folder / "log.txt", processes, scheduler)
@@ -88,7 +93,7 @@ def loaded_here(source: DataSource) -> ImageDataset:
     """A worker process's data set, loaded once. Its threads stay what they are."""
     with threads_kept():
         start_processes()
-        return load_dataset(*source)
+        return source.load()
 
 
 def run_cells(

@@ -22,6 +22,8 @@ from medmnist_diffusion.training.config import FREE_ON_RESUME, TrainingConfig, t
 from medmnist_diffusion.training.train import train
 
 NEVER = 10**9
+LATER = ("fit", "window", "slices")  # settings that came later, and mean nothing where they are not given
+ONCE = {"block_out_channels": [32, 64], "prediction_type": "v_prediction"}
 
 
 def generator_config(
@@ -37,8 +39,13 @@ def generator_config(
 
 
 def settings_of(config: TrainingConfig, also: Sequence[str] = ()) -> dict[str, Any]:
-    """What a training's weights depend on, defaults among it; and other settings by their names."""
-    return {name: value for name, value in asdict(config).items() if name not in FREE_ON_RESUME or name in also}
+    """What a training's weights depend on, defaults among it; and other settings by their names.
+
+    What a configuration leaves to the data is named as it was when it did not: results that were kept then are found again.
+    """
+    values = {name: value for name, value in asdict(config).items() if name not in FREE_ON_RESUME or name in also}
+    known = {name: ONCE.get(name, value) if value is None else value for name, value in values.items()}
+    return {name: value for name, value in known.items() if value is not None or name not in LATER}
 
 
 def train_generator(config: TrainingConfig, dataset: ImageDataset, run: Path, log: Path, leave: Sequence[str]) -> Path:

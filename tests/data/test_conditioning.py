@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from medmnist_diffusion.data.conditioning import (
     Conditioning,
     class_order,
+    conditions_of,
     occurrences,
     random_rows,
     rows_of,
@@ -23,7 +24,7 @@ LABELS = st.lists(st.integers(0, 2), min_size=1, max_size=60).map(lambda labels:
 @given(LABELS)
 def test_counts_shares_and_members(labels: np.ndarray) -> None:
     np.testing.assert_array_equal(CONDITIONING.counts(labels), [(labels == k).sum() for k in range(3)])
-    assert CONDITIONING.shares(labels).sum() == pytest.approx(1)
+    assert CONDITIONING.stratum_shares(labels).sum() == pytest.approx(1)
     rows = CONDITIONING.members(labels)
     assert sorted(np.concatenate(rows).tolist()) == list(range(len(labels)))
     for label, members in enumerate(rows):
@@ -63,7 +64,7 @@ def test_occurrences_count_each_label_from_zero(labels: np.ndarray) -> None:
 def test_labels_to_be_generated() -> None:
     assert CONDITIONING.each(2).tolist() == [0, 0, 1, 1, 2, 2]
     assert CONDITIONING.balanced(4).tolist() == [0, 0, 1, 1, 2, 2]
-    assert CONDITIONING.in_shares(4, np.array([0.5, 0.3, 0.2])).tolist() == [0, 0, 1, 1, 2]
+    assert CONDITIONING.as_in(np.repeat([0, 1, 2], [5, 3, 2]), 4).tolist() == [0, 0, 1, 1, 2]
 
 
 def test_a_dropped_label_is_one_that_the_network_knows() -> None:
@@ -101,3 +102,52 @@ def test_the_order_of_classes() -> None:
     assert class_order(["-1", "+1"]) == ["-1", "+1"]
     assert class_order(["10", "2", "x"]) == ["10", "2", "x"]
     assert CONDITIONING.outside(np.array([0, 3, -1, 2])).tolist() == [3, -1]
+
+
+FINDINGS = Conditioning(
+    {0: "effusion", 1: "mass", 2: "nodule"}, "multi-label", np.repeat([0, 1, 3, 4, 6], [40, 25, 30, 5, 2])
+)
+SEVERAL = st.lists(st.integers(0, 7), min_size=1, max_size=60).map(lambda labels: np.array(labels, np.int64))
+
+
+@given(SEVERAL)
+def test_several_labels_as_rows_and_back(conditions: np.ndarray) -> None:
+    matrix = FINDINGS.matrix(conditions)
+    np.testing.assert_array_equal(conditions_of(matrix), conditions)
+    np.testing.assert_array_equal(FINDINGS.counts(conditions), matrix.sum(0))
+    for label, rows in enumerate(FINDINGS.members(conditions)):
+        np.testing.assert_array_equal(rows, np.flatnonzero(matrix[:, label]))
+    assert sum(FINDINGS.combinations(conditions).values()) == len(conditions)
+
+
+@given(SEVERAL)
+def test_strata_are_common_combinations_and_rare_ones_by_their_rarest_label(conditions: np.ndarray) -> None:
+    """Common: none (40), effusion (25), effusion + mass (30). Rarest label first: nodule (7), mass (32), effusion (55)."""
+    expected = {0: 0, 1: 1, 3: 2, 2: 4, 4: 3, 5: 3, 6: 3, 7: 3}
+    assert FINDINGS.strata(conditions).tolist() == [expected[one] for one in conditions.tolist()]
+    assert [FINDINGS.stratum_name(stratum) for stratum in (0, 2, 3)] == [
+        "no label", "effusion + mass", "rare combinations with nodule",
+    ]  # fmt: skip
+    assert FINDINGS.stratum_counts(conditions).sum() == len(conditions)
+
+
+@given(SEVERAL, st.integers(1, 50))
+def test_combinations_are_asked_for_as_they_occur(conditions: np.ndarray, count: int) -> None:
+    wanted = FINDINGS.as_in(conditions, count)
+    assert len(wanted) == count
+    assert set(wanted) <= set(conditions)
+    for condition in np.unique(conditions):
+        assert abs((wanted == condition).sum() - count * (conditions == condition).mean()) <= 1
+    enough = FINDINGS.with_enough_of_each(wanted, 5)
+    fewest = min(5, count // 3)
+    assert (FINDINGS.counts(enough) >= fewest).all()
+
+
+def test_several_labels_in_words_and_folders() -> None:
+    assert [FINDINGS.name_of(one) for one in (0, 2, 5)] == ["no label", "mass", "effusion + nodule"]
+    for condition in range(8):
+        assert FINDINGS.label_of_folder(FINDINGS.folder_of(condition)) == condition
+    assert FINDINGS.label_of_folder("effusion+cat") is None
+    assert FINDINGS.ids.tolist() == [0, 1, 2, 4]
+    assert FINDINGS.null_label == 8
+    assert FINDINGS.outside(np.array([0, 7, 8, -1])).tolist() == [8, -1]

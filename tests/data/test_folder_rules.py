@@ -15,7 +15,8 @@ from PIL import Image
 
 from medmnist_diffusion.data import load_dataset
 from medmnist_diffusion.data.folders import folder_contents
-from medmnist_diffusion.data.images import Seen, decoded_squares, survey
+from medmnist_diffusion.data.images import Seen, decoded, survey
+from medmnist_diffusion.data.reading import Reading
 from medmnist_diffusion.errors import UserError
 
 SPLIT_OF = {"train": "train", "Training": "train", "valid": "val", "test": "test", "Testing-set": "test"}
@@ -157,7 +158,7 @@ def test_any_picture_is_what_a_viewer_shows(made: tuple[bytes, np.ndarray]) -> N
     top, left = round((height - side) / 2), round((width - side) / 2)
     expected = shown[top : top + side, left : left + side]
     on_white = seen.model_copy(update={"visible": 0.0})
-    (image,) = next(decoded_squares(_Table(rows), side, on_white, "here"))
+    (image,) = next(decoded(_Table(rows), Reading((side, side)), on_white, "here"))
     odd = (height - side) % 2 + (width - side) % 2  # half a pixel is left: neighbours are mixed
     if not odd:
         np.testing.assert_allclose(image.astype(float), expected[..., : seen.channels], atol=2)

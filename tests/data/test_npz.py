@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from medmnist_diffusion.data import Split
+from medmnist_diffusion.data import Conditioning, Split
 from medmnist_diffusion.data.arrow import ArrowImages
 from medmnist_diffusion.data.npz import npz_arrays, read_npz, write_npz
 from tests.conftest import CliError
@@ -68,7 +68,7 @@ def test_written_splits_are_read_as_they_were(tmp_path: Path, classes: int) -> N
     for name in ("train", "val", "test"):
         images = rng.integers(0, 256, (classes, 8, 8, 1), np.uint8)
         splits[name] = Split(name, images, np.arange(classes, dtype=np.int64))
-    write_npz(tmp_path / "x.npz", npz_arrays(splits, classes))
+    write_npz(tmp_path / "x.npz", npz_arrays(splits, Conditioning({label: str(label) for label in range(classes)})))
     again = read_npz(tmp_path / "x.npz")
     assert {name: split.content_hash for name, split in again.items()} == {
         name: split.content_hash for name, split in splits.items()
@@ -91,10 +91,13 @@ BAD_ARRAYS = {
     "extra array": (replaced(notes=lambda a: np.zeros(3)), "'notes' does not belong"),
     "wrong dtype": (replaced(train_images=lambda a: a["train_images"] / 255), "dtype float64; uint8"),
     "wrong shape": (replaced(train_images=lambda a: a["train_images"].reshape(40, -1)), "has shape"),
-    "not square": (replaced(train_images=lambda a: a["train_images"][:, :20]), "must be square"),
-    "3-D": (replaced(train_images=lambda a: np.zeros((40, 28, 28, 28), np.uint8)), "3-D sets are not supported yet"),
+    "other sides": (replaced(train_images=lambda a: a["train_images"][:, :20]), "the splits' images differ in shape"),
+    "volumes and images": (replaced(train_images=lambda a: np.zeros((40, 28, 28, 28), np.uint8)), "differ in shape"),
+    "large volumes": (replaced(train_images=lambda a: np.zeros((40, 8, 8, 130), np.uint8)), "of volumes to 128"),
     "lengths differ": (replaced(train_labels=lambda a: a["train_labels"][:-1]), "40 images but 39 labels"),
-    "multi-label": (replaced(train_labels=lambda a: np.zeros((40, 14), np.uint8)), "multi-label sets are not supported"),
+    "several labels in one split": (
+        replaced(train_labels=lambda a: np.zeros((40, 14), np.uint8)), "all splits need rows of zeros and ones",
+    ),
     "negative label": (replaced(train_labels=lambda a: a["train_labels"].astype(int) - 1), "outside the classes"),
     "label only in test": (replaced(test_labels=lambda a: a["test_labels"] + 9), "outside the classes"),
     "gap in the labels": (replaced(train_labels=lambda a: a["train_labels"] * 2), "no training image"),

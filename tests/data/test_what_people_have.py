@@ -16,6 +16,7 @@ from PIL import Image, PngImagePlugin
 
 from medmnist_diffusion.data import ImageDataset, load_dataset
 from medmnist_diffusion.data.audit import audit, findings
+from medmnist_diffusion.data.conditioning import Conditioning
 from medmnist_diffusion.data.labelled_folder import load_labelled_folder
 from medmnist_diffusion.data.npz import SPLITS
 from tests.conftest import CliError
@@ -69,7 +70,7 @@ def test_classes_that_are_numbers_are_in_the_order_of_numbers(made: Any) -> None
 
 def test_a_number_that_names_a_class_is_no_other_class_id(made: Any) -> None:
     path = made(classes_of({"2": 20, "3": 30}, 2))
-    split = load_labelled_folder(path, "grades", {0: "1", 1: "2", 2: "3"}, 28, 1)
+    split = load_labelled_folder(path, "grades", Conditioning({0: "1", 1: "2", 2: "3"}), (28, 28, 1))
     assert {(int(image[0, 0, 0]), int(label)) for image, label in zip(split.images[:], split.labels, strict=True)} == {
         (20, 1),
         (30, 2),
@@ -437,11 +438,11 @@ def test_parquet_files_that_would_be_lost(tmp_path: Path, cli_error: CliError) -
     assert "its column split says which split a row is of" in cli_error("audit", str(tmp_path / "column"))
 
 
-def test_sixteen_bits_in_colour_are_refused_as_in_grey(made: Any, cli_error: CliError) -> None:
+def test_sixteen_bits_are_refused_in_colour_and_beside_eight(made: Any, cli_error: CliError) -> None:
     path = made(classes_of({"a": 10, "b": 100}))
-    for mode, header, values in (("grey", b"P5", 1), ("colour", b"P6", 3)):
+    for mode, header, values, words in (("grey", b"P5", 1, "more than 8 bits"), ("colour", b"P6", 3, "of 16 bits")):
         (path / "a" / f"{mode}.pgm").write_bytes(header + b" 28 28 65535\n" + bytes(2 * 28 * 28 * values))
-        assert "16 bit" in cli_error("audit", str(path))
+        assert words in cli_error("audit", str(path))
         (path / "a" / f"{mode}.pgm").unlink()
 
 
@@ -466,10 +467,10 @@ def test_messages_name_the_cause(tmp_path: Path, made: Any, cli_error: CliError,
     flat = tmp_path / "flat"
     flat.mkdir()
     Image.new("L", (28, 28)).save(flat / "0.png")
-    (flat / "labels.csv").write_text("file,label\n0.png,a\n")
+    (flat / "labels.csv").write_text("number,outcome\n0.png,a\n")
     error = cli_error("audit", str(flat))
     assert "its 1 images have no class" in error
-    assert "labels.csv are not read yet" in error
+    assert "labels.csv has no columns of file names and labels" in error
     packed = tmp_path / "packed"
     packed.mkdir()
     os.link(small_npz, packed / "small.npz")

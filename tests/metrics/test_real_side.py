@@ -8,7 +8,7 @@ import pytest
 from medmnist_diffusion.data import ImageDataset, duplicates, twins
 from medmnist_diffusion.data.dataset import Split
 from medmnist_diffusion.data.twins import Nearest
-from medmnist_diffusion.metrics import classifier, comparisons, memorization, real_side
+from medmnist_diffusion.metrics import classifier, label_comparisons, memorization, real_side
 from medmnist_diffusion.metrics.evaluation import evaluate_images
 from medmnist_diffusion.metrics.extractors import make_extractor
 from medmnist_diffusion.metrics.features import Extractor
@@ -62,7 +62,7 @@ def test_several_draws_share_the_real_side(small: ImageDataset, monkeypatch: pyt
         trained.append(split.name)
         return fit(split, *args, **options)
 
-    monkeypatch.setattr(comparisons, "fitted_classifier", counted_fit)
+    monkeypatch.setattr(label_comparisons, "fitted_classifier", counted_fit)
     for module, name in (
         (twins, "_found"),
         (memorization, "nearest_copies"),  # evaluation.py has its own name for it, for the generated images

@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pytest
 
+from medmnist_diffusion.data.sources import DataSource
 from medmnist_diffusion.errors import UserError
-from medmnist_diffusion.studies.run import DataSource, StudyRun, run_cells, start_study
+from medmnist_diffusion.studies.run import StudyRun, run_cells, start_study
 
 
 def started(output: Path | None, time_budget: str | None = None) -> StudyRun:

@@ -11,8 +11,11 @@ import numpy as np
 
 from medmnist_diffusion.choices import OPEN_LICENSES
 from medmnist_diffusion.data.audit import audit, describe, findings
+from medmnist_diffusion.data.dataset import ImageDataset
 from medmnist_diffusion.data.regimes import Regime
 from medmnist_diffusion.files import write_text
+from medmnist_diffusion.metrics.classifier_scores import probabilities
+from medmnist_diffusion.metrics.evaluator_file import write_evaluator_file
 from medmnist_diffusion.metrics.table import METRICS
 from medmnist_diffusion.studies.augmentation.arms import BY_NAME, CLASSICAL, LEAKY, MAIN_ARM, OVERSAMPLED
 from medmnist_diffusion.studies.augmentation.draws import AugmentationProtocol, DrawResult, picture_path
@@ -52,7 +55,20 @@ def write_report(
     content = {"dropped": dropped, "command": command, **_content(protocol, results, insights)}
     text = write_results(folder, _json(protocol, results, insights, dropped, command), TEMPLATE, content)
     write_text(folder / "report.html", as_html(text, folder, f"Augmentation study: {protocol.dataset.name}"))
+    if protocol.dataset.source == "medmnist":
+        _write_evaluator_files(protocol.dataset, results, folder / "evaluator")
     return [sentence(result) for result in results]
+
+
+def _write_evaluator_files(dataset: ImageDataset, results: Sequence[RegimeResult], folder: Path) -> None:
+    """The test scores of every classifier, for MedMNIST's own evaluator."""
+    for result in results:
+        for draw in result.draws:
+            for cell in draw.cells:
+                run = f"{result.regime.slug}-{cell.arm}-draw{draw.seed}"
+                for older in folder.glob(f"*@{run}.csv"):  # its name holds its figures
+                    older.unlink()
+                write_evaluator_file(folder, dataset, probabilities(draw.scores_of(cell.arm)), run)
 
 
 def _whole_draws(

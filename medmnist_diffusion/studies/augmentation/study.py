@@ -17,6 +17,7 @@ import torch
 
 from medmnist_diffusion.data import ImageDataset
 from medmnist_diffusion.data.regimes import LEAST, Regime
+from medmnist_diffusion.data.sources import DataSource
 from medmnist_diffusion.diffusion.samplers import DEFAULT_SAMPLER, DEFAULT_STEPS
 from medmnist_diffusion.diffusion.stopping import exclusive
 from medmnist_diffusion.errors import UserError
@@ -27,7 +28,7 @@ from medmnist_diffusion.studies.augmentation.arms import ARMS, CLASSICAL, LEAKY,
 from medmnist_diffusion.studies.augmentation.draws import AugmentationProtocol, DrawResult, measure_draw, train_draw
 from medmnist_diffusion.studies.augmentation.generators import FRACTION, STRENGTH, DiffusionSource
 from medmnist_diffusion.studies.augmentation.report import write_report
-from medmnist_diffusion.studies.run import DataSource, StudyRun, loaded_here, run_cells, start_study
+from medmnist_diffusion.studies.run import StudyRun, loaded_here, run_cells, start_study
 from medmnist_diffusion.studies.statistics import smallest_detectable
 from medmnist_diffusion.training.config import TrainingConfig
 
@@ -212,7 +213,7 @@ def check_splits(dataset: ImageDataset) -> None:
 
 
 def study_augmentation(
-    dataset: str,
+    dataset: str | DataSource,
     *,
     root: str | None = None,
     size: int | None = None,
@@ -234,7 +235,7 @@ def study_augmentation(
     """Train generators and classifiers for several amounts of real images, test the differences, and write a report.
 
     Args:
-        dataset: a name as `load_dataset` takes it, with `root` and `size`.
+        dataset: a name as `load_dataset` takes it, with `root` and `size`; or a `DataSource`.
         output: a folder (default runs/augmentation-DATASET); the same one goes on with what is missing.
         shares: of the real images, each in 0 … 1, one regime each.
         imbalance: one more regime: the rarest class cut to this share; 0 for none.
@@ -268,7 +269,14 @@ def study_augmentation(
         raise UserError(f"--imbalance is {imbalance:g}; a share below 1 is needed, or 0 for no such regime.")
     chosen = [arm_named(arm).name for arm in arms or [arm.name for arm in ARMS]] + ([LEAKY.name] if leaky else [])
     processes = processes or (1 if torch.accelerator.is_available() else len(available_cores()))
-    run = start_study("augmentation", DataSource(dataset, root, size), output, time_budget, processes, scheduler)
+    run = start_study(
+        "augmentation",
+        dataset if isinstance(dataset, DataSource) else DataSource(dataset, root, size),
+        output,
+        time_budget,
+        processes,
+        scheduler,
+    )
     check_splits(run.dataset)
     folder = run.folder
     regimes = [Regime(share) for share in sorted(set(shares))] + ([Regime(1.0, imbalance)] if imbalance else [])

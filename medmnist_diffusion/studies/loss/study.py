@@ -18,6 +18,7 @@ import numpy as np
 from medmnist_diffusion.choices import LOSS_PARTS
 from medmnist_diffusion.data import Split
 from medmnist_diffusion.data.duplicates import clean_held_out
+from medmnist_diffusion.data.sources import DataSource
 from medmnist_diffusion.diffusion.stopping import exclusive
 from medmnist_diffusion.errors import UserError
 from medmnist_diffusion.metrics.extractors import OFFLINE_PAIR, make_extractor
@@ -30,7 +31,7 @@ from medmnist_diffusion.studies.loss.analysis import PartResult, best_variant, p
 from medmnist_diffusion.studies.loss.cells import TrainingProtocol, VariantResult, cells_in, generate_cell, run_cell
 from medmnist_diffusion.studies.loss.report import write_report
 from medmnist_diffusion.studies.loss.variants import DEFAULT, TrainingVariant
-from medmnist_diffusion.studies.run import DataSource, StudyRun, loaded_here, run_cells, start_study
+from medmnist_diffusion.studies.run import StudyRun, loaded_here, run_cells, start_study
 from medmnist_diffusion.training.config import preset
 
 logger = logging.getLogger(__name__)
@@ -230,7 +231,7 @@ def rate_best(study: LossStudy, seeds: int) -> None:
 
 
 def study_loss(
-    dataset: str,
+    dataset: str | DataSource,
     *,
     root: str | None = None,
     size: int | None = None,
@@ -251,7 +252,7 @@ def study_loss(
     """Train all variants of the chosen parts over seeds, measure them, test their differences, and write a report.
 
     Args:
-        dataset: a name as `load_dataset` takes it, with `root` and `size`.
+        dataset: a name as `load_dataset` takes it, with `root` and `size`; or a `DataSource`.
         output: a folder (default runs/loss-DATASET); the same one goes on with what is missing.
         parts: of `LOSS_PARTS`.
         seeds: trainings of each variant.
@@ -279,7 +280,14 @@ def study_loss(
     """
     if features is None:
         features = ["inception" if weights_at_hand(inception_weights) else "random"]
-    run = start_study("loss", DataSource(dataset, root, size), output, time_budget, processes, scheduler)
+    run = start_study(
+        "loss",
+        dataset if isinstance(dataset, DataSource) else DataSource(dataset, root, size),
+        output,
+        time_budget,
+        processes,
+        scheduler,
+    )
     folder = run.folder
     if rate and not cells_in(folder).records():
         raise UserError(f"{folder} holds no finished cell. Run the study first, with the same arguments.")

@@ -1,0 +1,291 @@
+"""Labels beside images: a CSV or JSON-lines table with one row an image. Which table, which of its columns, which file a row
+means.
+
+The rules. `metadata.csv`, `metadata.jsonl` or `labels.csv` in the folder (or in each of its split folders), else the one other CSV
+there that names its images, is the table; classes are then its labels, not folders. One column names the file, with or without its
+folder and suffix. One holds the label, several of them with `|` or `;` between; or a column of zeros and ones for each label.
+Columns called split and patient are used where they are there. What is left out is said; what could mean two things is refused.
+"""
+
+import csv
+import io
+import json
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from medmnist_diffusion.data.folders import LABEL_TABLES, is_hidden, split_in, split_name
+from medmnist_diffusion.data.images import is_image
+from medmnist_diffusion.data.medical import stem_of
+from medmnist_diffusion.data.parquet import GROUP_COLUMNS, LABEL_COLUMNS, NO_LABEL, SPLIT_COLUMNS
+from medmnist_diffusion.errors import UserError
+
+FILE_COLUMNS = (
+    "file_name", "filename", "file", "filepath", "file_path", "image_file", "image_path", "path", "image", "image_id",
+    "image_name", "image index", "img", "img_id", "imageid", "id", "name",
+)  # fmt: skip
+NAME_COLUMNS = ("label_name", "class_name", "finding labels", "finding_labels")  # before all other columns of labels
+SEPARATORS = ("|", ";")
+NOTHING_FOUND = ("no finding", "no findings", "none", "no label")  # of several labels: none of them
+YES, NO = ("1", "1.0", "true", "yes"), ("0", "0.0", "false", "no")
+LARGEST_TABLE = 500 * 2**20  # bytes
+
+
+@dataclass(frozen=True)
+class LabelledFiles:
+    """Files of one split with their labels: names or numbers, or of several labels an image lists of names; their groups
+    (patients) where the table has them; the labels' names in the table's own order, where it has one."""
+
+    files: list[Path] = field(default_factory=list)
+    labels: list[Any] = field(default_factory=list)
+    groups: list[str] | None = None
+    names: list[str] | None = None
+
+
+def find_tables(path: Path) -> dict[str | None, Path]:
+    """Split → its table; None → the table of the whole folder; empty where there is none.
+
+    Raises:
+        UserError: if several could be it.
+    """
+    if usual := [path / name for name in LABEL_TABLES if (path / name).is_file()]:
+        return {None: usual[0]} if _columns_of(usual[0]) else {}
+    in_splits: dict[str | None, Path] = {
+        split: folder / name
+        for folder in sorted(path.iterdir())
+        if folder.is_dir() and (split := split_name(folder.name))
+        for name in LABEL_TABLES
+        if (folder / name).is_file() and _columns_of(folder / name)
+    }
+    if in_splits:
+        return in_splits
+    others = [file for file in sorted(path.glob("*.csv")) if not is_hidden(Path(file.name)) and _columns_of(file)]
+    by_split = {next(iter(split_in(file.stem)), None): file for file in others if len(split_in(file.stem)) == 1}
+    if len(by_split) == len(others) > 1:
+        return dict(by_split)
+    if len(others) > 1:
+        listed = " and ".join(file.name for file in others[:2])
+        raise UserError(f"{path}: {listed} could both hold the labels. Call the right one metadata.csv.")
+    return {None: others[0]} if others else {}
+
+
+def labelled_files(path: Path, tables: dict[str | None, Path]) -> tuple[dict[str, LabelledFiles], list[str]]:
+    """Split → its files and labels; and notes on how they were found.
+
+    Raises:
+        UserError: naming the table, if a row names no file, or two, or has no label.
+    """
+    splits: dict[str, LabelledFiles] = {}
+    notes: list[str] = []
+    used: set[Path] = set()
+    for split, table in tables.items():
+        folder = table.parent if split is not None and table.parent != path else path
+        found, said = _read(table, folder, split)
+        splits |= found
+        notes += said
+        used |= {file for one in found.values() for file in one.files}
+    left = sum(1 for file in path.rglob("*") if not is_hidden(file.relative_to(path)) and is_image(file)) - len(used)
+    if left > 0:
+        notes.append(f"{left} images are not named in the table and were left out.")
+    return splits, notes
+
+
+def _columns_of(table: Path) -> tuple[str, list[str]] | None:
+    """The column that names files, and those that hold labels; None where it has no such columns."""
+    rows = read_rows(table)
+    if not rows:
+        return None
+    file = _first_column(rows[0], FILE_COLUMNS)
+    labels = _label_columns(rows, file) if file else []
+    return (file, labels) if file and labels else None
+
+
+def _first_column(row: dict[str, str], names: Sequence[str]) -> str | None:
+    by_name = {name.strip().lower(): name for name in row}
+    return next((by_name[name] for name in names if name in by_name), None)
+
+
+def _label_columns(rows: list[dict[str, str]], file: str) -> list[str]:
+    """One column of labels; or where none is called so, two or more of zeros and ones."""
+    if (one := _first_column(rows[0], (*NAME_COLUMNS, *LABEL_COLUMNS))) is not None:
+        return [one]
+    binary = [
+        name
+        for name in rows[0]
+        if name != file and name.strip().lower() not in (*GROUP_COLUMNS, *SPLIT_COLUMNS) and _is_binary(rows, name)
+    ]
+    return binary if len(binary) > 1 else []
+
+
+def _is_binary(rows: list[dict[str, str]], name: str) -> bool:
+    values = {(row[name] or "").strip().lower() for row in rows}
+    return bool(values) and values <= {*YES, *NO}
+
+
+def read_rows(table: Path) -> list[dict[str, str]]:
+    """The rows of a CSV (commas, semicolons or tabs) or of JSON lines, as texts; lists as texts with bars between.
+
+    Raises:
+        UserError: if it cannot be read.
+    """
+    try:
+        if table.stat().st_size > LARGEST_TABLE:
+            raise UserError(f"{table} is too large to be a table of labels.")
+        text = _decoded(table.read_bytes())
+        if table.suffix == ".jsonl":
+            return [
+                {key: _text(value) for key, value in json.loads(line).items()}
+                for line in text.splitlines()
+                if line.strip()
+            ]
+        head = text.partition("\n")[0]
+        delimiter = max(",;\t", key=head.count)
+        rows = list(csv.DictReader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True))
+    except (OSError, ValueError, csv.Error, AttributeError, RecursionError) as error:
+        raise UserError(f"{table} is no table that can be read ({error}). Write a CSV with a header.") from None
+    for number, row in enumerate(rows, start=2):
+        if None in row or any(value is None for value in row.values()):
+            raise UserError(f"{table}: line {number} has more or fewer columns than the header. Correct it.")
+    return rows
+
+
+def _decoded(data: bytes) -> str:
+    try:
+        return data.decode("utf-8-sig")
+    except UnicodeDecodeError:
+        return data.decode("latin-1")
+
+
+def _text(value: Any) -> str:
+    if isinstance(value, list):
+        return "|".join(map(str, value)) + ("|" if len(value) < 2 else "")  # so that it is seen to be a list
+    return "" if value is None else str(value)
+
+
+def _read(table: Path, folder: Path, given: str | None) -> tuple[dict[str, LabelledFiles], list[str]]:
+    rows, columns = read_rows(table), _columns_of(table)
+    assert columns is not None
+    file_column, label_columns = columns
+    split_column = None if given else _first_column(rows[0], SPLIT_COLUMNS)
+    group_column = _first_column(rows[0], GROUP_COLUMNS)
+    if group_column in (file_column, *label_columns):
+        group_column = None
+    files, missing = _files(rows, file_column, folder, table)
+    labels, names, said = _labels(rows, label_columns, table)
+    splits: dict[str, LabelledFiles] = {}
+    seen: dict[Path, Any] = {}
+    for number, (row, file, label) in enumerate(zip(rows, files, labels, strict=True), start=2):
+        if file is None:
+            continue
+        if file in seen:
+            if seen[file] != label:
+                raise UserError(
+                    f"{table}: line {number}: {file.name} stands in two rows with different labels. Keep one."
+                )
+            continue
+        seen[file] = label
+        split = given or _split_of(row, split_column, table, number)
+        part = splits.setdefault(split, LabelledFiles([], [], [] if group_column else None, names))
+        part.files.append(file)
+        part.labels.append(label)
+        if part.groups is not None and group_column:
+            part.groups.append(_group(row[group_column], table, number))
+    used = ", ".join([file_column, *label_columns[:4], *(["…"] if len(label_columns) > 4 else [])])
+    notes = [f"Labels are read from {table.name} (columns {used}); names of folders were not used.", *said]
+    if split_column:
+        notes.append(f"Splits are read from its column {split_column}.")
+    if group_column:
+        notes.append(f"Images with the same {group_column} belong together.")
+    if missing:
+        notes.append(f"{missing} rows of {table.name} name files that are not there, and were passed over.")
+    if repeated := len(rows) - missing - len(seen):
+        notes.append(f"{repeated} rows of {table.name} repeat another one, and were passed over.")
+    return splits, notes
+
+
+def _split_of(row: dict[str, str], column: str | None, table: Path, number: int) -> str:
+    if column is None:
+        return "train"
+    split = split_name(row[column].strip())
+    if split is None:
+        raise UserError(
+            f"{table}: line {number}: {column} is {row[column]!r}; train, val and test are needed. Correct it."
+        )
+    return split
+
+
+def _group(value: str, table: Path, number: int) -> str:
+    if value.strip().lower() in NO_LABEL:
+        raise UserError(
+            f"{table}: line {number}: who the image is of is missing. Give every row a patient, or leave the column out."
+        )
+    return value.strip()
+
+
+def _files(rows: list[dict[str, str]], column: str, folder: Path, table: Path) -> tuple[list[Path | None], int]:
+    """The file that each row means, None where there is none; and how many there are not.
+
+    Raises:
+        UserError: if a name means several files, or none is there.
+    """
+    there = [file for file in sorted(folder.rglob("*")) if not is_hidden(file.relative_to(folder)) and is_image(file)]
+    by_path = {file.relative_to(folder).as_posix(): file for file in there}
+    by_name: dict[str, list[Path]] = {}
+    for file in there:
+        for name in {file.name, stem_of(file)}:
+            by_name.setdefault(name, []).append(file)
+    found: list[Path | None] = []
+    for number, row in enumerate(rows, start=2):
+        wanted = row[column].strip().replace("\\", "/").removeprefix("./")
+        exact = by_path.get(wanted)
+        candidates = [exact] if exact else by_name.get(wanted.rsplit("/", 1)[-1], [])
+        if len(candidates) > 1:
+            listed = " and ".join(one.relative_to(folder).as_posix() for one in candidates[:2])
+            raise UserError(
+                f"{table}: line {number}: {wanted!r} could mean {listed}. Write the path within the folder."
+            )
+        found.append(candidates[0] if candidates else None)
+    missing = sum(file is None for file in found)
+    if missing == len(rows):
+        raise UserError(
+            f"{table}: none of the files that its column {column} names is there ({rows[0][column]}). Correct it."
+        )
+    return found, missing
+
+
+def _labels(
+    rows: list[dict[str, str]], columns: list[str], table: Path
+) -> tuple[list[Any], list[str] | None, list[str]]:
+    """The label of each row, a text, or where images have several a list of texts; names in their own order; and a note."""
+    if len(columns) > 1:
+        names = [name.strip() for name in columns]
+        several = [[name for name in columns if row[name].strip().lower() in YES] for row in rows]
+        labels = [[name.strip() for name in one] for one in several]
+        if all(len(one) == 1 for one in labels):
+            return (
+                [one[0] for one in labels],
+                names,
+                ["Every image has exactly one of the labels: they were taken for classes."],
+            )
+        nothing = [name for name in names if name.strip().lower() in NOTHING_FOUND]
+        labels = [[name for name in one if name not in nothing] for one in labels]
+        names = [name for name in names if name not in nothing]
+        left = [f"{', '.join(nothing)} was taken for no label."] if nothing else []
+        return labels, names, ["Images have any number of labels, a column of zeros and ones each.", *left]
+    column = columns[0]
+    texts = [row[column].strip() for row in rows]
+    separator = next((mark for mark in SEPARATORS if any(mark in text for text in texts)), None)
+    if separator is None:
+        if empty := [number for number, text in enumerate(texts, start=2) if text.lower() in NO_LABEL]:
+            raise UserError(f"{table}: line {empty[0]} has no {column}. Give every image a label, or remove the row.")
+        return texts, None, []
+    labels = [
+        [part.strip() for part in text.split(separator) if part.strip().lower() not in NO_LABEL] for text in texts
+    ]
+    counts = Counter(part for one in labels for part in one)
+    nothing = [part for part in counts if part.lower() in NOTHING_FOUND]
+    labels = [[part for part in dict.fromkeys(one) if part not in nothing] for one in labels]
+    note = f"Images have any number of labels, {separator!r} between them in the column {column}"
+    return labels, None, [note + (f"; {', '.join(nothing)} was taken for no label." if nothing else ".")]

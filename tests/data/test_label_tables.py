@@ -1,0 +1,152 @@
+"""Labels beside images: the layouts that people have, what is said about them, and what is refused."""
+
+import csv
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
+
+from medmnist_diffusion.data import ImageDataset, load_dataset
+from medmnist_diffusion.data.label_tables import read_rows
+from tests.conftest import CliError
+
+RNG = np.random.default_rng(0)
+
+
+def pictures(folder: Path, names: list[str]) -> None:
+    for name in names:
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(RNG.integers(0, 256, (28, 28), np.uint8)).save(path)
+
+
+def table(path: Path, rows: list[dict[str, Any]], delimiter: str = ",") -> None:
+    with path.open("w", newline="") as file:
+        writer = csv.DictWriter(file, list(rows[0]), delimiter=delimiter)
+        writer.writeheader()
+        writer.writerows(rows)
+
+
+def shown(dataset: ImageDataset) -> dict[str, str]:
+    """File → its labels in words."""
+    found = {}
+    for split in dataset.splits.values():
+        names = [dataset.conditioning.name_of(int(label)) for label in split.labels]
+        found |= dict(zip(split.files or [], names, strict=True))
+    return found
+
+
+def test_names_with_and_without_suffix_and_folder(tmp_path: Path) -> None:
+    names = [f"images/{number:02d}.png" for number in range(24)]
+    pictures(tmp_path, [*names, "images/extra.png"])
+    rows = [{"image_id": Path(name).stem, "dx": "nv" if number % 2 else "mel"} for number, name in enumerate(names)]
+    table(tmp_path / "HAM10000_metadata.csv", [*rows, {"image_id": "gone", "dx": "nv"}])
+    dataset = load_dataset(str(tmp_path))
+    assert dataset.conditioning.names == ["mel", "nv"]
+    assert shown(dataset) == {name: "nv" if number % 2 else "mel" for number, name in enumerate(names)}
+    notes = " ".join(dataset.notes)
+    assert "Labels are read from HAM10000_metadata.csv (columns image_id, dx)" in notes
+    assert "1 rows of HAM10000_metadata.csv name files that are not there" in notes
+    assert "1 images are not named in the table and were left out" in notes
+
+
+@pytest.mark.parametrize("layout", ["separator", "columns", "jsonl"])
+def test_several_labels_an_image(tmp_path: Path, layout: str) -> None:
+    names, kinds = [f"{number:02d}.png" for number in range(40)], [[], ["a"], ["b"], ["a", "b"]]
+    pictures(tmp_path, names)
+    if layout == "separator":
+        rows = [
+            {"Image Index": name, "Finding Labels": "|".join(kinds[number % 4]) or "No Finding"}
+            for number, name in enumerate(names)
+        ]
+        table(tmp_path / "Data_Entry_2017.csv", rows)
+    elif layout == "columns":
+        rows = [{"file_name": name, "a": number % 2, "b": number // 2 % 2} for number, name in enumerate(names)]
+        table(tmp_path / "labels.csv", rows, ";")
+    else:
+        lines = [json.dumps({"file_name": name, "labels": kinds[number % 4]}) for number, name in enumerate(names)]
+        (tmp_path / "metadata.jsonl").write_text("\n".join(lines))
+    dataset = load_dataset(str(tmp_path))
+    assert dataset.task == "multi-label"
+    assert dataset.conditioning.names == ["a", "b"]
+    words = ["no label", "a", "b", "a + b"]
+    assert shown(dataset) == {name: words[number % 4] for number, name in enumerate(names)}
+    assert any("any number of labels" in note for note in dataset.notes)
+
+
+def test_splits_and_patients_from_the_table(tmp_path: Path) -> None:
+    names = [f"{number:02d}.png" for number in range(30)]
+    pictures(tmp_path, names)
+    splits = ["train"] * 18 + ["valid"] * 6 + ["test"] * 6
+    rows = [
+        {"filename": name, "label": "xy"[number % 2], "split": splits[number], "patient_id": number // 2}
+        for number, name in enumerate(names)
+    ]
+    table(tmp_path / "metadata.csv", rows)
+    dataset = load_dataset(str(tmp_path))
+    assert {name: len(split) for name, split in dataset.splits.items()} == {"train": 18, "val": 6, "test": 6}
+    assert dataset.train.groups == [str(number // 2) for number in range(18)]
+
+
+def test_drawn_splits_keep_a_patient_together(tmp_path: Path) -> None:
+    names = [f"{number:03d}.png" for number in range(120)]
+    pictures(tmp_path, names)
+    rows = [
+        {"file": name, "label": "xy"[number % 2], "patient": f"p{number // 4}"} for number, name in enumerate(names)
+    ]
+    table(tmp_path / "metadata.csv", rows)
+    dataset = load_dataset(str(tmp_path))
+    people = {name: set(split.groups or []) for name, split in dataset.splits.items()}
+    assert sum(map(len, people.values())) == 30
+    assert len(set.union(*people.values())) == 30
+    assert all(len(split) for split in dataset.splits.values())
+
+
+MISTAKES = {
+    "no label": ([{"file": "0.png", "label": ""}, {"file": "1.png", "label": "a"}], "line 2 has no label"),
+    "two labels": (
+        [{"file": "0.png", "label": "a"}, {"file": "0.png", "label": "b"}],
+        "two rows with different labels",
+    ),
+    "no file": ([{"file": "x.png", "label": "a"}, {"file": "y.png", "label": "b"}], "none of the files"),
+    "odd split": ([{"file": "0.png", "label": "a", "split": "fold3"}] * 2, "train, val and test are needed"),
+    "no patient": ([{"file": "0.png", "label": "a", "patient": ""}] * 2, "who the image is of is missing"),
+}
+
+
+@pytest.mark.parametrize("kind", MISTAKES)
+def test_mistakes_are_named(tmp_path: Path, cli_error: CliError, kind: str) -> None:
+    pictures(tmp_path, [f"{number}.png" for number in range(8)])
+    rows, words = MISTAKES[kind]
+    table(tmp_path / "metadata.csv", rows)
+    assert words in cli_error("audit", str(tmp_path))
+
+
+def test_a_name_that_means_two_files_is_refused(tmp_path: Path, cli_error: CliError) -> None:
+    pictures(tmp_path, ["a/0.png", "b/0.png"])
+    table(tmp_path / "metadata.csv", [{"file": "0.png", "label": "x"}, {"file": "b/0.png", "label": "y"}])
+    assert "could mean a/0.png and b/0.png" in cli_error("audit", str(tmp_path))
+
+
+def test_a_table_without_labels_leaves_the_folders_as_classes(tmp_path: Path) -> None:
+    pictures(tmp_path, [f"{label}/{number}.png" for label in "ab" for number in range(12)])
+    table(tmp_path / "metadata.csv", [{"file_name": "a/0.png", "text": "a chest"}] * 2)
+    assert load_dataset(str(tmp_path)).conditioning.names == ["a", "b"]
+
+
+TEXT = st.text(st.characters(codec="utf-8", exclude_characters="\x00\r\n", exclude_categories=("C",)), max_size=12)
+
+
+@given(st.lists(st.tuples(TEXT, TEXT), min_size=1, max_size=8), st.sampled_from(",;\t"))
+def test_whatever_the_csv_module_writes_is_read(rows: list[tuple[str, str]], delimiter: str) -> None:
+    import tempfile
+
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "metadata.csv"
+        table(path, [{"file": one, "label": other} for one, other in rows], delimiter)
+        assert read_rows(path) == [{"file": one, "label": other} for one, other in rows]

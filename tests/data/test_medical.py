@@ -1,0 +1,202 @@
+"""DICOM, NIfTI and pictures of more than 8 bits, against pydicom, nibabel and NumPy themselves, on their own test files."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from medmnist_diffusion.data import load_dataset
+from medmnist_diffusion.data.images import fitted_volume
+from medmnist_diffusion.data.medical import Values, medical_values
+from medmnist_diffusion.data.nifti import read_nifti, write_nifti
+from tests.conftest import CliError
+
+pydicom = pytest.importorskip("pydicom", reason="pip install 'medmnist-diffusion[medical]'")
+nibabel = pytest.importorskip("nibabel", reason="pip install 'medmnist-diffusion[medical]'")
+
+from pydicom.data import get_testdata_file  # noqa: E402
+from pydicom.pixels.processing import apply_rescale, apply_windowing  # noqa: E402
+
+COMPRESSED = [
+    "JPEG2000.dcm",
+    "MR_small_RLE.dcm",
+    "MR_small_jp2klossless.dcm",
+    "MR_small_bigendian.dcm",
+    "CT_small.dcm",
+]
+
+
+def row(path: Any) -> dict[str, Any]:
+    return {"path": str(path), "bytes": None}
+
+
+@pytest.mark.parametrize("name", COMPRESSED)
+def test_dicom_values_are_pydicoms_rescaled_ones(name: str) -> None:
+    path = get_testdata_file(name)
+    dataset = pydicom.dcmread(path)
+    values = medical_values(row(path), "here")
+    assert isinstance(values, Values)
+    wanted = apply_rescale(dataset.pixel_array, dataset)
+    inside = wanted != dataset.get("PixelPaddingValue", np.inf)
+    np.testing.assert_allclose(values.values[inside], wanted[inside])
+
+
+def test_a_files_own_window_is_what_pydicom_shows() -> None:
+    path = get_testdata_file("JPEG2000.dcm")
+    dataset = pydicom.dcmread(path)
+    values = medical_values(row(path), "here")
+    assert isinstance(values, Values)
+    shown = apply_windowing(apply_rescale(dataset.pixel_array, dataset), dataset)
+    wanted = (shown - shown.min()) / np.ptp(shown) * 255
+    grey = values.grey(values.window).astype(float)
+    np.testing.assert_allclose(255 - grey if values.inverted else grey, wanted, atol=1.5)
+
+
+def test_inverted_pictures_are_turned_round(tmp_path: Path) -> None:
+    dataset = pydicom.dcmread(get_testdata_file("CT_small.dcm"))
+    plain = medical_values(row(get_testdata_file("CT_small.dcm")), "here")
+    dataset.PhotometricInterpretation = "MONOCHROME1"
+    dataset.save_as(tmp_path / "x.dcm")
+    inverted = medical_values(row(tmp_path / "x.dcm"), "here")
+    assert isinstance(plain, Values)
+    assert isinstance(inverted, Values)
+    window = (-200.0, 1800.0)
+    np.testing.assert_array_equal(inverted.grey(window), 255 - plain.grey(window))
+
+
+def test_colour_and_palette_dicom_are_pictures() -> None:
+    for name in ("SC_rgb_rle.dcm", "SC_rgb_jpeg_dcmtk.dcm", "examples_palette.dcm"):
+        path = get_testdata_file(name)
+        if path is None:
+            continue
+        image = medical_values(row(path), "here")
+        assert isinstance(image, Image.Image), name
+        assert image.mode == "RGB"
+
+
+def test_a_dicom_file_without_a_picture_is_named(tmp_path: Path, cli_error: CliError) -> None:
+    for label in "ab":
+        (tmp_path / label).mkdir()
+        (tmp_path / label / "x.dcm").write_bytes(Path(get_testdata_file("rtplan.dcm")).read_bytes())
+    line = cli_error("audit", str(tmp_path))
+    assert "without a picture" in line
+    assert "x.dcm" in line
+
+
+def folder_of_dicom(path: Path, count: int = 12) -> Path:
+    """Four of pydicom's own grey files, moved about a little, in two classes, some without a suffix."""
+    rng = np.random.default_rng(0)
+    for label, name in (("ct", "CT_small.dcm"), ("mr", "MR_small.dcm")):
+        dataset = pydicom.dcmread(get_testdata_file(name))
+        (path / label).mkdir(parents=True)
+        for number in range(count):
+            pixels = np.roll(dataset.pixel_array, rng.integers(0, 30, 2), (0, 1)) + rng.integers(0, 9)
+            dataset.PixelData = pixels.astype(dataset.pixel_array.dtype).tobytes()
+            dataset.save_as(path / label / (f"1.2.840.{number}" if number % 2 else f"{number}.dcm"))
+    return path
+
+
+def test_a_folder_of_dicom_says_what_was_done(tmp_path: Path) -> None:
+    dataset = load_dataset(str(folder_of_dicom(tmp_path / "scans")), size=32)
+    assert dataset.shape == (32, 32, 1)
+    assert sum(map(len, dataset.splits.values())) == 24
+    assert any("became the grey levels 0 to 255" in note for note in dataset.notes)
+    assert any("burnt into the pixels" in note for note in dataset.notes)
+    ours = " ".join(dataset.notes)
+    for secret in ("CompressedSamples", "19970424", "1CT1", "4MR1"):  # names and ids in these files' tags
+        assert secret not in ours
+    fixed = load_dataset(str(tmp_path / "scans"), size=32, window=[0, 2000])
+    assert any("from 0 to 2000 (as asked)" in note for note in fixed.notes)
+    assert fixed.content_hash != dataset.content_hash
+
+
+@pytest.mark.parametrize(("mode", "dtype"), [("I;16", np.uint16), ("F", np.float32)])
+def test_deep_pictures_get_one_window_for_all(tmp_path: Path, mode: str, dtype: Any) -> None:
+    rng = np.random.default_rng(0)
+    every = []
+    for label in "ab":
+        (tmp_path / label).mkdir()
+        for number in range(15):
+            pixels = (rng.gamma(2, 900, (28, 28)) + (label == "b") * 3000).astype(dtype)
+            every.append(pixels)
+            Image.fromarray(pixels).save(tmp_path / label / f"{number}.{'png' if dtype == np.uint16 else 'tif'}")
+    dataset = load_dataset(str(tmp_path))
+    low, high = np.percentile(np.stack(every), (0.5, 99.5))
+    images = np.concatenate([split.images for split in dataset.splits.values()])[..., 0]
+    wanted = ((np.stack(every) - low) / (high - low) * 255).clip(0, 255)
+    order, other = (np.argsort(one.reshape(len(one), -1).astype(float).mean(1)) for one in (images, wanted))
+    np.testing.assert_allclose(images[order], wanted[other], atol=1.01)
+    with pytest.raises(Exception, match="--window is 5 3"):
+        load_dataset(str(tmp_path), window="5 3")
+    with pytest.raises(Exception, match="say no window of their own"):
+        load_dataset(str(tmp_path), window="file")
+
+
+def test_deep_and_other_pictures_do_not_mix(tmp_path: Path, cli_error: CliError) -> None:
+    for label, dtype in (("a", np.uint16), ("b", np.uint8)):
+        (tmp_path / label).mkdir()
+        for number in range(4):
+            Image.fromarray(np.full((28, 28), number, dtype)).save(tmp_path / label / f"{number}.png")
+    assert "no window fits both" in cli_error("audit", str(tmp_path))
+
+
+def test_nifti_axes_are_the_scanners(tmp_path: Path) -> None:
+    """A mark at the patient's left, front and head lands there, however the file stores its axes."""
+    body = np.zeros((8, 10, 12), np.float32)  # left to right, back to front, feet to head
+    body[7, 9, 11] = 5
+    plain = nibabel.Nifti1Image(body, np.eye(4))
+    for code in ("RAS", "LPS", "AIL", "SPR"):
+        turned = plain.as_reoriented(
+            nibabel.orientations.ornt_transform(
+                nibabel.orientations.io_orientation(plain.affine), nibabel.orientations.axcodes2ornt(code)
+            )
+        )
+        nibabel.save(turned, tmp_path / f"{code}.nii.gz")
+        values, window = read_nifti(tmp_path / f"{code}.nii.gz", "here")
+        assert values.shape == (12, 10, 8)  # feet to head, front to back, left to right
+        assert values[11, 0, 7] == 5
+        assert window is None
+
+
+def test_written_volumes_are_read_as_they_were(tmp_path: Path) -> None:
+    volume = np.random.default_rng(0).integers(0, 256, (9, 8, 11, 1), np.uint8)
+    write_nifti(tmp_path / "x.nii.gz", volume)
+    values, _ = read_nifti(tmp_path / "x.nii.gz", "here")
+    assert values.dtype == np.uint8
+    np.testing.assert_array_equal(values, volume[..., 0])
+
+
+def folder_of_nifti(path: Path, count: int = 12) -> Path:
+    rng = np.random.default_rng(0)
+    for label in ("high", "low"):
+        (path / label).mkdir(parents=True)
+        for number in range(count):
+            volume = rng.normal(100, 20, (20, 24, 16)) + (label == "high") * np.linspace(0, 900, 16)
+            nibabel.save(nibabel.Nifti1Image(volume.astype(np.float32), np.eye(4)), path / label / f"{number}.nii.gz")
+    return path
+
+
+def test_nifti_as_volumes_or_as_slices(tmp_path: Path) -> None:
+    path = folder_of_nifti(tmp_path / "scans")
+    volumes = load_dataset(str(path), size=16)
+    assert volumes.shape == (16, 16, 16, 1)
+    assert volumes.is_volume
+    assert any("Volumes of 20×24×16 voxels were cropped to their middle cube" in note for note in volumes.notes)
+    slices = load_dataset(str(path), size=16, slices=5)
+    assert slices.shape == (16, 16, 1)
+    assert sum(map(len, slices.splits.values())) == 5 * sum(map(len, volumes.splits.values()))
+    people = {name: set(split.groups or []) for name, split in slices.splits.items()}
+    assert not people["train"] & people["val"]
+    assert not people["train"] & people["test"]
+
+
+@pytest.mark.parametrize("fit", ["crop", "pad", "squash"])
+def test_volumes_become_cubes(fit: Any) -> None:
+    volume = np.zeros((10, 20, 12), np.uint8)
+    volume[:, 5:15] = 255
+    cube = fitted_volume(volume, 10, fit)
+    share = {"crop": 1.0, "pad": 10 * 12 * 10 / 20**3, "squash": 0.5}[fit]
+    assert cube.shape == (10, 10, 10)
+    assert cube.mean() / 255 == pytest.approx(share, abs=0.03)
