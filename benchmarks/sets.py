@@ -51,6 +51,7 @@ COLUMNS: dict[str, tuple[tuple[str, ...], str | None]] = {
     "classification": (("classification_accuracy", "classification_auc"), None),
     "copied": (("copied_share",), "pixels"),
 }
+KINDS = {"multi-class": "classes", "ordinal": "grades", "multi-label": "labels"}
 IN_PICTURE, MOST_ROWS = 6, 8
 
 
@@ -120,15 +121,15 @@ def picture(dataset: ImageDataset, pipeline: Path, path: Path) -> None:
 def markdown(rows: Sequence[Row]) -> Iterator[str]:
     """The table of docs/sets.md."""
     yield (
-        "| set | images | labels | training images | classifier ÷ floor | texture ÷ floor | labels ÷ real | classification ÷ real | "
-        "copied share (p) | images/s | memory |"
+        "| set | images | labels | training images | classifier ÷ floor | texture ÷ floor | labels ÷ real | "
+        "classification ÷ real | copied share (p) | images/s | memory |"
     )
     yield "| --- " * 11 + "|"
     for row in sorted(rows, key=lambda one: (list(SETS).index(one["set"]), one["seed"])):
         ratios = [_ratio(row[heading]) for heading in ("classifier", "texture", "labels", "classification")]
         copied = row["copied"]
         share = "not measured" if copied is None else f"{copied['value']:.1%} ({copied['p_value']:.2g})"
-        labels = f"{row['classes']} {'labels' if row['task'] == 'multi-label' else 'grades' if row['task'] == 'ordinal' else 'classes'}"
+        labels = f"{row['classes']} {KINDS[row['task']]}"
         yield (
             f"| {row['set']} | {row['images']} | {labels} | {row['training_images']:,} | {' | '.join(ratios)} | {share} | "
             f"{row['images_per_second']:.0f} | {row['peak_memory_gib']:.1f} GiB |"
@@ -148,11 +149,9 @@ def main(argv: Sequence[str]) -> None:
     parser.add_argument("--only", nargs="+", choices=SETS, default=list(SETS))
     parser.add_argument("--table", action="store_true", help="print the table of the results that are there")
     args = parser.parse_args(argv)
-    result = (
-        json.loads(RESULT.read_text(encoding="utf-8"))
-        if RESULT.is_file()
-        else {"machine": describe_machine(), "rows": []}
-    )
+    result: dict[str, Any] = {"machine": describe_machine(), "rows": []}
+    if RESULT.is_file():
+        result = json.loads(RESULT.read_text(encoding="utf-8"))
     if args.table:
         print("\n".join(markdown(result["rows"])))
         return

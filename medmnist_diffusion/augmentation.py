@@ -110,15 +110,16 @@ def _generated_beside(
     selection: str | None,
     sampling: Sampling,
 ) -> Split:
-    """As many generated images as give the share that was asked for, each class equally often; with `strength` variants of real
-    ones."""
+    """As many generated images as give the share that was asked for, each class equally often (of several labels an image:
+    combinations as in train); with `strength` variants of real ones."""
     pipe = load_pipeline(folder, sampling.sampler)
     pipe.to(start_processes().device)
     pipe.set_progress_bar_config(desc="sampling", **bar_options())
     wanted = max(1, round(len(dataset.train) * share / (1 - share)))
     wanted *= 1 if selection is None else round(1 / KEPT_SHARE)
     check_images_memory(pipe.image_shape, wanted + len(dataset.train), "Give a smaller --share.")
-    labels = dataset.balanced_labels(wanted)
+    several = dataset.conditioning.multi_label
+    labels = dataset.labels_in_shares(wanted) if several else dataset.balanced_labels(wanted)
     variants: dict[str, Any] = {}
     if strength is not None:
         variants = {"image": dataset.train.images_of(labels, sampling.seed), "strength": strength}

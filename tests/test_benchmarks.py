@@ -69,3 +69,11 @@ def test_committed_cells_are_not_run_again(name: str, cell: dict[str, Any], trai
     rows = trainings.run_missing(path, {"command": json.loads(before)["command"]}, Namespace(), [cell], run)
     assert len(rows) >= 3
     assert path.read_bytes() == before
+
+
+def test_the_table_of_sets_is_that_of_the_installed_medmnist(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(BENCHMARKS)
+    made = importlib.import_module("medmnist_table")
+    documented = (BENCHMARKS.parent / "docs" / "sets.md").read_text(encoding="utf-8")
+    for line in (*made.table(), *made.issues()):
+        assert line in documented

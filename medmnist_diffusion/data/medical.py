@@ -68,6 +68,8 @@ def is_medical(path: Path) -> bool:
     if suffix and not suffix[1:].isdigit():  # DICOM files are often named by numbers: 1.2.840.113619.2
         return False
     try:
+        if not path.is_file():  # a pipe would be waited for
+            return False
         with path.open("rb") as file:
             file.seek(_MAGIC_AT)
             return file.read(len(_MAGIC)) == _MAGIC

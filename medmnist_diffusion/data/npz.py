@@ -87,6 +87,8 @@ def read_npz(
 def label_columns(path: Path, splits: tuple[str, ...] = SPLITS) -> int | None:
     """K of a file with several labels an image: rows of K zeros and ones, of which some have no 1 or several. None of every other
     file, and of one that cannot be read (`read_npz` says why)."""
+    if not path.is_file():  # a pipe would be waited for
+        return None
     try:
         with np.load(path, allow_pickle=False) as arrays:
             labels = [arrays[f"{split}_labels"] for split in splits]

@@ -219,6 +219,10 @@ def as_part(
     table = table.select_columns([image]).rename_columns({image: "image"} if image != "image" else {})
     table = table.cast_column("image", datasets.Image(decode=False))
     if inner is not feature:
+        if names is None and any(not isinstance(one, str) for value in labels for one in value or []):
+            raise UserError(
+                f"{where}: labels are lists of numbers, which could be ids or zeros and ones. Write lists of names."
+            )
         several = [sorted({str(_label(one, names, where)) for one in value or []}) for value in labels]
         return Part(table, several, names, known)
     return Part(table, [_label(value, names, where) for value in labels], names, known)

@@ -218,7 +218,7 @@ def _npz_dataset(path: Path, size: tuple[int, int] | None) -> ImageDataset:
     if size is not None and train.images.shape[-3:-1] != size:
         sides = "×".join(map(str, train.images.shape[1:-1]))
         raise UserError(
-            f"{path} holds {sides} px images: --size {' '.join(map(str, size))} does not fit. Leave it out."
+            f"{path} holds {sides} px images: --size {' '.join(map(str, dict.fromkeys(size)))} does not fit. Leave it out."
         )
     if generated := generated_images(path):
         notes = [*notes, f"{generated} of the training images are generated ({SYNTHETIC}), not real."]

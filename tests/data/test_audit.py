@@ -97,7 +97,9 @@ def test_an_audit_is_kept_by_content(
 def test_audits_of_older_runs_are_read(name: str) -> None:
     summary = json.loads((ROOT / "model_cards" / name / "training_summary.json").read_text())
     report = Audit.model_validate(summary["audit"])
-    assert report.model_dump(exclude_none=True) == summary["audit"]
+    known = report.model_dump(exclude_none=True)
+    assert known["dataset"].pop("task") == "multi-class"
+    assert known == summary["audit"]
     for part in [*summary["audit"]["splits"].values(), *summary["audit"]["leaks"].values()]:
         part.pop("looked_up_for_near_duplicates", None)
     assert findings(Audit.model_validate(summary["audit"])) == findings(report)

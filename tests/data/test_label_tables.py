@@ -12,6 +12,8 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from medmnist_diffusion.data import ImageDataset, load_dataset
+from medmnist_diffusion.data.audit import audit, findings
+from medmnist_diffusion.data.duplicates import independent_rows
 from medmnist_diffusion.data.label_tables import read_rows
 from tests.conftest import CliError
 
@@ -34,7 +36,7 @@ def table(path: Path, rows: list[dict[str, Any]], delimiter: str = ",") -> None:
 
 def shown(dataset: ImageDataset) -> dict[str, str]:
     """File → its labels in words."""
-    found = {}
+    found: dict[str, str] = {}
     for split in dataset.splits.values():
         names = [dataset.conditioning.name_of(int(label)) for label in split.labels]
         found |= dict(zip(split.files or [], names, strict=True))
@@ -60,7 +62,7 @@ def test_several_labels_an_image(tmp_path: Path, layout: str) -> None:
     names, kinds = [f"{number:02d}.png" for number in range(40)], [[], ["a"], ["b"], ["a", "b"]]
     pictures(tmp_path, names)
     if layout == "separator":
-        rows = [
+        rows: list[dict[str, Any]] = [
             {"Image Index": name, "Finding Labels": "|".join(kinds[number % 4]) or "No Finding"}
             for number, name in enumerate(names)
         ]
@@ -139,7 +141,7 @@ def test_a_table_without_labels_leaves_the_folders_as_classes(tmp_path: Path) ->
     assert load_dataset(str(tmp_path)).conditioning.names == ["a", "b"]
 
 
-TEXT = st.text(st.characters(codec="utf-8", exclude_characters="\x00\r\n", exclude_categories=("C",)), max_size=12)
+TEXT = st.text(st.characters(codec="utf-8", exclude_characters="\x00\r\n", exclude_categories=["C"]), max_size=12)
 
 
 @given(st.lists(st.tuples(TEXT, TEXT), min_size=1, max_size=8), st.sampled_from(",;\t"))
@@ -150,3 +152,19 @@ def test_whatever_the_csv_module_writes_is_read(rows: list[tuple[str, str]], del
         path = Path(folder) / "metadata.csv"
         table(path, [{"file": one, "label": other} for one, other in rows], delimiter)
         assert read_rows(path) == [{"file": one, "label": other} for one, other in rows]
+
+
+def test_patients_in_two_splits_are_counted_and_left_out(tmp_path: Path) -> None:
+    names = [f"{number:02d}.png" for number in range(60)]
+    pictures(tmp_path, names)
+    splits = ["train"] * 40 + ["val"] * 10 + ["test"] * 10
+    rows = [
+        {"file": name, "label": "xy"[number % 2], "split": splits[number], "patient": number % 45}
+        for number, name in enumerate(names)
+    ]
+    table(tmp_path / "metadata.csv", rows)
+    dataset = load_dataset(str(tmp_path))
+    report = audit(dataset)
+    assert report.shared_groups == {"train-val": 5, "train-test": 10, "val-test": 0}
+    assert any(line.startswith("5 patients (or lesions) have images in train and in val") for line in findings(report))
+    assert independent_rows(dataset).tolist() == [0, 1, 2, 3, 4]  # 40 … 44; the other five are patients 0 … 4

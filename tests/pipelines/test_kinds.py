@@ -1,4 +1,4 @@
-"""Pipelines of several labels an image, of volumes, and of sizes that do not divide: asked as users ask, saved, loaded elsewhere."""
+"""Pipelines of several labels an image, of volumes, and of sizes that do not divide: asked as users ask, saved, loaded."""
 
 import json
 from pathlib import Path
