@@ -311,8 +311,6 @@ def _write_npz(output: Path, made: Split, record: SamplesRecord) -> None:
 
 def _write_parquet(output: Path, made: Split, record: SamplesRecord) -> None:
     """A folder that `datasets.load_dataset` reads: an Image column, a ClassLabel column, and how they were drawn."""
-    if made.images.ndim > 4:
-        raise UserError("--format parquet holds pictures, and these are volumes: use npz or folder (NIfTI files).")
     with atomic_folder(output) as temporary:
         write_parquet(temporary, "train", made, record_conditioning(record))
         write_json(temporary / "sampling.json", record.model_dump(mode="json"))
@@ -328,6 +326,8 @@ def write_parquet(folder: Path, name: str, split: Split, conditioning: Condition
     import datasets
     from PIL import Image
 
+    if split.images.ndim > 4:
+        raise UserError("parquet holds pictures, and these are volumes: write an npz.")
     pictures = [Image.fromarray(without_grey_axis(image)) for image in split.images[:]]
     kind: Any = datasets.ClassLabel(names=conditioning.names)
     labels = [conditioning.asked(condition) for condition in split.labels.tolist()]

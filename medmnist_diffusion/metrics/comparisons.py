@@ -21,6 +21,7 @@ from medmnist_diffusion.metrics.plan import (
     plan_comparison,
 )
 from medmnist_diffusion.metrics.real_side import RealSide
+from medmnist_diffusion.metrics.shapes import foreground
 
 
 @dataclass(frozen=True)
@@ -199,6 +200,19 @@ def _relative_evidence(
             real.independent(held_out, alone, class_), real.independent_source(alone, class_), real.seed,
             unit="of the local spacing", n_real=len(real.dataset.train),
         )  # fmt: skip
+
+
+def shape_evidence(draw: Draw) -> Iterator[Evidence]:
+    """How much of each binary volume is foreground. All classes together, both sides have the class shares of train."""
+    real = draw.real
+    generated = draw.of_generated(foreground(draw.generated), None)
+    fresh = real.of_held_out(real.once("foreground of val", lambda: foreground(real.held_out)), None)
+    train = real.dataset.train
+    reference = LabelledValues(real.once("foreground of train", lambda: foreground(train)), train.labels)
+    yield Evidence(
+        "foreground", Space("pixels", int(np.prod(train.images.shape[1:]))), None, generated, fresh,
+        real.held_out_source(fresh), real.seed, reference=reference,
+    )  # fmt: skip
 
 
 def pixel_evidence(draw: Draw, nearest: NearestImages, pictures: Nearest) -> Iterator[Evidence]:

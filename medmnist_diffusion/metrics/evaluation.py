@@ -14,6 +14,7 @@ from medmnist_diffusion.metrics.features import FeatureExtractor
 from medmnist_diffusion.metrics.memorization import nearest_copies
 from medmnist_diffusion.metrics.real_side import RealSide
 from medmnist_diffusion.metrics.records import in_order, measure
+from medmnist_diffusion.metrics.shapes import thresholded
 from medmnist_diffusion.metrics.table import METRICS
 
 Part = Literal["features", "labels", "classification", "copies"]
@@ -72,13 +73,16 @@ def evaluate_images(
     draw = comparisons.plan_draw(real, generated, per_class)
     records: list[MetricRecord] = []
     if "features" in parts:
-        for extractor in extractors:
+        # Shapes of black and white: also after thresholding, in the spaces that see what a shape is like.
+        for extractor in [*extractors, *(thresholded(one) for one in extractors if real.is_binary)]:
             records += _measured(draw, comparisons.feature_evidence(draw, extractor, dimensions))
     if "labels" in parts:
         records += _measured(draw, label_comparisons.label_evidence(draw))
     if "classification" in parts:
         records += _measured(draw, label_comparisons.classification_evidence(draw))
     nearest = None
+    if "features" in parts and real.is_binary:
+        records += _measured(draw, comparisons.shape_evidence(draw))
     if "copies" in parts:
         nearest = nearest_pictures(generated, dataset.train)
         copies = nearest_copies(generated, dataset.train)

@@ -20,6 +20,7 @@ Kind = Literal[
     "graded_labels",  # int N×2: the grade that was asked for, and the one that a classifier of real images sees
     "label_scores",  # float N×2K: chances that a classifier of real images gives each of several labels; whether it was asked for
     "test_scores",  # the same of N test images, by a classifier trained on this side
+    "foreground",  # float N: the share of each volume that is foreground; there is a reference, of training images
     "label_pairs",  # float N×K: chances as in label_scores; there is a reference, of training images
     "train_distances",  # float N: to the nearest training image
     "relative_distances",  # float N: to the nearest training image, ÷ the mean of those to the next 50

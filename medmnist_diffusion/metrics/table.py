@@ -19,6 +19,7 @@ from medmnist_diffusion.metrics.kernel import kernel_distance
 from medmnist_diffusion.metrics.label_figures import cooccurrence_distance, grade_agreement, grade_error, mean_auc
 from medmnist_diffusion.metrics.memorization import Threshold, authentic, nearness_to_train
 from medmnist_diffusion.metrics.plan import MIN_CLASS_IMAGES
+from medmnist_diffusion.metrics.shapes import relative_deviation
 
 MAX_PAIRWISE = 5000  # images a side where all pairs are looked at: the cost stays linear beyond
 
@@ -124,6 +125,10 @@ def _neighbour_figure(name: str) -> Callable[[Candidate], Estimate]:
     return lambda images: images.neighbour_figures[name]
 
 
+def _deviation(spread: bool) -> Callable[[Candidate], Estimate]:
+    return lambda images: relative_deviation(images.reference.values, images.values, spread, images.seed)
+
+
 def _share(images: Candidate) -> Estimate:
     return share_estimate(images.values)
 
@@ -175,6 +180,13 @@ METRICS: dict[str, Metric] = {
         Metric(
             "label_accuracy", "Label accuracy", "recognised_labels", _share, "higher",
             bounds=(0, 1), compared_by=None, min_images=1,
+        ),
+        *(
+            Metric(name, label, "foreground", _deviation(spread), "lower", compared_by=None)
+            for name, label, spread in (
+                ("foreground_deviation", "Deviation of the foreground", False),
+                ("foreground_spread_deviation", "Deviation of the foreground's spread", True),
+            )
         ),
         Metric(
             "label_error", "Error of the grade", "graded_labels", lambda images: grade_error(images.values), "lower",
