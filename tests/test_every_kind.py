@@ -9,11 +9,13 @@ from PIL import Image
 
 from medmnist_diffusion import cli
 from medmnist_diffusion.artifacts import Metrics
-from medmnist_diffusion.data import load_dataset
+from medmnist_diffusion.data import load_dataset, phantom
+from medmnist_diffusion.metrics import classifier
 from tests.conftest import small_training
 from tests.data.test_medical import folder_of_dicom
 
 OWN = Path(__file__).resolve().parents[2] / "shared" / "data" / "own"
+SMALL = {"train": 400, "val": 120, "test": 120}
 EXPECTED = {
     "phantom-multilabel": {"label_auc", "cooccurrence_distance", "classification_auc"},
     "phantom-ordinal": {"label_accuracy", "label_error", "label_kappa", "classification_accuracy"},
@@ -23,8 +25,11 @@ EXPECTED = {
 
 
 def whole_line(data: str, folder: Path, monkeypatch: pytest.MonkeyPatch, *size: str, images: int = 150) -> Metrics:
-    """Every command, run by a user in a folder of his own."""
+    """Every command, run by a user in a folder of his own; the classifiers of the evaluation are trained for a moment only."""
     monkeypatch.chdir(folder)
+    monkeypatch.setattr(classifier, "STEPS", 20)
+    monkeypatch.setattr(phantom, "SPLITS", SMALL)
+    monkeypatch.setattr(phantom, "VOLUMES", SMALL)
     given = ["--size", *size] if size else []
     assert cli.main(["audit", data, *given, "--json", "audit.json", "--preview", "preview.png"]) == 0
     training = [*small_training(data, Path("run")), *given, "--max_train_steps", "20"]

@@ -49,7 +49,7 @@ def _option(name: str) -> click.Option:
         options |= {"is_flag": False, "flag_value": words[0], "metavar": f"[{'|'.join(words)}]"}
     elif get_origin(kind) is Literal:
         options["metavar"] = f"[{'|'.join(map(str, get_args(kind)))}]"
-    elif get_origin(kind) is list:
+    elif any(get_origin(one) is list for one in _alternatives(field.annotation)):
         options |= {"multiple": True, "metavar": "N ..."}
     return click.Option([f"--{name}"], type=str, **options)
 

@@ -6,7 +6,10 @@ from typing import Any
 
 import pytest
 
+from medmnist_diffusion.data import ImageDataset
 from medmnist_diffusion.training.arguments import parse_config
+from medmnist_diffusion.training.config import changed_settings, chosen_before, training_config
+from medmnist_diffusion.training.setup import with_choices
 from tests.conftest import ROOT
 
 LAUNCHES = ROOT / "training" / "configs" / "accelerate"
@@ -84,7 +87,10 @@ def test_no_budget_means_twenty_minutes() -> None:
         (["--mixed_precision", "fp16"], "use bf16, or --optimizer adamw"),
         (["--max_train_steps", "5", "--num_train_epochs", "2"], "only one of"),
         (["--config", "nowhere.yaml"], "nowhere.yaml cannot be read"),
-        (["--block_out_channels", "16", "32", "32", "32", "--max_train_steps", "1"], "cannot be divided by 8"),
+        (
+            ["--block_out_channels", "16", "32", "32", "32", "32", "32", "--max_train_steps", "1"],
+            "are smaller than 32",
+        ),
     ],
 )
 def test_bad_settings(arguments: Any, message: str, cli_error: Callable[..., str], tmp_path: Path) -> None:
@@ -107,3 +113,40 @@ def test_yaml_without_end(text: str, message: str, tmp_path: Path, cli_error: Ca
 def test_unknown_setting_in_yaml_names_the_nearest(tmp_path: Path, cli_error: Callable[..., str]) -> None:
     (tmp_path / "c.yaml").write_text("learning_rat: 0.1\n")
     assert "Did you mean 'learning_rate'?" in cli_error("train", "--config", str(tmp_path / "c.yaml"))
+
+
+class Shaped(ImageDataset):
+    """A data set of which only the shape matters."""
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return tuple(map(int, self.description.split()))
+
+
+@pytest.mark.parametrize(
+    ("shape", "given", "expected"),
+    [
+        ("28 28 1", {}, (2, [32, 64], "v_prediction")),
+        ("28 28 3", {}, (2, [32, 64], "v_prediction")),
+        ("64 64 1", {}, (4, [32, 64], "v_prediction")),
+        ("64 64 3", {}, (4, [64, 96], "sample")),
+        ("28 28 28 1", {}, (2, [128, 128], "sample")),
+        ("64 48 1", {}, (2, [32, 64], "v_prediction")),
+        ("64 64 3", {"block_out_channels": [32, 64]}, (2, [32, 64], "v_prediction")),  # as it was when both were fixed
+        ("64 64 3", {"prediction_type": "epsilon"}, (2, [32, 64], "epsilon")),
+        ("28 28 1", {"pixel_unshuffle": 1}, (1, [32, 64], "v_prediction")),
+    ],
+)
+def test_what_is_not_given_follows_from_the_data(shape: str, given: dict[str, Any], expected: tuple[Any, ...]) -> None:
+    dataset = Shaped("x", {}, {0: "a", 1: "b"}, description=shape)
+    config = with_choices(training_config(dataset="x", output_dir="y", **given), dataset)
+    assert (config.pixel_unshuffle, config.block_out_channels, config.prediction_type) == expected
+    assert with_choices(config, dataset) == config  # a resumed run keeps to it
+
+
+def test_a_run_of_an_older_version_keeps_what_was_fixed_then() -> None:
+    config = training_config(dataset="x", output_dir="y")
+    saved = {"block_out_channels": [32, 64], "prediction_type": "v_prediction", "pixel_unshuffle": 2}
+    again = chosen_before(config, saved)
+    assert (again.block_out_channels, again.prediction_type, again.pixel_unshuffle) == ([32, 64], "v_prediction", 2)
+    assert not changed_settings(config, saved)
