@@ -3,10 +3,10 @@
     python benchmarks/volumes.py --dataset ../shared/data/medmnist/adrenalmnist3d.npz --minutes 20 --seeds 3
 
 Arms: `image` and `velocity` are our pipeline (a stock UNet2DModel that sees slices as channels), which learns the image itself or
-the velocity; `monai` is monai's DiffusionModelUNet on the whole volume (pip install monai), with the same noise schedule, batches and
-sampler, AdamW, and velocity as its target. Each is trained for the same time with all cores and judged on as many generated volumes
-as there are training ones: test AUC of a classifier trained on them, beside one trained on as many real ones; foreground;
-distances; copies. Rows gather in results/volumes.json.
+the velocity; `monai` is monai's DiffusionModelUNet on the whole volume (pip install monai), with the same noise schedule, batches
+and sampler, AdamW, and velocity as its target. Each is trained for the same time with all cores and judged on as many volumes as
+there are training ones: test AUC of a classifier trained on them, beside one trained on as many real ones; foreground; distances;
+copies. Rows gather in results/volumes.json.
 """
 
 import argparse

@@ -74,6 +74,10 @@ def augment(
         )
     if selection and not real.conditioning.counts(real.splits["val"].labels).all():
         raise UserError(f"--selection needs validation images of every class; {real.name} has none of some.")
+    if real.is_volume and not has_suffix(output, ".npz"):
+        raise UserError(
+            f"--output {output}: a folder for `datasets` holds pictures, and these are volumes: give a .npz file."
+        )
     generated = _generated_beside(pipeline, real, share, strength, selection, sampling)
     train, synthetic = augmented_split(real.train, generated)
     made = {

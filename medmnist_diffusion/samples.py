@@ -21,7 +21,7 @@ from medmnist_diffusion.console import bar_options
 from medmnist_diffusion.data.conditioning import NO_LABEL, Conditioning, occurrences
 from medmnist_diffusion.data.dataset import Split, without_grey_axis
 from medmnist_diffusion.data.labelled_folder import load_labelled_folder
-from medmnist_diffusion.data.nifti import write_nifti
+from medmnist_diffusion.data.nifti import check_nifti, write_nifti
 from medmnist_diffusion.data.npz import npz_arrays, read_npz, write_npz
 from medmnist_diffusion.diffusion.folder_check import WEIGHTS
 from medmnist_diffusion.diffusion.samplers import Sampling
@@ -74,6 +74,7 @@ def sample(
     state = start_processes()
     pipe = load_pipeline(pipeline, sampling.sampler)
     remedy = "Make fewer at once, with another --seed each time."
+    _check_format(pipe.image_shape, output_format)
     conditions = _wanted(conditioning_of(pipe), pipeline, num_per_class, num_images, labels)
     check_images_memory(pipe.image_shape, len(conditions), remedy)
     made = draw(pipe, conditions, sampling)
@@ -87,6 +88,16 @@ def sample(
             "%d images by %d process(es) written to %s (%s).", len(made), state.num_processes, output, output_format
         )
     state.wait_for_everyone()
+
+
+def _check_format(image_shape: tuple[int, ...], output_format: Format) -> None:
+    """Raises:
+    UserError: for a format that cannot hold such images, before the first one is made.
+    """
+    if len(image_shape) > 3 and output_format == "parquet":
+        raise UserError("--format parquet holds pictures, and these are volumes: use npz or folder (NIfTI files).")
+    if len(image_shape) > 3 and output_format == "folder":
+        check_nifti(image_shape[0])
 
 
 def _wanted(
@@ -298,7 +309,8 @@ def _write_folder(output: Path, made: Split, record: SamplesRecord) -> None:
 def _label_columns(conditioning: Conditioning, condition: int) -> dict[str, Any]:
     """Of metadata.csv: a class by its id and name; several labels by their names, with a bar between."""
     if conditioning.multi_label:
-        return {"labels": "|".join(conditioning.id2label[label] for label in conditioning.labels_in(condition))}
+        names = [conditioning.id2label[label] for label in conditioning.labels_in(condition)]
+        return {"labels": "|".join(names) + "|" * (len(names) < 2)}  # a bar in every row: it is a list
     return {"label": condition, "label_name": conditioning.id2label[condition]}
 
 

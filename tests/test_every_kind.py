@@ -10,6 +10,7 @@ from PIL import Image
 from medmnist_diffusion import cli
 from medmnist_diffusion.artifacts import Metrics
 from medmnist_diffusion.data import load_dataset, phantom
+from medmnist_diffusion.data.labelled_folder import load_labelled_folder
 from medmnist_diffusion.metrics import classifier
 from tests.conftest import small_training
 from tests.data.test_medical import folder_of_dicom
@@ -38,6 +39,9 @@ def whole_line(data: str, folder: Path, monkeypatch: pytest.MonkeyPatch, *size: 
     few = ["--num_inference_steps", "2"]
     assert cli.main(["sample", pipeline, "--num_images", "6", "--output", "samples.npz", *few]) == 0
     assert cli.main(["sample", pipeline, "--num_per_class", "1", "--output", "samples", *few]) == 0
+    known = load_dataset(data, size=[int(one) for one in size] or None)
+    exported = load_labelled_folder(Path("samples"), data, known.conditioning, known.shape)
+    assert sorted(exported.labels.tolist()) == known.conditioning.each(1).tolist()
     evaluated = ["evaluate", pipeline, "--dataset", data, *given, "--num_images", str(images), *few]
     assert cli.main(evaluated) == 0
     assert cli.main(["card", pipeline]) == 0

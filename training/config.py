@@ -44,14 +44,16 @@ def _kind_of_leaks(value: Any) -> Any:
 
 
 def _one_or_two(value: Any) -> Any:
-    """A list of one number is that number."""
-    return (
-        value[0]
-        if isinstance(value, (list, tuple)) and len(value) == 1
-        else list(value)
-        if isinstance(value, tuple)
-        else value
-    )
+    """A list of one number, or of the same twice, is that number."""
+    if isinstance(value, (list, tuple)):
+        return value[0] if len({str(one) for one in value}) == 1 else list(value)
+    return value
+
+
+def _words(value: Any) -> Any:
+    """`percentile` or `-160 240` as a list of texts, however it is written."""
+    parts = value.split() if isinstance(value, str) else value
+    return [str(one) for one in parts] if isinstance(parts, (list, tuple)) else value
 
 
 def _multiples_of_8(channels: list[int] | None) -> list[int] | None:
@@ -66,9 +68,7 @@ def _multiples_of_8(channels: list[int] | None) -> list[int] | None:
 class TrainingConfig:
     """The arguments of training/train.py, spelled as in diffusers' training scripts; `training_config` makes one."""
 
-    dataset: str = Field(
-        default="", description="A MedMNIST flag, an npz, an image folder, a Hub id, phantom or phantom-rgb."
-    )
+    dataset: str = Field(default="", description="A MedMNIST flag, an npz, an image folder, a Hub id, or phantom.")
     output_dir: str = Field(
         default="",
         description="The run's folder. The same command on the same folder resumes.",
@@ -85,7 +85,7 @@ class TrainingConfig:
     fit: Literal["crop", "pad", "squash"] | None = Field(
         default=None, description="How images of a folder become so large (default crop, to their middle)."
     )
-    window: list[str] | None = Field(
+    window: Annotated[list[str] | None, BeforeValidator(_words)] = Field(
         default=None,
         description="Of images with more than 8 bits, which values become black and white: auto, percentile, file, or two numbers "
         "(default auto: each file's own window, or where some have none 0.5 and 99.5 % of all values).",
@@ -103,7 +103,7 @@ class TrainingConfig:
     block_out_channels: Annotated[list[int] | None, AfterValidator(_multiples_of_8)] = Field(
         default=None,
         description="Channels of the UNet's blocks; each next works at half size (default 32 64; 64 96 or 128 128 where the "
-        "encoder makes more than 32 channels of an image: 64 px in colour, volumes).",
+        "encoder makes more than 32 channels of an image: 64 px in colour, 112 px in grey, volumes).",
         json_schema_extra=CHOSEN,
     )
     layers_per_block: Annotated[int, Field(ge=1, le=32)] = Field(

@@ -226,7 +226,7 @@ def begin_run(
     history.check_batch(folder, images_a_step)
     if accelerator.is_main_process:
         write_config(kept_settings(config), folder / "training_config.yaml")
-        data_audit = audit(given)
+        data_audit = audit(given, file_names=False)  # it gets published
         facts = {
             "dataset": data_audit.dataset,
             "audit": data_audit,
@@ -236,7 +236,7 @@ def begin_run(
             "dropped_leaks": len(given.train) - len(dataset.train),
             "processes": accelerator.num_processes,
         }
-        for line in (*dataset.notes, *findings(data_audit)):
+        for line in (*dataset.notes, *findings(audit(given))):
             logger.info("  data: %s", line)
     if config.report_to != "none":
         values = {key: value for key, value in asdict(config).items() if isinstance(value, (int, float, str, bool))}

@@ -1,6 +1,7 @@
 """What is in a data set, and what is wrong with it: counts, pixels, blank images, duplicates, leaks."""
 
 import io
+import re
 from itertools import combinations, islice
 
 import numpy as np
@@ -23,12 +24,17 @@ AUDIT_VERSION = 4  # of the way it is counted: audits kept by another are made a
 NEAR_DUPLICATE_GREY_LEVELS = 5.0  # root mean square; a picture saved again as JPEG differs by 2 to 4
 TASKS = {"multi-class": "", "ordinal": ", ordered grades", "multi-label": ", any number of labels an image"}
 MOST_PAIRS = 100_000  # counted no further: of a thousand all alike images there are half a million pairs
+_FILE_NAMES = re.compile(r" \((?:first: )?[^()]*(?:\.[A-Za-z0-9]{2,5}|, …|/[^()]*)\)")  # behind a note
+MOST_COMBINATIONS = 12  # printed
 MOST_CONFLICTS = 100  # listed; all are counted
 LOOKED_UP = 50_000  # of a larger split so many images, drawn at random, are looked up among all: a million would take half an hour
 
 
-def audit(dataset: ImageDataset) -> Audit:
+def audit(dataset: ImageDataset, file_names: bool = True) -> Audit:
     """Count and compare the images of a data set; of content that was audited before the result is read from the cache.
+
+    Args:
+        file_names: whether notes and conflicts may name files. These can be names of people: what gets published has none.
 
     Returns:
         For each split its number of images, images a class, pixel mean and standard deviation (grey levels, a channel),
@@ -51,9 +57,12 @@ def audit(dataset: ImageDataset) -> Audit:
     path = cache_dir() / "audits" / f"{dataset.content_hash}-{digest(depends_on)}.json"
     found = cached_record(path, Audit, lambda: _audited(dataset))
     # Name, licence, notes and the files' names are no content.
-    conflicts = [one.model_copy(update={"files": _file_names(one.files, dataset)}) for one in found.conflicts or []]
+    conflicts, description = found.conflicts or [], describe(dataset)
+    if file_names:
+        conflicts = [one.model_copy(update={"files": _file_names(one.files, dataset)}) for one in conflicts]
+        description = description.model_copy(update={"notes": dataset.notes})
     return found.model_copy(
-        update={"dataset": describe(dataset), "conflicts": conflicts, "shared_groups": _shared_groups(dataset)}
+        update={"dataset": description, "conflicts": conflicts, "shared_groups": _shared_groups(dataset)}
     )
 
 
@@ -127,7 +136,7 @@ def _audit_twins(dataset: ImageDataset, found: Twins) -> TwinsAudit:
 
 
 def describe(dataset: ImageDataset) -> DatasetDescription:
-    """The data set's identity, as every result file carries it."""
+    """The data set's identity, as every result file carries it; its notes without names of files."""
     return DatasetDescription(
         name=dataset.name,
         content_hash=dataset.content_hash,
@@ -141,7 +150,7 @@ def describe(dataset: ImageDataset) -> DatasetDescription:
         description=dataset.description,
         synthetic=dataset.synthetic,
         source=dataset.source,
-        notes=dataset.notes,
+        notes=[_FILE_NAMES.sub("", note) for note in dataset.notes],
     )
 
 
@@ -294,9 +303,17 @@ def print_audit(report: Audit) -> None:
     table.add_row("repeated", *(str(split.repeated_images) for split in splits))
     table.add_row("near-duplicates", *(str(split.near_duplicate_pairs) for split in splits))
     console.print(table)
-    for line in [*info.notes, *findings(report)]:
+    for line in [*info.notes, *findings(report), *_combination_lines(report)]:
         console.print(f"- {line}", soft_wrap=True)
     print(drawn.getvalue(), end="", flush=True)
+
+
+def _combination_lines(report: Audit) -> list[str]:
+    """Of several labels an image: the most common combinations."""
+    counts = report.splits["train"].combinations or {}
+    common = [f"{name} {count}" for name, count in list(counts.items())[:MOST_COMBINATIONS]]
+    more = f" and {len(counts) - MOST_COMBINATIONS} more" if len(counts) > MOST_COMBINATIONS else ""
+    return [f"Combinations in train: {', '.join(common)}{more}."] if common else []
 
 
 def _several(split: SplitAudit) -> int:

@@ -238,11 +238,9 @@ class Conditioning:
 
     def folder_of(self, condition: int) -> str:
         """A folder name for a condition that sorts as the ids do and holds no odd characters: `0_normal`; of several labels
-        `effusion+mass`."""
+        `5_effusion+mass`, the number its bits."""
         if self.multi_label:
-            return "+".join(plain_name(self.id2label[label]) for label in self.labels_in(condition)) or plain_name(
-                NO_LABEL
-            )
+            return f"{condition}_{'+'.join(plain_name(self.id2label[label]) for label in self.labels_in(condition)) or 'no_label'}"
         digits = len(str(self.num_classes - 1))
         return f"{condition:0{digits}d}_{plain_name(self.id2label[condition])}"
 
@@ -250,13 +248,13 @@ class Conditioning:
         """The condition that a folder's name means: None for no class.
 
         A class's name comes first, then an id with that class's name (`0_normal`), then an id alone; the last only where no class
-        is itself called by a number, so that an id never stands for another class's name. Of several labels an image the names
-        that `folder_of` writes, joined by a plus.
+        is itself called by a number, so that an id never stands for another class's name. Of several labels an image only
+        what `folder_of` writes.
         """
         if self.multi_label:
-            plain = [plain_name(name) for name in self.names]
-            parts = [] if folder == plain_name(NO_LABEL) else folder.split("+")
-            return sum(1 << plain.index(part) for part in set(parts)) if set(parts) <= set(plain) else None
+            number = folder.partition("_")[0]
+            known = number.isdecimal() and int(number) < self.null_label and folder == self.folder_of(int(number))
+            return int(number) if known else None
         if folder in self.names:
             return self.names.index(folder)
         number, _, rest = folder.partition("_")
@@ -332,8 +330,10 @@ def stratified_parts(
     Labels that are no class of anything count as one, so that whoever checks them finds them again.
 
     Args:
-        groups: N; images of one group stay together, in the first part that one of them was drawn for.
+        groups: N; images of one group stay together.
     """
+    if groups is not None:
+        return _whole_groups(labels, share, parts, rng, groups)
     drawn: list[list[np.ndarray]] = [[] for _ in range(parts + 1)]
     for label in np.unique(labels):
         members = rng.permutation(rows_of(labels, label))
@@ -341,10 +341,25 @@ def stratified_parts(
         for part in range(parts):
             drawn[part].append(members[part * count : (part + 1) * count])
         drawn[parts].append(members[parts * count :])
-    rows = [np.sort(np.concatenate(part)) for part in drawn]
-    if groups is None:
-        return rows
+    return [np.sort(np.concatenate(part)) for part in drawn]
+
+
+def _whole_groups(
+    labels: Labels, share: float, parts: int, rng: np.random.Generator, groups: np.ndarray
+) -> list[Rows]:
+    """The same of whole groups, one after another until a part has its share of a class; what came with others counts."""
+    order = np.argsort(groups, kind="stable")
+    members_of = dict(zip(np.unique(groups), np.split(order, np.flatnonzero(np.diff(groups[order])) + 1), strict=True))
     part_of = np.full(len(labels), parts)
-    for part in reversed(range(parts)):
-        part_of[np.isin(groups, groups[rows[part]])] = part
+    for label in np.unique(labels):
+        members = rng.permutation(rows_of(labels, label))
+        count = max(1, round(share * len(members)))
+        for part in range(parts):
+            have = int((part_of[members] == part).sum())
+            for row in members:
+                if have >= count:
+                    break
+                if part_of[row] == parts:
+                    part_of[members_of[groups[row]]] = part
+                    have = int((part_of[members] == part).sum())
     return [np.flatnonzero(part_of == part) for part in range(parts + 1)]

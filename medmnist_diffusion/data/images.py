@@ -4,7 +4,8 @@ transparency; or volumes of one size."""
 import contextlib
 import io
 import math
-from collections.abc import Iterable, Iterator
+import os
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from pydantic import BaseModel
 from medmnist_diffusion.data.dataset import CHUNK
 from medmnist_diffusion.data.medical import DEEP_MODES, Values, deep_values, is_medical, medical_values
 from medmnist_diffusion.data.nifti import is_nifti
-from medmnist_diffusion.data.reading import Fit, Reading
+from medmnist_diffusion.data.reading import LARGEST_VOLUME, Fit, Reading
 from medmnist_diffusion.errors import UserError
 
 DECODER = f"3-{PIL.__version__}"  # what is kept of decoded pixels names it: another decoder may make others
@@ -62,6 +63,8 @@ class Seen(BaseModel):
         several: how many hold several pages or frames.
         deep: how many hold values that a window must make grey levels of: of more than 8 bits, or DICOM.
         own_window: how many of these say their window themselves.
+        windows: the different ones that they say, at most two.
+        least_kept: of volumes, the least share of one that its middle cube holds.
         inverted: how many are stored with white as the least value.
         volumes: how many have three dimensions.
         dicom: how many are DICOM files.
@@ -83,6 +86,8 @@ class Seen(BaseModel):
     volumes: int = 0
     dicom: int = 0
     percentiles: tuple[float, float] = (0.0, 255.0)
+    windows: list[tuple[float, float]] = []
+    least_kept: float = 1.0
     first: dict[str, str] = {}
     sizes: dict[str, str] = {}
     visible: float = 0.0
@@ -103,8 +108,8 @@ class Seen(BaseModel):
             return None
         if isinstance(reading.window, tuple):
             return reading.window
-        own = reading.window == "auto" and self.own_window == self.deep
-        return None if own else self.percentiles
+        same = reading.window == "auto" and self.own_window == self.deep and len(self.windows) == 1
+        return self.windows[0] if same else self.percentiles
 
     def check(self, reading: Reading, where: str) -> None:
         """Raises:
@@ -114,9 +119,13 @@ class Seen(BaseModel):
             raise UserError(
                 f"{where}: {self.first['volumes']} is a volume, others are images. Keep one kind, or read slices: --slices 1."
             )
+        if self.volumes and max(reading.sides) > LARGEST_VOLUME:
+            raise UserError(
+                f"{where} holds volumes, of at most {LARGEST_VOLUME} voxels a side: give a smaller --size."
+            )
         if self.volumes and len(set(reading.sides)) > 1:
             raise UserError(f"{where} holds volumes, which become cubes: give one number as --size.")
-        own = reading.window in ("auto", "file") and self.own_window == self.deep
+        own = reading.window == "file" and self.own_window == self.deep
         if 0 < self.deep < self.images and not own:
             raise UserError(
                 f"{where}: {self.deep} of {self.images} images have more than 8 bits (first: {self.first['deep']}), the others "
@@ -147,31 +156,16 @@ class Seen(BaseModel):
             middle = "cube" if self.volumes else "square" if height == width else f"{wanted} shape"
             how = {
                 "crop": f"cropped to their middle {middle} and resized",
-                "pad": "padded at their edges and resized",
+                "pad": "padded with black at their edges and resized",
                 "squash": "squashed",
             }[reading.fit]
             kind, dots = ("Volumes", "voxels") if self.volumes else ("Images", "pixels")
             lines.append(f"{kind} of {from_} {dots} were {how} to {wanted}.")
-        if self.deep:
-            window = self.window(reading)
-            if window is None:
+            if self.volumes and reading.fit == "crop" and self.least_kept < 0.9:
                 lines.append(
-                    f"{self.deep} {of} were windowed as each file says itself (DICOM's window, NIfTI's display range)."
+                    f"Of some volumes their middle cube is only {self.least_kept:.0%}: --fit pad keeps all of them."
                 )
-            else:
-                chosen = "as asked" if reading.window == window else "0.5 and 99.5 % of the values of all images"
-                lines.append(
-                    f"Values from {window[0]:g} to {window[1]:g} ({chosen}) became the grey levels 0 to 255, the same in all "
-                    f"images; what lies beyond was cut."
-                )
-        if self.inverted:
-            lines.append(
-                f"{self.inverted} {of} are stored with white as the least value (MONOCHROME1): they were turned round."
-            )
-        if self.dicom:
-            lines.append(
-                "DICOM: text that is burnt into the pixels, names among it, is not looked for: look at the images yourself."
-            )
+        lines += self._value_notes(reading)
         if self.coloured and self.coloured < self.images:
             lines.append(
                 f"{self.coloured} {of} hold colour (first: {self.first['coloured']}), so that all became RGB."
@@ -195,6 +189,33 @@ class Seen(BaseModel):
             )
         return lines
 
+    def _value_notes(self, reading: Reading) -> list[str]:
+        """What became of values that were no grey levels."""
+        of, lines = f"of {self.images} images", []
+        if self.deep:
+            window = self.window(reading)
+            if window is None:
+                lines.append(
+                    f"{self.deep} {of} were windowed as each file says itself (DICOM's window, NIfTI's display range)."
+                )
+            else:
+                chosen = "0.5 and 99.5 % of the values of all images"
+                if window in (reading.window, *self.windows[:1]) and window != self.percentiles:
+                    chosen = "as asked" if window == reading.window else "the window that every file says"
+                lines.append(
+                    f"Values from {window[0]:g} to {window[1]:g} ({chosen}) became the grey levels 0 to 255, the same in all "
+                    "images; what lies beyond was cut."
+                )
+        if self.inverted:
+            lines.append(
+                f"{self.inverted} {of} are stored with white as the least value (MONOCHROME1): they were turned round."
+            )
+        if self.dicom:
+            lines.append(
+                "DICOM: text that is burnt into the pixels, names among it, is not looked for: look at the images yourself."
+            )
+        return lines
+
 
 def _pixels(size: str) -> int:
     return math.prod(map(int, size.split("×")))
@@ -211,6 +232,8 @@ def survey(rows: Iterable[dict[str, Any]], where: str) -> Seen:
     sizes: dict[str, str] = {}
     visible = weight = 0.0
     samples: list[np.ndarray] = []
+    windows: list[tuple[float, float]] = []
+    least_kept = 1.0
     for row in rows:
         file = row["path"] or f"image {counts['images']}"
         stored = open_image(row, where)
@@ -218,13 +241,22 @@ def survey(rows: Iterable[dict[str, Any]], where: str) -> Seen:
             found = {
                 "images": True,
                 "deep": stored.is_deep,
-                "own_window": stored.window is not None,
+                "own_window": stored.says_window,
+                "turned": stored.turned,
                 "inverted": stored.inverted,
                 "volumes": stored.values.ndim == 3,
                 "several": stored.frames > 1,
             }
             if stored.is_deep:
                 samples.append(stored.sample)
+            own = (
+                stored.window if stored.table is None else (float("-inf"), float(len(windows)))
+            )  # each table is its own
+            if own is not None and own not in windows and len(windows) < 2:
+                windows.append(own)
+            if stored.values.ndim == 3:
+                extents = np.array(stored.values.shape) * (stored.spacing or (1, 1, 1))
+                least_kept = min(least_kept, float(extents.min() ** 3 / np.prod(extents)))
             sides = "×".join(map(str, reversed(stored.values.shape)))
         else:
             with stored, _named(row, where):
@@ -251,10 +283,20 @@ def survey(rows: Iterable[dict[str, Any]], where: str) -> Seen:
         for what, is_so in found.items():
             counts[what] += is_so
             if is_so:
-                first.setdefault(what, file)
+                first.setdefault(what, os.path.relpath(file, where) if str(file).startswith(where) else file)
     low, high = np.percentile(np.concatenate(samples), (0.5, 99.5)).tolist() if samples else (0.0, 255.0)
     mean = visible / weight if weight else 0.0
-    return Seen(**counts, first=first, sizes=sizes, visible=mean, percentiles=(low, high))
+    if any(low == float("-inf") for low, _ in windows):
+        windows = [(0.0, 0.0), (0.0, 1.0)]  # tables: there is no one window
+    return Seen(
+        **counts,
+        first=first,
+        sizes=sizes,
+        visible=mean,
+        percentiles=(low, high),
+        windows=windows,
+        least_kept=least_kept,
+    )
 
 
 def open_image(row: dict[str, Any], where: str) -> Image.Image | Values:
@@ -331,39 +373,45 @@ def _decoded(row: dict[str, Any], reading: Reading, seen: Seen, where: str) -> n
     image = open_image(row, where)
     if isinstance(image, Values):
         window = seen.window(reading)
-        grey = image.grey(window if window is not None and image.is_deep else image.window)
+        grey = image.grey(window if image.is_deep else None)
         if grey.ndim == 3:
-            return fitted_volume(grey, reading.sides[0], reading.fit)[..., None]
+            return fitted_volume(grey, reading.sides[0], reading.fit, image.spacing)[..., None]
         flat = Image.fromarray(grey)
     else:
         with image:
             flat = on_background(upright(image, row, where), seen.background)
     height, width = reading.sides
-    return np.asarray(_fitted(flat.convert(mode), (width, height), reading.fit, seen.background), np.uint8).reshape(
+    return np.asarray(_fitted(flat.convert(mode), (width, height), reading.fit), np.uint8).reshape(
         height, width, seen.channels
     )
 
 
-def _fitted(image: Image.Image, size: tuple[int, int], fit: Fit, background: int) -> Image.Image:
+def _fitted(image: Image.Image, size: tuple[int, int], fit: Fit) -> Image.Image:
     if image.size == size:
         return image
     if fit == "crop":
         return ImageOps.fit(image, size)
     if fit == "squash":
         return image.resize(size, Image.Resampling.BICUBIC)
-    colour = BLACK if image.mode == "L" else (background,) * 3
-    return ImageOps.pad(image, size, color=colour)
+    return ImageOps.pad(image, size, color=BLACK if image.mode == "L" else (BLACK,) * 3)
 
 
-def fitted_volume(volume: np.ndarray, side: int, fit: Fit) -> np.ndarray:
-    """uint8 D×H×W as a cube of one size: means of the voxels that a new one covers, or between neighbours where it grows."""
-    shape = volume.shape
+def fitted_volume(volume: np.ndarray, side: int, fit: Fit, spacing: Sequence[float] | None = None) -> np.ndarray:
+    """uint8 D×H×W as a cube of one size: means of the voxels that a new one covers, or between neighbours where it grows.
+
+    Args:
+        spacing: how far voxels are apart along each axis: what is cropped or padded to is a cube in the body, not of voxels.
+    """
+    shape, spacing = volume.shape, spacing or (1.0, 1.0, 1.0)
+    extents = [one * apart for one, apart in zip(shape, spacing, strict=True)]
+    edge = min(extents) if fit == "crop" else max(extents)
+    cube = [max(1, round(edge / apart)) for apart in spacing]
     if fit == "crop":
-        cube = min(shape)
-        volume = volume[tuple(slice((one - cube) // 2, (one - cube) // 2 + cube) for one in shape)]
+        windows = zip(shape, cube, strict=True)
+        volume = volume[tuple(slice((one - kept) // 2, (one - kept) // 2 + kept) for one, kept in windows)]
     elif fit == "pad":
-        cube = max(shape)
-        volume = np.pad(volume, [((cube - one) // 2, cube - one - (cube - one) // 2) for one in shape])
+        more = [max(0, wanted - one) for one, wanted in zip(shape, cube, strict=True)]
+        volume = np.pad(volume, [(count // 2, count - count // 2) for count in more])
     values = torch.from_numpy(np.ascontiguousarray(volume))[None, None].float()
     smaller: Any = [min(side, one) for one in values.shape[2:]]
     values = F.interpolate(F.adaptive_avg_pool3d(values, smaller), size=(side,) * 3, mode="trilinear")

@@ -29,6 +29,7 @@ FILE_COLUMNS = (
 NAME_COLUMNS = ("label_name", "class_name", "finding labels", "finding_labels")  # before all other columns of labels
 SEPARATORS = ("|", ";")
 NOTHING_FOUND = ("no finding", "no findings", "none", "no label")  # of several labels: none of them
+UNSURE = ("", "nan", "na", "-1", "-1.0", "u")
 YES, NO = ("1", "1.0", "true", "yes"), ("0", "0.0", "false", "no")
 LARGEST_TABLE = 500 * 2**20  # bytes
 
@@ -61,7 +62,7 @@ def find_tables(path: Path) -> dict[str | None, Path]:
     }
     if in_splits:
         return in_splits
-    others = [file for file in sorted(path.glob("*.csv")) if not is_hidden(Path(file.name)) and _columns_of(file)]
+    others = [file for file in sorted(path.glob("*.csv")) if not is_hidden(Path(file.name)) and _names_images(file)]
     by_split = {next(iter(split_in(file.stem)), None): file for file in others if len(split_in(file.stem)) == 1}
     if len(by_split) == len(others) > 1:
         return dict(by_split)
@@ -92,6 +93,15 @@ def labelled_files(path: Path, tables: dict[str | None, Path]) -> tuple[dict[str
     return splits, notes
 
 
+def _names_images(table: Path) -> bool:
+    """Whether a CSV of any name is a table of labels: it can be read, and a file that it names is there."""
+    try:
+        rows, columns = read_rows(table), _columns_of(table)
+        return columns is not None and _files(rows, columns[0], table.parent, table)[1] < len(rows)
+    except UserError:
+        return False
+
+
 def _columns_of(table: Path) -> tuple[str, list[str]] | None:
     """The column that names files, and those that hold labels; None where it has no such columns."""
     rows = read_rows(table)
@@ -120,12 +130,13 @@ def _label_columns(rows: list[dict[str, str]], file: str) -> list[str]:
 
 
 def _is_binary(rows: list[dict[str, str]], name: str) -> bool:
-    values = {(row[name] or "").strip().lower() for row in rows}
-    return bool(values) and values <= {*YES, *NO}
+    """Both 0 and 1 are there, and nothing else but holes and CheXpert's −1, which `_labels` refuses."""
+    values = {row[name].strip().lower() for row in rows}
+    return bool(values & set(YES)) and bool(values & set(NO)) and values <= {*YES, *NO, *UNSURE}
 
 
 def read_rows(table: Path) -> list[dict[str, str]]:
-    """The rows of a CSV (commas, semicolons or tabs) or of JSON lines, as texts; lists as texts with bars between.
+    """The rows of a CSV (commas, semicolons or tabs) or of JSON lines, as texts; lists of names as texts with bars between.
 
     Raises:
         UserError: if it cannot be read.
@@ -135,11 +146,7 @@ def read_rows(table: Path) -> list[dict[str, str]]:
             raise UserError(f"{table} is too large to be a table of labels.")
         text = _decoded(table.read_bytes())
         if table.suffix == ".jsonl":
-            return [
-                {key: _text(value) for key, value in json.loads(line).items()}
-                for line in text.splitlines()
-                if line.strip()
-            ]
+            return _json_rows(text, table)
         head = text.partition("\n")[0]
         delimiter = max(",;\t", key=head.count)
         rows = list(csv.DictReader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True))
@@ -151,6 +158,20 @@ def read_rows(table: Path) -> list[dict[str, str]]:
     return rows
 
 
+def _json_rows(text: str, table: Path) -> list[dict[str, str]]:
+    rows: list[dict[str, str]] = []
+    for number, line in enumerate(text.splitlines(), start=1):
+        if not line.strip():
+            continue
+        row = {key: _text(value, table, number) for key, value in json.loads(line).items()}
+        if rows and set(row) != set(rows[0]):
+            raise UserError(
+                f"{table}: line {number} has other fields than the first one. Write the same in every line."
+            )
+        rows.append(row)
+    return rows
+
+
 def _decoded(data: bytes) -> str:
     try:
         return data.decode("utf-8-sig")
@@ -158,9 +179,13 @@ def _decoded(data: bytes) -> str:
         return data.decode("latin-1")
 
 
-def _text(value: Any) -> str:
+def _text(value: Any, table: Path, number: int) -> str:
     if isinstance(value, list):
-        return "|".join(map(str, value)) + ("|" if len(value) < 2 else "")  # so that it is seen to be a list
+        if not all(isinstance(one, str) for one in value):
+            raise UserError(
+                f"{table}: line {number} holds a list of numbers: are these ids, or zeros and ones? Write names."
+            )
+        return "|".join(value) + "|" * (len(value) < 2)  # so that it is seen to be a list
     return "" if value is None else str(value)
 
 
@@ -175,34 +200,46 @@ def _read(table: Path, folder: Path, given: str | None) -> tuple[dict[str, Label
     files, missing = _files(rows, file_column, folder, table)
     labels, names, said = _labels(rows, label_columns, table)
     splits: dict[str, LabelledFiles] = {}
-    seen: dict[Path, Any] = {}
+    seen: dict[Path, tuple[Any, str]] = {}
     for number, (row, file, label) in enumerate(zip(rows, files, labels, strict=True), start=2):
         if file is None:
             continue
+        split = given or _split_of(row, split_column, table, number)
         if file in seen:
-            if seen[file] != label:
+            if seen[file] != (label, split):
+                what = "labels" if seen[file][0] != label else "splits"
                 raise UserError(
-                    f"{table}: line {number}: {file.name} stands in two rows with different labels. Keep one."
+                    f"{table}: line {number}: {file.name} stands in two rows with different {what}. Keep one."
                 )
             continue
-        seen[file] = label
-        split = given or _split_of(row, split_column, table, number)
+        seen[file] = label, split
         part = splits.setdefault(split, LabelledFiles([], [], [] if group_column else None, names))
         part.files.append(file)
         part.labels.append(label)
         if part.groups is not None and group_column:
             part.groups.append(_group(row[group_column], table, number))
-    used = ", ".join([file_column, *label_columns[:4], *(["…"] if len(label_columns) > 4 else [])])
-    notes = [f"Labels are read from {table.name} (columns {used}); names of folders were not used.", *said]
-    if split_column:
-        notes.append(f"Splits are read from its column {split_column}.")
-    if group_column:
-        notes.append(f"Images with the same {group_column} belong together.")
+    repeated = len(rows) - missing - len(seen)
+    notes = _column_notes(table, list(rows[0]), file_column, label_columns, split_column, group_column)
     if missing:
         notes.append(f"{missing} rows of {table.name} name files that are not there, and were passed over.")
-    if repeated := len(rows) - missing - len(seen):
+    if repeated:
         notes.append(f"{repeated} rows of {table.name} repeat another one, and were passed over.")
-    return splits, notes
+    return splits, [*notes, *said]
+
+
+def _column_notes(
+    table: Path, columns: list[str], file: str, labels: list[str], split: str | None, group: str | None
+) -> list[str]:
+    """Which columns were used for what, and which were not."""
+    used = ", ".join([file, *labels])
+    notes = [f"Labels are read from {table.name} (columns {used}); names of folders were not used."]
+    if split:
+        notes.append(f"Splits are read from its column {split}.")
+    if group:
+        notes.append(f"Images with the same {group} belong together.")
+    if unused := [name for name in columns if name not in (file, *labels, split, group)]:
+        notes.append(f"Its other columns were passed over: {', '.join(unused)}.")
+    return notes
 
 
 def _split_of(row: dict[str, str], column: str | None, table: Path, number: int) -> str:
@@ -260,6 +297,11 @@ def _labels(
 ) -> tuple[list[Any], list[str] | None, list[str]]:
     """The label of each row, a text, or where images have several a list of texts; names in their own order; and a note."""
     if len(columns) > 1:
+        for number, row in enumerate(rows, start=2):
+            if odd := next((name for name in columns if row[name].strip().lower() in UNSURE), None):
+                raise UserError(
+                    f"{table}: line {number}: {odd} is {row[odd]!r}, neither 0 nor 1. Decide what it means, and write that."
+                )
         names = [name.strip() for name in columns]
         several = [[name for name in columns if row[name].strip().lower() in YES] for row in rows]
         labels = [[name.strip() for name in one] for one in several]
@@ -277,9 +319,11 @@ def _labels(
     column = columns[0]
     texts = [row[column].strip() for row in rows]
     separator = next((mark for mark in SEPARATORS if any(mark in text for text in texts)), None)
+    if empty := [number for number, text in enumerate(texts, start=2) if text.lower() in NO_LABEL]:
+        raise UserError(f"{table}: line {empty[0]} has no {column}. Give every image a label, or remove the row.")
+    if lists := [number for number, text in enumerate(texts, start=2) if text.startswith("[") and text.endswith("]")]:
+        raise UserError(f"{table}: line {lists[0]}: {column} is a list written as text. Write names with | between.")
     if separator is None:
-        if empty := [number for number, text in enumerate(texts, start=2) if text.lower() in NO_LABEL]:
-            raise UserError(f"{table}: line {empty[0]} has no {column}. Give every image a label, or remove the row.")
         return texts, None, []
     labels = [
         [part.strip() for part in text.split(separator) if part.strip().lower() not in NO_LABEL] for text in texts

@@ -22,7 +22,7 @@ def load_labelled_folder(path: Path, dataset: str, conditioning: Conditioning, s
         UserError: if a subfolder fits no class, an image has another size or other channels than the data set, or the folder
             holds several splits.
     """
-    parts, _, content = folder_parts(path)
+    parts, _, content = folder_parts(path, tables=False)
     reading = Reading(size=(shape[-3], shape[-2]))
     if len(parts) > 1:
         raise UserError(f"{path} holds the splits {', '.join(parts)}. Give the folder of one of them.")
@@ -30,7 +30,7 @@ def load_labelled_folder(path: Path, dataset: str, conditioning: Conditioning, s
     ids, channels = dict[Any, int](), shape[-1]
     for label in {_key(label) for part in members for label in part.labels}:
         if isinstance(label, tuple) and conditioning.multi_label and set(label) <= set(conditioning.names):
-            ids[label] = sum(1 << conditioning.names.index(name) for name in label)
+            ids[label] = sum(1 << conditioning.names.index(name) for name in label)  # of parquet
             continue
         if not isinstance(label, str):
             raise UserError(

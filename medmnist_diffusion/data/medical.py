@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageOps
 
 from medmnist_diffusion.data.nifti import is_nifti, read_nifti
 from medmnist_diffusion.errors import UserError, one_line
@@ -18,6 +18,7 @@ from medmnist_diffusion.errors import UserError, one_line
 DICOM_SUFFIXES = (".dcm", ".dicom", ".ima")
 DEEP_MODES = ("I", "F", "I;16", "I;16L", "I;16B", "I;16N")  # Pillow's, of more than eight bits
 SAMPLED = 4096  # values of an image that percentiles are made of, at most
+ORIENTATION = 0x0112  # EXIF's number for which side is up
 _MAGIC_AT, _MAGIC = 128, b"DICM"
 _SLICE = re.compile(r"(?P<file>.+)#(?P<number>\d+)of(?P<count>\d+)")
 
@@ -29,30 +30,45 @@ class Values:
     Attributes:
         values: H×W or D×H×W, float32; or uint8 where they are grey levels already.
         window: what the file itself says should be black and white.
+        table: instead, the least value and the grey levels, 0 … 255, of it and those that follow (DICOM's VOI LUT).
+        spacing: of a volume, how far its voxels are apart along each axis.
         inverted: the least value is white (DICOM's MONOCHROME1).
         frames: how many the file holds; the first one was read.
+        turned: it was turned upright, by its EXIF orientation.
     """
 
     values: np.ndarray
     window: tuple[float, float] | None = None
+    table: tuple[int, np.ndarray] | None = None
+    spacing: tuple[float, ...] | None = None
     inverted: bool = False
     frames: int = 1
+    turned: bool = False
 
     @property
     def is_deep(self) -> bool:
         """Whether it is still open which values become black and white."""
-        return self.values.dtype != np.uint8 or self.window is not None
+        return self.values.dtype != np.uint8 or self.says_window
+
+    @property
+    def says_window(self) -> bool:
+        """Whether the file itself says it."""
+        return self.window is not None or self.table is not None
 
     @property
     def sample(self) -> np.ndarray:
-        """Some of the values, evenly spaced."""
+        """Some of the values, at places drawn with seed 0."""
         flat = self.values.reshape(-1)
-        return np.asarray(flat[:: max(1, len(flat) // SAMPLED)], np.float32)
+        places = np.random.default_rng(0).integers(len(flat), size=SAMPLED) if len(flat) > SAMPLED else slice(None)
+        return np.asarray(flat[places], np.float32)
 
     def grey(self, window: tuple[float, float] | None) -> np.ndarray:
-        """As uint8: the window's ends become black and white, what lies beyond too."""
-        levels = self.values
-        if window is not None:
+        """As uint8: the window's ends become black and white, what lies beyond too; without one as the file says."""
+        levels, window = self.values, window if window is not None or not self.is_deep else self.window
+        if window is None and self.table is not None:
+            first, greys = self.table
+            levels = greys[(self.values.astype(np.int64) - first).clip(0, len(greys) - 1)]
+        elif window is not None:
             low, high = window
             levels = (
                 ((self.values.astype(np.float32) - low) / (high - low) * 255).round().clip(0, 255).astype(np.uint8)
@@ -101,28 +117,30 @@ def medical_values(row: dict[str, Any], where: str) -> Values | Image.Image | No
     if (match := _SLICE.fullmatch(path)) and is_nifti(match["file"]):
         return _slice(match["file"], int(match["number"]), int(match["count"]), where)
     if is_nifti(path):
-        return Values(*_volume(path, where))
+        return _volume(path, where)
     return _dicom(path, path, where) if is_medical(Path(path)) else None
 
 
 @lru_cache(maxsize=1)  # one volume's slices are read one after another
-def _volume(path: str, where: str) -> tuple[np.ndarray, tuple[float, float] | None]:
-    return read_nifti(path, where)
+def _volume(path: str, where: str) -> Values:
+    values, window, spacing = read_nifti(path, where)
+    return Values(values, window, spacing=spacing)
 
 
 def _slice(path: str, number: int, count: int, where: str) -> Values:
     """A slice of a volume, from the middle of one of `count` equal parts."""
-    values, window = _volume(path, where)
-    volume = values if values.ndim == 3 else values[None]
-    return Values(volume[int((number + 0.5) / count * len(volume))], window)
+    whole = _volume(path, where)
+    volume = whole.values if whole.values.ndim == 3 else whole.values[None]
+    return Values(volume[int((number + 0.5) / count * len(volume))], whole.window)
 
 
 def deep_values(image: Image.Image, name: str, where: str) -> Values:
-    """The pixels of a picture of 16 bits or real numbers."""
-    values = np.asarray(image)
+    """The pixels of a picture of 16 bits or real numbers, upright; of several pages the first."""
+    frames, turned = getattr(image, "n_frames", 1), image.getexif().get(ORIENTATION, 1) in range(2, 9)
+    values = np.asarray(ImageOps.exif_transpose(image))
     if not np.isfinite(values).all():
         raise UserError(f"{name} in {where} holds values that are not finite (NaN or infinite). Replace or remove it.")
-    return Values(values.astype(np.float32))
+    return Values(values.astype(np.float32), frames=frames, turned=turned)
 
 
 def _dicom(source: Any, name: str, where: str) -> Values | Image.Image:
@@ -146,7 +164,8 @@ def _dicom(source: Any, name: str, where: str) -> Values | Image.Image:
         if dataset.PhotometricInterpretation == "PALETTE COLOR":
             pixels = apply_color_lut(pixels, dataset)
         if pixels.ndim == 3:
-            return _colour(pixels, name, where)
+            palette = dataset.get("RedPaletteColorLookupTableDescriptor")
+            return _colour(pixels, int(palette[2]) if palette else int(dataset.BitsStored))
         return _grey(dataset, apply_rescale(pixels, dataset), frames, name, where)
     except UserError:
         raise
@@ -156,33 +175,16 @@ def _dicom(source: Any, name: str, where: str) -> Values | Image.Image:
         ) from None
 
 
-def _colour(pixels: np.ndarray, name: str, where: str) -> Image.Image:
+def _colour(pixels: np.ndarray, bits: int) -> Image.Image:
     """RGB of 8 bits; pydicom has converted other colours."""
-    if pixels.dtype == np.uint16 and int(pixels.max()) > 255:
-        pixels = (pixels // 257).astype(np.uint8)  # palettes are of 16 bits
-    if pixels.dtype != np.uint8 and int(pixels.max()) > 255:
-        raise UserError(f"{name} in {where}: colours of more than 16 bits are not read. Convert it.")
-    return Image.fromarray(pixels.astype(np.uint8), "RGB")
+    levels = pixels if bits <= 8 else (pixels.astype(np.float64) / (2**bits - 1) * 255).round()
+    return Image.fromarray(levels.clip(0, 255).astype(np.uint8), "RGB")
 
 
 def _grey(dataset: Any, values: np.ndarray, frames: int, name: str, where: str) -> Values:
     """Rescaled values with the file's own window; padding outside of the picture counts as its least value."""
-    from pydicom.pixels.processing import apply_voi
-
     inverted = dataset.PhotometricInterpretation == "MONOCHROME1"
-    if str(dataset.get("VOILUTFunction") or "LINEAR").upper() == "SIGMOID":
-        raise UserError(f"{name} in {where} has a sigmoid window, which is not read. Export it with a linear one.")
-    centres, widths = dataset.get("WindowCenter"), dataset.get("WindowWidth")
-    window = None
-    if centres is not None and widths is not None:
-        first = [
-            float(one[0] if hasattr(one, "__len__") and not isinstance(one, str) else one) for one in (centres, widths)
-        ]
-        centre, width = first[0] - 0.5, max(first[1] - 1, 1e-6)  # PS3.3 C.11.2.1.2
-        window = centre - width / 2, centre + width / 2
-    elif dataset.get("VOILUTSequence"):
-        bits = int(dataset.VOILUTSequence[0].LUTDescriptor[2])
-        values, window = apply_voi(values.astype(np.int64), dataset, 0), (0.0, float(2**bits - 1))
+    window, table = _own_window(dataset), _own_table(dataset)
     padding = dataset.get("PixelPaddingValue")
     if padding is not None:
         slope, intercept = float(dataset.get("RescaleSlope", 1)), float(dataset.get("RescaleIntercept", 0))
@@ -191,7 +193,32 @@ def _grey(dataset: Any, values: np.ndarray, frames: int, name: str, where: str) 
             values = np.where(outside, values[~outside].max() if inverted else values[~outside].min(), values)
     if not np.isfinite(values).all():
         raise UserError(f"{name} in {where} holds values that are not finite. Replace or remove it.")
-    plain = window is None and dataset.BitsStored <= 8 and values.min() >= 0 and values.max() <= 255
-    return Values(
-        values.astype(np.uint8 if plain and (values == values.round()).all() else np.float32), window, inverted, frames
+    plain = window is None and table is None and dataset.BitsStored <= 8 and values.min() >= 0 and values.max() <= 255
+    kind = np.uint8 if plain and (values == values.round()).all() else np.float32
+    return Values(values.astype(kind), window, table, inverted=inverted, frames=frames)
+
+
+def _own_window(dataset: Any) -> tuple[float, float] | None:
+    """The first window of a file (PS3.3 C.11.2.1.2); None of a file without one, or with a sigmoid one, which is no window."""
+    centres, widths = dataset.get("WindowCenter"), dataset.get("WindowWidth")
+    function = str(dataset.get("VOILUTFunction") or "LINEAR").upper()
+    if centres is None or widths is None or function == "SIGMOID":
+        return None
+    centre, width = (
+        float(one[0] if hasattr(one, "__len__") and not isinstance(one, str) else one) for one in (centres, widths)
     )
+    if function == "LINEAR":
+        centre, width = centre - 0.5, max(width - 1, 1e-6)
+    return centre - width / 2, centre + width / 2
+
+
+def _own_table(dataset: Any) -> tuple[int, np.ndarray] | None:
+    """The first VOI table of a file that has no window: its least value, and grey levels 0 … 255 (PS3.3 C.11.2.1.1)."""
+    if not dataset.get("VOILUTSequence") or dataset.get("WindowCenter") is not None:
+        return None
+    item = dataset.VOILUTSequence[0]
+    count, first, bits = (int(one) for one in item.LUTDescriptor)
+    if isinstance(data := item.LUTData, bytes):
+        data = np.frombuffer(data, np.uint8 if len(data) <= (count or 65536) else "<u2")
+    greys = np.asarray(data, np.float64)[: count or 65536] / (2**bits - 1) * 255
+    return first, greys.round().clip(0, 255).astype(np.uint8)

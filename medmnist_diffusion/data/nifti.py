@@ -15,7 +15,9 @@ def is_nifti(path: str | Path) -> bool:
     return str(path).lower().endswith(NIFTI_SUFFIXES)
 
 
-def read_nifti(path: str | Path, where: str) -> tuple[np.ndarray, tuple[float, float] | None]:
+def read_nifti(
+    path: str | Path, where: str
+) -> tuple[np.ndarray, tuple[float, float] | None, tuple[float, ...] | None]:
     """float32 D×H×W, values as the file scales them, or H×W of a file with one slice; uint8 of a file of bytes. And which
     values the file says should be black and white, if it does.
 
@@ -47,16 +49,27 @@ def read_nifti(path: str | Path, where: str) -> tuple[np.ndarray, tuple[float, f
         raise UserError(f"{path} in {where} holds values that are not finite (NaN or infinite). Replace or remove it.")
     volume = values.transpose(2, 1, 0)[:, ::-1]  # D×H×W, the front of the body up
     volume = np.ascontiguousarray(volume[0] if len(volume) == 1 else volume)
-    return (volume.astype(np.uint8), None) if plain else (volume, (low, high) if low < high else None)
+    spacing = tuple(float(one) or 1.0 for one in reversed(image.header.get_zooms()[:3])) if volume.ndim == 3 else None
+    if plain:
+        return volume.astype(np.uint8), None, spacing
+    return volume, (low, high) if low < high else None, spacing
 
 
 def write_nifti(path: Path, volume: np.ndarray) -> None:
     """uint8 D×H×W×1 as a NIfTI file that `read_nifti` reads the same; voxels are cubes of 1 mm, since nobody knows better."""
+    check_nifti(volume.shape[-1])
     nibabel = _nibabel(path)
-    if volume.shape[-1] != 1:
-        raise UserError("NIfTI files hold grey volumes; these have colours. Use --format npz.")
     data = np.ascontiguousarray(volume[..., 0][:, ::-1].transpose(2, 1, 0))
     nibabel.save(nibabel.Nifti1Image(data, np.eye(4)), path)
+
+
+def check_nifti(channels: int) -> None:
+    """Raises:
+    UserError: where volumes of so many channels cannot be written here.
+    """
+    if channels != 1:
+        raise UserError("NIfTI files hold grey volumes; these have colours. Use --format npz.")
+    _nibabel("a NIfTI file")
 
 
 def _nibabel(path: str | Path) -> Any:
@@ -64,6 +77,7 @@ def _nibabel(path: str | Path) -> Any:
         import nibabel
     except ImportError:
         raise UserError(
-            f"{Path(path).name} is a NIfTI file, which needs nibabel: pip install 'medmnist-diffusion[medical]'."
+            f"{Path(path).name}: reading and writing NIfTI needs nibabel: pip install 'medmnist-diffusion[medical]'. Volumes can "
+            "also be npz files."
         ) from None
     return nibabel

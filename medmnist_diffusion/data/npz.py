@@ -193,7 +193,7 @@ def _check_label_header(where: str, shape: tuple[int, ...], dtype: np.dtype, ima
         raise UserError(f"{where} is empty. Every split needs images: move some there.")
     if images != shape[0]:
         raise UserError(f"{where} has {images} images but {shape[0]} labels. They must be as many.")
-    if dtype.kind not in "iuf":
+    if dtype.kind not in "iuf" and not (dtype.kind == "b" and len(shape) == 2):
         raise UserError(f"{where}_labels has dtype {dtype}; integer class ids are needed.")
 
 

@@ -46,13 +46,16 @@ def hub_dataset(name: str, reading: Reading) -> ImageDataset:
     return _dataset(name, name, parts, reading, notes, content, source="hub")
 
 
-def folder_parts(path: Path, slices: int | None = None) -> tuple[dict[str, list[Part]], list[str], str]:
+def folder_parts(
+    path: Path, slices: int | None = None, tables: bool = True
+) -> tuple[dict[str, list[Part]], list[str], str]:
     """What a folder of images or of parquet files holds by split, notes on how that was found, and what names the content.
 
     The content is named by the files' names and bytes, never by their dates.
 
     Args:
         slices: read each volume as so many slices.
+        tables: look for a table of labels before folders are taken for classes.
 
     Raises:
         UserError: if it holds neither, both, or more than one reading is possible.
@@ -60,10 +63,10 @@ def folder_parts(path: Path, slices: int | None = None) -> tuple[dict[str, list[
     everything = sorted(file for file in path.rglob("*") if not is_hidden(file.relative_to(path)) and file.is_file())
     parquet = [file for file in everything if file.suffix.lower() in PARQUET_SUFFIXES]
     if not parquet:
-        tables = find_tables(path)
-        labelled, notes = labelled_files(path, tables) if tables else _by_folders(path)
+        found = find_tables(path) if tables else {}
+        labelled, notes = labelled_files(path, found) if found else _by_folders(path)
         files = [file for one in labelled.values() for file in one.files]
-        content = _content(path, [*files, *tables.values()]) + (f"-{slices}" if slices else "")
+        content = _content(path, [*files, *found.values()]) + (f"-{slices}" if slices else "")
         if slices and not any(map(is_nifti, files)):
             raise UserError(f"{path} holds no volumes: leave --slices out.")
         return {split: [_table(one, slices)] for split, one in labelled.items()}, notes, content

@@ -78,14 +78,18 @@ def plan_draw(real: RealSide, generated: Split, per_class: bool = True) -> Draw:
     plan = plan_comparison(dataset, real.held_out, generated, real.num_real, real.seed)
     plan_of_fitted = None
     try:
+        # Of several labels an image, one rare combination that val lacks would leave nothing to compare.
+        left_out = real.scarce if dataset.conditioning.multi_label else None
         plan_of_fitted = plan_comparison(
-            dataset, real.held_out, generated, real.num_real, real.seed, only_held_out=True
+            dataset, real.held_out, generated, real.num_real, real.seed, only_held_out=True, left_out=left_out
         )
     except UserError as error:
         refused.add(f"Distances in spaces fitted to train: {error}", None)
     conditioning = dataset.conditioning
     for stratum in np.flatnonzero(real.scarce & (conditioning.stratum_counts(dataset.train.labels) > 0)):
-        why = "Labels and copies, overall, are those of the other classes: too few val images"
+        why = "Labels, copies and spaces fitted to train, overall, are those of the other combinations: too few val images"
+        if not conditioning.multi_label:
+            why = "Labels and copies, overall, are those of the other classes: too few val images"
         refused.add(why, conditioning.stratum_name(int(stratum)))
     for class_ in np.flatnonzero(conditioning.counts(generated.labels) == 0):
         refused.add("All figures: no generated image of this class", dataset.id2label[int(class_)])
@@ -155,7 +159,8 @@ def feature_evidence(
                 extractor, dimension, of_held_out[dimension], of_train[dimension]
             )
             # Training images lie closer together than fresh ones in a space that was fitted to them: they are no fresh ones there.
-            alone = None if extractor.fitted else real.neighbours_of_alone(extractor, dimension, of_train[dimension])
+            fitted_or_none = extractor.fitted or not len(real.alone)
+            alone = None if fitted_or_none else real.neighbours_of_alone(extractor, dimension, of_train[dimension])
             yield from _distance_evidence(
                 draw, space, found.distances[:, 0], nearest_fresh.distances[:, 0], "in feature space"
             )
@@ -224,7 +229,8 @@ def pixel_evidence(draw: Draw, nearest: NearestImages, pictures: Nearest) -> Ite
     """
     real, train = draw.real, draw.real.dataset.train
     space = Space("pixels", int(np.prod(train.images.shape[1:])))
-    yield from _relative_evidence(draw, space, pictures.relative, real.relative_of_held_out, real.relative_of_alone)
+    alone = real.relative_of_alone if len(real.alone) else None
+    yield from _relative_evidence(draw, space, pictures.relative, real.relative_of_held_out, alone)
     if len(real.held_out) < MIN_CLASS_IMAGES:
         draw.refused.add(
             f"Memorized share: only {len(real.held_out)} val images neither stand in train nor have a twin there, and "

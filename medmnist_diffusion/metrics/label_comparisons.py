@@ -2,13 +2,14 @@
 evidence for the metrics of labels."""
 
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import numpy as np
 
 from medmnist_diffusion.data.dataset import Split
 from medmnist_diffusion.metrics.classifier import FEATURES, chances, fitted_classifier, predict
 from medmnist_diffusion.metrics.comparisons import Draw
-from medmnist_diffusion.metrics.evidence import Evidence, LabelledValues
+from medmnist_diffusion.metrics.evidence import Evidence, Kind, LabelledValues
 from medmnist_diffusion.metrics.features import Space
 
 CLASSIFIER = Space("classifier", FEATURES)
@@ -63,13 +64,31 @@ def _scores_of_labels(draw: Draw) -> Iterator[Evidence]:
         lambda: _beside_labels(draw, real.held_out, chances(real.classifier, real.held_out)),
     )
     generated, fresh = draw.of_generated(scores, None), real.of_held_out(scores_of_real, None)
+    yield from _by_label(
+        draw, "label_scores", generated, fresh, real.held_out_source(fresh), n_real=len(real.dataset.train)
+    )
+
+
+def _by_label(
+    draw: Draw, kind: Kind, generated: LabelledValues, fresh: LabelledValues, source: str, note: str = "", **sizes: Any
+) -> Iterator[Evidence]:
+    """Scores of all labels that both sides can be judged by (some images have it, some do not), and of each of these."""
+    count = draw.real.dataset.num_classes
+    there = [side.values[:, count:].mean(0) if len(side) else np.zeros(count) for side in (generated, fresh)]
+    both = [label for label in range(count) if all(0 < share[label] < 1 for share in there)]
+    for label in sorted(set(range(count)) - set(both)):
+        draw.refused.add("AUC: either all images have the label, or none has it", label)
     for class_ in draw.classes:
-        sides = [_of_label(side, class_) for side in (generated, fresh)]
-        if min(map(len, sides)):
-            yield Evidence(
-                "label_scores", CLASSIFIER, class_, sides[0], sides[1], real.held_out_source(fresh), real.seed,
-                n_real=len(real.dataset.train),
-            )  # fmt: skip
+        columns = both if class_ is None else [class_] if class_ in both else []
+        if not columns:
+            continue
+        chosen = [*columns, *(count + label for label in columns)]
+        sides = [LabelledValues(side.values[:, chosen], side.labels) for side in (generated, fresh)]
+        words = f"{len(both)} of {count} labels" if class_ is None and len(both) < count else ""
+        yield Evidence(
+            kind, CLASSIFIER, class_, sides[0], sides[1], source, draw.real.seed,
+            note="; ".join(filter(None, (words, note))), **sizes,
+        )  # fmt: skip
 
 
 def _pairs_of_labels(draw: Draw) -> Iterator[Evidence]:
@@ -109,30 +128,21 @@ def classification_evidence(draw: Draw) -> Iterator[Evidence]:
         ("recognised test images", plan.real_key),
         lambda: tested("as many real images", plan.floor_split, plan.floor),
     )
-    n = len(plan.generated)
+    n, source = len(plan.generated), f"trained on {plan.floor_source}"
+    note = f"one training of {n} images, {len(test)} test images"
+    sizes: dict[str, Any] = {"n_real": len(test), "n_generated": n}
+    if conditioning.multi_label:
+        yield from _by_label(draw, "test_scores", by_generated, by_real, source, note, reference_split="test", **sizes)
+        return
     for class_ in draw.classes:
-        if conditioning.multi_label:
-            generated, fresh = _of_label(by_generated, class_), _of_label(by_real, class_)
-        else:
-            generated, fresh = (side.of_class(conditioning, class_) for side in (by_generated, by_real))
+        generated, fresh = (side.of_class(conditioning, class_) for side in (by_generated, by_real))
         if len(generated):
             yield Evidence(
-                "test_scores" if conditioning.multi_label else "recognised_tests", CLASSIFIER, class_, generated, fresh,
-                f"trained on {plan.floor_source}", real.seed, n_real=len(test), n_generated=n, reference_split="test",
-                note=f"one training of {n} images, {len(test)} test images",
+                "recognised_tests", CLASSIFIER, class_, generated, fresh, source, real.seed, reference_split="test",
+                note=note, **sizes,
             )  # fmt: skip
 
 
 def _beside_labels(draw: Draw, split: Split, scores: np.ndarray) -> np.ndarray:
     """float64 N×2K: the chance of each label, and whether the image has it."""
     return np.concatenate([scores, draw.real.dataset.conditioning.matrix(split.labels)], 1)
-
-
-def _of_label(side: LabelledValues, class_: int | None) -> LabelledValues:
-    """The chance of one label, and whether it is there, of all images; nothing where all have it or none."""
-    if class_ is None:
-        return side
-    half = side.values.shape[1] // 2
-    values = side.values[:, [class_, half + class_]]
-    kept = np.flatnonzero(np.full(len(values), 0 < values[:, 1].sum() < len(values)))
-    return LabelledValues(values[kept], side.labels[kept])

@@ -43,6 +43,7 @@ def plan_comparison(
     num_real: int | None,
     seed: int,
     only_held_out: bool = False,
+    left_out: np.ndarray | None = None,
 ) -> Comparison:
     """Choose both sides so that the figure and its floor have the same size and the same class shares.
 
@@ -50,6 +51,7 @@ def plan_comparison(
     the generated images lack altogether is a loss, and is counted as one: the others fill its place. Where images have several
     labels, combinations of them (`Conditioning.strata`) stand for classes.
     The floor's images are held out where there are enough of them, else a part of train that is left out of the reference.
+    `left_out` is a mask of strata that are not compared.
     `only_held_out` takes fewer generated images instead: in a space that was fitted to the training images these lie too close
     to each other, and their floor would be one that no fresh image reaches, real or not.
 
@@ -60,6 +62,9 @@ def plan_comparison(
     of_generated, of_floor, of_reference = (np.random.default_rng([seed, stream]) for stream in range(3))
     train, conditioning = dataset.train, dataset.conditioning
     shares = conditioning.stratum_shares(train.labels)
+    if left_out is not None and not left_out[shares > 0].all():
+        shares = np.where(left_out, 0, shares)
+        shares /= shares.sum()
     ours, of_held_out = conditioning.stratum_counts(generated.labels), conditioning.stratum_counts(held_out.labels)
     our_shares = shares * (ours > 0) / shares[ours > 0].sum()
 

@@ -36,7 +36,7 @@ class RealSide:
         held_out: the val images that are independent of the training images: neither copies nor twins of one.
         held_out_rows: of these, those that give the class shares of train, over the classes that val has enough of.
         alone: rows of training images, at most 2,000, that have no twin among the others: each left out once, they are to the
-            others what a fresh image is.
+            others what a fresh image is. None where the data have groups (patients).
         scarce: bool S, the other classes (of several labels an image: strata).
         floors: what metrics gave for real images (`records.measure`).
     """
@@ -45,7 +45,9 @@ class RealSide:
         self.dataset, self.num_real, self.seed = dataset, num_real, seed
         self._independent, self._twins = independent_rows(dataset), find_twins(dataset)
         self.held_out = dataset.splits["val"].subset(self._independent)
-        self.alone = self._twins.looked_up["train"][self._twins.alone][:MOST_ALONE]
+        # Where it is known who is in an image, others of the same person are too near to it.
+        most = MOST_ALONE if dataset.train.groups is None else 0
+        self.alone = self._twins.looked_up["train"][self._twins.alone][:most]
         self.floors: dict[Hashable, Estimate] = {}
         self._known: dict[Hashable, object] = {}
         # Overall, nearness to train depends on the mix of classes: both sides have that of train, over the classes that val has

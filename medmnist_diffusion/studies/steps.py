@@ -19,11 +19,11 @@ from medmnist_diffusion.metrics.features import FeatureExtractor
 from medmnist_diffusion.processes import threads_kept
 from medmnist_diffusion.publish.pipeline_folder import saved_step
 from medmnist_diffusion.training.config import FREE_ON_RESUME, TrainingConfig, training_config
+from medmnist_diffusion.training.setup import NARROW, with_choices
 from medmnist_diffusion.training.train import train
 
 NEVER = 10**9
 LATER = ("fit", "window", "slices")  # settings that came later, and mean nothing where they are not given
-ONCE = {"block_out_channels": [32, 64], "prediction_type": "v_prediction"}
 
 
 def generator_config(
@@ -38,14 +38,18 @@ def generator_config(
     return training_config(**{**options, **rhythm, **run})
 
 
-def settings_of(config: TrainingConfig, also: Sequence[str] = ()) -> dict[str, Any]:
+def settings_of(config: TrainingConfig, dataset: ImageDataset, also: Sequence[str] = ()) -> dict[str, Any]:
     """What a training's weights depend on, defaults among it; and other settings by their names.
 
-    What a configuration leaves to the data is named as it was when it did not: results that were kept then are found again.
+    What a configuration leaves to the data is named as the data choose it; the factor only where the older rule chose another, so
+    that results that were kept then are found again.
     """
-    values = {name: value for name, value in asdict(config).items() if name not in FREE_ON_RESUME or name in also}
-    known = {name: ONCE.get(name, value) if value is None else value for name, value in values.items()}
-    return {name: value for name, value in known.items() if value is not None or name not in LATER}
+    chosen = with_choices(config, dataset)
+    settings = replace(chosen, pixel_unshuffle=config.pixel_unshuffle)
+    if chosen.block_out_channels != NARROW or any(side % 4 for side in dataset.shape[:-1]):
+        settings = chosen
+    values = {name: value for name, value in asdict(settings).items() if name not in FREE_ON_RESUME or name in also}
+    return {name: value for name, value in values.items() if value is not None or name not in LATER}
 
 
 def train_generator(config: TrainingConfig, dataset: ImageDataset, run: Path, log: Path, leave: Sequence[str]) -> Path:

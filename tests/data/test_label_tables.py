@@ -109,7 +109,7 @@ def test_drawn_splits_keep_a_patient_together(tmp_path: Path) -> None:
     assert all(len(split) for split in dataset.splits.values())
 
 
-MISTAKES = {
+MISTAKES: dict[str, tuple[list[dict[str, Any]], str]] = {
     "no label": ([{"file": "0.png", "label": ""}, {"file": "1.png", "label": "a"}], "line 2 has no label"),
     "two labels": (
         [{"file": "0.png", "label": "a"}, {"file": "0.png", "label": "b"}],
@@ -117,6 +117,19 @@ MISTAKES = {
     ),
     "no file": ([{"file": "x.png", "label": "a"}, {"file": "y.png", "label": "b"}], "none of the files"),
     "odd split": ([{"file": "0.png", "label": "a", "split": "fold3"}] * 2, "train, val and test are needed"),
+    "two splits": (
+        [{"file": "0.png", "label": "a", "split": "train"}, {"file": "0.png", "label": "a", "split": "test"}],
+        "two rows with different splits",
+    ),
+    "a list as text": ([{"file": f"{n}.png", "label": "['a', 'b']"} for n in range(2)], "a list written as text"),
+    "a hole among several": (
+        [{"file": "0.png", "label": "a|b"}, {"file": "1.png", "label": ""}],
+        "line 3 has no label",
+    ),
+    "unsure": (
+        [{"file": f"{n}.png", "mass": n % 2, "nodule": ["0", "1", "-1"][n % 3]} for n in range(6)],
+        "line 4: nodule is '-1', neither 0 nor 1",
+    ),
     "no patient": ([{"file": "0.png", "label": "a", "patient": ""}] * 2, "who the image is of is missing"),
 }
 
@@ -168,3 +181,31 @@ def test_patients_in_two_splits_are_counted_and_left_out(tmp_path: Path) -> None
     assert report.shared_groups == {"train-val": 5, "train-test": 10, "val-test": 0}
     assert any(line.startswith("5 patients (or lesions) have images in train and in val") for line in findings(report))
     assert independent_rows(dataset).tolist() == [0, 1, 2, 3, 4]  # 40 … 44; the other five are patients 0 … 4
+
+
+def test_another_csv_is_no_table_of_labels(tmp_path: Path) -> None:
+    pictures(tmp_path, [f"{label}/{number}.png" for label in "ab" for number in range(12)])
+    table(tmp_path / "patients.csv", [{"id": "p1", "diagnosis": "flu"}, {"id": "p2", "diagnosis": "cold"}])
+    table(tmp_path / "classes.csv", [{"name": "a", "label": "0"}, {"name": "b", "label": "1"}])
+    (tmp_path / "notes.csv").write_text("Export of the ward\nfile,label\na,b,c\n")
+    assert load_dataset(str(tmp_path)).conditioning.names == ["a", "b"]
+
+
+def test_json_lines_that_differ_or_hold_numbers(tmp_path: Path, cli_error: CliError) -> None:
+    pictures(tmp_path, ["0.png", "1.png"])
+    path = tmp_path / "metadata.jsonl"
+    path.write_text('{"file_name": "0.png", "label": "a"}\n{"file_name": "1.png"}\n')
+    assert "line 2 has other fields" in cli_error("audit", str(tmp_path))
+    path.write_text('{"file_name": "0.png", "labels": [0, 1]}\n{"file_name": "1.png", "labels": [1, 0]}\n')
+    assert "holds a list of numbers" in cli_error("audit", str(tmp_path))
+
+
+def test_large_groups_get_their_share_only(tmp_path: Path) -> None:
+    names = [f"{number:03d}.png" for number in range(600)]
+    pictures(tmp_path, names)
+    rows = [
+        {"file": name, "label": "xy"[number // 10 % 2], "patient": number // 10} for number, name in enumerate(names)
+    ]
+    table(tmp_path / "metadata.csv", rows)
+    sizes = {name: len(split) for name, split in load_dataset(str(tmp_path)).splits.items()}
+    assert sizes == {"train": 480, "val": 60, "test": 60}

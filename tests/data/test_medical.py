@@ -90,7 +90,7 @@ def test_a_dicom_file_without_a_picture_is_named(tmp_path: Path, cli_error: CliE
 
 
 def folder_of_dicom(path: Path, count: int = 12) -> Path:
-    """Four of pydicom's own grey files, moved about a little, in two classes, some without a suffix."""
+    """Two of pydicom's own grey files, moved about a little, as two classes, some without a suffix."""
     rng = np.random.default_rng(0)
     for label, name in (("ct", "CT_small.dcm"), ("mr", "MR_small.dcm")):
         dataset = pydicom.dcmread(get_testdata_file(name))
@@ -158,8 +158,9 @@ def test_nifti_axes_are_the_scanners(tmp_path: Path) -> None:
             )
         )
         nibabel.save(turned, tmp_path / f"{code}.nii.gz")
-        values, window = read_nifti(tmp_path / f"{code}.nii.gz", "here")
+        values, window, spacing = read_nifti(tmp_path / f"{code}.nii.gz", "here")
         assert values.shape == (12, 10, 8)  # feet to head, front to back, left to right
+        assert spacing == (1, 1, 1)
         assert values[11, 0, 7] == 5
         assert window is None
 
@@ -167,7 +168,7 @@ def test_nifti_axes_are_the_scanners(tmp_path: Path) -> None:
 def test_written_volumes_are_read_as_they_were(tmp_path: Path) -> None:
     volume = np.random.default_rng(0).integers(0, 256, (9, 8, 11, 1), np.uint8)
     write_nifti(tmp_path / "x.nii.gz", volume)
-    values, _ = read_nifti(tmp_path / "x.nii.gz", "here")
+    values, *_ = read_nifti(tmp_path / "x.nii.gz", "here")
     assert values.dtype == np.uint8
     np.testing.assert_array_equal(values, volume[..., 0])
 
@@ -205,3 +206,89 @@ def test_volumes_become_cubes(fit: Any) -> None:
     share = {"crop": 1.0, "pad": 10 * 12 * 10 / 20**3, "squash": 0.5}[fit]
     assert cube.shape == (10, 10, 10)
     assert cube.mean() / 255 == pytest.approx(share, abs=0.03)
+
+
+def test_a_cube_is_one_of_the_body(tmp_path: Path) -> None:
+    """Slices 5 mm apart, pixels of 1 mm: the middle cube has 20 slices of 100 × 100 pixels."""
+    volume = np.zeros((20, 160, 160), np.uint8)
+    volume[:, 30:130, 30:130] = 255
+    assert fitted_volume(volume, 10, "crop", (5.0, 1.0, 1.0)).min() == 255
+    padded = fitted_volume(volume, 16, "pad", (5.0, 1.0, 1.0))
+    assert padded.mean() / 255 == pytest.approx(100**3 / 160**3, abs=0.03)
+
+
+def grey_dicom(values: np.ndarray, **tags: Any) -> Any:
+    """CT_small.dcm with other pixels and tags."""
+    dataset = pydicom.dcmread(get_testdata_file("CT_small.dcm"))
+    for name in ("WindowCenter", "WindowWidth", "PixelPaddingValue"):
+        if name in dataset:
+            delattr(dataset, name)
+    dataset.PixelData, (dataset.Rows, dataset.Columns) = values.astype("<i2").tobytes(), values.shape
+    for name, value in {"RescaleIntercept": 0, "RescaleSlope": 1, **tags}.items():
+        setattr(dataset, name, value)
+    return dataset
+
+
+def read(dataset: Any, path: Path) -> Values:
+    dataset.save_as(path)
+    values = medical_values(row(path), "here")
+    assert isinstance(values, Values)
+    return values
+
+
+def test_windows_of_every_kind(tmp_path: Path) -> None:
+    ramp = np.arange(-8, 8).reshape(4, 4)
+    linear = read(grey_dicom(ramp, WindowCenter=0, WindowWidth=9), tmp_path / "a.dcm")
+    exact = read(grey_dicom(ramp, WindowCenter=0, WindowWidth=8, VOILUTFunction="LINEAR_EXACT"), tmp_path / "b.dcm")
+    sigmoid = read(grey_dicom(ramp, WindowCenter=0, WindowWidth=8, VOILUTFunction="SIGMOID"), tmp_path / "c.dcm")
+    assert linear.window == (-4.5, 3.5)
+    assert exact.window == (-4, 4)
+    assert not sigmoid.says_window
+    assert exact.grey(exact.window)[ramp == 0] == 128
+    table = pydicom.Dataset()
+    table.LUTDescriptor, table.LUTData = [4, -2, 8], [0, 100, 200, 255]
+    dataset = grey_dicom(ramp, VOILUTSequence=pydicom.Sequence([table]))
+    dataset.VOILUTSequence[0]["LUTDescriptor"].VR = "SS"
+    dataset.VOILUTSequence[0]["LUTData"].VR = "US"
+    shown = read(dataset, tmp_path / "d.dcm").grey(None)
+    wanted = np.array([0, 100, 200, 255])[(ramp + 2).clip(0, 3)]
+    np.testing.assert_array_equal(shown, wanted)
+
+
+def test_the_percentiles_see_all_columns() -> None:
+    values = np.full((1024, 1024), 100, np.float32)
+    values[:, 400:440] = 3000
+    assert np.percentile(Values(values).sample, 99.5) == 3000
+
+
+def test_one_window_for_all_unless_asked_otherwise(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    for label, centre in (("a", 0), ("b", 500)):
+        (tmp_path / label).mkdir()
+        for number in range(6):
+            values = rng.integers(-1000, 1000, (28, 28))
+            grey_dicom(values, WindowCenter=centre, WindowWidth=401).save_as(tmp_path / label / f"{number}.dcm")
+    default = load_dataset(str(tmp_path))
+    own = load_dataset(str(tmp_path), window="file")
+    assert any("0.5 and 99.5 %" in note for note in default.notes)
+    assert any("as each file says itself" in note for note in own.notes)
+    for number in range(6):
+        grey_dicom(rng.integers(-1000, 1000, (28, 28)), WindowCenter=0, WindowWidth=401).save_as(
+            tmp_path / "b" / f"{number}.dcm"
+        )
+    assert any("the window that every file says" in note for note in load_dataset(str(tmp_path)).notes)
+
+
+def test_deep_pictures_lie_as_viewers_show_them(tmp_path: Path) -> None:
+    pixels = np.arange(28 * 28, dtype=np.uint16).reshape(28, 28) * 60
+    for label in "ab":
+        (tmp_path / label).mkdir()
+        for number in range(4):
+            exif = Image.Exif()
+            exif[0x0112] = 6
+            Image.fromarray(np.roll(pixels, number, 1)).save(tmp_path / label / f"{number}.png", exif=exif)
+    dataset = load_dataset(str(tmp_path), window=[0, 47040])
+    assert any("turned upright" in note for note in dataset.notes)
+    image = dataset.train.images[:][0, ..., 0].astype(int)
+    assert (np.diff(image[:, 0]) <= 20).all()
+    assert image[0].std() > image[:, 0].std()  # rows have become columns

@@ -121,7 +121,7 @@ class DiffusionSource:
 
     def _training(self, config: TrainingConfig) -> list[Any]:
         """All settings that a training depends on, defaults among them."""
-        return [settings_of(config) | self.options, VALIDATIONS, LEAST_STEPS]
+        return [settings_of(config, self.whole) | self.options, VALIDATIONS, LEAST_STEPS]
 
     def _key(self, teacher: RegimeData) -> str:
         """Of all that a generator depends on: not the size of the pools."""

@@ -92,7 +92,7 @@ class TrainingProtocol:
         return digest([self._training(variant, seed), sampling, spaces, held_out, MEASURES])
 
     def _training(self, variant: TrainingVariant, seed: int) -> list[Any]:
-        settings = settings_of(self.config(variant, seed), also=BUDGETS)
+        settings = settings_of(self.config(variant, seed), self.dataset, also=BUDGETS)
         return [settings, variant.corrupted_share, self.dataset.train.content_hash]
 
     def finished(self, variant: TrainingVariant, seed: int) -> VariantResult | None:
