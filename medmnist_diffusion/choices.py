@@ -12,7 +12,7 @@ LOSS_PARTS = ("losses", "waterfall", "parameters", "robustness")
 FITS = ("crop", "pad", "squash")
 WINDOW_HELP = (
     "Of images with more than 8 bits, which values become black and white: auto, percentile, file, or two numbers (default auto: "
-    "each file's own, or where some have none 0.5 and 99.5 % of all values)."
+    "the files' own where all say the same, else 0.5 and 99.5 % of all values)."
 )
 Format = Literal["folder", "npz", "parquet"]
 

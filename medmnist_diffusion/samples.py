@@ -54,9 +54,8 @@ def sample(
         sampling: how they are drawn.
         output_format: default npz for a .npz output, else PNG folders, or NIfTI files of volumes.
         num_images: instead, at least so many images, with classes or combinations of labels as often as in the training images.
-        labels: with `num_per_class`, only these: names of classes, or of several labels an image `effusion+mass` (and an empty
-        text
-            for none).
+        labels: with `num_per_class`, only these: names of classes, or of several labels an image `effusion+mass` (and an
+            empty text for none).
 
     Raises:
         UserError: if the output exists, the images do not fit into memory, or the pipeline cannot be used.

@@ -88,7 +88,7 @@ class TrainingConfig:
     window: Annotated[list[str] | None, BeforeValidator(_words)] = Field(
         default=None,
         description="Of images with more than 8 bits, which values become black and white: auto, percentile, file, or two numbers "
-        "(default auto: each file's own window, or where some have none 0.5 and 99.5 % of all values).",
+        "(default auto: the files' own window where all say the same, else 0.5 and 99.5 % of all values).",
     )
     slices: Count | None = Field(
         default=None,

@@ -83,8 +83,8 @@ def label_conflicts(
 
 def independent_rows(dataset: ImageDataset) -> np.ndarray:
     """The rows of val whose images are independent of the training images: neither copies nor twins of one, nor of a person in
-    train where that is known; perhaps none. Of very
-    large sets some, those that were looked up. Kept on disk by content: a resumed run hashes no image again."""
+    train where that is known; perhaps none. Of very large sets some, those that were looked up. Kept on disk by content: a resumed
+    run hashes no image again."""
     contents = [
         split.content_hash[:16] for split in dataset.splits.values()
     ]  # test images have a part in what counts as a twin

@@ -24,8 +24,9 @@ class Reading:
     Attributes:
         size: height and width in pixels; None: 28 × 28. Volumes become cubes.
         fit: crop to the middle of the wanted shape, pad to it, or squash to it.
-        window: of images with more than eight bits, which values become black and white. auto: each file's own (DICOM), or where
-            some have none the percentiles; percentile: those of 0.5 and 99.5 % of all images together; two numbers: these.
+        window: of images with more than eight bits, which values become black and white. auto: the files' own where all say
+            the same one, else the percentiles; file: each file's own; percentile: those of 0.5 and 99.5 % of all images together;
+            two numbers: these.
         slices: read each volume as so many slices across its first axis, evenly spaced; None: as a volume.
     """
 

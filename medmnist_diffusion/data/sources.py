@@ -75,8 +75,7 @@ def load_dataset(
         download: whether a MedMNIST file that is missing may be downloaded.
         fit: how images of a folder or the Hub become so large: `crop` to their middle (default), `pad` or `squash`.
         window: of images with more than 8 bits, which values become black and white: `auto` (default), `percentile`, `file`, or
-        two
-            numbers (`data/reading.py`).
+            two numbers (`data/reading.py`).
         slices: read each volume of a folder of NIfTI files as so many slices.
 
     Raises:
