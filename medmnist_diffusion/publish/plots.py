@@ -40,6 +40,12 @@ def _step(images: np.ndarray) -> int:
     return int(pictures(images[:1]).shape[1]) + 1
 
 
+def _aspect(images: np.ndarray) -> float:
+    """Height of a picture ÷ its width."""
+    height, width = pictures(images[:1]).shape[1:3]
+    return float(height / width)
+
+
 def save_grid(images: np.ndarray, path: Path, columns: int) -> None:
     """A grid of uint8 N×H×W×C images (or volumes), `columns` in a row, as PNG."""
     grid = image_grid(images, columns)
@@ -107,7 +113,8 @@ def real_beside_generated(
     real: np.ndarray, generated: np.ndarray, names: list[str], columns: int, path: Path, title: str
 ) -> None:
     """Real images on the left, generated on the right, one row a class; both uint8 (K·columns)×H×W×C, class by class."""
-    figure, axes = plt.subplots(1, 2, figsize=(11, 4.8 / columns * len(names) + 0.7), constrained_layout=True)
+    height = 4.8 / columns * len(names) * _aspect(real) + 0.7
+    figure, axes = plt.subplots(1, 2, figsize=(11, height), constrained_layout=True)
     for axis, images, heading in ((axes[0], real, "real"), (axes[1], generated, "generated")):
         grid = image_grid(images, columns)
         axis.imshow(without_grey_axis(grid), cmap="gray", vmin=0, vmax=255)
@@ -128,7 +135,7 @@ def save_sides(sides: dict[str, Split], id2label: dict[int, str], path: Path, co
     figure, axes = plt.subplots(
         1,
         len(sides),
-        figsize=(2.8 * len(sides), 2.8 / columns * len(names) + 0.8),
+        figsize=(2.8 * len(sides), 2.8 / columns * len(names) * _aspect(next(iter(sides.values())).images[:1]) + 0.8),
         squeeze=False,
         constrained_layout=True,
     )
@@ -152,7 +159,8 @@ def save_preview(dataset: ImageDataset, path: Path, columns: int = 8) -> None:
     names = dataset.conditioning.shown_names[:MOST_CLASSES]
     blank = np.full((columns, *dataset.train.images.shape[1:]), 255, np.uint8)
     lines = [np.concatenate([dataset.train.images[np.sort(row)], blank[len(row) :]]) for row in rows[:MOST_CLASSES]]
-    figure, axis = plt.subplots(figsize=(7, 5.6 / columns * len(names) + 0.8), constrained_layout=True)
+    height = 5.6 / columns * len(names) * _aspect(blank) + 0.8
+    figure, axis = plt.subplots(figsize=(7, height), constrained_layout=True)
     axis.imshow(without_grey_axis(image_grid(np.concatenate(lines), columns)), cmap="gray", vmin=0, vmax=255)
     step = _step(blank)
     axis.set_xticks([])
@@ -202,7 +210,7 @@ def plot_closest(
     figure, axes = plt.subplots(
         len(lines),
         len(generated),
-        figsize=(1.15 * len(generated), 1.25 * len(lines) + 0.7),
+        figsize=(1.15 * len(generated), 1.25 * len(lines) * min(1.0, 2 * _aspect(generated)) + 0.7),
         squeeze=False,
         constrained_layout=True,
     )
