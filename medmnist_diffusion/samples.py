@@ -74,8 +74,10 @@ def sample(
     pipe = load_pipeline(pipeline, sampling.sampler)
     remedy = "Make fewer at once, with another --seed each time."
     _check_format(pipe.image_shape, output_format)
-    conditions = _wanted(conditioning_of(pipe), pipeline, num_per_class, num_images, labels)
-    check_images_memory(pipe.image_shape, len(conditions), remedy)
+    conditioning = conditioning_of(pipe)
+    count = (num_images or 0) + (num_per_class or 0) * (len(labels) or len(conditioning.ids))
+    check_images_memory(pipe.image_shape, count, remedy)
+    conditions = _wanted(conditioning, pipeline, num_per_class, num_images, labels)
     made = draw(pipe, conditions, sampling)
     if state.is_main_process:
         record = samples_record(pipeline, pipe, made, sampling)
