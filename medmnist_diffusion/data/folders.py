@@ -26,6 +26,12 @@ _SPLITS = {
     "val": r"val(id(ation)?)?|dev",
     "test": r"test(ing)?|tst",
 }
+# Words in which other languages and habits call splits: a folder called so that holds the same folders as others is refused.
+_SPLIT_LIKE = re.compile(
+    r"train|test|valid|^fold|^cv[-_ ]?\d|hold[-_ ]?out|^dev(elop)?|entren|prueba|treino|apprentis|adde?str|prova|prüf"
+    r"|pruef|обуч|тест|训练|测试|验证|訓練|テスト|検証",
+    re.IGNORECASE,
+)
 _SPLIT_TAIL = r"([-_ ]?(set|data|images|split))?"
 _MASK_WORDS = (
     r"masks?|seg(s|mented|mentations?)?|lesions?|annotations?|ground[-_ ]?truths?|gts?|contours?|overlays?|thumbnails?"
@@ -217,7 +223,7 @@ def _refuse_two_readings(tree: _Tree) -> None:
             )
     for name, inner in below.items():
         alike = [other for other in below if other != name and len(below[other] & inner) > 1]
-        if alike and not split_name(name) and re.search(r"train|test|valid", name, re.IGNORECASE):
+        if alike and not split_name(name) and _SPLIT_LIKE.search(name):
             raise UserError(
                 f"{tree.path}: {name} and {alike[0]} hold the same folders. Are they splits? Call them train, val and test. "
                 "If they are classes, call them otherwise."

@@ -46,11 +46,14 @@ class DataSource(NamedTuple):
         return load_dataset(self.dataset, self.root, self.size, fit=self.fit, window=self.window, slices=self.slices)
 
 
+def as_source(dataset: "str | DataSource", root: str | Path | None, size: Any) -> DataSource:
+    """A data set's name, with `root` and `size`, as a source."""
+    return dataset if isinstance(dataset, DataSource) else DataSource(dataset, root, size)
+
+
 def as_dataset(dataset: "str | DataSource | ImageDataset", root: str | Path | None, size: Any) -> ImageDataset:
     """A data set that may still have to be loaded, from a name with `root` and `size`."""
-    if isinstance(dataset, ImageDataset):
-        return dataset
-    return dataset.load() if isinstance(dataset, DataSource) else load_dataset(dataset, root, size)
+    return dataset if isinstance(dataset, ImageDataset) else as_source(dataset, root, size).load()
 
 
 def load_dataset(

@@ -528,3 +528,11 @@ def test_texts_in_a_picture_do_not_matter(made: Any, tmp_path: Path) -> None:
     notes.add_text("comment", "x")
     Image.new("L", (28, 28), 10).save(path / "a" / "0.png", pnginfo=notes)
     assert levels_by_class(load_dataset(str(path))) == {"a": {10}, "b": {100}}
+
+
+@pytest.mark.parametrize("names", [("entrenamiento", "prueba"), ("fold1", "fold2"), ("development", "holdout")])
+def test_splits_in_other_words_are_no_classes(names: tuple[str, str], made: Any, cli_error: CliError) -> None:
+    images = {
+        f"{name}/{label}/{n}.png": 40 * n for name in names for label in ("benign", "malignant") for n in range(3)
+    }
+    assert "Are they splits?" in cli_error("audit", str(made(images)))

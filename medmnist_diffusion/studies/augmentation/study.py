@@ -17,7 +17,7 @@ import torch
 
 from medmnist_diffusion.data import ImageDataset
 from medmnist_diffusion.data.regimes import LEAST, Regime
-from medmnist_diffusion.data.sources import DataSource
+from medmnist_diffusion.data.sources import DataSource, as_source
 from medmnist_diffusion.diffusion.samplers import DEFAULT_SAMPLER, DEFAULT_STEPS
 from medmnist_diffusion.diffusion.stopping import exclusive
 from medmnist_diffusion.errors import UserError
@@ -271,7 +271,7 @@ def study_augmentation(
     processes = processes or (1 if torch.accelerator.is_available() else len(available_cores()))
     run = start_study(
         "augmentation",
-        dataset if isinstance(dataset, DataSource) else DataSource(dataset, root, size),
+        as_source(dataset, root, size),
         output,
         time_budget,
         processes,

@@ -18,7 +18,7 @@ import numpy as np
 from medmnist_diffusion.choices import LOSS_PARTS
 from medmnist_diffusion.data import Split
 from medmnist_diffusion.data.duplicates import clean_held_out
-from medmnist_diffusion.data.sources import DataSource
+from medmnist_diffusion.data.sources import DataSource, as_source
 from medmnist_diffusion.diffusion.stopping import exclusive
 from medmnist_diffusion.errors import UserError
 from medmnist_diffusion.metrics.extractors import OFFLINE_PAIR, make_extractor
@@ -282,7 +282,7 @@ def study_loss(
         features = ["inception" if weights_at_hand(inception_weights) else "random"]
     run = start_study(
         "loss",
-        dataset if isinstance(dataset, DataSource) else DataSource(dataset, root, size),
+        as_source(dataset, root, size),
         output,
         time_budget,
         processes,
