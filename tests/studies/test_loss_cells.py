@@ -6,20 +6,22 @@ from typing import Any
 
 import numpy as np
 
-from medmnist_diffusion.data import load_dataset
+from medmnist_diffusion.data import ImageDataset, load_dataset
 from medmnist_diffusion.metrics.extractors import make_extractor
 from medmnist_diffusion.studies.loss.analysis import PartResult, verdicts
 from medmnist_diffusion.studies.loss.cells import CELLS, TrainingProtocol, corrupted, run_cell
 from medmnist_diffusion.studies.loss.report import write_report
 from medmnist_diffusion.studies.loss.variants import SOURCE, WATERFALL, TrainingVariant, waterfall
 from medmnist_diffusion.training.config import TrainingConfig, preset, training_config
+from medmnist_diffusion.training.setup import with_choices
 
 
-def test_the_waterfall_ends_at_the_default() -> None:
+def test_the_waterfall_ends_at_the_default(small: ImageDataset) -> None:
     arms = list(waterfall(preset("annotated")))
     assert [arm.name for arm in arms] == [SOURCE, *(name for name, _ in WATERFALL)]
     base: dict[str, Any] = {"dataset": "phantom", "output_dir": "x"}
-    assert training_config(**{**base, **arms[-1].options}) == training_config(**base)
+    last, default = training_config(**{**base, **arms[-1].options}), training_config(**base)
+    assert with_choices(last, small) == with_choices(default, small)
     fast = [arm.name for arm in arms].index("+ 10 DPM-Solver++ steps")
     assert [arm.num_inference_steps for arm in arms] == [200] * fast + [10] * (len(arms) - fast)
 
