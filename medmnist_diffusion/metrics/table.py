@@ -203,7 +203,6 @@ METRICS: dict[str, Metric] = {
         Metric(
             "cooccurrence_distance", "Distance of labels seen together", "label_pairs",
             lambda images: cooccurrence_distance(images.reference.values, images.values, images.seed), "lower",
-            in_ratio_plot=False,
         ),
         Metric(
             "classification_auc", "Classification AUC score", "test_scores", lambda images: mean_auc(images.values), "higher",
