@@ -89,7 +89,7 @@ def test_no_budget_means_twenty_minutes() -> None:
         (["--config", "nowhere.yaml"], "nowhere.yaml cannot be read"),
         (
             ["--block_out_channels", "16", "32", "32", "32", "32", "32", "--max_train_steps", "1"],
-            "are smaller than 32",
+            "are smaller than 64",
         ),
     ],
 )
