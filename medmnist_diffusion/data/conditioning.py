@@ -29,6 +29,7 @@ Task = Literal[
 
 NO_LABEL = "no label"
 MOST_LABELS = 62  # that one condition can hold, the null label's bit aside
+LARGEST_GROUP = 0.2  # of all images, that may go to a drawn part
 OWN_STRATUM = 20  # training images of a combination of labels that is a stratum of its own
 
 
@@ -359,7 +360,9 @@ def _whole_groups(
             for row in members:
                 if have >= count:
                     break
-                if part_of[row] == parts:
-                    part_of[members_of[groups[row]]] = part
+                group = members_of[groups[row]]
+                # A person with a great part of the images stays in what is left, which becomes train.
+                if part_of[row] == parts and len(group) <= max(count, LARGEST_GROUP * len(labels)):
+                    part_of[group] = part
                     have = int((part_of[members] == part).sum())
     return [np.flatnonzero(part_of == part) for part in range(parts + 1)]

@@ -36,7 +36,7 @@ _SPLIT_TAIL = r"([-_ ]?(set|data|images|split))?"
 _MASK_WORDS = (
     r"masks?|seg(s|mented|mentations?)?|lesions?|annotations?|ground[-_ ]?truths?|gts?|contours?|overlays?|thumbnails?"
 )
-_MASK_FOLDER = re.compile(rf"({_MASK_WORDS}|labels?)", re.IGNORECASE)
+_MASK_FOLDER = re.compile(rf"({_MASK_WORDS}|labels?([-_ ]?(tr|ts|va))?)", re.IGNORECASE)
 _MASK_FILE = re.compile(rf"(?P<of>.+?)[-_ ]+({_MASK_WORDS}|label)([-_ ]*\d+)?", re.IGNORECASE)
 _MASKS = "{} masks were left out"
 

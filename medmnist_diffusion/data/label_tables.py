@@ -10,8 +10,9 @@ Columns called split and patient are used where they are there. What is left out
 import csv
 import io
 import json
+import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -24,9 +25,10 @@ from medmnist_diffusion.errors import UserError
 
 FILE_COLUMNS = (
     "file_name", "filename", "file", "filepath", "file_path", "image_file", "image_path", "path", "image", "image_id",
-    "image_name", "image index", "img", "img_id", "imageid", "id", "name",
+    "image_name", "image_index", "img", "img_id", "imageid", "id", "name",
 )  # fmt: skip
-NAME_COLUMNS = ("label_name", "class_name", "finding labels", "finding_labels")  # before all other columns of labels
+NAME_COLUMNS = ("label_name", "class_name", "finding_labels")  # before all other columns of labels
+TABLE_SUFFIXES = (".csv", ".tsv", ".jsonl", ".xlsx", ".xls", ".ods")
 SEPARATORS = ("|", ";")
 NOTHING_FOUND = ("no finding", "no findings", "none", "no label")  # of several labels: none of them
 UNSURE = ("", "nan", "na", "-1", "-1.0", "u")
@@ -51,8 +53,14 @@ def find_tables(path: Path) -> dict[str | None, Path]:
     Raises:
         UserError: if several could be it.
     """
-    if usual := [path / name for name in LABEL_TABLES if (path / name).is_file()]:
-        return {None: usual[0]} if _columns_of(usual[0]) else {}
+    usual = [path / name for name in LABEL_TABLES if (path / name).is_file() and _columns_of(path / name)]
+    named = [
+        table for table in usual if len((_columns_of(table) or ("", []))[1]) == 1
+    ]  # with a column called label, or so
+    if len(named) > 1:
+        raise UserError(f"{path}: {named[0].name} and {named[1].name} both hold labels. Keep one of them.")
+    if usual:
+        return {None: (named or usual)[0]}
     in_splits: dict[str | None, Path] = {
         split: folder / name
         for folder in sorted(path.iterdir())
@@ -70,6 +78,28 @@ def find_tables(path: Path) -> dict[str | None, Path]:
         listed = " and ".join(file.name for file in others[:2])
         raise UserError(f"{path}: {listed} could both hold the labels. Call the right one metadata.csv.")
     return {None: others[0]} if others else {}
+
+
+def unused_tables(path: Path, used: Iterable[Path]) -> list[str]:
+    """A note on each table in a folder, or in one of its own, that no labels were read from."""
+    notes = []
+    for table in sorted({*path.glob("*"), *path.glob("*/*")} - set(used)):
+        if table.suffix.lower() in TABLE_SUFFIXES and table.is_file() and not is_hidden(table.relative_to(path)):
+            why = (
+                "it lists no images with their labels"
+                if table.suffix.lower() in (".csv", ".jsonl")
+                else "it is no CSV"
+            )
+            notes.append(f"{table.relative_to(path).as_posix()} was not used: {why} ({_columns_in_words(table)}).")
+    return notes
+
+
+def _columns_in_words(table: Path) -> str:
+    try:
+        rows = read_rows(table) if table.suffix.lower() in (".csv", ".jsonl") else []
+    except UserError:
+        return "it cannot be read as a table"
+    return f"its columns: {', '.join(map(str, list(rows[0])[:8]))}" if rows else "write a CSV with file_name and label"
 
 
 def labelled_files(path: Path, tables: dict[str | None, Path]) -> tuple[dict[str, LabelledFiles], list[str]]:
@@ -113,7 +143,7 @@ def _columns_of(table: Path) -> tuple[str, list[str]] | None:
 
 
 def _first_column(row: dict[str, str], names: Sequence[str]) -> str | None:
-    by_name = {name.strip().lower(): name for name in row}
+    by_name = {re.sub(r"[ -]+", "_", name.strip().lower()): name for name in row}
     return next((by_name[name] for name in names if name in by_name), None)
 
 
@@ -124,7 +154,9 @@ def _label_columns(rows: list[dict[str, str]], file: str) -> list[str]:
     binary = [
         name
         for name in rows[0]
-        if name != file and name.strip().lower() not in (*GROUP_COLUMNS, *SPLIT_COLUMNS) and _is_binary(rows, name)
+        if name != file
+        and _first_column({name: ""}, (*GROUP_COLUMNS, *SPLIT_COLUMNS)) is None
+        and _is_binary(rows, name)
     ]
     return binary if len(binary) > 1 else []
 
@@ -199,12 +231,13 @@ def _read(table: Path, folder: Path, given: str | None) -> tuple[dict[str, Label
         group_column = None
     files, missing = _files(rows, file_column, folder, table)
     labels, names, said = _labels(rows, label_columns, table)
+    by_folder = None if given or split_column else _splits_of_folders(files, folder)
     splits: dict[str, LabelledFiles] = {}
     seen: dict[Path, tuple[Any, str]] = {}
     for number, (row, file, label) in enumerate(zip(rows, files, labels, strict=True), start=2):
         if file is None:
             continue
-        split = given or _split_of(row, split_column, table, number)
+        split = given or (by_folder or {}).get(file) or _split_of(row, split_column, table, number)
         if file in seen:
             if seen[file] != (label, split):
                 what = "labels" if seen[file][0] != label else "splits"
@@ -219,12 +252,22 @@ def _read(table: Path, folder: Path, given: str | None) -> tuple[dict[str, Label
         if part.groups is not None and group_column:
             part.groups.append(_group(row[group_column], table, number))
     repeated = len(rows) - missing - len(seen)
+    if by_folder:
+        said = [*said, "Splits from the folders that the files lie in."]
     notes = _column_notes(table, list(rows[0]), file_column, label_columns, split_column, group_column)
     if missing:
         notes.append(f"{missing} rows of {table.name} name files that are not there, and were passed over.")
     if repeated:
         notes.append(f"{repeated} rows of {table.name} repeat another one, and were passed over.")
     return splits, [*notes, *said]
+
+
+def _splits_of_folders(files: Sequence[Path | None], folder: Path) -> dict[Path, str] | None:
+    """The split of each file by the first folder that it lies in; None unless all lie in folders of splits."""
+    there = [file for file in files if file is not None]
+    splits = {file: split_name(file.relative_to(folder).parts[0]) for file in there}
+    known = {file: split for file, split in splits.items() if split}
+    return known if len(known) == len(splits) else None
 
 
 def _column_notes(
@@ -274,10 +317,16 @@ def _files(rows: list[dict[str, str]], column: str, folder: Path, table: Path) -
         for name in {file.name, stem_of(file)}:
             by_name.setdefault(name, []).append(file)
     found: list[Path | None] = []
-    for number, row in enumerate(rows, start=2):
-        wanted = row[column].strip().replace("\\", "/").removeprefix("./")
-        exact = by_path.get(wanted)
-        candidates = [exact] if exact else by_name.get(wanted.rsplit("/", 1)[-1], [])
+    every = [row[column].strip().replace("\\", "/").removeprefix("./") for row in rows]
+    # A name without its folder means a file only where the table has no other file of that name.
+    names = Counter(one.rsplit("/", 1)[-1] for one in set(every))
+    for number, wanted in enumerate(every, start=2):
+        parts = wanted.split("/")
+        ends = ("/".join(parts[at:]) for at in range(len(parts)))  # the table's own first folders may not be there
+        exact = next((by_path[end] for end in ends if end in by_path and (end == wanted or "/" in end)), None)
+        candidates = (
+            [exact] if exact else by_name.get(parts[-1], []) if len(parts) == 1 or names[parts[-1]] == 1 else []
+        )
         if len(candidates) > 1:
             listed = " and ".join(one.relative_to(folder).as_posix() for one in candidates[:2])
             raise UserError(

@@ -19,6 +19,7 @@ DICOM_SUFFIXES = (".dcm", ".dicom", ".ima")
 DEEP_MODES = ("I", "F", "I;16", "I;16L", "I;16B", "I;16N")  # Pillow's, of more than eight bits
 SAMPLED = 4096  # values of an image that percentiles are made of, at most
 ORIENTATION = 0x0112  # EXIF's number for which side is up
+PHOTOMETRIC, MIN_IS_WHITE = 262, 0  # TIFF's tag for what the least value is
 _MAGIC_AT, _MAGIC = 128, b"DICM"
 _SLICE = re.compile(r"(?P<file>.+)#(?P<number>\d+)of(?P<count>\d+)")
 
@@ -136,11 +137,12 @@ def _slice(path: str, number: int, count: int, where: str) -> Values:
 
 def deep_values(image: Image.Image, name: str, where: str) -> Values:
     """The pixels of a picture of 16 bits or real numbers, upright; of several pages the first."""
+    inverted = image.format == "TIFF" and image.tag_v2.get(PHOTOMETRIC) == MIN_IS_WHITE  # type: ignore[attr-defined]
     frames, turned = getattr(image, "n_frames", 1), image.getexif().get(ORIENTATION, 1) in range(2, 9)
     values = np.asarray(ImageOps.exif_transpose(image))
     if not np.isfinite(values).all():
         raise UserError(f"{name} in {where} holds values that are not finite (NaN or infinite). Replace or remove it.")
-    return Values(values.astype(np.float32), frames=frames, turned=turned)
+    return Values(values.astype(np.float32), inverted=inverted, frames=frames, turned=turned)
 
 
 def _dicom(source: Any, name: str, where: str) -> Values | Image.Image:

@@ -32,8 +32,8 @@ LABEL_COLUMNS = (
 
 SPLIT_COLUMNS = ("split", "subset", "partition")
 GROUP_COLUMNS = (
-    "patient", "patient_id", "patientid", "patient id", "patient_number", "subject", "subject_id", "subjectid", "case", "case_id",
-    "lesion_id", "person", "person_id",
+    "patient", "patient_id", "patientid", "patient_number", "patienten_id", "subject", "subject_id", "subjectid", "participant",
+    "participant_id", "mrn", "pid", "eid", "case", "case_id", "lesion_id", "person", "person_id",
 )  # fmt: skip
 NO_LABEL = ("", "nan", "<na>", "nat")  # texts that stand for a hole
 PARQUET_SUFFIXES = (".parquet", ".parq", ".pq")

@@ -147,7 +147,7 @@ def _checked(dataset: ImageDataset, where: str) -> ImageDataset:
     if conditioning.num_classes < (1 if conditioning.multi_label else 2):
         raise UserError(
             f"{where}: there is one class only. A class-conditional model needs two or more: add images of another class, in a "
-            "subfolder of their own or with a label of their own."
+            f"subfolder of their own or with a label of their own.{_tables(dataset)}"
         )
     counts = conditioning.counts(dataset.train.labels)
     if not counts.all():
@@ -160,6 +160,11 @@ def _checked(dataset: ImageDataset, where: str) -> ImageDataset:
     if len(shapes) > 1:
         raise UserError(f"{where}: the splits' images differ in shape: {sorted(shapes)}. Make them alike.")
     return replace(dataset, notes=[*dataset.notes, *_odd_ranges(dataset)])
+
+
+def _tables(dataset: ImageDataset) -> str:
+    """What was said of tables that were not used."""
+    return "".join(f" {note}" for note in dataset.notes if " was not used: " in note)
 
 
 def _odd_ranges(dataset: ImageDataset) -> list[str]:

@@ -18,9 +18,9 @@ from medmnist_diffusion.data.conditioning import (
     stratified_parts,
 )
 from medmnist_diffusion.data.dataset import ImageDataset, Split
-from medmnist_diffusion.data.folders import BESIDE_IMAGES, folder_contents, is_hidden
+from medmnist_diffusion.data.folders import BESIDE_IMAGES, folder_contents, is_hidden, split_name
 from medmnist_diffusion.data.images import DECODER, IMAGE_SUFFIXES, Seen, decoded, image_shape, survey
-from medmnist_diffusion.data.label_tables import LabelledFiles, find_tables, labelled_files
+from medmnist_diffusion.data.label_tables import LabelledFiles, find_tables, labelled_files, unused_tables
 from medmnist_diffusion.data.medical import as_slices
 from medmnist_diffusion.data.nifti import is_nifti
 from medmnist_diffusion.data.npz import SPLITS
@@ -63,9 +63,11 @@ def folder_parts(
     everything = sorted(file for file in path.rglob("*") if not is_hidden(file.relative_to(path)) and file.is_file())
     parquet = [file for file in everything if file.suffix.lower() in PARQUET_SUFFIXES]
     if not parquet:
+        path = _inner(path)
         found = find_tables(path) if tables else {}
         labelled, notes = labelled_files(path, found) if found else _by_folders(path)
         files = [file for one in labelled.values() for file in one.files]
+        notes = [*notes, *(unused_tables(path, found.values()) if tables else [])]
         content = _content(path, [*files, *found.values()]) + (f"-{slices}" if slices else "")
         if slices and not any(map(is_nifti, files)):
             raise UserError(f"{path} holds no volumes: leave --slices out.")
@@ -86,6 +88,14 @@ def folder_parts(
 
 def _content(path: Path, files: list[Path]) -> str:
     return digest([[file.relative_to(path).as_posix(), file_hash(file)] for file in files])
+
+
+def _inner(path: Path) -> Path:
+    """The folder itself, or the one in it that holds everything and a table."""
+    inner = [entry for entry in path.iterdir() if not is_hidden(Path(entry.name))]
+    if len(inner) == 1 and inner[0].is_dir() and split_name(inner[0].name) is None and find_tables(inner[0]):
+        return inner[0]
+    return path
 
 
 def _by_folders(path: Path) -> tuple[dict[str, LabelledFiles], list[str]]:

@@ -209,3 +209,57 @@ def test_large_groups_get_their_share_only(tmp_path: Path) -> None:
     table(tmp_path / "metadata.csv", rows)
     sizes = {name: len(split) for name, split in load_dataset(str(tmp_path)).splits.items()}
     assert sizes == {"train": 480, "val": 60, "test": 60}
+
+
+def test_a_table_that_is_not_understood_is_named(tmp_path: Path, cli_error: CliError) -> None:
+    pictures(tmp_path, [f"{site}/{number}.png" for site in ("site0", "site1") for number in range(12)])
+    table(tmp_path / "metadata.csv", [{"file_name": "site0/0.png", "malignant": "1"}])
+    (tmp_path / "more.xlsx").write_text("")
+    notes = load_dataset(str(tmp_path)).notes
+    assert any(note.startswith("metadata.csv was not used") and "file_name, malignant" in note for note in notes)
+    assert any(note.startswith("more.xlsx was not used") for note in notes)
+    one = tmp_path / "one"
+    pictures(one, [f"images/{number}.png" for number in range(12)])
+    table(one / "metadata.csv", [{"file_name": "0.png", "malignant": "1"}])
+    assert "metadata.csv was not used" in cli_error("audit", str(one))
+
+
+def test_a_missing_file_takes_no_other_of_its_name(tmp_path: Path) -> None:
+    pictures(tmp_path, [f"patient{number}/scan.png" for number in range(24)])
+    rows = [{"file": f"CheXpert/patient{number}/scan.png", "label": "xy"[number % 2]} for number in range(23)]
+    table(tmp_path / "metadata.csv", [*rows, {"file": "CheXpert/patient99/scan.png", "label": "x"}])
+    dataset = load_dataset(str(tmp_path))
+    assert shown(dataset) == {f"patient{number}/scan.png": "xy"[number % 2] for number in range(23)}
+    assert any("1 rows of metadata.csv name files that are not there" in note for note in dataset.notes)
+
+
+def test_a_column_called_label_comes_before_zeros_and_ones(tmp_path: Path) -> None:
+    names = [f"{number:02d}.png" for number in range(24)]
+    pictures(tmp_path, names)
+    habits = [{"file": name, "smoker": n % 2, "male": n // 2 % 2} for n, name in enumerate(names)]
+    table(tmp_path / "metadata.csv", habits)
+    table(tmp_path / "labels.csv", [{"image_id": name, "diagnosis": "ab"[n % 2]} for n, name in enumerate(names)])
+    dataset = load_dataset(str(tmp_path))
+    assert dataset.conditioning.names == ["a", "b"]
+    assert any(note.startswith("metadata.csv was not used") for note in dataset.notes)
+
+
+def test_one_table_over_folders_of_splits(tmp_path: Path) -> None:
+    names = [f"{split}/{n}.png" for split, count in (("train", 12), ("val", 4), ("test", 4)) for n in range(count)]
+    pictures(tmp_path / "data", names)
+    rows = [{"file_name": name, "label": "ab"[n % 2]} for n, name in enumerate(names)]
+    table(tmp_path / "data" / "metadata.csv", rows)
+    dataset = load_dataset(str(tmp_path))  # from the folder above it
+    assert {name: len(split) for name, split in dataset.splits.items()} == {"train": 12, "val": 4, "test": 4}
+
+
+def test_a_person_with_most_of_the_images_is_trained_on(tmp_path: Path) -> None:
+    names = [f"{number:02d}.png" for number in range(60)]
+    pictures(tmp_path, names)
+    rows = [
+        {"file": name, "label": "xy"[n % 2], "Subject ID": n if n < 20 else "much"} for n, name in enumerate(names)
+    ]
+    table(tmp_path / "metadata.csv", rows)
+    dataset = load_dataset(str(tmp_path))
+    assert len(dataset.train) >= 48
+    assert "much" in dataset.train.groups

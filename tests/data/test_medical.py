@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from medmnist_diffusion.data import load_dataset
-from medmnist_diffusion.data.images import fitted_volume
+from medmnist_diffusion.data.images import fitted_volume, open_image
 from medmnist_diffusion.data.medical import Values, medical_values
 from medmnist_diffusion.data.nifti import read_nifti, write_nifti
 from tests.conftest import CliError
@@ -292,3 +292,16 @@ def test_deep_pictures_lie_as_viewers_show_them(tmp_path: Path) -> None:
     image = dataset.train.images[:][0, ..., 0].astype(int)
     assert (np.diff(image[:, 0]) <= 20).all()
     assert image[0].std() > image[:, 0].std()  # rows have become columns
+
+
+def test_tiff_whose_least_value_is_white(tmp_path: Path) -> None:
+    pixels = np.arange(28 * 28, dtype=np.uint16).reshape(28, 28)
+    for name, kind in (("a", 1), ("b", 0)):
+        Image.fromarray(pixels).save(tmp_path / f"{name}.tif", tiffinfo={262: kind})
+    stored: Any = Image.open(tmp_path / "b.tif")
+    assert stored.tag_v2[262] == 0
+    stored.close()
+    black, white = (open_image(row(tmp_path / f"{name}.tif"), "here") for name in "ab")
+    assert isinstance(black, Values)
+    assert isinstance(white, Values)
+    np.testing.assert_array_equal(white.grey((0, 783)), 255 - black.grey((0, 783)))
