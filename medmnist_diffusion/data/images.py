@@ -17,7 +17,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from pydantic import BaseModel
 
 from medmnist_diffusion.data.dataset import CHUNK
-from medmnist_diffusion.data.medical import DEEP_MODES, Values, deep_values, is_medical, medical_values
+from medmnist_diffusion.data.medical import DEEP_MODES, Values, deep_values, is_medical, is_turned, medical_values
 from medmnist_diffusion.data.nifti import is_nifti
 from medmnist_diffusion.data.reading import LARGEST_VOLUME, Fit, Reading
 from medmnist_diffusion.errors import UserError
@@ -40,13 +40,11 @@ def is_image(path: Path) -> bool:
 
 
 _COUNTED = (
-    "images", "coloured", "stored_in_colour", "transparent", "turned", "several", "deep", "own_window", "inverted", "volumes",
-    "dicom",
+    "images", "coloured", "stored_in_colour", "transparent", "turned", "several", "deep", "own_window", "tables", "inverted",
+    "volumes", "dicom",
 )  # fmt: skip
 GREY_MODES = ("1", "L", "LA", "La")
 COLOUR_MODES = ("RGB", "RGBA", "RGBa", "RGBX", "P", "PA", "CMYK", "YCbCr", "LAB", "HSV")
-ORIENTATION = 0x0112  # EXIF's number for which side is up
-UPRIGHT = 1
 WHITE, BLACK = 255, 0
 MOST_SIZES = 50  # of different sizes so many are kept with the name of their first file
 
@@ -63,6 +61,7 @@ class Seen(BaseModel):
         several: how many hold several pages or frames.
         deep: how many hold values that a window must make grey levels of: of more than 8 bits, or DICOM.
         own_window: how many of these say their window themselves.
+        tables: how many say it by a table of grey levels.
         windows: the different ones that they say, at most two.
         least_kept: of volumes, the least share of one that its middle cube holds.
         inverted: how many are stored with white as the least value.
@@ -82,6 +81,7 @@ class Seen(BaseModel):
     several: int = 0
     deep: int = 0
     own_window: int = 0
+    tables: int = 0
     inverted: int = 0
     volumes: int = 0
     dicom: int = 0
@@ -108,7 +108,8 @@ class Seen(BaseModel):
             return None
         if isinstance(reading.window, tuple):
             return reading.window
-        same = reading.window == "auto" and self.own_window == self.deep and len(self.windows) == 1
+        same = self.own_window == self.deep and len(self.windows) == 1 and not self.tables
+        same = same and reading.window == "auto"
         return self.windows[0] if same else self.percentiles
 
     def check(self, reading: Reading, where: str) -> None:
@@ -242,6 +243,7 @@ def survey(rows: Iterable[dict[str, Any]], where: str) -> Seen:
                 "images": True,
                 "deep": stored.is_deep,
                 "own_window": stored.says_window,
+                "tables": stored.table is not None,
                 "turned": stored.turned,
                 "inverted": stored.inverted,
                 "volumes": stored.values.ndim == 3,
@@ -249,11 +251,8 @@ def survey(rows: Iterable[dict[str, Any]], where: str) -> Seen:
             }
             if stored.is_deep:
                 samples.append(stored.sample)
-            own = (
-                stored.window if stored.table is None else (float("-inf"), float(len(windows)))
-            )  # each table is its own
-            if own is not None and own not in windows and len(windows) < 2:
-                windows.append(own)
+            if stored.window is not None and stored.window not in windows and len(windows) < 2:
+                windows.append(stored.window)
             if stored.values.ndim == 3:
                 extents = np.array(stored.values.shape) * (stored.spacing or (1, 1, 1))
                 least_kept = min(least_kept, float(extents.min() ** 3 / np.prod(extents)))
@@ -263,7 +262,7 @@ def survey(rows: Iterable[dict[str, Any]], where: str) -> Seen:
                 found = {
                     "images": True,
                     "stored_in_colour": stored.mode not in GREY_MODES,
-                    "turned": stored.getexif().get(ORIENTATION, UPRIGHT) in range(2, 9),
+                    "turned": is_turned(stored),
                     "several": stored.format != "MPO"
                     and getattr(stored, "n_frames", 1) > 1,  # a phone's MPO: one picture twice
                 }
@@ -286,8 +285,6 @@ def survey(rows: Iterable[dict[str, Any]], where: str) -> Seen:
                 first.setdefault(what, os.path.relpath(file, where) if str(file).startswith(where) else file)
     low, high = np.percentile(np.concatenate(samples), (0.5, 99.5)).tolist() if samples else (0.0, 255.0)
     mean = visible / weight if weight else 0.0
-    if any(low == float("-inf") for low, _ in windows):
-        windows = [(0.0, 0.0), (0.0, 1.0)]  # tables: there is no one window
     return Seen(
         **counts,
         first=first,

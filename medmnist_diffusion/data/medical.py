@@ -118,27 +118,38 @@ def medical_values(row: dict[str, Any], where: str) -> Values | Image.Image | No
     if (match := _SLICE.fullmatch(path)) and is_nifti(match["file"]):
         return _slice(match["file"], int(match["number"]), int(match["count"]), where)
     if is_nifti(path):
-        return _volume(path, where)
+        return _read_volume(path, where)
     return _dicom(path, path, where) if is_medical(Path(path)) else None
 
 
+def _read_volume(path: str, where: str) -> Values:
+    """A NIfTI file as it is now."""
+    stat = Path(path).stat() if Path(path).is_file() else None  # one that is gone is named by whoever reads it
+    return _volume(path, where, () if stat is None else (stat.st_mtime_ns, stat.st_size, stat.st_ino))
+
+
 @lru_cache(maxsize=1)  # one volume's slices are read one after another
-def _volume(path: str, where: str) -> Values:
+def _volume(path: str, where: str, version: tuple[int, ...]) -> Values:
     values, window, spacing = read_nifti(path, where)
     return Values(values, window, spacing=spacing)
 
 
 def _slice(path: str, number: int, count: int, where: str) -> Values:
     """A slice of a volume, from the middle of one of `count` equal parts."""
-    whole = _volume(path, where)
+    whole = _read_volume(path, where)
     volume = whole.values if whole.values.ndim == 3 else whole.values[None]
     return Values(volume[int((number + 0.5) / count * len(volume))], whole.window)
+
+
+def is_turned(image: Image.Image) -> bool:
+    """Whether a picture's EXIF orientation says that it does not lie upright."""
+    return image.getexif().get(ORIENTATION) in range(2, 9)
 
 
 def deep_values(image: Image.Image, name: str, where: str) -> Values:
     """The pixels of a picture of 16 bits or real numbers, upright; of several pages the first."""
     inverted = image.format == "TIFF" and image.tag_v2.get(PHOTOMETRIC) == MIN_IS_WHITE  # type: ignore[attr-defined]
-    frames, turned = getattr(image, "n_frames", 1), image.getexif().get(ORIENTATION, 1) in range(2, 9)
+    frames, turned = getattr(image, "n_frames", 1), is_turned(image)
     values = np.asarray(ImageOps.exif_transpose(image))
     if not np.isfinite(values).all():
         raise UserError(f"{name} in {where} holds values that are not finite (NaN or infinite). Replace or remove it.")

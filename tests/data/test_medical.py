@@ -305,3 +305,11 @@ def test_tiff_whose_least_value_is_white(tmp_path: Path) -> None:
     assert isinstance(black, Values)
     assert isinstance(white, Values)
     np.testing.assert_array_equal(white.grey((0, 783)), 255 - black.grey((0, 783)))
+
+
+def test_a_volume_that_was_written_anew_is_read_anew(tmp_path: Path) -> None:
+    for level in (10, 20):
+        write_nifti(tmp_path / "x.nii.gz", np.full((8, 8, 8, 1), level, np.uint8))
+        values = medical_values(row(tmp_path / "x.nii.gz"), "here")
+        assert isinstance(values, Values)
+        assert set(values.values.ravel().tolist()) == {level}
