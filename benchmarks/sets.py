@@ -28,7 +28,7 @@ from medmnist_diffusion.diffusion.machine import describe_machine
 from medmnist_diffusion.errors import UserError, run_command
 from medmnist_diffusion.files import write_json
 from medmnist_diffusion.publish.plots import pictures, real_beside_generated
-from medmnist_diffusion.samples import num_labels, samples_path
+from medmnist_diffusion.samples import samples_path
 from medmnist_diffusion.training.config import training_config
 from medmnist_diffusion.training.evaluate_fid import evaluate
 from medmnist_diffusion.training.train import train
@@ -106,7 +106,7 @@ def figure(metrics: Metrics, names: Sequence[str], extractor: str | None) -> dic
 def picture(dataset: ImageDataset, pipeline: Path, path: Path) -> None:
     """Held-out images beside those that were judged, a few of each class."""
     held_out = dataset.splits["val"]
-    generated = read_npz(samples_path(pipeline, 0), ("train",), num_labels=num_labels(dataset.conditioning))["train"]
+    generated = read_npz(samples_path(pipeline, 0), ("train",), num_labels=dataset.conditioning.num_labels)["train"]
     columns = IN_PICTURE if not dataset.is_volume else IN_PICTURE // 2
     sides = []
     for split in (held_out, generated):

@@ -7,7 +7,7 @@ on) in the pipeline's folder, so that whatever is measured or published later is
 import csv
 import json
 import logging
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ from pydantic import ValidationError
 from medmnist_diffusion.artifacts import TRAINING_SUMMARY, SamplesRecord, TrainingSummary
 from medmnist_diffusion.choices import Format
 from medmnist_diffusion.console import bar_options
-from medmnist_diffusion.data.conditioning import NO_LABEL, Conditioning, occurrences
+from medmnist_diffusion.data.conditioning import NO_LABEL, Conditioning, condition_of, occurrences
 from medmnist_diffusion.data.dataset import Split, without_grey_axis
 from medmnist_diffusion.data.labelled_folder import load_labelled_folder
 from medmnist_diffusion.data.nifti import check_nifti, write_nifti
@@ -118,15 +118,10 @@ def _wanted(
         raise UserError("--labels needs --num_per_class: how many images of each.")
     train = TrainingSummary.of(pipeline).audit.splits["train"]
     counts = train.combinations if conditioning.multi_label else train.per_class
-    known = {conditioning.name_of(condition): condition for condition in _conditions_named(counts or {}, conditioning)}
-    seen = np.repeat([known[name] for name in counts or {}], list((counts or {}).values()))
+    # Combinations stand there in words.
+    texts = ["" if name == NO_LABEL and conditioning.multi_label else name for name in counts or {}]
+    seen = np.repeat([_named(text, conditioning, " + ") for text in texts], list((counts or {}).values()))
     return conditioning.as_in(seen, num_images or 0)
-
-
-def _conditions_named(names: Iterable[str], conditioning: Conditioning) -> list[int]:
-    return [
-        _named("" if name == NO_LABEL and conditioning.multi_label else name, conditioning, " + ") for name in names
-    ]
 
 
 def _named(text: str, conditioning: Conditioning, separator: str = "+") -> int:
@@ -137,7 +132,7 @@ def _named(text: str, conditioning: Conditioning, separator: str = "+") -> int:
     if unknown := [part for part in parts if part not in conditioning.names]:
         raise UserError(f"--labels: {unknown[0]!r} is none of {', '.join(conditioning.names)}.")
     ids = [conditioning.names.index(part) for part in parts]
-    return sum(1 << label for label in set(ids)) if conditioning.multi_label else ids[0]
+    return condition_of(ids) if conditioning.multi_label else ids[0]
 
 
 def draw(pipe: ClassConditionalDDPMPipeline, labels: np.ndarray, sampling: Sampling) -> Split:
@@ -186,7 +181,7 @@ def _matching(path: Path, weights: str, labels: np.ndarray, sampling: Sampling) 
     if any(getattr(record, name) != value for name, value in sampling.model_dump().items()):
         return None
     try:
-        split = read_npz(path, ("train",), num_labels=num_labels(record_conditioning(record)))["train"]
+        split = read_npz(path, ("train",), num_labels=record_conditioning(record).num_labels)["train"]
     except UserError:
         return None
     whole = np.array_equal(split.labels, labels) and split.content_hash == record.images_sha256
@@ -254,13 +249,8 @@ def read_images(path: Path, dataset: str, conditioning: Conditioning, shape: tup
         UserError: if they cannot be read.
     """
     if has_suffix(path, ".npz"):
-        return read_npz(path, ("train",), num_labels=num_labels(conditioning))["train"]
+        return read_npz(path, ("train",), num_labels=conditioning.num_labels)["train"]
     return load_labelled_folder(path, dataset, conditioning, shape) if path.is_dir() else None
-
-
-def num_labels(conditioning: Conditioning) -> int | None:
-    """As `read_npz` takes it."""
-    return conditioning.num_classes if conditioning.multi_label else None
 
 
 def record_conditioning(record: SamplesRecord) -> Conditioning:

@@ -13,10 +13,8 @@ from medmnist_diffusion.diffusion.machine import probe_precision
 from medmnist_diffusion.diffusion.unet import build_noise_scheduler, build_unet
 from medmnist_diffusion.training.config import TrainingConfig
 
-NARROW = [
-    32,
-    64,
-]  # the first block's channels bear as many of an image; the network can then remove noise from all of them
+# The first block's channels bear as many of an image; the network can then remove noise from all of them.
+NARROW = [32, 64]
 WIDER = {64: [64, 96], 256: [128, 128]}  # for images that have at most so many
 
 

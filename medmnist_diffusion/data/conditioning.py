@@ -23,9 +23,8 @@ if TYPE_CHECKING:
 
 Labels = np.ndarray  # int64 N: a condition an image
 Rows = np.ndarray  # int64, positions in a split
-Task = Literal[
-    "multi-class", "ordinal", "multi-label"
-]  # multi-class: one of two or more classes; ordinal: these are grades
+# multi-class: one of two or more classes; ordinal: these are grades.
+Task = Literal["multi-class", "ordinal", "multi-label"]
 
 NO_LABEL = "no label"
 MOST_LABELS = 62  # that one condition can hold, the null label's bit aside
@@ -56,6 +55,11 @@ class Conditioning:
     def num_classes(self) -> int:
         """K, classes or labels."""
         return len(self.id2label)
+
+    @property
+    def num_labels(self) -> int | None:
+        """K where an image can have several labels, else None: as `read_npz` takes it."""
+        return self.num_classes if self.multi_label else None
 
     @cached_property
     def ids(self) -> Labels:
@@ -264,6 +268,11 @@ class Conditioning:
         numbers_are_ids = not any(_is_integer(name) for name in self.names)
         means = plain_name(self.id2label[int(number)])
         return int(number) if rest == means or (folder == number and numbers_are_ids) else None
+
+
+def condition_of(labels: Iterable[int]) -> int:
+    """Several labels of one image, by their ids, as a condition; each counts once."""
+    return sum(1 << label for label in set(labels))
 
 
 def conditions_of(matrix: np.ndarray) -> Labels:

@@ -53,10 +53,11 @@ def find_tables(path: Path) -> dict[str | None, Path]:
     Raises:
         UserError: if several could be it.
     """
-    usual = [path / name for name in LABEL_TABLES if (path / name).is_file() and _columns_of(path / name)]
+    known = {path / name: _columns_of(read_rows(path / name)) for name in LABEL_TABLES if (path / name).is_file()}
+    usual = [table for table, columns in known.items() if columns]
     named = [
-        table for table in usual if len((_columns_of(table) or ("", []))[1]) == 1
-    ]  # with a column called label, or so
+        table for table, columns in known.items() if columns and len(columns[1]) == 1
+    ]  # a column called label, or so
     if len(named) > 1:
         raise UserError(f"{path}: {named[0].name} and {named[1].name} both hold labels. Keep one of them.")
     if usual:
@@ -66,7 +67,7 @@ def find_tables(path: Path) -> dict[str | None, Path]:
         for folder in sorted(path.iterdir())
         if folder.is_dir() and (split := split_name(folder.name))
         for name in LABEL_TABLES
-        if (folder / name).is_file() and _columns_of(folder / name)
+        if (folder / name).is_file() and _columns_of(read_rows(folder / name))
     }
     if in_splits:
         return in_splits
@@ -126,15 +127,14 @@ def labelled_files(path: Path, tables: dict[str | None, Path]) -> tuple[dict[str
 def _names_images(table: Path) -> bool:
     """Whether a CSV of any name is a table of labels: it can be read, and a file that it names is there."""
     try:
-        rows, columns = read_rows(table), _columns_of(table)
+        columns = _columns_of(rows := read_rows(table))
         return columns is not None and _files(rows, columns[0], table.parent, table)[1] < len(rows)
     except UserError:
         return False
 
 
-def _columns_of(table: Path) -> tuple[str, list[str]] | None:
-    """The column that names files, and those that hold labels; None where it has no such columns."""
-    rows = read_rows(table)
+def _columns_of(rows: list[dict[str, str]]) -> tuple[str, list[str]] | None:
+    """The column that names files, and those that hold labels; None where a table has no such columns."""
     if not rows:
         return None
     file = _first_column(rows[0], FILE_COLUMNS)
@@ -222,7 +222,7 @@ def _text(value: Any, table: Path, number: int) -> str:
 
 
 def _read(table: Path, folder: Path, given: str | None) -> tuple[dict[str, LabelledFiles], list[str]]:
-    rows, columns = read_rows(table), _columns_of(table)
+    columns = _columns_of(rows := read_rows(table))
     assert columns is not None
     file_column, label_columns = columns
     split_column = None if given else _first_column(rows[0], SPLIT_COLUMNS)

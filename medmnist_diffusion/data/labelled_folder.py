@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from medmnist_diffusion.data.conditioning import Conditioning
+from medmnist_diffusion.data.conditioning import Conditioning, condition_of
 from medmnist_diffusion.data.dataset import Split
 from medmnist_diffusion.data.images import Seen, decoded
 from medmnist_diffusion.data.reading import Reading
@@ -30,7 +30,7 @@ def load_labelled_folder(path: Path, dataset: str, conditioning: Conditioning, s
     ids, channels = dict[Any, int](), shape[-1]
     for label in {_key(label) for part in members for label in part.labels}:
         if isinstance(label, tuple) and conditioning.multi_label and set(label) <= set(conditioning.names):
-            ids[label] = sum(1 << conditioning.names.index(name) for name in label)  # of parquet
+            ids[label] = condition_of(conditioning.names.index(name) for name in label)  # of parquet
             continue
         if not isinstance(label, str):
             raise UserError(

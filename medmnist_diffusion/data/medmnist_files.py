@@ -73,8 +73,9 @@ def _dimensions(flag: str) -> int:
     return 3 if flag.endswith("3d") else 2
 
 
-def _num_labels(flag: str) -> int | None:
-    return len(medmnist_info()[flag]["label"]) if task_of(flag) == "multi-label" else None
+def _conditioning(flag: str) -> Conditioning:
+    """A set's classes, grades or labels by their names."""
+    return Conditioning({int(label): name for label, name in medmnist_info()[flag]["label"].items()}, task_of(flag))
 
 
 def medmnist_root(root: str | Path | None = None) -> Path:
@@ -97,7 +98,7 @@ def medmnist_dataset(flag: str, root: str | Path | None, size: int, download: bo
         notes = []
     else:
         raise UserError(f"{path}: no such file. {_manual_steps(url, path, md5)}")
-    return _described(flag, read_npz(path, notes=notes, num_labels=_num_labels(flag)), notes)
+    return _described(flag, read_npz(path, notes=notes, num_labels=_conditioning(flag).num_labels), notes)
 
 
 def as_medmnist(path: Path, splits: dict[str, Split]) -> ImageDataset | None:
@@ -111,7 +112,7 @@ def as_medmnist(path: Path, splits: dict[str, Split]) -> ImageDataset | None:
     same_counts = {name: len(split) for name, split in splits.items()} == info["n_samples"]
     if shapes != {(*(size,) * _dimensions(flag), info["n_channels"])} or not same_counts:
         return None
-    conditioning = Conditioning({int(label): name for label, name in info["label"].items()}, task_of(flag))
+    conditioning = _conditioning(flag)
     shown = sum(
         conditioning.counts(split.labels) for split in splits.values() if not len(conditioning.outside(split.labels))
     )

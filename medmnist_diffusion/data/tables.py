@@ -14,6 +14,7 @@ from medmnist_diffusion.data.conditioning import (
     MOST_LABELS,
     Conditioning,
     class_order,
+    condition_of,
     nearly_equal,
     stratified_parts,
 )
@@ -221,7 +222,7 @@ def _joined(
     for split, members in parts.items():
         tables[split] = datasets.concatenate_datasets([part.table for part in members])
         labels = [label for part in members for label in part.labels]
-        values = [sum(1 << ids[one] for one in label) if several else ids[str(label)] for label in labels]
+        values = [condition_of(ids[one] for one in label) if several else ids[str(label)] for label in labels]
         numbers[split] = np.array(values, np.int64)
         known = [group for part in members for group in part.groups or []]
         groups[split] = known if len(known) == len(labels) else None
