@@ -83,7 +83,7 @@ def scores_with(study: AugmentationProtocol, regime: Regime, seed: int, name: st
             options["image"] = data.dataset.train.images_of(labels, seed)
         extra = Split(name, generate(pipe, labels, seed=seed, **options), labels)
         mixture = Mixture(data.dataset.train, extra, MAIN_ARM.share)
-        fitted = fit(study.recipe, mixture, data.dataset.splits["val"], study.dataset.num_classes, seed)
+        fitted = fit(study.recipe, mixture, data.dataset.splits["val"], study.dataset.conditioning, seed)
         return {"scores": scores_of(predicted_logits(fitted.model, study.dataset.splits["test"]))}
 
     return cached_arrays(path, compute)["scores"]

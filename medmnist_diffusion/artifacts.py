@@ -44,6 +44,13 @@ class DatasetDescription(Record):
         return tuple(self.shape or (self.image_size, self.image_size, self.channels))
 
 
+class ClassBrightness(Record):
+    """How bright the images of a class are, and how well that alone tells it from the others."""
+
+    mean: float  # grey levels
+    auc: float  # area under the ROC curve of the images' mean grey level: 0.5 … 1, whichever side is the brighter
+
+
 class SplitAudit(Record):
     """What an audit found in one split."""
 
@@ -53,6 +60,7 @@ class SplitAudit(Record):
     pixel_mean: list[float]  # grey levels 0 … 255, a channel
     pixel_std: list[float]
     pixel_range: list[int]  # lowest and highest grey level
+    brightness: dict[str, ClassBrightness] | None = None  # class name →; audits of older runs do not say
     constant_images: int
     repeated_images: int  # images that repeat an earlier one of the split
     near_duplicate_pairs: int
@@ -74,6 +82,7 @@ class TwinsAudit(Record):
     splits: dict[str, SplitTwins]
     clusters: int  # of two or more images over all splits that are twins of each other
     largest_cluster: int
+    alike: int = 0  # images too much alike to tell twins among them: then only exact copies count
 
 
 class LabelConflict(Record):

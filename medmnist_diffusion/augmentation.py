@@ -68,10 +68,8 @@ def augment(
         raise UserError("augment runs in one process: start it without a launcher.")
     real = as_dataset(dataset, root, size)
     check_origin(pipeline, real)
-    if selection and real.task == "multi-label":
-        raise UserError(
-            f"--selection is made for images with one class each; those of {real.name} have several labels."
-        )
+    if selection and real.is_volume:
+        raise UserError(f"--selection is made for images; {real.name} holds volumes. Leave it out.")
     if selection and not real.conditioning.counts(real.splits["val"].labels).all():
         raise UserError(f"--selection needs validation images of every class; {real.name} has none of some.")
     if real.is_volume and not has_suffix(output, ".npz"):
@@ -122,8 +120,7 @@ def _generated_beside(
     wanted = max(1, round(len(dataset.train) * share / (1 - share)))
     wanted *= 1 if selection is None else round(1 / KEPT_SHARE)
     check_images_memory(pipe.image_shape, wanted + len(dataset.train), "Give a smaller --share.")
-    several = dataset.conditioning.multi_label
-    labels = dataset.labels_in_shares(wanted) if several else dataset.balanced_labels(wanted)
+    labels = dataset.labels_to_add(wanted)
     variants: dict[str, Any] = {}
     if strength is not None:
         variants = {"image": dataset.train.images_of(labels, sampling.seed), "strength": strength}
@@ -135,7 +132,7 @@ def _generated_beside(
 def _selected(generated: Split, dataset: ImageDataset, selection: str, seed: int) -> Split:
     """What a selection of the augmentation study keeps, through the eyes of a classifier of the real training images."""
     logger.info("Training a classifier of the real images, to select by %s.", selection)
-    model = fit(Recipe(), Mixture(dataset.train), dataset.splits["val"], dataset.num_classes, seed).model
+    model = fit(Recipe(), Mixture(dataset.train), dataset.splits["val"], dataset.conditioning, seed).model
     kept = generated.subset(SELECTIONS[selection](generated, dataset, model))
     logger.info("%d of %d generated images were selected.", len(kept), len(generated))
     return kept

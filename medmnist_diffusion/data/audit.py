@@ -5,9 +5,11 @@ import re
 from itertools import combinations, islice
 
 import numpy as np
+from sklearn.metrics import roc_auc_score
 
 from medmnist_diffusion.artifacts import (
     Audit,
+    ClassBrightness,
     DatasetDescription,
     LabelConflict,
     SplitAudit,
@@ -18,13 +20,14 @@ from medmnist_diffusion.cache import cache_dir, cached_record, digest
 from medmnist_diffusion.data.conditioning import NO_LABEL
 from medmnist_diffusion.data.dataset import ImageDataset, Split, size_in_words
 from medmnist_diffusion.data.duplicates import Place, image_hashes, in_other, label_conflicts, near_pairs, repeats
-from medmnist_diffusion.data.twins import Twins, clusters, find_twins
+from medmnist_diffusion.data.twins import Twins, alike_in_words, clusters, find_twins
 
-AUDIT_VERSION = 4  # of the way it is counted: audits kept by another are made again
+AUDIT_VERSION = 5  # of the way it is counted: audits kept by another are made again
 NEAR_DUPLICATE_GREY_LEVELS = 5.0  # root mean square; a picture saved again as JPEG differs by 2 to 4
 TASKS = {"multi-class": "", "ordinal": ", ordered grades", "multi-label": ", any number of labels an image"}
 MOST_PAIRS = 100_000  # counted no further: of a thousand all alike images there are half a million pairs
 _FILE_NAMES = re.compile(r" \((?:first: )?[^()]*(?:\.[A-Za-z0-9]{2,5}|, …|/[^()]*)\)")  # behind a note
+TELLING_BRIGHTNESS = 0.98  # AUC of the mean grey level alone, from which on it is said
 MOST_COMBINATIONS = 12  # printed
 MOST_CONFLICTS = 100  # listed; all are counted
 LOOKED_UP = 50_000  # of a larger split so many images, drawn at random, are looked up among all: a million would take half an hour
@@ -132,6 +135,7 @@ def _audit_twins(dataset: ImageDataset, found: Twins) -> TwinsAudit:
         },
         clusters=int((sizes > 1).sum()),
         largest_cluster=int(sizes.max()),
+        alike=found.alike,
     )
 
 
@@ -160,12 +164,13 @@ def _different_pairs(pairs: np.ndarray, within: bool) -> int:
 
 
 def _audit_split(split: Split, dataset: ImageDataset, hashes: np.ndarray) -> SplitAudit:
-    total, squares = np.zeros(dataset.channels), np.zeros(dataset.channels)
+    total, squares, means = np.zeros(dataset.channels), np.zeros(dataset.channels), list[np.ndarray]()
     pixels, blank = 0, 0
     low, high = 255, 0
     for chunk in split.chunks():
         values = chunk.reshape(len(chunk), -1, chunk.shape[-1]).astype(np.float64)
         total, squares = total + values.sum((0, 1)), squares + (values**2).sum((0, 1))
+        means.append(values.mean((1, 2)))
         pixels += values.shape[0] * values.shape[1]
         blank += int((values.max(1) == values.min(1)).all(-1).sum())
         low, high = min(low, int(chunk.min())), max(high, int(chunk.max()))
@@ -182,11 +187,23 @@ def _audit_split(split: Split, dataset: ImageDataset, hashes: np.ndarray) -> Spl
         pixel_mean=np.round(mean, 2).tolist(),
         pixel_std=np.round(deviation, 2).tolist(),
         pixel_range=[low, high],
+        brightness=_brightness(np.concatenate(means), split, dataset),
         constant_images=blank,
         repeated_images=repeats(hashes),
         near_duplicate_pairs=_near_pairs(split, split, looked_up, unique),
         looked_up_for_near_duplicates=len(looked_up),
     )
+
+
+def _brightness(means: np.ndarray, split: Split, dataset: ImageDataset) -> dict[str, ClassBrightness]:
+    """Of the images' mean grey levels, float N: the mean of each class that the split has, and their AUC."""
+    found = {}
+    for class_, name in dataset.id2label.items():
+        has = dataset.conditioning.shows(split.labels, class_)
+        if has.any() and not has.all():
+            area = float(roc_auc_score(has, means))
+            found[name] = ClassBrightness(mean=round(float(means[has].mean()), 2), auc=round(max(area, 1 - area), 4))
+    return found
 
 
 def _near_pairs(split: Split, other: Split, looked_up: np.ndarray, among: np.ndarray | None = None) -> int:
@@ -229,6 +246,7 @@ def findings(report: Audit) -> list[str]:
             lines.append(f"{_pairs(split.near_duplicate_pairs)} within {name}{looked_up}.")
     if report.twins:
         lines += _twin_findings(report.twins)
+    lines += _brightness_findings(report.splits["train"])
     if report.imbalance >= 2:
         lines.append(f"The largest class has {report.imbalance:.1f} times the images of the smallest.")
     return lines
@@ -249,6 +267,18 @@ def _conflict_findings(report: Audit) -> list[str]:
     ]
 
 
+def _brightness_findings(train: SplitAudit) -> list[str]:
+    """A classifier takes the shortest way: one that has nothing to do with medicine makes all figures look good."""
+    told = {name: one for name, one in (train.brightness or {}).items() if one.auc >= TELLING_BRIGHTNESS}
+    if not told:
+        return []
+    listed = ", ".join(f"{name} (mean grey level {one.mean:.0f}, AUC {one.auc:.3f})" for name, one in told.items())
+    return [
+        f"Brightness alone tells these classes from the others: {listed}; train has {np.mean(train.pixel_mean):.0f}. If it comes "
+        "from the scanner, the files or how they were saved, and not from what they show, make the classes alike first."
+    ]
+
+
 def _twin_findings(twins: TwinsAudit) -> list[str]:
     """What twins mean for whoever reads figures of val and test images."""
     shares = []
@@ -257,7 +287,7 @@ def _twin_findings(twins: TwinsAudit) -> list[str]:
         if split.images_with_twin_in_train:
             share = split.images_with_twin_in_train / split.looked_up
             shares.append(f"{split.images_with_twin_in_train} of {split.looked_up} {name} images ({share:.0%})")
-    lines = []
+    lines = [alike_in_words(twins.alike)] if twins.alike else []
     if shares:
         lines.append(
             f"{' and '.join(shares)} have a twin in train, another file of the same picture: figures measured on them, "

@@ -102,6 +102,10 @@ class Conditioning:
             return (conditions[:, None] >> np.arange(self.num_classes) & 1).astype(np.uint8)
         return np.eye(self.num_classes, dtype=np.uint8)[conditions]
 
+    def truth(self, conditions: Labels) -> np.ndarray:
+        """What a classifier is held against: class ids int64 N, or of several labels zeros and ones uint8 N×K."""
+        return self.matrix(conditions) if self.multi_label else conditions
+
     def shows(self, conditions: Labels, class_: int) -> np.ndarray:
         """bool N: whether a class is asked for, alone or with others."""
         return (conditions >> class_ & 1).astype(bool) if self.multi_label else conditions == class_

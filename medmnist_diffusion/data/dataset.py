@@ -141,6 +141,11 @@ class ImageDataset:
         """At least `count` conditions, each class equally often, in order."""
         return self.conditioning.balanced(count)
 
+    def labels_to_add(self, count: int) -> np.ndarray:
+        """At least `count` conditions of images to train on beside the real ones: each class equally often; of several labels an
+        image combinations as in train."""
+        return self.labels_in_shares(count) if self.conditioning.multi_label else self.balanced_labels(count)
+
     def labels_in_shares(self, count: int) -> np.ndarray:
         """At least `count` conditions in the training set's shares, in order: what to generate."""
         return self.conditioning.as_in(self.train.labels, count)

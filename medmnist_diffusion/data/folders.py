@@ -9,7 +9,7 @@ two readings are possible, the folder is refused.
 import os
 import re
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field
 from itertools import combinations
 from pathlib import Path
@@ -39,14 +39,18 @@ _MASK_WORDS = (
 _MASK_FOLDER = re.compile(rf"({_MASK_WORDS}|labels?([-_ ]?(tr|ts|va))?)", re.IGNORECASE)
 _MASK_FILE = re.compile(rf"(?P<of>.+?)[-_ ]+({_MASK_WORDS}|label)([-_ ]*\d+)?", re.IGNORECASE)
 _MASKS = "{} masks were left out"
+# Folders below the classes, or ids in DICOM files, are taken for patients where there are so many, and none has a greater share.
+FEWEST_PATIENTS, LARGEST_PATIENT = 10, 0.2
 
 
 @dataclass(frozen=True)
 class FolderContents:
-    """Split → class → its image files, sorted; and what a user should know about how that was found."""
+    """Split → class → its image files, sorted; what a user should know about how that was found; and of each file the folder
+    below its class that it lies in, where these can be patients."""
 
     splits: dict[str, dict[str, list[Path]]]
     notes: list[str]
+    patients: dict[Path, str] | None = None
 
 
 @dataclass
@@ -131,15 +135,40 @@ def folder_contents(path: Path) -> FolderContents:
         splits[split] = {name: _without_masks(folder, left_out) for name, folder in part.folders.items()}
     inner = [set(folder.folders) for part in found.values() for folder in part.folders.values()]
     shared = {name for one, other in combinations(inner, 2) for name in one & other}
-    if len(shared) > 1:
-        notes.append(f"Folders below the classes were not taken for classes ({', '.join(sorted(shared)[:3])}).")
+    if patients := _patients(found, splits):
+        names = sorted(set(patients.values()))
+        notes.append(
+            f"The {len(names)} folders below the classes ({', '.join(names[:3])}, …) were taken for patients: images in folders "
+            "of one name belong together."
+        )
+    elif len(shared) > 1:
+        notes.append(f"Folders below the classes were not taken for classes ({', '.join(sorted(shared)[:3])}, …).")
     if found.get("train") is not tree:
         notes.append(
             "Splits from the folders "
             + ", ".join(f"{part.path.name} ({split})" for split, part in found.items())
             + "."
         )
-    return FolderContents(splits, [*notes, *left_out.notes()])
+    return FolderContents(splits, [*notes, *left_out.notes()], patients)
+
+
+def _patients(trees: dict[str, _Tree], splits: dict[str, dict[str, list[Path]]]) -> dict[Path, str] | None:
+    """Each image → the folder below its class; None unless all images lie in such folders, and these can be patients."""
+    below: dict[Path, str] = {}
+    for split, classes in splits.items():
+        for name, files in classes.items():
+            for file in files:
+                folders = file.relative_to(trees[split].folders[name].path).parts[:-1]
+                if not folders:
+                    return None
+                below[file] = folders[0]
+    return below if can_be_patients(below.values()) else None
+
+
+def can_be_patients(groups: Collection[str]) -> bool:
+    """Whether there are so many groups, and none so large, that each can be kept in one split."""
+    sizes = Counter(groups)
+    return len(sizes) >= FEWEST_PATIENTS and max(sizes.values()) <= LARGEST_PATIENT * len(groups)
 
 
 def _tree(path: Path, left_out: _LeftOut, above: tuple[str, ...]) -> _Tree:

@@ -17,8 +17,15 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from pydantic import BaseModel
 
 from medmnist_diffusion.data.dataset import CHUNK
-from medmnist_diffusion.data.medical import DEEP_MODES, Values, deep_values, is_medical, is_turned, medical_values
-from medmnist_diffusion.data.nifti import is_nifti
+from medmnist_diffusion.data.medical import (
+    DEEP_MODES,
+    Values,
+    deep_values,
+    is_dicom,
+    is_medical,
+    is_turned,
+    medical_values,
+)
 from medmnist_diffusion.data.reading import LARGEST_VOLUME, Fit, Reading
 from medmnist_diffusion.errors import UserError
 
@@ -117,9 +124,7 @@ class Seen(BaseModel):
         UserError: if the images cannot be read in one way, or not as they are asked to be.
         """
         if 0 < self.volumes < self.images:
-            raise UserError(
-                f"{where}: {self.first['volumes']} is a volume, others are images. Keep one kind, or read slices: --slices 1."
-            )
+            raise UserError(f"{where}: {self.first['volumes']} is a volume, others are images. Keep one kind of them.")
         if self.volumes and max(reading.sides) > LARGEST_VOLUME:
             raise UserError(
                 f"{where} holds volumes, of at most {LARGEST_VOLUME} voxels a side: give a smaller --size."
@@ -150,10 +155,12 @@ class Seen(BaseModel):
         """What was done to the images that a user may not expect, a sentence each."""
         of, lines = f"of {self.images} images", []
         height, width = reading.sides
-        wanted = f"{width}×{height}×{height}" if self.volumes else f"{width}×{height}"
-        if set(self.sizes) != {wanted}:
-            first, last = (min(self.sizes, key=_pixels), max(self.sizes, key=_pixels)) if self.sizes else ("", "")
+        wanted = f"{height}×{height}×{height}" if self.volumes else f"{height}×{width}"
+        sizes = {"×".join(reversed(size.split("×"))) for size in self.sizes}  # as --size has them: height first
+        if sizes != {wanted}:
+            first, last = (min(sizes, key=_pixels), max(sizes, key=_pixels)) if sizes else ("", "")
             from_ = first if first == last else f"{first} to {last}"
+            order = "" if self.volumes or all(len(set(one.split("×"))) == 1 for one in sizes) else " (height × width)"
             middle = "cube" if self.volumes else "square" if height == width else f"{wanted} shape"
             how = {
                 "crop": f"cropped to their middle {middle} and resized",
@@ -161,7 +168,7 @@ class Seen(BaseModel):
                 "squash": "squashed",
             }[reading.fit]
             kind, dots = ("Volumes", "voxels") if self.volumes else ("Images", "pixels")
-            lines.append(f"{kind} of {from_} {dots} were {how} to {wanted}.")
+            lines.append(f"{kind} of {from_} {dots}{order} were {how} to {wanted}.")
             if self.volumes and reading.fit == "crop" and self.least_kept < 0.9:
                 lines.append(
                     f"Of some volumes their middle cube is only {self.least_kept:.0%}: --fit pad keeps all of them."
@@ -187,6 +194,7 @@ class Seen(BaseModel):
         if self.several:
             lines.append(
                 f"{self.several} {of} hold several pages or frames (first: {self.first['several']}): the first one was read."
+                + (" --slices 8 reads eight frames of each DICOM file." if self.dicom else "")
             )
         return lines
 
@@ -269,7 +277,7 @@ def survey(rows: Iterable[dict[str, Any]], where: str) -> Seen:
                 image = upright(stored, row, where)
             sides = f"{image.width}×{image.height}"
             found["transparent"] = image.mode == "RGBA"
-        found["dicom"] = row["path"] is not None and not is_nifti(row["path"]) and is_medical(Path(row["path"]))
+        found["dicom"] = row["path"] is not None and is_dicom(Path(row["path"]))
         if found.get("stored_in_colour"):
             pixels = np.asarray(on_background(image, WHITE))  # colours that nobody sees do not count
             found["coloured"] = bool((pixels != pixels[..., :1]).any())

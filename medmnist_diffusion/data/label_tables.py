@@ -137,7 +137,7 @@ def _columns_of(rows: list[dict[str, str]]) -> tuple[str, list[str]] | None:
     """The column that names files, and those that hold labels; None where a table has no such columns."""
     if not rows:
         return None
-    file = _first_column(rows[0], FILE_COLUMNS)
+    file = _first_column(rows[0], FILE_COLUMNS) or _first_column(rows[0], GROUP_COLUMNS)  # one file a patient
     labels = _label_columns(rows, file) if file else []
     return (file, labels) if file and labels else None
 

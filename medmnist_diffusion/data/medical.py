@@ -4,6 +4,7 @@ their values are read. No tag of a DICOM file leaves this module but those that 
 
 import io
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -12,7 +13,7 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageOps
 
-from medmnist_diffusion.data.nifti import is_nifti, read_nifti
+from medmnist_diffusion.data.nifti import is_nifti, nifti_slices, read_nifti
 from medmnist_diffusion.errors import UserError, one_line
 
 DICOM_SUFFIXES = (".dcm", ".dicom", ".ima")
@@ -21,6 +22,7 @@ SAMPLED = 4096  # values of an image that percentiles are made of, at most
 ORIENTATION = 0x0112  # EXIF's number for which side is up
 PHOTOMETRIC, MIN_IS_WHITE = 262, 0  # TIFF's tag for what the least value is
 _MAGIC_AT, _MAGIC = 128, b"DICM"
+NO_PYDICOM = "{} is a DICOM file, which needs pydicom: pip install 'medmnist-diffusion[medical]'."
 _SLICE = re.compile(r"(?P<file>.+)#(?P<number>\d+)of(?P<count>\d+)")
 
 
@@ -99,9 +101,41 @@ def stem_of(path: Path) -> str:
     return path.name[: -len(".nii.gz")] if path.name.lower().endswith(".nii.gz") else path.stem
 
 
-def as_slices(path: Path, count: int) -> list[str]:
-    """Names under which `medical_values` knows evenly spaced slices of a volume."""
-    return [f"{path}#{number}of{count}" for number in range(count)] if is_nifti(path) else [str(path)]
+def as_slices(path: Path, count: int, where: str) -> list[str]:
+    """Names under which `medical_values` knows evenly spaced slices of a volume or frames of a DICOM file: `count` of them, or all
+    where there are no more."""
+    there = _number_of_slices(path, where)
+    count = min(count, there)
+    return [f"{path}#{number}of{count}" for number in range(count)] if there > 1 or is_nifti(path) else [str(path)]
+
+
+def _number_of_slices(path: Path, where: str) -> int:
+    if is_nifti(path):
+        return nifti_slices(path, where)
+    return int(_tag(path, "NumberOfFrames") or 1) if is_dicom(path) else 1
+
+
+def _tag(path: Path, name: str) -> Any:
+    """One tag of a DICOM file, without its pixels; None of a file that has none, or is damaged: whoever reads it names it."""
+    try:
+        from pydicom import dcmread
+    except ImportError:
+        raise UserError(NO_PYDICOM.format(path.name)) from None
+    try:
+        return dcmread(path, stop_before_pixels=True, specific_tags=[name], force=True).get(name)
+    except Exception:  # whatever pydicom raises on a file that somebody made up
+        return None
+
+
+def is_dicom(path: Path) -> bool:
+    return is_medical(path) and not is_nifti(path)
+
+
+def patients(files: Sequence[Path]) -> np.ndarray:
+    """int N: which patient each of N DICOM files is of, by numbers from 0: the id itself stays in the file. Files that say nobody
+    are −1."""
+    ids = np.array([str(_tag(file, "PatientID") or "").strip() for file in files])
+    return np.where(ids == "", -1, np.unique(ids, return_inverse=True)[1])
 
 
 def medical_values(row: dict[str, Any], where: str) -> Values | Image.Image | None:
@@ -115,7 +149,7 @@ def medical_values(row: dict[str, Any], where: str) -> Values | Image.Image | No
         return (
             _dicom(io.BytesIO(data), path or "an image", where) if data[_MAGIC_AT : _MAGIC_AT + 4] == _MAGIC else None
         )
-    if (match := _SLICE.fullmatch(path)) and is_nifti(match["file"]):
+    if (match := _SLICE.fullmatch(path)) and not Path(path).is_file():
         return _slice(match["file"], int(match["number"]), int(match["count"]), where)
     if is_nifti(path):
         return _read_volume(path, where)
@@ -134,8 +168,10 @@ def _volume(path: str, where: str, version: tuple[int, ...]) -> Values:
     return Values(values, window, spacing=spacing)
 
 
-def _slice(path: str, number: int, count: int, where: str) -> Values:
-    """A slice of a volume, from the middle of one of `count` equal parts."""
+def _slice(path: str, number: int, count: int, where: str) -> Values | Image.Image:
+    """A slice of a volume or a frame, from the middle of one of `count` equal parts."""
+    if not is_nifti(path):
+        return _dicom(path, path, where, (number + 0.5) / count)
     whole = _read_volume(path, where)
     volume = whole.values if whole.values.ndim == 3 else whole.values[None]
     return Values(volume[int((number + 0.5) / count * len(volume))], whole.window)
@@ -156,15 +192,18 @@ def deep_values(image: Image.Image, name: str, where: str) -> Values:
     return Values(values.astype(np.float32), inverted=inverted, frames=frames, turned=turned)
 
 
-def _dicom(source: Any, name: str, where: str) -> Values | Image.Image:
+def _dicom(source: Any, name: str, where: str, at: float | None = None) -> Values | Image.Image:
+    """A DICOM file's picture.
+
+    Args:
+        at: of several frames which one, 0 … 1; None: the first, and it counts as one of several.
+    """
     try:
         import pydicom
         from pydicom.pixels.processing import apply_color_lut, apply_rescale
         from pydicom.pixels.utils import pixel_array
     except ImportError:
-        raise UserError(
-            f"{Path(name).name} is a DICOM file, which needs pydicom: pip install 'medmnist-diffusion[medical]'."
-        ) from None
+        raise UserError(NO_PYDICOM.format(Path(name).name)) from None
     try:
         dataset = pydicom.dcmread(source, force=str(name).lower().endswith(DICOM_SUFFIXES))
         if "PixelData" not in dataset:
@@ -173,13 +212,13 @@ def _dicom(source: Any, name: str, where: str) -> Values | Image.Image:
             dataset.ensure_file_meta()
             dataset.file_meta.TransferSyntaxUID = pydicom.uid.ImplicitVRLittleEndian
         frames = int(dataset.get("NumberOfFrames") or 1)
-        pixels = pixel_array(dataset, index=0)
+        pixels = pixel_array(dataset, index=0 if at is None else int(at * frames))
         if dataset.PhotometricInterpretation == "PALETTE COLOR":
             pixels = apply_color_lut(pixels, dataset)
         if pixels.ndim == 3:
             palette = dataset.get("RedPaletteColorLookupTableDescriptor")
             return _colour(pixels, int(palette[2]) if palette else int(dataset.BitsStored))
-        return _grey(dataset, apply_rescale(pixels, dataset), frames, name, where)
+        return _grey(dataset, apply_rescale(pixels, dataset), 1 if at is not None else frames, name, where)
     except UserError:
         raise
     except Exception as error:  # whatever pydicom and its decoders raise on a file that somebody made up

@@ -8,6 +8,7 @@ import numpy as np
 
 from medmnist_diffusion.errors import UserError, one_line
 
+_UNREADABLE = "{} in {} is no readable NIfTI file ({}). Replace or remove it."
 NIFTI_SUFFIXES = (".nii", ".nii.gz")
 
 
@@ -34,9 +35,7 @@ def read_nifti(
         image: Any = nibabel.as_closest_canonical(stored)
         values = np.asarray(image.get_fdata(dtype=np.float32))
     except Exception as error:  # whatever nibabel raises on a file that somebody made up
-        raise UserError(
-            f"{path} in {where} is no readable NIfTI file ({one_line(error, 120)}). Replace or remove it."
-        ) from None
+        raise UserError(_UNREADABLE.format(path, where, one_line(error, 120))) from None
     while values.ndim > 3 and values.shape[-1] == 1:
         values = values[..., 0]
     if values.ndim == 2:
@@ -53,6 +52,17 @@ def read_nifti(
     if plain:
         return volume.astype(np.uint8), None, spacing
     return volume, (low, high) if low < high else None, spacing
+
+
+def nifti_slices(path: str | Path, where: str) -> int:
+    """How many slices a volume has from feet to head; 1 of a picture."""
+    nibabel = _nibabel(path)
+    try:
+        stored: Any = nibabel.load(path)
+        axes = nibabel.io_orientation(stored.affine)[:, 0].tolist()
+        return int((*stored.shape, 1, 1)[axes.index(2)])
+    except Exception as error:
+        raise UserError(_UNREADABLE.format(path, where, one_line(error, 120))) from None
 
 
 def write_nifti(path: Path, volume: np.ndarray) -> None:

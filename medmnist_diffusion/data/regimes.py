@@ -1,4 +1,5 @@
-"""How much real data there is: subsets of the training and the validation images, drawn by class, with proof of what was drawn.
+"""How much real data there is: subsets of the training and the validation images, drawn by class (of several labels an image by
+stratum, data/conditioning.py), with proof of what was drawn.
 
 Everything that a regime's arms use, the generator and every threshold included, may look at these subsets and at nothing else
 of the training and validation images. The test images are the whole set's own.
@@ -49,13 +50,14 @@ class RegimeData:
 
 def draw_regime(dataset: ImageDataset, regime: Regime, seed: int) -> RegimeData:
     """The draw of a regime by seed. Draws of one seed are nested: a larger share holds the images of a smaller one."""
-    rare = int(np.argmin(dataset.conditioning.counts(dataset.train.labels)))
+    conditioning = dataset.conditioning
+    rare = int(np.argmin(conditioning.counts(dataset.train.labels)))
     rows = {}
     for stream, name in enumerate(("train", "val")):
         labels, chosen = dataset.splits[name].labels, []
-        for label, members in enumerate(dataset.conditioning.members(labels)):
-            members = np.random.default_rng([seed, stream, label, 1]).permutation(members)
-            share = regime.share * (regime.rare_share if label == rare else 1)
+        for stratum, members in enumerate(conditioning.stratum_members(labels)):
+            members = np.random.default_rng([seed, stream, stratum, 1]).permutation(members)
+            share = regime.share * (regime.rare_share if conditioning.shows(labels[members[:1]], rare).any() else 1)
             chosen.append(members[: max(LEAST, round(share * len(members)))])
         rows[name] = np.sort(np.concatenate(chosen))
     splits = {

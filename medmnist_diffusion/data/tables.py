@@ -1,8 +1,8 @@
 """Image folders, tables beside images, folders of parquet and Hub data sets as one data set: labels joined by name, splits drawn,
 images decoded."""
 
-from collections.abc import Callable
-from dataclasses import replace
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,18 +16,18 @@ from medmnist_diffusion.data.conditioning import (
     class_order,
     condition_of,
     nearly_equal,
-    stratified_parts,
 )
 from medmnist_diffusion.data.dataset import ImageDataset, Split
-from medmnist_diffusion.data.folders import BESIDE_IMAGES, folder_contents, is_hidden, split_name
+from medmnist_diffusion.data.drawn_splits import drawn_splits
+from medmnist_diffusion.data.folders import BESIDE_IMAGES, can_be_patients, folder_contents, is_hidden, split_name
 from medmnist_diffusion.data.images import DECODER, IMAGE_SUFFIXES, Seen, decoded, image_shape, survey
 from medmnist_diffusion.data.label_tables import LabelledFiles, find_tables, labelled_files, unused_tables
-from medmnist_diffusion.data.medical import as_slices
+from medmnist_diffusion.data.medical import as_slices, is_dicom, patients
 from medmnist_diffusion.data.nifti import is_nifti
 from medmnist_diffusion.data.npz import SPLITS
 from medmnist_diffusion.data.parquet import PARQUET_SUFFIXES, Part, all_rows, hub_parts, parquet_parts
 from medmnist_diffusion.data.reading import Reading
-from medmnist_diffusion.data.twins import MOST_GROUPED, WORKING_SIZE, joined_groups, picture_groups
+from medmnist_diffusion.data.twins import WORKING_SIZE
 from medmnist_diffusion.errors import UserError
 from medmnist_diffusion.files import file_hash
 
@@ -69,10 +69,14 @@ def folder_parts(
         labelled, notes = labelled_files(path, found) if found else _by_folders(path)
         files = [file for one in labelled.values() for file in one.files]
         notes = [*notes, *(unused_tables(path, found.values()) if tables else [])]
-        content = _content(path, [*files, *found.values()]) + (f"-{slices}" if slices else "")
-        if slices and not any(map(is_nifti, files)):
-            raise UserError(f"{path} holds no volumes: leave --slices out.")
-        return {split: [_table(one, slices)] for split, one in labelled.items()}, notes, content
+        content = _content(path, [*files, *found.values()])
+        if all(one.groups is None for one in labelled.values()):
+            labelled, said = _with_patients(labelled, content)
+            notes += said
+        if slices:
+            notes += _sliced_notes(files, slices, str(path))
+        parts = {split: [_table(one, slices, str(path))] for split, one in labelled.items()}
+        return parts, notes, content + (f"-{slices}" if slices else "")
     images = (file for file in everything if file.suffix.lower() in IMAGE_SUFFIXES)
     if image := next(images, None):
         raise UserError(
@@ -102,18 +106,49 @@ def _inner(path: Path) -> Path:
 def _by_folders(path: Path) -> tuple[dict[str, LabelledFiles], list[str]]:
     """The folders' names as labels."""
     contents = folder_contents(path)
-    splits = {}
+    splits, patients = {}, contents.patients
     for split, classes in contents.splits.items():
         rows = [(file, name) for name, files in classes.items() for file in files]
-        splits[split] = LabelledFiles([file for file, _ in rows], [name for _, name in rows])
+        groups = [patients[file] for file, _ in rows] if patients else None
+        splits[split] = LabelledFiles([file for file, _ in rows], [name for _, name in rows], groups)
     return splits, contents.notes
 
 
-def _table(labelled: LabelledFiles, slices: int | None) -> Part:
+def _with_patients(labelled: dict[str, LabelledFiles], content: str) -> tuple[dict[str, LabelledFiles], list[str]]:
+    """The same with the patients that DICOM files name as groups; kept on disk by content, as numbers."""
+    files = [file for one in labelled.values() for file in one.files]
+    if not all(map(is_dicom, files)):
+        return labelled, []
+    path = cache_dir() / "patients" / f"{content}.npz"
+    numbers = cached_arrays(path, lambda: {"patients": patients(files)})["patients"]
+    of_file = {file: str(number) for file, number in zip(files, numbers.tolist(), strict=True)}
+    count = len(set(of_file.values()) - {"-1"})
+    if "-1" in of_file.values() or not can_be_patients(of_file.values()):
+        note = f"The DICOM files name {count} patients, not enough to keep each in one split: images of one may stand in several."
+        return labelled, [note]
+    known = {split: replace(one, groups=[of_file[file] for file in one.files]) for split, one in labelled.items()}
+    return known, [f"Images of one of the {count} patients whom the DICOM files name belong together."]
+
+
+def _sliced_notes(files: Sequence[Path], slices: int, where: str) -> list[str]:
+    """What `--slices` did.
+
+    Raises:
+        UserError: if no file has slices or frames.
+    """
+    counts = [len(as_slices(file, slices, where)) for file in files]
+    if not any(count > 1 or is_nifti(file) for file, count in zip(files, counts, strict=True)):
+        raise UserError(f"{where} holds no volumes and no files of several frames: leave --slices out.")
+    note = f"Of each volume {slices} slices, evenly spaced, are images of their own, with the volume's label."
+    fewer = sum(count < slices for count in counts)
+    return [note + (f" {fewer} volumes have fewer: all of theirs were read." if fewer else "")]
+
+
+def _table(labelled: LabelledFiles, slices: int | None, where: str) -> Part:
     """A row an image; with `slices` a volume's in a row, which belong together."""
     import datasets
 
-    names = [as_slices(file, slices) if slices else [str(file)] for file in labelled.files]
+    names = [as_slices(file, slices, where) if slices else [str(file)] for file in labelled.files]
     groups = labelled.groups or ([str(file) for file in labelled.files] if slices else None)
     rows = [(name, at) for at, several in enumerate(names) for name in several]
     features = datasets.Features({"image": datasets.Image(decode=False)})
@@ -152,15 +187,9 @@ def _dataset(
     what = "Labels" if conditioning.multi_label else "Classes"
     notes = [*notes, f"{what} in the order of their ids: {', '.join(conditioning.names)}.", *seen.notes(reading)]
     if missing := [split for split in SPLITS if split not in tables]:
-        drawn = _drawn(
-            tables["train"], labels["train"], groups["train"], conditioning, missing, reading, seen, content, where
-        )
-        rows, together = drawn
-        kept = "of one patient, or that show another's picture," if groups["train"] else "that show another's picture"
-        notes.append(
-            f"No {' and no '.join(missing)} split was given: drawn from train, stratified, with seed 0."
-            + (f" {together} images {kept} stay in one split with it." if together else "")
-        )
+        pictures = _SmallPictures(tables["train"], reading, seen, content, where)
+        rows, said = drawn_splits(labels["train"], groups["train"], conditioning, missing, pictures, where)
+        notes += said
         whole = groups["train"]
         tables |= {split: tables["train"].select(chosen) for split, chosen in rows.items()}
         labels |= {split: labels["train"][chosen] for split, chosen in rows.items()}
@@ -242,61 +271,30 @@ def _check_images(parts: dict[str, list[Part]], where: str) -> None:
 
 def _file_names(table: Table, where: str) -> list[str] | None:
     """Of each image, as far as they are known, within the folder that was named."""
-    if table[0]["image"]["bytes"] is not None:
+    if not len(table) or table[0]["image"]["bytes"] is not None:
         return None
     names = [row["path"] for row in table["image"]]
     return [Path(name).relative_to(where).as_posix() if Path(name).is_relative_to(where) else name for name in names]
 
 
-def _drawn(
-    table: Table,
-    labels: np.ndarray,
-    given: list[str] | None,
-    conditioning: Conditioning,
-    missing: list[str],
-    reading: Reading,
-    seen: Seen,
-    content: str,
-    where: str,
-) -> tuple[dict[str, np.ndarray], int]:
-    """Rows for train and for each missing split, 10 % of every class (of several labels an image: of every stratum) and at
-    least one image; images of one picture, and of one given group, stay together. And how many images do so.
+@dataclass(frozen=True)
+class _SmallPictures:
+    """All images of a table, small, to find out which show one picture."""
 
-    Raises:
-        UserError: if a class has too few images.
-    """
-    counts, names = conditioning.counts(labels), conditioning.names
-    if counts.min() <= len(missing):
-        rare = int(np.argmin(counts))
-        raise UserError(
-            f"{where}: class {names[rare]} has {counts[rare]} images; {len(missing) + 1} are needed: {' and '.join(missing)} must "
-            "be drawn from them, too. Add images, or give these splits yourself."
-        )
-    small = replace(reading, size=(min(seen_size(seen), WORKING_SIZE),) * 2)
-    key = f"{content}-{_way(small, seen)}"
-    groups = _groups(labels, key, lambda: np.concatenate([*decoded(table, small, seen, where)]))
-    if given is not None:
-        groups = joined_groups(groups, np.unique(given, return_inverse=True)[1])
-    strata = Conditioning(conditioning.id2label, conditioning.task, labels).strata(labels)
-    *rows, rest = stratified_parts(strata, 0.1, len(missing), np.random.default_rng(0), groups)
-    if lost := np.flatnonzero(conditioning.counts(labels[rest]) == 0).tolist():
-        name = names[min(lost)]
-        raise UserError(
-            f"{where}: the images of class {name} show so few different pictures that they all went to {' or '.join(missing)}: "
-            "files of one picture stay together. Add other images, or give the splits yourself."
-        )
-    return dict(zip(["train", *missing], [rest, *rows], strict=True)), len(labels) - len(np.unique(groups))
+    table: Table
+    reading: Reading
+    seen: Seen
+    content: str
+    where: str
 
+    @property
+    def small(self) -> Reading:
+        shorter = min((min(map(int, size.split("×"))) for size in self.seen.sizes), default=WORKING_SIZE)
+        return replace(self.reading, size=(min(shorter, WORKING_SIZE),) * 2)
 
-def seen_size(seen: Seen) -> int:
-    """Pixels that the shorter side of every image has at least."""
-    return min((min(map(int, size.split("×"))) for size in seen.sizes), default=WORKING_SIZE)
+    @property
+    def key(self) -> str:
+        return f"{self.content}-{_way(self.small, self.seen)}"
 
-
-def _groups(labels: np.ndarray, key: str, images: Callable[[], np.ndarray]) -> np.ndarray:
-    """int N: which images show one picture; each its own where there are too many to compare. Kept on disk by content: else every
-    reading would decode them twice."""
-    if len(labels) > MOST_GROUPED:
-        return np.arange(len(labels))
-    path = cache_dir() / "groups" / f"{key}.npz"
-    return cached_arrays(path, lambda: {"groups": picture_groups(Split("train", images(), labels))})["groups"]
+    def images(self) -> np.ndarray:
+        return np.concatenate([*decoded(self.table, self.small, self.seen, self.where)])

@@ -6,7 +6,7 @@ Twins are recognised, not assumed. Each image's distance to the nearest training
 data set fall into two heaps, the limit between twins and other images lies in the valley between them.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import product
 from typing import Any
@@ -34,6 +34,8 @@ MOST_GROUPED = 30_000  # images that are all compared with each other
 LOWEST, HIGHEST = 0.05, 0.6  # between which the limit lies; exact copies are below
 BANDWIDTH = 0.15  # of the density of log values
 DEPTH = 3.0  # of a valley: so many times lower than the heaps beside it
+# A cluster of more than this share of all images, and of more than ten, is one kind of image and not one picture.
+LARGEST_CLUSTER, SMALL_CLUSTER = 0.2, 10
 
 
 @dataclass(frozen=True)
@@ -183,17 +185,18 @@ class Twins:
         looked_up: split → the rows that were looked up: all, or of large sets some.
         relative: split → of each of these, the relative distance to the (other) training images.
         pairs: split → M×2, a row of the split and the training row that is its twin.
+        alike: so many images are too much alike for twins to be told among them: only exact copies count, in the whole set.
     """
 
     limit: float
     looked_up: dict[str, np.ndarray]
     relative: dict[str, np.ndarray]
     pairs: dict[str, np.ndarray]
+    alike: int = 0
 
     def pairs_over(self, splits: dict[str, Split]) -> np.ndarray:
         """int M×2: all pairs, as rows of the splits one after the other."""
-        starts = dict(zip(splits, np.cumsum([0, *map(len, splits.values())]), strict=False))
-        return np.concatenate([self.pairs[name] + [starts[name], starts["train"]] for name in splits])
+        return _over_all(self.pairs, splits)
 
     def rows(self, split: str) -> np.ndarray:
         """The rows of a split that have a twin in train."""
@@ -215,12 +218,12 @@ class Twins:
 def find_twins(dataset: ImageDataset) -> Twins:
     """Look up the images of all splits among the (other) training images. Kept on disk by content."""
     contents = [split.content_hash[:16] for split in dataset.splits.values()]
-    path = cache_dir() / "twins" / f"{'-'.join(contents)}-v1.npz"
+    path = cache_dir() / "twins" / f"{'-'.join(contents)}-v2.npz"
     arrays = cached_arrays(path, lambda: _found(dataset))
     looked_up, relative, pairs = (
         {name: arrays[f"{name}_{what}"] for name in dataset.splits} for what in ("looked_up", "relative", "pairs")
     )
-    return Twins(float(arrays["limit"]), looked_up, relative, pairs)
+    return Twins(float(arrays["limit"]), looked_up, relative, pairs, int(arrays["alike"]))
 
 
 def _found(dataset: ImageDataset) -> dict[str, np.ndarray]:
@@ -232,20 +235,59 @@ def _found(dataset: ImageDataset) -> dict[str, np.ndarray]:
             rows = np.sort(rows)
         nearest[name] = nearest_pictures(split.subset(rows), train, rows if name == "train" else None)
         arrays[f"{name}_looked_up"], arrays[f"{name}_relative"] = rows, nearest[name].relative
-    limit = twin_limit(np.concatenate([one.relative for one in nearest.values()]))
-    for name, one in nearest.items():
-        queries, places = np.nonzero(one.links < limit)
-        arrays[f"{name}_pairs"] = np.stack([arrays[f"{name}_looked_up"][queries], one.rows[queries, places]], 1)
-    return {**arrays, "limit": np.array(limit)}
+
+    def pairs(limit: float) -> dict[str, np.ndarray]:
+        return {name: _linked(one, limit, arrays[f"{name}_looked_up"]) for name, one in nearest.items()}
+
+    def groups(limit: float) -> np.ndarray:
+        return clusters(_over_all(pairs(limit), dataset.splits), sum(map(len, dataset.splits.values())))
+
+    limit, alike = _believed(twin_limit(np.concatenate([one.relative for one in nearest.values()])), groups)
+    arrays |= {f"{name}_pairs": found for name, found in pairs(limit).items()}
+    return {**arrays, "limit": np.array(limit), "alike": np.array(alike)}
 
 
-def picture_groups(pool: Split) -> np.ndarray:
-    """int N: the group of each image; twins are in one."""
+def _over_all(pairs: dict[str, np.ndarray], splits: dict[str, Split]) -> np.ndarray:
+    """int M×2: pairs of each split's rows and train's, as rows of all splits one after the other."""
+    starts = dict(zip(splits, np.cumsum([0, *map(len, splits.values())]), strict=False))
+    return np.concatenate([np.add(rows, [starts[name], starts["train"]]) for name, rows in pairs.items()])
+
+
+def _linked(found: Nearest, limit: float, rows: np.ndarray) -> np.ndarray:
+    """int M×2: rows of the queries, and the references that are their twins."""
+    queries, places = np.nonzero(found.links < limit)
+    return np.stack([rows[queries], found.rows[queries, places]], 1)
+
+
+def _believed(limit: float, groups: Callable[[float], np.ndarray]) -> tuple[float, int]:
+    """The limit, or that of exact copies where it would make one picture of images that are merely alike; and how many these are.
+
+    Args:
+        groups: limit → int N, the cluster of each image.
+    """
+    largest = int(np.bincount(found := groups(limit)).max())
+    if limit > LOWEST and largest > max(SMALL_CLUSTER, LARGEST_CLUSTER * len(found)):
+        return LOWEST, largest
+    return limit, 0
+
+
+def picture_groups(pool: Split) -> tuple[np.ndarray, int]:
+    """int N: the group of each image; twins are in one. And how many images are too much alike to tell twins (`Twins.alike`)."""
+    every = np.arange(len(pool))
     if len(pool) < 2:
-        return np.arange(len(pool))
-    found = nearest_pictures(pool, pool, np.arange(len(pool)))
-    queries, places = np.nonzero(found.links < twin_limit(found.relative))
-    return clusters(np.stack([queries, found.rows[queries, places]], 1), len(pool))
+        return every, 0
+    found = nearest_pictures(pool, pool, every)
+
+    def groups(limit: float) -> np.ndarray:
+        return clusters(_linked(found, limit, every), len(pool))
+
+    limit, alike = _believed(twin_limit(found.relative), groups)
+    return groups(limit), alike
+
+
+def alike_in_words(alike: int) -> str:
+    """What a user should know of images that are too much alike."""
+    return f"{alike} images are so much alike that twins cannot be told among them: only exact copies were taken for one picture."
 
 
 def joined_groups(one: np.ndarray, other: np.ndarray) -> np.ndarray:

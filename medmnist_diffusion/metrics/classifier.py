@@ -102,9 +102,8 @@ def _shifted_batches(split: Split, conditioning: Conditioning, seed: int, steps:
 
 def targets(labels: np.ndarray, conditioning: Conditioning) -> torch.Tensor:
     """What a classifier learns of conditions: int64 N, or of several labels an image float N×K."""
-    return (
-        torch.from_numpy(conditioning.matrix(labels)).float() if conditioning.multi_label else torch.from_numpy(labels)
-    )
+    truth = torch.from_numpy(conditioning.truth(labels))
+    return truth.float() if conditioning.multi_label else truth
 
 
 def predict(model: SmallCNN, split: Split) -> np.ndarray:

@@ -22,13 +22,14 @@ def train_classifier(
     steps: int,
     learning_rate: float,
     weight_decay: float = 0.01,
-    val: Split | None = None,
+    val: tuple[Split, torch.Tensor] | None = None,
     bfloat16: bool = False,
 ) -> tuple[int, float]:
     """Train `model` in place, on its own device, by AdamW with a one-cycle learning rate.
 
     Args:
-        val: ten times in a training its loss is measured, and the weights with the lowest one are kept at the end.
+        val: images, and what is to be learned of them: ten times in a training their loss is measured, and the weights with the
+            lowest one are kept at the end.
 
     Returns:
         the step whose weights were kept, and their validation loss; the last step and no number without `val`.
@@ -51,7 +52,7 @@ def train_classifier(
         optimizer.step()
         schedule.step()
         if val is not None and (step % check_every == 0 or step == steps):
-            val_loss = float(F.cross_entropy(predicted_logits(model, val), torch.from_numpy(val.labels)))
+            val_loss = float(classification_loss(predicted_logits(model, val[0]), val[1]))
             if val_loss < best_loss:
                 best, best_step, best_loss = copy.deepcopy(model.state_dict()), step, val_loss
     if val is None:

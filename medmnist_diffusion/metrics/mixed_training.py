@@ -16,10 +16,10 @@ from torch import nn
 from torchvision.models import resnet18
 from torchvision.transforms import v2
 
-from medmnist_diffusion.data.conditioning import rows_of
+from medmnist_diffusion.data.conditioning import Conditioning
 from medmnist_diffusion.data.dataset import Split
 from medmnist_diffusion.diffusion.batches import derived_seed
-from medmnist_diffusion.metrics.classifier import SmallCNN
+from medmnist_diffusion.metrics.classifier import SmallCNN, targets
 from medmnist_diffusion.metrics.classifier_training import Batches, train_classifier
 
 AUGMENTED_AT_ONCE = 16  # images that share one draw of the augmentation's parameters
@@ -64,7 +64,8 @@ class Mixture:
 
     Attributes:
         real: the real images.
-        extra: images that fill `share` of every batch, each class equally often; None for none.
+        extra: images that fill `share` of every batch, each class equally often (of several labels an image: images of each
+            label, and those without one); None for none.
         until: they do so in this first part of the training, real images alone after it.
         classical: whether all images are augmented.
     """
@@ -123,28 +124,34 @@ def _resnet18(channels: int, num_classes: int) -> nn.Module:
 NETWORKS: dict[str, Any] = {"small-cnn": SmallCNN, "resnet18": _resnet18}
 
 
-def fit(recipe: Recipe, mixture: Mixture, val: Split, num_classes: int, seed: int) -> Fitted:
-    """The best of the recipe's learning rates by validation loss."""
-    tried = [_fit(recipe, rate, mixture, val, num_classes, seed) for rate in recipe.learning_rates]
+def fit(recipe: Recipe, mixture: Mixture, val: Split, conditioning: Conditioning, seed: int) -> Fitted:
+    """The best of the recipe's learning rates by validation loss. Of several labels an image there is a sigmoid for each."""
+    tried = [_fit(recipe, rate, mixture, val, conditioning, seed) for rate in recipe.learning_rates]
     return min(tried, key=lambda fitted: fitted.val_loss)
 
 
-def _fit(recipe: Recipe, learning_rate: float, mixture: Mixture, val: Split, num_classes: int, seed: int) -> Fitted:
+def _fit(
+    recipe: Recipe, learning_rate: float, mixture: Mixture, val: Split, conditioning: Conditioning, seed: int
+) -> Fitted:
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        model = ImageClassifier(recipe.network, mixture.real.images.shape[3], num_classes)
+        model = ImageClassifier(recipe.network, mixture.real.images.shape[3], conditioning.num_classes)
         model.to(PartialState().device)
-        batches = _augmented_batches(recipe, mixture, num_classes, seed)
+        batches = _augmented_batches(recipe, mixture, conditioning, seed)
         bfloat16 = recipe.precision == "bf16"
-        step, loss = train_classifier(model, batches, recipe.steps, learning_rate, recipe.weight_decay, val, bfloat16)
+        held_out = val, targets(val.labels, conditioning)
+        step, loss = train_classifier(
+            model, batches, recipe.steps, learning_rate, recipe.weight_decay, held_out, bfloat16
+        )
     model.cpu().to(memory_format=torch.contiguous_format)  # as it is saved
     return Fitted(model.eval(), learning_rate, step, loss)
 
 
-def _augmented_batches(recipe: Recipe, mixture: Mixture, num_classes: int, seed: int) -> Batches:
+def _augmented_batches(recipe: Recipe, mixture: Mixture, conditioning: Conditioning, seed: int) -> Batches:
     """What a training sees, step by step."""
-    augment = classical_augmentation(mixture.real.images.shape[1])
-    batches = MixedBatches(mixture, recipe.batch_size, num_classes, seed)
+    height, width = mixture.real.images.shape[1:3]
+    augment = classical_augmentation(height, width)
+    batches = MixedBatches(mixture, recipe.batch_size, conditioning, seed)
     for step in range(recipe.steps):
         images, labels = batches.draw(extra=step < mixture.until * recipe.steps)
         if mixture.classical:
@@ -156,15 +163,15 @@ def _augmented_batches(recipe: Recipe, mixture: Mixture, num_classes: int, seed:
 class MixedBatches:
     """Batches of real images, and of extra ones in their last places. The real ones do not depend on the extra ones."""
 
-    def __init__(self, mixture: Mixture, batch_size: int, num_classes: int, seed: int) -> None:
-        self.mixture, self.batch_size = mixture, batch_size
+    def __init__(self, mixture: Mixture, batch_size: int, conditioning: Conditioning, seed: int) -> None:
+        self.mixture, self.batch_size, self.conditioning = mixture, batch_size, conditioning
         self.real_rng, self.extra_rng = (np.random.default_rng([seed, stream]) for stream in (21, 22))
         extra = mixture.extra
-        members = [rows_of(extra.labels, label) for label in range(num_classes)] if extra is not None else []
+        members = conditioning.shown_members(extra.labels) if extra is not None else []
         self.members = [rows for rows in members if len(rows)]
 
     def draw(self, extra: bool = True) -> tuple[torch.Tensor, torch.Tensor]:
-        """uint8 images N×C×H×W and labels N."""
+        """uint8 images N×C×H×W, and what is to be learned of them (`classifier.targets`)."""
         mixture = self.mixture
         rows = self.real_rng.integers(len(mixture.real), size=self.batch_size)
         count = round(mixture.share * self.batch_size) if extra and mixture.extra is not None else 0
@@ -174,31 +181,32 @@ class MixedBatches:
             taken = np.array([self.extra_rng.choice(self.members[label]) for label in classes])
             images = np.concatenate([images[:-count], mixture.extra.images[taken]])
             labels = np.concatenate([labels[:-count], mixture.extra.labels[taken]])
-        return torch.from_numpy(images).permute(0, 3, 1, 2), torch.from_numpy(labels)
+        return torch.from_numpy(images).permute(0, 3, 1, 2), targets(labels, self.conditioning)
 
 
-def classical_augmentation(size: int) -> v2.Compose:
+def classical_augmentation(height: int, width: int) -> v2.Compose:
     """Shifts by up to 8 % of the width, rotations by up to 10°, brightness and contrast by up to 20 %; no flips, as sides matter.
 
     uint8 N×C×H×W → the same; all images of a call get the same parameters. What moves in at the edges repeats them.
     """
-    pad = -(-size // 4)  # no rotated corner reaches beyond it
-    shift = SHIFT_SHARE * size / (size + 2 * pad)  # RandomAffine counts in widths of what it gets
+    pad = -(-max(height, width) // 4)  # no rotated corner reaches beyond it
+    # RandomAffine counts in widths and heights of what it gets.
+    shift_x, shift_y = (SHIFT_SHARE * width / (side + 2 * pad) for side in (width, height))
     return v2.Compose(
         [
             v2.Pad(pad, padding_mode="edge"),
-            v2.RandomAffine(10, translate=(shift, shift), interpolation=v2.InterpolationMode.BILINEAR),
-            v2.CenterCrop(size),
+            v2.RandomAffine(10, translate=(shift_x, shift_y), interpolation=v2.InterpolationMode.BILINEAR),
+            v2.CenterCrop((height, width)),
             v2.ColorJitter(brightness=0.2, contrast=0.2),
         ]
     )
 
 
-def timed_step(recipe: Recipe, mixture: Mixture, num_classes: int) -> float:
+def timed_step(recipe: Recipe, mixture: Mixture, conditioning: Conditioning) -> float:
     """Seconds of a training step here, by a trial."""
     trial, seconds = replace(recipe, steps=3), []
     for _ in range(2):
         began = time.monotonic()
-        _fit(trial, recipe.learning_rates[0], mixture, mixture.real.subset(np.arange(1)), num_classes, 0)
+        _fit(trial, recipe.learning_rates[0], mixture, mixture.real.subset(np.arange(1)), conditioning, 0)
         seconds.append((time.monotonic() - began) / trial.steps)
     return min(seconds)

@@ -1,13 +1,15 @@
 """Which generated images to use: four ways of choosing, each from nothing but the regime's own real images.
 
 Each takes the pool and returns the rows that it keeps, at most half of each class, as the arms without a selection do;
-where a threshold would keep fewer than a tenth of a class, the best tenth by its own measure stays.
+where a threshold would keep fewer than a tenth of a class, the best tenth by its own measure stays. Of several labels an image
+the classes are the data set's strata (data/conditioning.py).
 """
 
 from collections.abc import Callable
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 
 from medmnist_diffusion.data import ImageDataset, Split
 from medmnist_diffusion.data.conditioning import rows_of
@@ -28,43 +30,52 @@ Selection = Callable[[Split, ImageDataset, ImageClassifier], np.ndarray]
 
 def confident(pool: Split, regime: ImageDataset, model: ImageClassifier) -> np.ndarray:
     """The half of each class in which a classifier of the real images is surest of the label that was asked for."""
-    chance = torch.softmax(predicted_logits(model, pool), 1).numpy()[np.arange(len(pool)), pool.labels]
-    return _best(pool.labels, -chance, KEPT_SHARE)
+    logits = predicted_logits(model, pool)
+    if regime.conditioning.multi_label:  # the chance of all labels together
+        wanted = torch.from_numpy(regime.conditioning.matrix(pool.labels)).float()
+        cost = F.binary_cross_entropy_with_logits(logits, wanted, reduction="none").sum(1).numpy()
+    else:
+        cost = -torch.softmax(logits, 1).numpy()[np.arange(len(pool)), pool.labels]
+    return _best(regime.conditioning.strata(pool.labels), cost, KEPT_SHARE)
 
 
 def in_distribution(pool: Split, regime: ImageDataset, model: ImageClassifier) -> np.ndarray:
     """Images no farther from their class's nearest training image, in the real-data classifier's features, than 95 % of the
     regime's validation images are; those that have a twin in train are no fresh ones."""
-    val, independent = regime.splits["val"], clean_held_out(regime)
-    if np.isin(val.labels, independent.labels).all():
+    val, independent, strata_of = regime.splits["val"], clean_held_out(regime), regime.conditioning.strata
+    if np.isin(strata_of(val.labels), strata_of(independent.labels)).all():
         val = independent
     ours, real, fresh = (_features(model, split) for split in (pool, regime.train, val))
+    strata, of_real, of_fresh = (strata_of(split.labels) for split in (pool, regime.train, val))
     excess = np.zeros(len(pool))
-    for label in np.unique(pool.labels):
-        rows, members = rows_of(pool.labels, label), real[rows_of(regime.train.labels, label)]
-        limit = np.quantile(nearest_features(fresh[rows_of(val.labels, label)], members).distances, IN_DISTRIBUTION)
-        excess[rows] = nearest_features(ours[rows], members).distances - limit
-    return _below(pool.labels, excess)
+    for stratum in np.unique(strata):
+        rows, members, others = (rows_of(of, stratum) for of in (strata, of_real, of_fresh))
+        if not len(others):  # of a rare combination of labels: all val images say what is far
+            others = np.arange(len(fresh))
+        limit = np.quantile(nearest_features(fresh[others], real[members]).distances, IN_DISTRIBUTION)
+        excess[rows] = nearest_features(ours[rows], real[members]).distances - limit
+    return _below(strata, excess)
 
 
 def not_memorized(pool: Split, regime: ImageDataset, model: ImageClassifier) -> np.ndarray:
     """Images no nearer to a training image, for how near others lie (data/twins.py), than all but 1 % of the regime's independent
     real images are (of fewer than a hundred of these: than the nearest one is)."""
-    fresh = find_twins(regime).independent
+    fresh, strata = find_twins(regime).independent, regime.conditioning.strata(pool.labels)
     if not len(fresh):
-        return unselected(pool.labels)
-    return _below(pool.labels, Threshold.of(fresh, QUANTILE).value - nearest_pictures(pool, regime.train).relative)
+        return unselected(strata)
+    return _below(strata, Threshold.of(fresh, QUANTILE).value - nearest_pictures(pool, regime.train).relative)
 
 
 def diverse(pool: Split, regime: ImageDataset, model: ImageClassifier) -> np.ndarray:
     """Half of each class, each next one the farthest from the real images and from those already chosen, in the classifier's
     features (the greedy coreset of Sener & Savarese 2018, arXiv 1708.00489)."""
     ours, real = _features(model, pool), _features(model, regime.train)
+    strata, of_real = (regime.conditioning.strata(split.labels) for split in (pool, regime.train))
     chosen = []
-    for label in np.unique(pool.labels):
-        rows = rows_of(pool.labels, label)
+    for stratum in np.unique(strata):
+        rows = rows_of(strata, stratum)
         features = ours[rows]
-        distance = nearest_features(features, real[rows_of(regime.train.labels, label)]).distances
+        distance = nearest_features(features, real[rows_of(of_real, stratum)]).distances
         for _ in range(max(1, round(KEPT_SHARE * len(rows)))):
             farthest = int(distance.argmax())
             chosen.append(rows[farthest])

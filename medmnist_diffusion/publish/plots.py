@@ -9,7 +9,7 @@ import numpy as np
 from PIL import Image
 
 from medmnist_diffusion.artifacts import Metrics
-from medmnist_diffusion.data.conditioning import rows_of
+from medmnist_diffusion.data.conditioning import Conditioning
 from medmnist_diffusion.data.dataset import ImageDataset, Split, without_grey_axis
 from medmnist_diffusion.diffusion.loss_log import BUCKETS
 from medmnist_diffusion.files import atomic_file
@@ -19,6 +19,7 @@ matplotlib.use("Agg")
 from matplotlib import pyplot as plt
 
 MOST_CLASSES = 40  # in one picture
+VIEWS = "each volume: the middle slice across its first, second and third axis, and the maximum along the first"
 SCALE = 3  # each pixel of a small image becomes 3×3 in a grid
 
 
@@ -129,9 +130,9 @@ def real_beside_generated(
     save_figure(figure, path)
 
 
-def save_sides(sides: dict[str, Split], id2label: dict[int, str], path: Path, columns: int = 8) -> None:
-    """The first images of each class, a panel a side, one row a class."""
-    names = [id2label[label] for label in sorted(id2label)]
+def save_sides(sides: dict[str, Split], conditioning: Conditioning, path: Path, columns: int = 8) -> None:
+    """The first images of each class, a panel a side, one row a class; again where there are fewer than `columns`."""
+    names = conditioning.shown_names
     figure, axes = plt.subplots(
         1,
         len(sides),
@@ -140,8 +141,10 @@ def save_sides(sides: dict[str, Split], id2label: dict[int, str], path: Path, co
         constrained_layout=True,
     )
     for at, (axis, (title, split)) in enumerate(zip(axes[0], sides.items(), strict=True)):
-        rows = np.concatenate([np.resize(rows_of(split.labels, label), columns) for label in sorted(id2label)])
-        grid = image_grid(split.images[rows], columns)
+        blank = np.full((columns, *split.images.shape[1:]), 255, np.uint8)
+        members = conditioning.shown_members(split.labels)
+        lines = [split.images[np.resize(rows, columns)] if len(rows) else blank for rows in members]
+        grid = image_grid(np.concatenate(lines), columns)
         axis.imshow(without_grey_axis(grid), cmap="gray", vmin=0, vmax=255)
         step = _step(split.images[:1])
         axis.set_title(title, fontsize=9)
@@ -166,7 +169,8 @@ def save_preview(dataset: ImageDataset, path: Path, columns: int = 8) -> None:
     axis.set_xticks([])
     axis.set_yticks([step * row + step / 2 for row in range(len(names))], names, fontsize=8)
     of = f", {MOST_CLASSES} of {dataset.num_classes} classes" if dataset.num_classes > MOST_CLASSES else ""
-    axis.set_title(f"{dataset.name}: training images as they are read{of}", fontsize=9)
+    views = f"\n{VIEWS}" if dataset.is_volume else ""
+    axis.set_title(f"{dataset.name}: training images as they are read{of}{views}", fontsize=9)
     save_figure(figure, path)
 
 

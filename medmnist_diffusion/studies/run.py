@@ -24,11 +24,8 @@ def check_studied(dataset: ImageDataset) -> None:
     """Raises:
     UserError: for data that no study is made for.
     """
-    if dataset.is_volume or dataset.task == "multi-label":
-        what = "volumes" if dataset.is_volume else "several labels an image"
-        raise UserError(
-            f"{dataset.name} holds {what}; studies are made for images with one class each. Train and evaluate it."
-        )
+    if dataset.is_volume:
+        raise UserError(f"{dataset.name} holds volumes; studies are made for images. Train and evaluate it.")
 
 
 def absolute_source(dataset: str) -> str:

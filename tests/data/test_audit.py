@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from sklearn.metrics import roc_auc_score
 
 from medmnist_diffusion import cli
 from medmnist_diffusion.artifacts import Audit
@@ -71,6 +72,22 @@ def test_pixel_statistics_against_numpy(planted: ImageDataset) -> None:
     images = planted.splits["val"].images[:].astype(float)
     assert report.pixel_mean == pytest.approx([images.mean()], abs=0.01)
     assert report.pixel_std == pytest.approx([images.std()], abs=0.01)
+
+
+def test_a_class_that_its_brightness_gives_away(tmp_path: Path) -> None:
+    arrays = phantom.make_phantom(counts={"train": 60, "val": 30, "test": 30})
+    write_npz(tmp_path / "plain.npz", arrays)
+    plain = audit(load_dataset(str(tmp_path / "plain.npz")))
+    labels = arrays["train_labels"].ravel()
+    arrays["train_images"][labels == 1] //= 16  # twelve bits read as sixteen
+    write_npz(tmp_path / "dark.npz", arrays)
+    report = audit(load_dataset(str(tmp_path / "dark.npz")))
+    found, means = report.splits["train"].brightness, arrays["train_images"].mean((1, 2))
+    assert found is not None
+    assert found["1"].mean == pytest.approx(means[labels == 1].mean(), abs=0.01)
+    assert found["1"].auc == roc_auc_score(labels == 1, -means) == 1
+    assert any("Brightness alone tells these classes from the others: 1 (mean" in line for line in findings(report))
+    assert not any("Brightness" in line for line in findings(plain))
 
 
 def test_an_audit_is_kept_by_content(

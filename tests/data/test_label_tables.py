@@ -263,3 +263,14 @@ def test_a_person_with_most_of_the_images_is_trained_on(tmp_path: Path) -> None:
     dataset = load_dataset(str(tmp_path))
     assert len(dataset.train) >= 48
     assert "much" in dataset.train.groups
+
+
+def test_files_that_are_named_by_their_patient(tmp_path: Path) -> None:
+    """The layout of the RSNA pneumonia challenge: a row a box, several of them for some files."""
+    names = [f"{number:04x}" for number in range(24)]
+    pictures(tmp_path, [f"train_images/{name}.png" for name in names])
+    boxes = [{"patientId": name, "x": at, "Target": number % 2} for number, name in enumerate(names) for at in (1, 2)]
+    table(tmp_path / "stage_2_train_labels.csv", boxes)
+    dataset = load_dataset(str(tmp_path))
+    assert shown(dataset) == {f"train_images/{name}.png": str(number % 2) for number, name in enumerate(names)}
+    assert any("24 rows of stage_2_train_labels.csv repeat another one" in note for note in dataset.notes)

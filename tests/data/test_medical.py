@@ -90,13 +90,14 @@ def test_a_dicom_file_without_a_picture_is_named(tmp_path: Path, cli_error: CliE
 
 
 def folder_of_dicom(path: Path, count: int = 12) -> Path:
-    """Two of pydicom's own grey files, moved about a little, as two classes, some without a suffix."""
+    """Two of pydicom's own grey files, moved about a little, as two classes, some without a suffix; two files a patient."""
     rng = np.random.default_rng(0)
     for label, name in (("ct", "CT_small.dcm"), ("mr", "MR_small.dcm")):
         dataset = pydicom.dcmread(get_testdata_file(name))
         (path / label).mkdir(parents=True)
         for number in range(count):
             pixels = np.roll(dataset.pixel_array, rng.integers(0, 30, 2), (0, 1)) + rng.integers(0, 9)
+            dataset.PatientID = f"Jane Doe {number // 2}"
             dataset.PixelData = pixels.astype(dataset.pixel_array.dtype).tobytes()
             dataset.save_as(path / label / (f"1.2.840.{number}" if number % 2 else f"{number}.dcm"))
     return path
@@ -106,6 +107,7 @@ def test_a_folder_of_dicom_says_what_was_done(tmp_path: Path) -> None:
     dataset = load_dataset(str(folder_of_dicom(tmp_path / "scans")), size=32)
     assert dataset.shape == (32, 32, 1)
     assert sum(map(len, dataset.splits.values())) == 24
+    assert any("The DICOM files name 6 patients, not enough" in note for note in dataset.notes)
     assert any("became the grey levels 0 to 255" in note for note in dataset.notes)
     assert any("burnt into the pixels" in note for note in dataset.notes)
     ours = " ".join(dataset.notes)
@@ -189,7 +191,7 @@ def test_nifti_as_volumes_or_as_slices(tmp_path: Path) -> None:
     volumes = load_dataset(str(path), size=16)
     assert volumes.shape == (16, 16, 16, 1)
     assert volumes.is_volume
-    assert any("Volumes of 20×24×16 voxels were cropped to their middle cube" in note for note in volumes.notes)
+    assert any("Volumes of 16×24×20 voxels were cropped to their middle cube" in note for note in volumes.notes)
     slices = load_dataset(str(path), size=16, slices=5)
     assert slices.shape == (16, 16, 1)
     assert sum(map(len, slices.splits.values())) == 5 * sum(map(len, volumes.splits.values()))
@@ -313,3 +315,47 @@ def test_a_volume_that_was_written_anew_is_read_anew(tmp_path: Path) -> None:
         values = medical_values(row(tmp_path / "x.nii.gz"), "here")
         assert isinstance(values, Values)
         assert set(values.values.ravel().tolist()) == {level}
+
+
+def test_patients_named_in_dicom_stay_in_one_split_and_unnamed_outside(tmp_path: Path) -> None:
+    dataset = load_dataset(str(folder_of_dicom(tmp_path / "scans", count=60)))
+    assert any("one of the 30 patients whom the DICOM files name" in note for note in dataset.notes)
+    assert "Jane" not in str(dataset.notes)
+    groups = {name: set(split.groups or []) for name, split in dataset.splits.items()}
+    assert all(groups.values())
+    assert "Jane" not in str(groups)
+    assert not (groups["train"] & groups["val"] | groups["train"] & groups["test"] | groups["val"] & groups["test"])
+    assert sum(map(len, groups.values())) == 30
+
+
+def test_frames_of_dicom_files_are_read_as_asked(tmp_path: Path, cli_error: CliError) -> None:
+    rng = np.random.default_rng(0)
+    for label in "ab":
+        (tmp_path / label).mkdir()
+        for number in range(6):
+            frames = rng.integers(0, 1000, (5 if number else 2, 28, 28))
+            dataset = grey_dicom(frames[0])
+            dataset.NumberOfFrames, dataset.PixelData = len(frames), frames.astype(np.int16).tobytes()
+            dataset.save_as(tmp_path / label / f"{number}.dcm")
+    path = tmp_path / "a" / "1.dcm"
+    stored = pydicom.dcmread(path).pixel_array
+    third = medical_values(row(f"{path}#1of3"), "here")
+    assert isinstance(third, Values)
+    np.testing.assert_array_equal(third.values, stored[2])  # the middle of five
+    first = load_dataset(str(tmp_path))
+    assert any("several pages or frames" in note and "--slices 8" in note for note in first.notes)
+    dataset = load_dataset(str(tmp_path), slices=3)
+    assert sum(map(len, dataset.splits.values())) == 2 * (2 + 5 * 3)
+    assert any("2 volumes have fewer" in note for note in dataset.notes)
+    assert not any("several pages" in note for note in dataset.notes)
+
+
+def test_volumes_with_fewer_slices_than_asked_give_each_once(tmp_path: Path) -> None:
+    for label in "ab":
+        (tmp_path / label).mkdir()
+        for number in range(4):
+            volume = np.random.default_rng([number, ord(label)]).integers(0, 255, (4, 28, 28, 1), np.uint8)
+            write_nifti(tmp_path / label / f"{number}.nii.gz", volume)
+    dataset = load_dataset(str(tmp_path), slices=10)
+    assert sum(map(len, dataset.splits.values())) == 2 * 4 * 4
+    assert any("8 volumes have fewer: all of theirs were read" in note for note in dataset.notes)

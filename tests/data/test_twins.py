@@ -14,6 +14,7 @@ from medmnist_diffusion.data.dataset import ImageDataset, Split
 from medmnist_diffusion.data.duplicates import drop_leaks
 from medmnist_diffusion.data.npz import write_npz
 from medmnist_diffusion.data.twins import LOWEST, clusters, find_twins, nearest_pictures, twin_limit
+from tests.conftest import CliError
 
 
 def described(image: np.ndarray, dy: int, dx: int) -> np.ndarray:
@@ -149,3 +150,35 @@ def test_drawn_splits_keep_twins_together(tmp_path: Path) -> None:
     found = find_twins(dataset)
     assert [len(found.rows(name)) for name in ("val", "test")] == [0, 0]
     assert len(found.rows("train")) == len(dataset.train)
+
+
+def test_images_that_are_much_alike_are_no_twins(tmp_path: Path) -> None:
+    """Forty smooth ellipses and six images of noise: the ellipses are near each other, and forty pictures all the same."""
+    rng = np.random.default_rng(0)
+    y, x = np.mgrid[:28, :28] - 13.5
+    for number in range(46):
+        width, height = rng.uniform(6, 11, 2)
+        pixels = (
+            200 * np.exp(-((x / width) ** 2) - (y / height) ** 2) if number < 40 else rng.uniform(0, 255, (28, 28))
+        )
+        folder = tmp_path / "mine" / f"class{number % 2}"
+        folder.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(pixels.astype(np.uint8)).save(folder / f"{number}.png")
+    dataset = load_dataset(str(tmp_path / "mine"))
+    sizes = {name: len(split) for name, split in dataset.splits.items()}
+    assert sum(sizes.values()) == 46
+    assert 4 <= sizes["val"] <= 6
+    assert 4 <= sizes["test"] <= 6
+    assert any("40 images are so much alike that twins cannot be told among them" in note for note in dataset.notes)
+    found = find_twins(dataset)
+    assert (found.limit, found.alike) == (LOWEST, 40)
+    assert any("so much alike" in line for line in findings(audit(dataset)))
+
+
+def test_a_set_of_hardly_any_pictures_cannot_be_split(tmp_path: Path, cli_error: CliError) -> None:
+    images = phantom.make_phantom(counts={"train": 3})["train_images"]
+    for number in range(30):
+        folder = tmp_path / "mine" / f"class{number % 2}"
+        folder.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(images[number % 3]).save(folder / f"{number}.png")
+    assert "no val and no test split could be drawn" in cli_error("audit", str(tmp_path / "mine"))

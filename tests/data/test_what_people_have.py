@@ -400,7 +400,15 @@ def test_folders_that_look_like_splits_are_refused(made: Any, cli_error: CliErro
 
 def test_views_below_the_classes_are_said(made: Any) -> None:
     tree = classes_of({"benign/left": 1, "benign/right": 2, "malignant/left": 3, "malignant/right": 4})
-    assert said(load_dataset(str(made(tree))), "Folders below the classes were not taken for classes (left, right)")
+    assert said(load_dataset(str(made(tree))), "Folders below the classes were not taken for classes (left, right, …)")
+
+
+def test_folders_of_patients_stay_in_one_split(made: Any) -> None:
+    levels = {f"{label}/{person:02}": 10 * index + person for index, label in enumerate("ab") for person in range(12)}
+    dataset = load_dataset(str(made(classes_of(levels, count=3))))
+    assert said(dataset, "The 12 folders below the classes (00, 01, 02, …) were taken for patients")
+    groups = [set(split.groups or []) for split in dataset.splits.values()]
+    assert sum(map(len, groups)) == len(set.union(*groups)) == 12
 
 
 @pytest.mark.parametrize("names", [("Normal", "normal"), ("tumor", "tumor "), ("01", "1"), ("u\u0308", "\u00fc")])

@@ -14,8 +14,10 @@ from pathlib import Path
 import pytest
 
 from medmnist_diffusion import cli
-from medmnist_diffusion.data import ImageDataset
+from medmnist_diffusion.data import ImageDataset, phantom
+from medmnist_diffusion.data.npz import write_npz
 from medmnist_diffusion.errors import StoppedError
+from medmnist_diffusion.metrics import classifier
 from medmnist_diffusion.studies import budget
 from medmnist_diffusion.studies.augmentation.arms import (
     BY_NAME,
@@ -66,6 +68,23 @@ def test_results_name_every_cell_and_every_verdict(finished: Path, small: ImageD
     assert "Synthetic phantoms" not in text  # an npz does not say so
     for picture in re.findall(r"\]\((\w[^)]*\.png)\)", text):
         assert (finished / picture).is_file()
+
+
+def test_images_with_several_labels(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(classifier, "STEPS", 20)
+    counts = {"train": 400, "val": 120, "test": 120}
+    write_npz(tmp_path / "several.npz", phantom.make_phantom(form="multi-label", counts=counts))
+    arms = ["--arms", "confident-25", "in-distribution-25", "not-memorized-25", "diverse-25"]
+    options = [*SMALL[: SMALL.index("--arms")], *arms, "--processes", "1", "--shares", "0.5", "--seeds", "2"]
+    folder = tmp_path / "study"
+    assert cli.main(["study", "augmentation", str(tmp_path / "several.npz"), "--output", str(folder), *options]) == 0
+    results = json.loads((folder / "results.json").read_text(encoding="utf-8"))
+    assert len(results["cells"]) == 2 * 7
+    for cell in results["cells"]:
+        assert 0 <= cell["auc"] <= 1
+        assert len(cell["recall"]) == 3
+    assert all("label_auc" in pool for pool in results["pools"])
+    assert "mean over the labels" in (folder / "report.md").read_text(encoding="utf-8")
 
 
 @pytest.mark.slow

@@ -55,7 +55,7 @@ def planted(tmp_path: Path, source: Oracle, share: float, seeds: int = 6) -> str
     dataset = ImageDataset("planted", splits, dict(phantom.CLASSES), synthetic=True)
     study, regime = AugmentationProtocol(tmp_path, dataset, source, QUICK, with_controls([])), Regime(share)
     units = [train_draw(study, regime, seed) for seed in range(seeds)]
-    return judge_regime(dataset.splits["test"].labels, regime, units).judgement.verdict
+    return judge_regime(dataset, regime, units).judgement.verdict
 
 
 def test_an_oracle_helps_and_shuffled_labels_harm(tmp_path: Path) -> None:

@@ -28,14 +28,14 @@ def test_the_waterfall_ends_at_the_default(small: ImageDataset) -> None:
 
 def test_spoiled_images(small_npz: Path) -> None:
     split = load_dataset(str(small_npz)).train
-    spoiled = corrupted(split, 0.2, 4, seed=1)
+    spoiled = corrupted(split, 0.2, seed=1)
     changed = (spoiled.images[:] != split.images[:]).any((1, 2, 3))
     inverted = (spoiled.images[:] == 255 - split.images[:]).all((1, 2, 3))
     relabelled = spoiled.labels != split.labels
     assert (changed.sum(), inverted.sum(), relabelled.sum()) == (32, 16, 16)
     assert not (changed & relabelled).any()
     assert set(spoiled.labels) <= set(range(4))
-    again = corrupted(split, 0.2, 4, seed=1)
+    again = corrupted(split, 0.2, seed=1)
     assert np.array_equal(spoiled.images[:], again.images[:])
 
 

@@ -24,8 +24,8 @@ QUICK = Recipe(steps=60, batch_size=64, learning_rates=(3e-3,))
 
 def test_real_images_of_a_batch_do_not_depend_on_the_extra_ones(small: ImageDataset) -> None:
     extra = Split("extra", np.zeros((40, 28, 28, 1), np.uint8), np.arange(40) % 4)
-    alone = MixedBatches(Mixture(small.train), 32, 4, 5)
-    mixed = MixedBatches(Mixture(small.train, extra, 0.25), 32, 4, 5)
+    alone = MixedBatches(Mixture(small.train), 32, small.conditioning, 5)
+    mixed = MixedBatches(Mixture(small.train, extra, 0.25), 32, small.conditioning, 5)
     for _ in range(3):
         (images, labels), (with_extra, their_labels) = alone.draw(), mixed.draw()
         assert torch.equal(images[:24], with_extra[:24])
@@ -37,7 +37,7 @@ def test_real_images_of_a_batch_do_not_depend_on_the_extra_ones(small: ImageData
 def test_classical_augmentation_moves_little_and_never_mirrors() -> None:
     image = torch.zeros(1, 1, 28, 28, dtype=torch.uint8)
     image[..., 10:18, 4:10] = 200  # on the left
-    augment = classical_augmentation(28)
+    augment = classical_augmentation(28, 28)
     torch.manual_seed(0)
     for _ in range(50):
         moved = augment(image)
@@ -46,9 +46,23 @@ def test_classical_augmentation_moves_little_and_never_mirrors() -> None:
         assert abs(float((columns * torch.arange(28)).sum() / columns.sum()) - 6.5) < 4
 
 
+def test_classical_augmentation_keeps_shapes_that_are_not_square() -> None:
+    image = torch.zeros(1, 1, 40, 24, dtype=torch.uint8)
+    image[..., 30:36, 10:14] = 200
+    augment = classical_augmentation(40, 24)
+    torch.manual_seed(0)
+    for _ in range(50):
+        moved = augment(image)
+        assert moved.shape == image.shape
+        rows = moved.float().sum((0, 1, 3))
+        assert abs(float((rows * torch.arange(40)).sum() / rows.sum()) - 32.5) < 5
+
+
 def test_the_same_seed_gives_the_same_classifier(small: ImageDataset) -> None:
     mixture = Mixture(small.train, small.splits["val"], 0.25)
-    first, second = (fit(replace(QUICK, steps=6), mixture, small.splits["val"], 4, 1) for _ in range(2))
+    first, second = (
+        fit(replace(QUICK, steps=6), mixture, small.splits["val"], small.conditioning, 1) for _ in range(2)
+    )
     test = small.splits["test"]
     assert torch.equal(predicted_logits(first.model, test), predicted_logits(second.model, test))
 
@@ -70,7 +84,7 @@ def test_classifiers_are_saved_and_loaded(small: ImageDataset, tmp_path: Path) -
 
 
 def test_selections_find_what_was_planted(small: ImageDataset) -> None:
-    model = fit(QUICK, Mixture(small.train), small.splits["val"], 4, 0).model
+    model = fit(QUICK, Mixture(small.train), small.splits["val"], small.conditioning, 0).model
     real, rng = small.splits["test"], np.random.default_rng(0)
     noise = Split("noise", rng.integers(0, 256, (20, 28, 28, 1), np.uint8), np.arange(20) % 4)
     copies = small.train.subset(np.concatenate([np.flatnonzero(small.train.labels == k)[:5] for k in range(4)]))

@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 import torch
 from medmnist.evaluator import getACC, getAUC
+from sklearn.metrics import balanced_accuracy_score
 
-from medmnist_diffusion.data import ImageDataset
+from medmnist_diffusion.data import ImageDataset, load_dataset
 from medmnist_diffusion.data.regimes import LEAST, Regime, draw_regime
 from medmnist_diffusion.metrics.classifier_scores import (
     FIGURES,
@@ -51,6 +52,55 @@ def test_figures_are_medmnists(classes: int) -> None:
     assert found["auc"] == pytest.approx(getAUC(labels[:, None], truth, task), abs=1e-3)
     assert found["acc"] == pytest.approx(getACC(labels[:, None], truth, task), abs=4e-3)
     assert np.mean(found["recall"]) == pytest.approx(found["balanced_accuracy"])
+
+
+def several_labels(seed: int, count: int) -> tuple[np.ndarray, np.ndarray]:
+    """Zeros and ones N×3, the last label rare, and log-odds that know something of them."""
+    rng = np.random.default_rng(seed)
+    truth = (rng.random((count, 3)) < [0.5, 0.3, 0.05]).astype(np.uint8)
+    return truth, np.round(rng.normal(size=truth.shape) + 2 * truth - 1.5, 1)
+
+
+def test_figures_of_several_labels_are_medmnists_and_sklearns() -> None:
+    truth, odds = several_labels(0, 300)
+    scores = scores_of(torch.from_numpy(odds), several=True)
+    chances = 1 / (1 + np.exp(-odds))
+    np.testing.assert_allclose(probabilities(scores, several=True), chances, atol=2e-3)
+    task, found = "multi-label, binary-class", figures_of(scores, truth)
+    assert found["auc"] == pytest.approx(getAUC(truth, chances, task), abs=1e-3)
+    assert found["acc"] == pytest.approx(getACC(truth, chances, task), abs=1e-3)
+    balanced = [balanced_accuracy_score(truth[:, k], odds[:, k] > 0) for k in range(3)]
+    assert found["balanced_accuracy"] == pytest.approx(np.mean(balanced))
+    assert found["recall"] == pytest.approx([(odds[truth[:, k] == 1, k] > 0).mean() for k in range(3)])
+
+
+def test_resampled_figures_of_several_labels_are_those_of_the_same_images() -> None:
+    truth, odds = several_labels(1, 60)
+    scores = scores_of(torch.from_numpy(odds), several=True)
+    counts = resampled_test_sets(np.zeros(60, np.int64), 60)
+    absent = [not truth[np.repeat(np.arange(60), count), 2].any() for count in counts]
+    assert any(absent)  # a resampling without the rare label has the figures of the others
+    found = resampled_figures(scores, truth, counts)
+    for at, count in enumerate(counts):
+        rows = np.repeat(np.arange(60), count)
+        alone = figures_of(scores[rows], truth[rows])
+        for name, values in found.items():
+            np.testing.assert_allclose(values[at], alone[name], atol=1e-6, err_msg=name)
+
+
+def test_draws_of_several_labels_keep_the_shares_of_combinations() -> None:
+    dataset = load_dataset("phantom-multilabel")
+    conditioning = dataset.conditioning
+    half, cut = draw_regime(dataset, Regime(0.5), 0), draw_regime(dataset, Regime(1.0, 0.1), 0)
+    counts = conditioning.stratum_counts(dataset.train.labels)
+    drawn = conditioning.stratum_counts(half.dataset.train.labels)
+    assert drawn.tolist() == np.maximum(np.minimum(LEAST, counts), np.round(counts * 0.5)).tolist()
+    before, after = (conditioning.counts(one.train.labels) for one in (dataset, cut.dataset))
+    rare = int(before.argmin())
+    assert after[rare] < 0.2 * before[rare]
+    shown = conditioning.shows(dataset.train.labels, rare)
+    assert len(cut.dataset.train) == len(dataset.train) - (before[rare] - after[rare])
+    assert set(np.flatnonzero(~shown)) <= set(cut.train_rows)
 
 
 def test_figures_survive_a_classifier_that_is_quite_sure() -> None:

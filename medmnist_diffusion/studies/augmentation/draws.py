@@ -196,7 +196,8 @@ def train_draw(
         began = time.time()
         mixture = _mixture(protocol, data, arm, pool)
         fitted = _classical(protocol, data) if arm == CLASSICAL else _fit(protocol, data, mixture)
-        scores = scores_of(predicted_logits(fitted.model, protocol.dataset.splits["test"]))
+        logits = predicted_logits(fitted.model, protocol.dataset.splits["test"])
+        scores = scores_of(logits, protocol.dataset.conditioning.multi_label)
         cell = _result(protocol, data, arm, mixture, pool, fitted, scores, time.time() - began)
         _add(protocol, data, cells=[cell], scores={arm.name: kept_scores(scores)})
     return protocol.read(regime, seed)
@@ -221,7 +222,7 @@ def measure_draw(
             _add(protocol, data, pools={name: measured}, generator=kept or None)
     if seed == 0 and pools:
         sides = {"real": data.dataset.train, **pools}
-        save_sides(sides, protocol.dataset.id2label, picture_path(protocol.folder, regime))
+        save_sides(sides, protocol.dataset.conditioning, picture_path(protocol.folder, regime))
     return protocol.read(regime, seed)
 
 
@@ -246,12 +247,12 @@ def _mixture(protocol: AugmentationProtocol, data: RegimeData, arm: ClassifierAr
     if extra and arm.selection:
         extra = extra.subset(selection.SELECTIONS[arm.selection](extra, data.dataset, _selector(protocol, data)))
     elif extra and arm.generated and arm.pool == "plain":
-        extra = extra.subset(selection.unselected(extra.labels))
+        extra = extra.subset(selection.unselected(protocol.dataset.conditioning.strata(extra.labels)))
     return Mixture(data.dataset.train, extra, arm.share, arm.until, arm.classical)
 
 
 def _fit(protocol: AugmentationProtocol, data: RegimeData, mixture: Mixture) -> Fitted:
-    return fit(protocol.recipe, mixture, data.dataset.splits["val"], protocol.dataset.num_classes, data.seed)
+    return fit(protocol.recipe, mixture, data.dataset.splits["val"], protocol.dataset.conditioning, data.seed)
 
 
 def _classical(protocol: AugmentationProtocol, data: RegimeData) -> Fitted:
@@ -299,14 +300,14 @@ def _result(
         step=fitted.step,
         val_loss=fitted.val_loss,
         seconds=round(seconds, 1),
-        **figures_of(scores, protocol.dataset.splits["test"].labels),
+        **figures_of(scores, protocol.dataset.conditioning.truth(protocol.dataset.splits["test"].labels)),
     )
 
 
 def pool_metrics(whole: ImageDataset, data: RegimeData, pool: Split) -> dict[str, float]:
     """How good the generated images are: each figure ÷ its floor in both offline spaces, against the whole training set (which no
     arm saw: this is to compare with the gain, and chooses nothing), labels, and copies of the regime's own images."""
-    counts = whole.conditioning.counts(whole.labels_in_shares(JUDGED))
+    counts = whole.conditioning.stratum_counts(whole.labels_in_shares(JUDGED))
     judged = pool.subset(whole.conditioning.draw(pool.labels, counts, np.random.default_rng(0)))
     figures: dict[str, float] = {}
     try:
@@ -317,8 +318,8 @@ def pool_metrics(whole: ImageDataset, data: RegimeData, pool: Split) -> dict[str
     for record in evaluation.records:
         if record.name in METRICS and record.ratio is not None:
             figures[f"{record.name}, {record.extractor}"] = record.ratio
-        elif record.name == "label_accuracy":
-            figures["label_accuracy"] = record.value
+        elif record.name in ("label_accuracy", "label_auc"):
+            figures[record.name] = record.value
     held_out, train = clean_held_out(whole), data.dataset.train
     if len(held_out):
         threshold = memorization.Threshold.of(memorization.nearest_copies(held_out, train).distances)

@@ -76,7 +76,7 @@ class DiffusionSource:
 
     def draw(self, pool: str, regime: RegimeData) -> Pool:
         teacher = draw_regime(self.whole, Regime(1.0), regime.seed) if pool == "leaky" else regime
-        labels = regime.dataset.balanced_labels(round(self.num_images * FRACTION[pool]))
+        labels = regime.dataset.labels_to_add(round(self.num_images * FRACTION[pool]))
         settings = hashlib.sha256(self.identity.encode()).hexdigest()[:8]
         path = self.folder / "pools" / f"{self._key(teacher)}-{settings}-{pool}.npz"
         arrays = cached_arrays(path, lambda: self._sampled(pool, teacher, labels))

@@ -48,7 +48,7 @@ def write_report(
         whole, left_out = _whole_draws(protocol, regime, draws)
         dropped += left_out
         if whole:
-            results.append(judge_regime(protocol.dataset.splits["test"].labels, regime, whole))
+            results.append(judge_regime(protocol.dataset, regime, whole))
     if not results:
         return []
     insights = Insights.of(results)
@@ -68,7 +68,8 @@ def _write_evaluator_files(dataset: ImageDataset, results: Sequence[RegimeResult
                 run = f"{result.regime.slug}-{cell.arm}-draw{draw.seed}"
                 for older in folder.glob(f"*@{run}.csv"):  # its name holds its figures
                     older.unlink()
-                write_evaluator_file(folder, dataset, probabilities(draw.scores_of(cell.arm)), run)
+                chances = probabilities(draw.scores_of(cell.arm), dataset.conditioning.multi_label)
+                write_evaluator_file(folder, dataset, chances, run)
 
 
 def _whole_draws(
@@ -191,6 +192,7 @@ def _content(protocol: AugmentationProtocol, results: Sequence[RegimeResult], in
         "helping": [BY_NAME[name] for name in helping],
         "options": OPTIONS,
         "classes": list(dataset.id2label.values()),
+        "several": dataset.conditioning.multi_label,
         "figures": list(NAMES.values()),
         "classical": CLASSICAL.name,
         "oversampled": OVERSAMPLED.name,

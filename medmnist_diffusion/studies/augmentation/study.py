@@ -83,7 +83,7 @@ class DrawClock:
         self._config = TrainingConfig(max_train_steps=max_train_steps, mixed_precision=precision)
         with threads_kept(1):
             self._generator = self._clock.training(self._config)
-            step = timed_step(recipe, Mixture(protocol.dataset.train), protocol.dataset.num_classes)
+            step = timed_step(recipe, Mixture(protocol.dataset.train), protocol.dataset.conditioning)
         self._classifier = step * recipe.steps * len(recipe.learning_rates)
 
     def seconds(self, regime: Regime, seed: int) -> float:
@@ -118,6 +118,7 @@ def plan(
         dropped.append(f"{seeds - count} of {seeds} seeds")
     dropped += [f"all of {regime.name}" for regime in regimes[kept:]]
     left, test = cost[:kept, :count], protocol.dataset.splits["test"].labels
+    truth = protocol.dataset.conditioning.truth(test)
     to_go, candidates = int((left > 0).sum()), sum(arm.candidate for arm in protocol.arms)
     trainings = to_go * len(protocol.arms) * len(protocol.recipe.learning_rates)
     logger.info(
@@ -130,21 +131,30 @@ def plan(
     logger.info(
         "%s",
         f"Smallest effect that {count} seeds and {len(test)} test images find in four cases of five, for one of {candidates} "
-        f"candidate arms: about {planned_effect(test, count, candidates):.3f} AUC (if the AUC is near {ASSUMED_AUC:g}, two arms' "
+        f"candidate arms: about {planned_effect(truth, count, candidates):.3f} AUC (if the AUC is near {ASSUMED_AUC:g}, two arms' "
         f"scores correlate by {ASSUMED_CORRELATION:g}, and their difference varies by {ASSUMED_SPREAD:g} from draw to draw; the "
         "report says what it was), over the harder of its two controls.",
     )
     return list(regimes[:kept]), count, dropped
 
 
-def planned_effect(test_labels: np.ndarray, seeds: int, comparisons: int = 1) -> float:
-    """The smallest detectable difference in AUC under the plan's assumptions, the test set's part after Hanley & McNeil (1982)."""
-    _, counts = np.unique(test_labels, return_counts=True)
-    positive, negative = int(counts.max()), int(counts.min())
+def planned_effect(truth: np.ndarray, seeds: int, comparisons: int = 1) -> float:
+    """The smallest detectable difference in AUC under the plan's assumptions, the test set's part after Hanley & McNeil (1982).
+
+    Args:
+        truth: of the test images, class ids N; or of several labels an image zeros and ones N×K, whose AUCs' mean is at most as
+            uncertain as they are on average.
+    """
+    if truth.ndim == 2:
+        found = truth.sum(0, dtype=np.int64)
+        sides = [(int(count), len(truth) - int(count)) for count in found if 0 < count < len(truth)]
+    else:
+        _, counts = np.unique(truth, return_counts=True)
+        sides = [(int(counts.max()), int(counts.min()))]
     a = ASSUMED_AUC
     q1, q2 = a / (2 - a), 2 * a**2 / (1 + a)
-    variance = (a * (1 - a) + (positive - 1) * (q1 - a**2) + (negative - 1) * (q2 - a**2)) / (positive * negative)
-    error = np.sqrt(2 * (1 - ASSUMED_CORRELATION) * variance + ASSUMED_SPREAD**2 / seeds)
+    variances = [(a * (1 - a) + (m - 1) * (q1 - a**2) + (n - 1) * (q2 - a**2)) / (m * n) for m, n in sides]
+    error = np.sqrt(2 * (1 - ASSUMED_CORRELATION) * np.mean(variances) + ASSUMED_SPREAD**2 / seeds)
     return smallest_detectable(float(error), max(1, seeds - 1), comparisons)
 
 

@@ -65,9 +65,11 @@ class RegimeResult:
         return list(self.figures[name].values.get(arm, {}).values())
 
 
-def judge_regime(test_labels: np.ndarray, regime: Regime, draws: list[DrawResult]) -> RegimeResult:
-    """The verdict, from the AUC of the draws' classifiers."""
-    test_sets = resampled_test_sets(test_labels, RESAMPLINGS)
+def judge_regime(dataset: ImageDataset, regime: Regime, draws: list[DrawResult]) -> RegimeResult:
+    """The verdict, from the AUC of the draws' classifiers on the test images."""
+    test_labels, conditioning = dataset.splits["test"].labels, dataset.conditioning
+    test_sets = resampled_test_sets(conditioning.strata(test_labels), RESAMPLINGS)
+    truth = conditioning.truth(test_labels)
     figures: dict[str, ArmFigures] = {}
 
     def add(name: str, arm: str, seed: int, value: float, again: np.ndarray) -> None:
@@ -77,7 +79,7 @@ def judge_regime(test_labels: np.ndarray, regime: Regime, draws: list[DrawResult
 
     for draw in draws:
         for cell in draw.cells:
-            again = resampled_figures(draw.scores_of(cell.arm), test_labels, test_sets)
+            again = resampled_figures(draw.scores_of(cell.arm), truth, test_sets)
             for name in FIGURES:
                 add(name, cell.arm, draw.seed, getattr(cell, name), again[name])
             for label, recall in enumerate(cell.recall):

@@ -67,7 +67,7 @@ def is_distance(record: MetricRecord) -> bool:
 def is_other(record: MetricRecord) -> bool:
     if record.name == "kernel_distance":
         return record.extractor == "texture" or record.dimension == 2048
-    return record.name == "label_accuracy" or (
+    return record.name in ("label_accuracy", "label_auc") or (
         record.name in ("memorized_share", "copied_share") and record.extractor == "pixels"
     )
 

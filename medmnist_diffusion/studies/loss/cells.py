@@ -139,7 +139,7 @@ def _trained(protocol: TrainingProtocol, variant: TrainingVariant, seed: int) ->
     """The variant's pipeline, trained now or by a variant that trains alike."""
     dataset = protocol.dataset
     if variant.corrupted_share:
-        spoiled = corrupted(dataset.train, variant.corrupted_share, dataset.num_classes, seed)
+        spoiled = corrupted(dataset.train, variant.corrupted_share, seed)
         dataset = replace(dataset, splits={**dataset.splits, "train": spoiled})
     config, run = protocol.config(variant, seed), protocol.run_folder(variant, seed)
     return train_generator(
@@ -157,12 +157,13 @@ def _measured(protocol: TrainingProtocol, generated: Split) -> tuple[list[Metric
     return records, [line for evaluation in evaluations for line in evaluation.refused]
 
 
-def corrupted(split: Split, share: float, num_classes: int, seed: int) -> Split:
+def corrupted(split: Split, share: float, seed: int) -> Split:
     """A copy of the split with a share of its images spoiled: a third each replaced by noise, inverted, or given a wrong label."""
     rng = np.random.default_rng([seed, 7])
     images, labels = np.array(split.images[:]), split.labels.copy()
     noise, inverted, mislabelled = np.array_split(rng.permutation(len(split))[: round(share * len(split))], 3)
     images[noise] = rng.integers(0, 256, images[noise].shape, np.uint8)
     images[inverted] = 255 - images[inverted]
-    labels[mislabelled] = (labels[mislabelled] + rng.integers(1, num_classes, len(mislabelled))) % num_classes
+    known, own = np.unique(split.labels, return_inverse=True)
+    labels[mislabelled] = known[(own[mislabelled] + rng.integers(1, len(known), len(mislabelled))) % len(known)]
     return Split(split.name, images, labels)
