@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from medmnist import Evaluator
 from PIL import Image
 
 from medmnist_diffusion import cli
@@ -101,3 +102,8 @@ def test_real_flags(flag: str, real_data: Path, tmp_path: Path, monkeypatch: pyt
     monkeypatch.setenv("MEDMNIST_ROOT", str(real_data))
     metrics = whole_line(flag, tmp_path, monkeypatch, images=300)
     assert metrics.dataset["source"] == "medmnist"
+    monkeypatch.setattr(Evaluator.__init__, "__defaults__", (None, str(real_data)))
+    (file,) = (tmp_path / "run" / "evaluator").glob("*@generated-images-seed0.csv")
+    score = next(one for one in metrics.metrics if one.name == "classification_accuracy" and one.class_ is None)
+    assert pytest.approx(score.value, abs=1e-9) == Evaluator.parse_and_evaluate(str(file)).ACC
+    assert len(list(file.parent.iterdir())) == 2  # the other of as many real images

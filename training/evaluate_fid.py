@@ -34,6 +34,7 @@ from medmnist_diffusion.diffusion.samplers import Sampling
 from medmnist_diffusion.errors import UserError
 from medmnist_diffusion.files import file_hash, has_suffix
 from medmnist_diffusion.metrics.evaluation import Evaluated, evaluate_images
+from medmnist_diffusion.metrics.evaluator_file import write_evaluator_file
 from medmnist_diffusion.metrics.extractors import OFFLINE_PAIR, make_extractor
 from medmnist_diffusion.metrics.features import FeatureExtractor
 from medmnist_diffusion.metrics.inception import weights_at_hand
@@ -133,6 +134,9 @@ def evaluate(
     if state.is_main_process:
         assert found.nearest is not None
         _write(metrics, target, real, images, found.nearest)
+        if real.source == "medmnist":
+            folder = target.parent.parent if (target.parent / MODEL_INDEX).is_file() else target.parent
+            _write_evaluator_files(folder / "evaluator", real, sampling.seed, [one for _, one in draws])
         if is_pipeline and target == Path(os.path.realpath(generated)) / "metrics.json":
             write_card(generated)
     state.wait_for_everyone()
@@ -197,6 +201,21 @@ def _origin(path: Path, is_pipeline: bool, sampling: Sampling, sampling_seeds: i
     seeds = range(sampling.seed, sampling.seed + sampling_seeds)
     files = {samples_path(path, seed).name: file_hash(samples_path(path, seed)) for seed in seeds}
     return {"weights_sha256": file_hash(path / WEIGHTS), "samples_sha256": files}
+
+
+def _write_evaluator_files(folder: Path, dataset: ImageDataset, seed: int, draws: Sequence[Evaluated]) -> None:
+    """What classifiers of generated and of as many real images say of the test images, for MedMNIST's own evaluator."""
+    written, known = list[str](), list[np.ndarray]()
+    for number, one in enumerate(draws, start=seed):
+        for trained_on, chances in one.test_chances.items():
+            if not any(chances is other for other in known):  # that of real images serves all draws
+                run = f"{trained_on.replace(' ', '-')}-seed{number}"
+                written.append(write_evaluator_file(folder, dataset, chances, run).name)
+            known.append(chances)
+    if written:
+        logger.info(
+            "For medmnist.Evaluator, in %s: %s.", folder, ", ".join(written[:2]) + (", …" if written[2:] else "")
+        )
 
 
 def _write(metrics: Metrics, output: Path, dataset: ImageDataset, generated: Split, nearest: Nearest) -> None:

@@ -24,6 +24,15 @@ KNOWN_ISSUES: dict[str, tuple[tuple[str, str], ...]] = {
             "All labels zero means no finding. The labels were mined from radiology reports and hold errors",
             "Wang et al. 2017",
         ),
+        (
+            "Many images labelled pneumothorax show the treated one, with a chest drain: a classifier may learn the drain",
+            "Oakden-Rayner 2020, doi 10.1016/j.acra.2019.10.006",
+        ),
+        (
+            "The split is not NIH's own (86,524 images for training and validation, 25,596 for test), whose test images show the "
+            "commonest findings 1.3 to 1.8 times as often: figures on the two do not compare",
+            "counts of NIH's lists of files",
+        ),
     ),
     "dermamnist": (
         (

@@ -111,6 +111,7 @@ def predict(model: SmallCNN, split: Split) -> np.ndarray:
     return predicted_logits(model, split).argmax(1).numpy()
 
 
-def chances(model: SmallCNN, split: Split) -> np.ndarray:
-    """Of several labels an image: the chance of each, float64 N×K."""
-    return predicted_logits(model, split).double().sigmoid().numpy()
+def chances(model: SmallCNN, split: Split, several: bool) -> np.ndarray:
+    """The chance of each class, float64 N×K; of `several` labels an image that of each label."""
+    logits = predicted_logits(model, split).double()
+    return (logits.sigmoid() if several else logits.softmax(1)).numpy()

@@ -52,6 +52,7 @@ class Draw:
             class shares of train.
         classes: None for all together, and each of them if figures are wanted by class.
         refused: what could not be measured.
+        test_chances: filled by the classification score: what a classifier was trained on → its chances N×K on the test images.
     """
 
     real: RealSide
@@ -61,6 +62,7 @@ class Draw:
     judged_rows: np.ndarray
     classes: Sequence[int | None]
     refused: Refusals
+    test_chances: dict[str, np.ndarray] = field(default_factory=dict)
 
     def of_generated(self, values: np.ndarray, class_: int | None) -> LabelledValues:
         """Values of the generated images: all of a class, or of as many as give the class shares of train."""

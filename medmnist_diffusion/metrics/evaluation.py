@@ -4,6 +4,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+import numpy as np
+
 from medmnist_diffusion.artifacts import MetricRecord
 from medmnist_diffusion.data.dataset import ImageDataset, Split
 from medmnist_diffusion.data.twins import Nearest, nearest_pictures
@@ -29,11 +31,14 @@ class Evaluated:
         records: as the table of metrics has them, overall before the classes.
         refused: what could not be measured, why, and for which classes: one sentence each.
         nearest: each generated image's nearest training images, by `nearest_pictures`; None without "copies".
+        test_chances: what a classifier was trained on → its chances of each class or label on the test images, float64 N×K; empty
+            without "classification".
     """
 
     records: list[MetricRecord]
     refused: list[str]
     nearest: Nearest | None
+    test_chances: dict[str, np.ndarray]
 
 
 def evaluate_images(
@@ -87,7 +92,7 @@ def evaluate_images(
         nearest = nearest_pictures(generated, dataset.train)
         copies = nearest_copies(generated, dataset.train)
         records += _measured(draw, comparisons.pixel_evidence(draw, copies, nearest))
-    return Evaluated(in_order(records), draw.refused.sentences(), nearest)
+    return Evaluated(in_order(records), draw.refused.sentences(), nearest, draw.test_chances)
 
 
 def _measured(draw: Draw, evidence: Iterable[Evidence]) -> list[MetricRecord]:

@@ -32,7 +32,10 @@ def write_evaluator_file(
     task = medmnist_info()[dataset.name]["task"]
     auc, acc = getAUC(truth, probabilities, task), getACC(truth, probabilities, task)
     size = "" if dataset.image_size == 28 else f"_{dataset.image_size}"
-    path = folder / f"{dataset.name}{size}_{split}_[AUC]{auc:.3f}_[ACC]{acc:.3f}@{run}.csv"
+    start = f"{dataset.name}{size}_{split}_"
+    for older in folder.glob(f"{start}*@{run}.csv"):  # its name holds its figures
+        older.unlink()
+    path = folder / f"{start}[AUC]{auc:.3f}_[ACC]{acc:.3f}@{run}.csv"
     with atomic_file(path) as temporary, temporary.open("w", newline="") as file:
         csv.writer(file).writerows([row, *map(float, chances)] for row, chances in enumerate(probabilities))
     return path

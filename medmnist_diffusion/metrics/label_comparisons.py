@@ -58,10 +58,10 @@ def _recognised_labels(draw: Draw) -> Iterator[Evidence]:
 def _scores_of_labels(draw: Draw) -> Iterator[Evidence]:
     """Of several labels an image: how sure the classifier is of each, whether it was asked for or not."""
     real = draw.real
-    scores = _beside_labels(draw, draw.generated, chances(real.classifier, draw.generated))
+    scores = _beside_labels(draw, draw.generated, chances(real.classifier, draw.generated, several=True))
     scores_of_real = real.once(
         "chances of labels in val images",
-        lambda: _beside_labels(draw, real.held_out, chances(real.classifier, real.held_out)),
+        lambda: _beside_labels(draw, real.held_out, chances(real.classifier, real.held_out, several=True)),
     )
     generated, fresh = draw.of_generated(scores, None), real.of_held_out(scores_of_real, None)
     yield from _by_label(
@@ -96,11 +96,11 @@ def _pairs_of_labels(draw: Draw) -> Iterator[Evidence]:
     real = draw.real
 
     def of_real(split: Split) -> Callable[[], np.ndarray]:
-        return lambda: chances(real.classifier, split)
+        return lambda: chances(real.classifier, split, several=True)
 
     in_train = real.once("chances in train", of_real(real.dataset.train))
     fresh = real.of_held_out(real.once("chances in val", of_real(real.held_out)), None)
-    generated = draw.of_generated(chances(real.classifier, draw.generated), None)
+    generated = draw.of_generated(chances(real.classifier, draw.generated, several=True), None)
     if len(generated) and len(fresh):
         yield Evidence(
             "label_pairs", CLASSIFIER, None, generated, fresh, real.held_out_source(fresh), real.seed,
@@ -116,18 +116,25 @@ def classification_evidence(draw: Draw) -> Iterator[Evidence]:
     real, plan = draw.real, draw.plan
     test, conditioning = real.dataset.splits["test"], real.dataset.conditioning
 
-    def tested(name: str, split: Split, rows: np.ndarray) -> LabelledValues:
+    def tested(name: str, split: Split, rows: np.ndarray) -> np.ndarray:
         training = Split(name, split.images[rows], split.labels[rows])
-        model = fitted_classifier(training, conditioning, real.seed, shorter=True)
-        if conditioning.multi_label:
-            return LabelledValues(_beside_labels(draw, test, chances(model, test)), test.labels)
-        return LabelledValues(predict(model, test) == test.labels, test.labels)
+        return chances(
+            fitted_classifier(training, conditioning, real.seed, shorter=True), test, conditioning.multi_label
+        )
 
-    by_generated = tested("generated images", draw.generated, plan.generated)
-    by_real = real.once(
-        ("recognised test images", plan.real_key),
-        lambda: tested("as many real images", plan.floor_split, plan.floor),
+    def judged(values: np.ndarray) -> LabelledValues:
+        several = conditioning.multi_label
+        return LabelledValues(
+            _beside_labels(draw, test, values) if several else values.argmax(1) == test.labels, test.labels
+        )
+
+    in_words = "generated images", "as many real images"
+    of_generated = tested(in_words[0], draw.generated, plan.generated)
+    of_real = real.once(
+        ("chances on test images", plan.real_key), lambda: tested(in_words[1], plan.floor_split, plan.floor)
     )
+    draw.test_chances.update(zip(in_words, (of_generated, of_real), strict=True))
+    by_generated, by_real = judged(of_generated), judged(of_real)
     n, source = len(plan.generated), f"trained on {plan.floor_source}"
     note = f"one training of {n} images, {len(test)} test images"
     sizes: dict[str, Any] = {"n_real": len(test), "n_generated": n}

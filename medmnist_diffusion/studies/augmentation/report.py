@@ -66,8 +66,6 @@ def _write_evaluator_files(dataset: ImageDataset, results: Sequence[RegimeResult
         for draw in result.draws:
             for cell in draw.cells:
                 run = f"{result.regime.slug}-{cell.arm}-draw{draw.seed}"
-                for older in folder.glob(f"*@{run}.csv"):  # its name holds its figures
-                    older.unlink()
                 chances = probabilities(draw.scores_of(cell.arm), dataset.conditioning.multi_label)
                 write_evaluator_file(folder, dataset, chances, run)
 
