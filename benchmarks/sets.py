@@ -9,6 +9,7 @@ minutes in results/sets.json is not run again; to measure it anew, remove its ro
 """
 
 import argparse
+import contextlib
 import json
 import sys
 import tempfile
@@ -27,7 +28,7 @@ from medmnist_diffusion.data.npz import read_npz
 from medmnist_diffusion.diffusion.machine import describe_machine
 from medmnist_diffusion.errors import UserError, run_command
 from medmnist_diffusion.files import write_json
-from medmnist_diffusion.publish.plots import pictures, real_beside_generated
+from medmnist_diffusion.publish.plots import VIEWS, pictures, real_beside_generated
 from medmnist_diffusion.samples import samples_path
 from medmnist_diffusion.training.config import training_config
 from medmnist_diffusion.training.evaluate_fid import evaluate
@@ -55,10 +56,11 @@ KINDS = {"multi-class": "classes", "ordinal": "grades", "multi-label": "labels"}
 IN_PICTURE, MOST_ROWS = 6, 8
 
 
-def measured(name: str, path: Path, minutes: float, seeds: int, seed: int) -> Row:
-    """Train and evaluate one set; a row of the table, and its picture."""
+def measured(name: str, path: Path, minutes: float, seeds: int, seed: int, keep: Path | None) -> Row:
+    """Train and evaluate one set; a row of the table, and its picture. The run is left under `keep`, if that is given."""
     dataset = load_dataset(str(path))
-    with tempfile.TemporaryDirectory() as folder:
+    with contextlib.ExitStack() as stack:
+        folder = keep / f"{name}-{seed}" if keep else stack.enter_context(tempfile.TemporaryDirectory())
         config = training_config(
             dataset=str(path), output_dir=f"{folder}/run", max_train_minutes=minutes, seed=seed, report_to="none",
             mixed_precision="auto",
@@ -115,7 +117,9 @@ def picture(dataset: ImageDataset, pipeline: Path, path: Path) -> None:
         sides.append(pictures(split.images[np.concatenate(rows)]))
     names = dataset.conditioning.shown_names[:MOST_ROWS]
     path.parent.mkdir(exist_ok=True)
-    real_beside_generated(sides[0], sides[1], names, columns, path, f"{dataset.name}: held-out and generated images")
+    views = f"\n{VIEWS}" if dataset.is_volume else ""
+    title = f"{dataset.name}: held-out and generated {'volumes' if dataset.is_volume else 'images'}{views}"
+    real_beside_generated(sides[0], sides[1], names, columns, path, title)
 
 
 def markdown(rows: Sequence[Row]) -> Iterator[str]:
@@ -146,6 +150,7 @@ def main(argv: Sequence[str]) -> None:
     parser.add_argument("--minutes", type=float, default=20.0)
     parser.add_argument("--sampling_seeds", type=int, default=5)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--keep", type=Path, help="a folder that the trained pipelines stay in")
     parser.add_argument("--only", nargs="+", choices=SETS, default=list(SETS))
     parser.add_argument("--table", action="store_true", help="print the table of the results that are there")
     args = parser.parse_args(argv)
@@ -165,7 +170,7 @@ def main(argv: Sequence[str]) -> None:
             print(f"{name}: {path} is not there, left out")
             continue
         result["command"] = f"python benchmarks/sets.py --data ../shared/data --minutes {args.minutes:g}"
-        result["rows"].append(measured(name, path, args.minutes, args.sampling_seeds, args.seed))
+        result["rows"].append(measured(name, path, args.minutes, args.sampling_seeds, args.seed, args.keep))
         write_json(RESULT, result)
 
 
