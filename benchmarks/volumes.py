@@ -4,9 +4,9 @@
 
 Arms: `image` and `velocity` are our pipeline (a stock UNet2DModel that sees slices as channels), which learns the image itself or
 the velocity; `monai` is monai's DiffusionModelUNet on the whole volume (pip install monai), with the same noise schedule, batches
-and sampler, AdamW, and velocity as its target. Each is trained for the same time with all cores and judged on as many volumes as
-there are training ones: test AUC of a classifier trained on them, beside one trained on as many real ones; foreground; distances;
-copies. Rows gather in results/volumes.json.
+and sampler, AdamW, and velocity as its target. Of data that hold nothing but black and white all make such volumes. Each is
+trained for the same time with all cores and judged on as many volumes as there are training ones: test AUC of a classifier
+trained on them, beside one trained on as many real ones; foreground; distances; copies. Rows gather in results/volumes.json.
 """
 
 import argparse
@@ -106,7 +106,10 @@ def monais(dataset: ImageDataset, minutes: float, seed: int, labels: np.ndarray)
                 latents = solver.step(prediction, timestep, latents).prev_sample
             made.append(to_uint8(latents))
     parameters = sum(parameter.numel() for parameter in network.parameters())
-    return np.concatenate(made), 16 * step / (60 * minutes), parameters
+    images = np.concatenate(made)
+    if dataset.is_binary:  # as our pipeline does
+        images = np.where(images > 127, 255, 0).astype(np.uint8)
+    return images, 16 * step / (60 * minutes), parameters
 
 
 def test_auc(dataset: ImageDataset, training: Split, seed: int) -> float:

@@ -123,6 +123,8 @@ class ClassConditionalDDPMPipeline(DiffusionPipeline):
         null_label: the class id that stood for "unknown" in training, K; None if there was none (then no guidance).
         encoder: the name of what stands between images and the network; `pixel_unshuffle` is the one there is.
         image_shape: of one image C×H×W, of one volume C×D×H×W; default what the network's own shape makes.
+        black_and_white: the training images hold nothing but black and white: from the middle on, what is made becomes white,
+            else black.
 
     Raises:
         ValueError: if the UNet was built without either, and so would ignore every label; or if what only another
@@ -145,6 +147,7 @@ class ClassConditionalDDPMPipeline(DiffusionPipeline):
         null_label: int | None = None,
         encoder: str = PixelUnshuffle.name,
         image_shape: Sequence[int] | None = None,
+        black_and_white: bool = False,
     ) -> None:
         super().__init__()
         if encoder != PixelUnshuffle.name:
@@ -191,6 +194,7 @@ class ClassConditionalDDPMPipeline(DiffusionPipeline):
             null_label=null_label,
             encoder=encoder,
             image_shape=None if shape == _image_shape(unet, pixel_unshuffle) else list(shape),
+            black_and_white=bool(black_and_white),
         )
         self._guidance_scale, self._interrupt, self._num_timesteps, self._running = 1.0, False, 0, False
         own = getattr(scheduler, "config", {})
@@ -312,6 +316,8 @@ class ClassConditionalDDPMPipeline(DiffusionPipeline):
         if output_type != "latent":
             images = (self.image_encoder.decode(images) / 2 + 0.5).clamp(0, 1)
         self._check_images(images, latent=output_type == "latent")
+        if self.config.black_and_white and output_type != "latent":
+            images = (images > 0.5).to(images.dtype)
         if output_type in ("np", "pil"):
             images = images.movedim(1, -1).numpy()
         if output_type == "pil":

@@ -127,6 +127,11 @@ class ImageDataset:
     def is_volume(self) -> bool:
         return len(self.shape) == 4
 
+    @cached_property
+    def is_binary(self) -> bool:
+        """Whether the training images hold nothing but black (0) and white (255)."""
+        return all(bool(((chunk == 0) | (chunk == 255)).all()) for chunk in self.train.chunks())
+
     @property
     def channels(self) -> int:
         return self.shape[-1]

@@ -48,6 +48,7 @@ class ModelIndex(BaseModel):
     image_shape: Annotated[list[Positive], Field(min_length=3, max_length=4)] | None = (
         None  # C×H×W, of volumes C×D×H×W
     )
+    black_and_white: bool = False
 
 
 class _UNetConfig(BaseModel):

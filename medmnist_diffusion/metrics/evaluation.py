@@ -76,17 +76,18 @@ def evaluate_images(
     if unknown := set(parts) - set(PARTS):
         raise ValueError(f"unknown parts of an evaluation: {sorted(unknown)}")
     draw = comparisons.plan_draw(real, generated, per_class)
+    shapes = dataset.is_volume and dataset.is_binary
     records: list[MetricRecord] = []
     if "features" in parts:
         # Shapes of black and white: also after thresholding, in the spaces that see what a shape is like.
-        for extractor in [*extractors, *(thresholded(one) for one in extractors if real.is_binary)]:
+        for extractor in [*extractors, *(thresholded(one) for one in extractors if shapes)]:
             records += _measured(draw, comparisons.feature_evidence(draw, extractor, dimensions))
     if "labels" in parts:
         records += _measured(draw, label_comparisons.label_evidence(draw))
     if "classification" in parts:
         records += _measured(draw, label_comparisons.classification_evidence(draw))
     nearest = None
-    if "features" in parts and real.is_binary:
+    if "features" in parts and shapes:
         records += _measured(draw, comparisons.shape_evidence(draw))
     if "copies" in parts:
         nearest = nearest_pictures(generated, dataset.train)

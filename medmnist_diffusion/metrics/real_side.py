@@ -16,7 +16,6 @@ from medmnist_diffusion.metrics.features import FeatureExtractor, extract
 from medmnist_diffusion.metrics.intervals import Estimate
 from medmnist_diffusion.metrics.memorization import NearestImages
 from medmnist_diffusion.metrics.plan import MIN_CLASS_IMAGES, Comparison, class_counts, most_images
-from medmnist_diffusion.metrics.shapes import is_binary
 
 Known = TypeVar("Known")
 MOST_ALONE = 2000  # training images that stand in for fresh ones: more would only cost time
@@ -69,11 +68,6 @@ class RealSide:
         if key not in self._known:
             self._known[key] = compute()
         return self._known[key]  # type: ignore[return-value]
-
-    @property
-    def is_binary(self) -> bool:
-        """Whether the data are volumes of black and white."""
-        return self.once("binary", lambda: self.dataset.is_volume and is_binary(self.dataset.train))
 
     @property
     def classifier(self) -> SmallCNN:

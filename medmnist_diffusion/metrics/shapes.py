@@ -11,11 +11,6 @@ THRESHOLD = 128  # from this grey level on a voxel is foreground
 SUFFIX = "-thresholded"
 
 
-def is_binary(split: Split) -> bool:
-    """Whether the images hold nothing but black (0) and white (255)."""
-    return all(bool(((chunk == 0) | (chunk == 255)).all()) for chunk in split.chunks())
-
-
 def thresholded(extractor: FeatureExtractor) -> Extractor:
     """The same feature space, of images made black and white first."""
 

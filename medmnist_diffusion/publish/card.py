@@ -13,7 +13,7 @@ from medmnist_diffusion.artifacts import DatasetDescription, Metrics, TrainingSu
 from medmnist_diffusion.choices import OPEN_LICENSES
 from medmnist_diffusion.data.audit import findings
 from medmnist_diffusion.data.dataset import size_in_words
-from medmnist_diffusion.diffusion.folder_check import WEIGHTS
+from medmnist_diffusion.diffusion.folder_check import MODEL_INDEX, WEIGHTS
 from medmnist_diffusion.errors import UserError, one_line
 from medmnist_diffusion.files import file_hash, write_text
 from medmnist_diffusion.metrics.table import figure_name, record_label
@@ -145,6 +145,9 @@ def _values(folder: Path, summary: TrainingSummary, metrics: Metrics | None, loa
         "size": size_in_words(summary.dataset.full_shape),
         "is_volume": len(summary.dataset.full_shape) > 3,
         "multi_label": summary.dataset.task == "multi-label",
+        "black_and_white": json.loads((folder / MODEL_INDEX).read_text(encoding="utf-8")).get(
+            "black_and_white", False
+        ),
         "class_names": ", ".join(names),
         "id2label": ", ".join(f"{label} = {name}" for label, name in dataset["id2label"].items()),
         "example_label": _example(summary.dataset),

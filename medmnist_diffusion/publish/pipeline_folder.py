@@ -30,6 +30,7 @@ def build_pipeline(network: UNet2DModel, objective: Objective, dataset: ImageDat
         null_label=dataset.num_classes,
         encoder=objective.encoder.name,
         image_shape=dataset.model_shape,
+        black_and_white=dataset.is_binary,
     )
 
 

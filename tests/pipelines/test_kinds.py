@@ -136,3 +136,19 @@ def test_a_folder_of_other_shapes_is_refused(tmp_path: Path) -> None:
         index.write_text(json.dumps(values | {"image_shape": wrong}))
         with pytest.raises(Exception, match="cannot be"):
             load_pipeline(tmp_path / "pipeline")
+
+
+def test_images_of_black_and_white_data_are_black_and_white(tmp_path: Path) -> None:
+    grey = made(shape=(1, 8, 16, 16))
+    pipe: Any = ClassConditionalDDPMPipeline(
+        grey.unet, grey.scheduler, FINDINGS, 2, len(FINDINGS), image_shape=(1, 8, 16, 16), black_and_white=True
+    )
+    pipe.set_progress_bar_config(disable=True)
+    wanted = images(grey, 1) > 0.5
+    np.testing.assert_array_equal(images(pipe, 1), wanted)
+    pipe.save_pretrained(tmp_path / "pipeline")
+    again: Any = load_pipeline(tmp_path / "pipeline")
+    again.scheduler = type(pipe.scheduler).from_config(again.scheduler.config)
+    again.set_progress_bar_config(disable=True)
+    np.testing.assert_array_equal(images(again, 1), wanted)
+    assert check_folder(tmp_path / "pipeline").black_and_white
