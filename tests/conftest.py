@@ -47,8 +47,15 @@ sys.meta_path.insert(0, Refuse())
 
 @pytest.fixture(scope="session", autouse=True)
 def private_cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Tests neither use nor fill the user's caches, and never ask the network."""
+    """Tests neither use nor fill the user's caches, and never ask the network.
+
+    The worker processes share trained classifiers: each takes a minute, and many tests look through the same one.
+    """
     cache = tmp_path_factory.mktemp("cache")
+    base = tmp_path_factory.getbasetemp()
+    shared = (base.parent if worker else base) / "classifiers"
+    shared.mkdir(exist_ok=True)
+    (cache / "classifiers").symlink_to(shared)
     os.environ["MEDMNIST_DIFFUSION_CACHE"] = str(cache)
     os.environ["HF_HUB_OFFLINE"] = "1"
     os.environ["HF_MODULES_CACHE"] = str(cache / "modules")
