@@ -87,6 +87,22 @@ def test_a_folder_of_dicom_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     assert "burnt into the pixels" in card
 
 
+def test_16_bit_pictures_with_a_table_of_labels(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    rng, lines = np.random.default_rng(0), ["file,diagnosis,patient_id"]
+    (tmp_path / "export" / "images").mkdir(parents=True)
+    for number in range(140):
+        pixels = rng.integers(1000, 2000, (40, 36)) + 800 * (number % 2) * np.eye(40, 36, dtype=int)
+        Image.fromarray(pixels.astype(np.uint16)).save(tmp_path / "export" / "images" / f"{number:03}.png")
+        lines.append(f"images/{number:03}.png,{('healthy', 'line')[number % 2]},p{number // 2}")
+    (tmp_path / "export" / "labels.csv").write_text("\n".join(lines) + "\n")
+    metrics = whole_line("export", tmp_path, monkeypatch, "32", images=60)
+    notes = " ".join(metrics.dataset["notes"])
+    assert "became the grey levels 0 to 255, the same in all images" in notes
+    assert "Labels are read from labels.csv" in notes
+    assert "Images with the same patient_id belong together" in notes
+    assert "0.5 and 99.5 %" in (tmp_path / "run" / "pipeline" / "README.md").read_text()
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["nih_chest_subset_28.npz", "pbc_blood_subset_64.npz"])
 def test_real_sets(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

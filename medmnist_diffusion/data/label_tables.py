@@ -29,6 +29,7 @@ FILE_COLUMNS = (
 )  # fmt: skip
 NAME_COLUMNS = ("label_name", "class_name", "finding_labels")  # before all other columns of labels
 TABLE_SUFFIXES = (".csv", ".tsv", ".jsonl", ".xlsx", ".xls", ".ods")
+READ_SUFFIXES = (".csv", ".jsonl")
 SEPARATORS = ("|", ";")
 NOTHING_FOUND = ("no finding", "no findings", "none", "no label")  # of several labels: none of them
 UNSURE = ("", "nan", "na", "-1", "-1.0", "u")
@@ -81,23 +82,49 @@ def find_tables(path: Path) -> dict[str | None, Path]:
     return {None: others[0]} if others else {}
 
 
+def patients_beside(path: Path, files: Sequence[Path]) -> tuple[Path, dict[Path, str]] | None:
+    """A table without labels that names the patient of every file, and whom it names; None where there is none.
+
+    Raises:
+        UserError: if a row names no patient, or two rows name two of one file.
+    """
+    for table in sorted(path.glob("*")):
+        if table.suffix.lower() not in READ_SUFFIXES or is_hidden(Path(table.name)) or not table.is_file():
+            continue
+        try:
+            rows = read_rows(table)
+            names = [_first_column(rows[0], columns) if rows else None for columns in (FILE_COLUMNS, GROUP_COLUMNS)]
+            file_column, group_column = names
+            if file_column is None or group_column is None:
+                continue
+            meant, _ = _files(rows, file_column, path, table)
+        except UserError:  # no table of these files: `unused_tables` names it
+            continue
+        known: dict[Path, str] = {}
+        for number, (row, file) in enumerate(zip(rows, meant, strict=True), start=2):
+            if file is None:
+                continue
+            patient = _group(row[group_column], table, number)
+            if known.setdefault(file, patient) != patient:
+                raise UserError(f"{table}: line {number}: {file.name} is of two patients. Keep one row.")
+        if set(files) <= set(known):
+            return table, known
+    return None
+
+
 def unused_tables(path: Path, used: Iterable[Path]) -> list[str]:
     """A note on each table in a folder, or in one of its own, that no labels were read from."""
     notes = []
     for table in sorted({*path.glob("*"), *path.glob("*/*")} - set(used)):
         if table.suffix.lower() in TABLE_SUFFIXES and table.is_file() and not is_hidden(table.relative_to(path)):
-            why = (
-                "it lists no images with their labels"
-                if table.suffix.lower() in (".csv", ".jsonl")
-                else "it is no CSV"
-            )
+            why = "it lists no images with their labels" if table.suffix.lower() in READ_SUFFIXES else "it is no CSV"
             notes.append(f"{table.relative_to(path).as_posix()} was not used: {why} ({_columns_in_words(table)}).")
     return notes
 
 
 def _columns_in_words(table: Path) -> str:
     try:
-        rows = read_rows(table) if table.suffix.lower() in (".csv", ".jsonl") else []
+        rows = read_rows(table) if table.suffix.lower() in READ_SUFFIXES else []
     except UserError:
         return "it cannot be read as a table"
     return f"its columns: {', '.join(map(str, list(rows[0])[:8]))}" if rows else "write a CSV with file_name and label"

@@ -21,7 +21,13 @@ from medmnist_diffusion.data.dataset import ImageDataset, Split
 from medmnist_diffusion.data.drawn_splits import drawn_splits
 from medmnist_diffusion.data.folders import BESIDE_IMAGES, can_be_patients, folder_contents, is_hidden, split_name
 from medmnist_diffusion.data.images import DECODER, IMAGE_SUFFIXES, Seen, decoded, image_shape, survey
-from medmnist_diffusion.data.label_tables import LabelledFiles, find_tables, labelled_files, unused_tables
+from medmnist_diffusion.data.label_tables import (
+    LabelledFiles,
+    find_tables,
+    labelled_files,
+    patients_beside,
+    unused_tables,
+)
 from medmnist_diffusion.data.medical import as_slices, is_dicom, patients
 from medmnist_diffusion.data.nifti import is_nifti
 from medmnist_diffusion.data.npz import SPLITS
@@ -68,8 +74,14 @@ def folder_parts(
         found = find_tables(path) if tables else {}
         labelled, notes = labelled_files(path, found) if found else _by_folders(path)
         files = [file for one in labelled.values() for file in one.files]
-        notes = [*notes, *(unused_tables(path, found.values()) if tables else [])]
-        content = _content(path, [*files, *found.values()])
+        read = list(found.values())
+        if tables and not read and (beside := patients_beside(path, files)):
+            table, patient_of = beside
+            labelled = _with_groups(labelled, patient_of)
+            notes = [*notes, f"Images of one patient in {table.name} belong together."]
+            read = [table]
+        notes = [*notes, *(unused_tables(path, read) if tables else [])]
+        content = _content(path, [*files, *read])
         if all(one.groups is None for one in labelled.values()):
             labelled, said = _with_patients(labelled, content)
             notes += said
@@ -126,8 +138,12 @@ def _with_patients(labelled: dict[str, LabelledFiles], content: str) -> tuple[di
     if "-1" in of_file.values() or not can_be_patients(of_file.values()):
         note = f"The DICOM files name {count} patients, not enough to keep each in one split: images of one may stand in several."
         return labelled, [note]
-    known = {split: replace(one, groups=[of_file[file] for file in one.files]) for split, one in labelled.items()}
-    return known, [f"Images of one of the {count} patients whom the DICOM files name belong together."]
+    note = f"Images of one of the {count} patients whom the DICOM files name belong together."
+    return _with_groups(labelled, of_file), [note]
+
+
+def _with_groups(labelled: dict[str, LabelledFiles], group_of: dict[Path, str]) -> dict[str, LabelledFiles]:
+    return {split: replace(one, groups=[group_of[file] for file in one.files]) for split, one in labelled.items()}
 
 
 def _sliced_notes(files: Sequence[Path], slices: int, where: str) -> list[str]:

@@ -274,3 +274,19 @@ def test_files_that_are_named_by_their_patient(tmp_path: Path) -> None:
     dataset = load_dataset(str(tmp_path))
     assert shown(dataset) == {f"train_images/{name}.png": str(number % 2) for number, name in enumerate(names)}
     assert any("24 rows of stage_2_train_labels.csv repeat another one" in note for note in dataset.notes)
+
+
+def test_a_table_of_patients_beside_class_folders(tmp_path: Path, cli_error: CliError) -> None:
+    names = [f"{'ab'[number % 2]}/{number:02d}.png" for number in range(40)]
+    pictures(tmp_path, names)
+    rows = [{"file_name": name, "patient_id": f"p{number // 4}"} for number, name in enumerate(names)]
+    table(tmp_path / "patients.csv", rows)
+    dataset = load_dataset(str(tmp_path))
+    assert any("Images of one patient in patients.csv belong together" in note for note in dataset.notes)
+    assert not any("was not used" in note for note in dataset.notes)
+    groups = [set(split.groups or []) for split in dataset.splits.values()]
+    assert sum(map(len, groups)) == len(set.union(*groups)) == 10
+    table(tmp_path / "patients.csv", rows[1:])
+    assert any("patients.csv was not used" in note for note in load_dataset(str(tmp_path)).notes)
+    table(tmp_path / "patients.csv", [*rows, {"file_name": names[0], "patient_id": "p9"}])
+    assert "is of two patients" in cli_error("audit", str(tmp_path))
