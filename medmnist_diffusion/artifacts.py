@@ -109,6 +109,17 @@ class Audit(Record):
     conflicts: list[LabelConflict] | None = None  # the first of them
 
 
+class BaseRecord(Record):
+    """A pipeline that a training started from."""
+
+    name: str  # a Hub id, or the last part of a folder
+    weights_sha256: str
+    trained_on: str  # the name of its data set
+    content_hash: str  # of that
+    license: str  # of that
+    adapted: list[str]  # what of its network was made anew, in sentences
+
+
 class TrainingSummary(Record):
     """training_summary.json of a pipeline folder: how its weights came about."""
 
@@ -119,6 +130,7 @@ class TrainingSummary(Record):
     training_images: int
     dropped_leaks: int
     processes: int
+    bases: list[BaseRecord] = []  # what it started from; then what that one started from, and so on
     changes: list[str] = []  # settings or data that were changed on the way: `step 60: learning_rate: 0.004 → 0.001`
     extensions: list[str] = []  # the same of the budget
     weights: str  # `latest` or `best held-out loss`

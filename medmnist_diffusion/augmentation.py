@@ -149,6 +149,11 @@ def check_origin(folder: Path, dataset: ImageDataset) -> None:
             f"{folder} was trained on {trained_on.name}, with other images than {dataset.name} holds. Give the data set "
             "that it was trained on: a generator that saw more than the classifier may see is a leak."
         )
+    for base in TrainingSummary.of(folder).bases:
+        logger.warning(
+            "%s started from %s, which saw the images of %s. If these show test images or patients of %s, every gain is a leak.",
+            folder, base.name, base.trained_on, dataset.name,
+        )  # fmt: skip
 
 
 def _write_npz_set(

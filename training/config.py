@@ -100,6 +100,11 @@ class TrainingConfig:
         "file of the same picture (twins).",
     )
 
+    pretrained_model_name_or_path: str | None = Field(
+        default=None,
+        description="Start from this trained pipeline: a folder, or a Hub id. Classes of the same name keep what it learned.",
+        json_schema_extra=PRIVATE,
+    )
     block_out_channels: Annotated[list[int] | None, AfterValidator(_multiples_of_8)] = Field(
         default=None,
         description="Channels of the UNet's blocks; each next works at half size (default 32 64; 64 96 or 128 128 where the "

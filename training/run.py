@@ -14,7 +14,7 @@ from accelerate.tracking import get_available_trackers
 from accelerate.utils import DistributedType, GradientAccumulationPlugin, broadcast_object_list
 from diffusers import UNet2DModel
 
-from medmnist_diffusion.artifacts import CheckpointState, TrainingSummary
+from medmnist_diffusion.artifacts import BaseRecord, CheckpointState, TrainingSummary
 from medmnist_diffusion.data import ImageDataset, Split
 from medmnist_diffusion.data.audit import audit, findings
 from medmnist_diffusion.data.duplicates import clean_held_out
@@ -214,12 +214,14 @@ def begin_run(
     history: History,
     expected: Expected,
     parameters: int,
+    bases: list[BaseRecord],
 ) -> Run:
     """The run's constants; its configuration is written and the trackers start.
 
     Args:
         given: the data set as it was read, with which evaluation compares.
         dataset: what is trained on: without leaks, if they are dropped.
+        bases: what it starts from.
     """
     facts: dict[str, Any] = {}
     images_a_step = config.train_batch_size * accelerator.num_processes * config.gradient_accumulation_steps
@@ -235,7 +237,12 @@ def begin_run(
             "training_images": len(dataset.train),
             "dropped_leaks": len(given.train) - len(dataset.train),
             "processes": accelerator.num_processes,
+            "bases": bases,
         }
+        if bases:
+            logger.info(
+                "  base: %s, trained on %s. %s", bases[0].name, bases[0].trained_on, " ".join(bases[0].adapted)
+            )
         for line in (*dataset.notes, *findings(audit(given))):
             logger.info("  data: %s", line)
     if config.report_to != "none":

@@ -39,10 +39,11 @@ from medmnist_diffusion.processes import start_processes
 from medmnist_diffusion.publish.card import which_weights
 from medmnist_diffusion.publish.licences import check_license
 from medmnist_diffusion.publish.pipeline_folder import saved_step
+from medmnist_diffusion.training.base import load_base, start_from, with_base
 from medmnist_diffusion.training.budget import Budget, learning_rate_factor
 from medmnist_diffusion.training.config import TrainingConfig
 from medmnist_diffusion.training.events import Checkpoint, DrawGrid, Event, Log, Stop, Validate
-from medmnist_diffusion.training.history import read_history
+from medmnist_diffusion.training.history import NO_BASE, read_history
 from medmnist_diffusion.training.run import Run, begin_run, prepare_machine, say_plan
 from medmnist_diffusion.training.setup import build_network, build_objective, network_options, source_of, with_choices
 
@@ -78,16 +79,18 @@ def _train(config: TrainingConfig, dataset: ImageDataset | None, folder: Path, s
     given = dataset or source_of(config).load()  # what evaluation will compare with
     if config.push_to_hub:
         check_license(given.license, config.data_license)
-    config, history = read_history(folder, config, given)
+    base = load_base(config.pretrained_model_name_or_path) if config.pretrained_model_name_or_path else None
+    config, history = read_history(folder, config, given, base.record.weights_sha256 if base else NO_BASE)
     dataset, dropped = drop_leaks(given, twins=config.drop_leaks == "twins") if config.drop_leaks else (given, 0)
     if config.drop_leaks:
         logger.info("%d training images that also stand in val or test were removed.", dropped)
 
     # 2. The network, a stock UNet2DModel, and what it learns: to undo the noise of a stock DDPMScheduler.
     set_seed(config.seed)
-    config = with_choices(config, dataset)
+    config = with_choices(with_base(config, dataset, base) if base else config, dataset)
     check_weights_memory(network_options(config, dataset))
     network, objective = build_network(config, dataset), build_objective(config, dataset)
+    bases = start_from(base, network, objective, dataset) if base else []
 
     # 3. The machine: processes, threads, precision.
     accelerator, config, expected = prepare_machine(config, network, objective, folder)
@@ -105,7 +108,7 @@ def _train(config: TrainingConfig, dataset: ImageDataset | None, folder: Path, s
     ema_decay = config.ema_decay * config.use_ema
     state = TrainingState(accelerator, network, average, optimizers, ema_decay, config.num_train_timesteps)
     run = begin_run(
-        folder, config, given, dataset, objective, accelerator, history, expected, network.num_parameters()
+        folder, config, given, dataset, objective, accelerator, history, expected, network.num_parameters(), bases
     )
 
     # 5. Which images, noise and noise levels a step sees is a function of the seed and its number alone.

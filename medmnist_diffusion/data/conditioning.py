@@ -91,8 +91,14 @@ class Conditioning:
         return [label for label in range(self.num_classes) if condition >> label & 1]
 
     def asked(self, condition: int) -> Any:
-        """A condition as a pipeline's `class_labels` takes it: a class id, or a list of them."""
+        """A condition as files hold it: a class id, or a list of them."""
         return self.labels_in(condition) if self.multi_label else condition
+
+    def asked_by_name(self, condition: int) -> Any:
+        """A condition as a pipeline's `class_labels` takes it: a class's name, or a list of them. Ids would be mistaken where
+        classes are called by numbers."""
+        names = [self.id2label[label] for label in self.labels_in(condition)]
+        return names if self.multi_label else names[0]
 
     # As rows of zeros and ones
 
@@ -301,11 +307,15 @@ def nearly_equal(names: Iterable[str]) -> tuple[str, str] | None:
     """Two names that differ only in case, spaces, a way to write the same letters or the same number; None if there are none."""
     seen: dict[str, str] = {}
     for name in names:
-        key = unicodedata.normalize("NFC", " ".join(name.split())).casefold()
-        key = str(int(key)) if _is_integer(key) else key
-        if seen.setdefault(key, name) != name:
+        if seen.setdefault(key := same_name(name), name) != name:
             return seen[key], name
     return None
+
+
+def same_name(name: str) -> str:
+    """What names have in common that differ only in case, spaces, a way to write the same letters or the same number."""
+    key = unicodedata.normalize("NFC", " ".join(name.split())).casefold()
+    return str(int(key)) if _is_integer(key) else key
 
 
 def _is_integer(name: str) -> bool:

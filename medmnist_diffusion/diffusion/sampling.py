@@ -123,7 +123,7 @@ def generate_rows(
         )
     try:
         output: Any = pipe(
-            class_labels=[conditioning_of(pipe).asked(condition) for condition, _ in rows],
+            class_labels=[conditioning_of(pipe).asked_by_name(condition) for condition, _ in rows],
             generator=[image_generator(seed, label, index) for label, index in rows],
             image=None if image is None else image.astype(np.float32) / 255,
             strength=strength,

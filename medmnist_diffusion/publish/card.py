@@ -19,6 +19,7 @@ from medmnist_diffusion.files import file_hash, write_text
 from medmnist_diffusion.metrics.table import figure_name, record_label
 from medmnist_diffusion.publish.copies import copying_sentences
 from medmnist_diffusion.publish.figures import class_rows, overall_rows
+from medmnist_diffusion.publish.licences import license_of
 
 TEMPLATE = Path(medmnist_diffusion.model_cards.__path__[0]) / "template.md"
 _ESCAPED = str.maketrans({"<": "&lt;", ">": "&gt;", "|": "\\|", "`": "'", "[": "\\[", "]": "\\]"})
@@ -91,7 +92,8 @@ def _metadata(summary: TrainingSummary, metrics: Metrics | None) -> ModelCardDat
         for record in (metrics.metrics if metrics else [])
         if record.class_ is None
     ]
-    license_id = OPEN_LICENSES.get(dataset.license)
+    license_id = OPEN_LICENSES.get(license_of(summary))
+    base = next((one.name for one in summary.bases if "/" in one.name), None)  # a Hub id: the Hub links it
     return ModelCardData(
         library_name="diffusers",
         pipeline_tag="unconditional-image-generation",
@@ -108,6 +110,8 @@ def _metadata(summary: TrainingSummary, metrics: Metrics | None) -> ModelCardDat
         ],
         datasets={"medmnist": ["medmnist-v2"], "hub": [dataset.name]}.get(dataset.source),
         model_name=_title(dataset),
+        base_model=base,
+        base_model_relation="finetune" if base else None,
         eval_results=results or None,
     )
 
@@ -167,6 +171,7 @@ def _values(folder: Path, summary: TrainingSummary, metrics: Metrics | None, loa
         "has_loss": (folder / "loss.png").is_file(),
         "findings": escaped(findings(summary.audit)),
         "changes": escaped(summary.changes),
+        "bases": [escaped(base.model_dump()) for base in summary.bases],
         "extensions": escaped(summary.extensions),
         "metrics": _metric_values(metrics, folder) if metrics else None,
     }

@@ -1,9 +1,31 @@
 """Whether the training data's licence permits that a model of them, or its images, are published."""
 
+from medmnist_diffusion.artifacts import TrainingSummary
 from medmnist_diffusion.choices import OPEN_LICENSES
 from medmnist_diffusion.errors import UserError
 
 UNKNOWN_LICENSE = "unknown"  # of a data set whose source gives none
+
+
+NON_COMMERCIAL = "CC BY-NC 4.0"
+
+
+def license_of(summary: TrainingSummary) -> str:
+    """The licence of what a pipeline was trained on, its bases' data included: one that forbids commercial use holds for all."""
+    known = [summary.dataset.license, *(base.license for base in summary.bases)]
+    return NON_COMMERCIAL if NON_COMMERCIAL in known else known[0]
+
+
+def check_bases(summary: TrainingSummary) -> None:
+    """Raises:
+    UserError: for a base whose data's licence does not permit publication.
+    """
+    for base in summary.bases:
+        if base.license not in OPEN_LICENSES:
+            raise UserError(
+                f"the base {base.name} was trained on {base.trained_on}, whose licence is {base.license!r}. Publishing needs one "
+                f"that permits it ({', '.join(OPEN_LICENSES)})."
+            )
 
 
 def check_license(recorded: str, given: str | None) -> None:

@@ -152,3 +152,15 @@ def test_images_of_black_and_white_data_are_black_and_white(tmp_path: Path) -> N
     again.set_progress_bar_config(disable=True)
     np.testing.assert_array_equal(images(again, 1), wanted)
     assert check_folder(tmp_path / "pipeline").black_and_white
+
+
+def test_classes_called_by_numbers_are_generated_by_their_names() -> None:
+    torch.manual_seed(0)
+    names, encoder = {0: "1", 1: "2", 2: "3"}, PixelUnshuffle(2, (1, 16, 16), 4)
+    unet = build_unet(Conditioning(names), encoder, (16, 32))
+    pipe: Any = ClassConditionalDDPMPipeline(unet, build_noise_scheduler(), names, 2, len(names))
+    pipe.set_progress_bar_config(disable=True)
+    other: Any = ClassConditionalDDPMPipeline(unet, build_noise_scheduler(), FINDINGS, 2, len(FINDINGS))
+    other.set_progress_bar_config(disable=True)
+    made_here, there = (generate(one, np.arange(3), num_inference_steps=2) for one in (pipe, other))
+    np.testing.assert_array_equal(made_here, there)
