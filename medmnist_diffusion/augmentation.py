@@ -12,7 +12,7 @@ from medmnist_diffusion.data import ImageDataset, Split
 from medmnist_diffusion.data.npz import SYNTHETIC, npz_arrays, write_npz
 from medmnist_diffusion.data.sources import DataSource, as_dataset
 from medmnist_diffusion.diffusion.samplers import Sampling
-from medmnist_diffusion.diffusion.sampling import generate, load_pipeline
+from medmnist_diffusion.diffusion.sampling import generate, load_pipeline, with_own
 from medmnist_diffusion.errors import UserError
 from medmnist_diffusion.files import atomic_folder, has_suffix, write_json
 from medmnist_diffusion.metrics.mixed_training import Mixture, Recipe, fit
@@ -68,6 +68,7 @@ def augment(
         raise UserError("augment runs in one process: start it without a launcher.")
     real = as_dataset(dataset, root, size)
     check_origin(pipeline, real)
+    sampling = with_own(sampling, pipeline)
     if selection and real.is_volume:
         raise UserError(f"--selection is made for images; {real.name} holds volumes. Leave it out.")
     if selection and not real.conditioning.counts(real.splits["val"].labels).all():

@@ -115,7 +115,7 @@ sampling_options = _together(
     [
         click.option("--sampler", type=click.Choice(list(SAMPLERS)), help=f"Default: {DEFAULT_SAMPLER}."),
         click.option("--num_inference_steps", type=int, help=f"Default: {_STEPS}."),
-        click.option("--guidance_scale", type=float, default=1.0, help="1 (default) is no guidance."),
+        click.option("--guidance_scale", type=float, help="1 is no guidance. Default: the pipeline's own."),
         click.option("--batch_size", type=int, default=128, help="Images through the network at once."),
         click.option("--seed", type=int, default=0),
     ]

@@ -25,7 +25,7 @@ from medmnist_diffusion.data.nifti import check_nifti, write_nifti
 from medmnist_diffusion.data.npz import npz_arrays, read_npz, write_npz
 from medmnist_diffusion.diffusion.folder_check import WEIGHTS
 from medmnist_diffusion.diffusion.samplers import Sampling
-from medmnist_diffusion.diffusion.sampling import conditioning_of, generate_in_shares, load_pipeline
+from medmnist_diffusion.diffusion.sampling import conditioning_of, generate_in_shares, load_pipeline, with_own
 from medmnist_diffusion.errors import UserError
 from medmnist_diffusion.files import atomic_folder, file_hash, has_suffix, write_json
 from medmnist_diffusion.pipelines import ClassConditionalDDPMPipeline
@@ -71,7 +71,7 @@ def sample(
         raise UserError(f"--output {output} does not end with .npz, as --format npz needs.")
     check_new(output)
     state = start_processes()
-    pipe = load_pipeline(pipeline, sampling.sampler)
+    pipe, sampling = load_pipeline(pipeline, sampling.sampler), with_own(sampling, pipeline)
     remedy = "Make fewer at once, with another --seed each time."
     _check_format(pipe.image_shape, output_format)
     conditioning = conditioning_of(pipe)

@@ -125,6 +125,7 @@ class ClassConditionalDDPMPipeline(DiffusionPipeline):
         image_shape: of one image C×H×W, of one volume C×D×H×W; default what the network's own shape makes.
         black_and_white: the training images hold nothing but black and white: from the middle on, what is made becomes white,
             else black.
+        default_guidance_scale: the guidance of calls that name none.
 
     Raises:
         ValueError: if the UNet was built without either, and so would ignore every label; or if what only another
@@ -148,6 +149,7 @@ class ClassConditionalDDPMPipeline(DiffusionPipeline):
         encoder: str = PixelUnshuffle.name,
         image_shape: Sequence[int] | None = None,
         black_and_white: bool = False,
+        default_guidance_scale: float = 1.0,
     ) -> None:
         super().__init__()
         if encoder != PixelUnshuffle.name:
@@ -195,6 +197,7 @@ class ClassConditionalDDPMPipeline(DiffusionPipeline):
             encoder=encoder,
             image_shape=None if shape == _image_shape(unet, pixel_unshuffle) else list(shape),
             black_and_white=bool(black_and_white),
+            default_guidance_scale=float(default_guidance_scale),
         )
         self._guidance_scale, self._interrupt, self._num_timesteps, self._running = 1.0, False, 0, False
         own = getattr(scheduler, "config", {})
@@ -217,7 +220,7 @@ class ClassConditionalDDPMPipeline(DiffusionPipeline):
         num_images_per_label: int = 1,
         image: Any = None,
         strength: float = 0.6,
-        guidance_scale: float = 1.0,
+        guidance_scale: float | None = None,
         num_inference_steps: int | None = None,
         timesteps: Sequence[int] | None = None,
         generator: torch.Generator | Sequence[torch.Generator] | None = None,
@@ -241,7 +244,8 @@ class ClassConditionalDDPMPipeline(DiffusionPipeline):
                 is a variant of it (SDEdit, Meng et al. 2022, arXiv 2108.01073).
             strength: with `image`, the share of the steps that is taken, in 0 … 1: how much noise the image gets, and so how
                 far the variants go.
-            guidance_scale: 1 is no guidance; above 1 sharpens the class at the expense of variety.
+            guidance_scale: 1 is no guidance; above 1 sharpens the class at the expense of variety. Default: the pipeline's own,
+                `pipe.config.default_guidance_scale`.
             num_inference_steps: default 20, or 100 with ancestral schedulers (ANCESTRAL).
             timesteps: noise levels to visit, descending, instead of `num_inference_steps` of the scheduler's own choice; see
                 `fast_timesteps`. Not every scheduler takes them.
@@ -280,6 +284,8 @@ class ClassConditionalDDPMPipeline(DiffusionPipeline):
             raise ValueError("Give latents or image to start from, not both.")
         if isinstance(callback_on_step_end, (PipelineCallback, MultiPipelineCallbacks)):
             callback_on_step_end_tensor_inputs = callback_on_step_end.tensor_inputs
+        if guidance_scale is None:
+            guidance_scale = self.config.default_guidance_scale
         self._check_options(output_type, guidance_scale, eta, callback_on_step_end_tensor_inputs)
         schedule = self._checked_schedule(num_inference_steps, timesteps)
         skipped = 0 if image is None else self._skipped_steps(schedule, strength)

@@ -31,6 +31,7 @@ from medmnist_diffusion.data.sources import DataSource, as_dataset
 from medmnist_diffusion.data.twins import Nearest
 from medmnist_diffusion.diffusion.folder_check import MODEL_INDEX, WEIGHTS, check_folder
 from medmnist_diffusion.diffusion.samplers import Sampling
+from medmnist_diffusion.diffusion.sampling import with_own
 from medmnist_diffusion.errors import UserError
 from medmnist_diffusion.files import file_hash, has_suffix
 from medmnist_diffusion.metrics.evaluation import Evaluated, evaluate_images
@@ -105,6 +106,8 @@ def evaluate(
     is_pipeline = (generated / MODEL_INDEX).is_file()
     if sampling_seeds > 1 and generated.exists() and not is_pipeline:
         raise UserError(f"--sampling_seeds needs a pipeline; {generated} holds images that are drawn already.")
+    if is_pipeline:
+        sampling = with_own(sampling, generated)
     target = _writable(Path(output) if output else (generated if is_pipeline else Path()) / "metrics.json")
     state = start_processes()
     real = as_dataset(dataset, root, size)

@@ -49,6 +49,7 @@ class ModelIndex(BaseModel):
         None  # C×H×W, of volumes C×D×H×W
     )
     black_and_white: bool = False
+    default_guidance_scale: Annotated[float, Field(ge=1, allow_inf_nan=False)] = 1.0
 
 
 class _UNetConfig(BaseModel):

@@ -19,7 +19,7 @@ class Sampling(BaseModel):
     Attributes:
         sampler: a name of SAMPLERS.
         num_inference_steps: default: the sampler's own, of DEFAULT_STEPS.
-        guidance_scale: 1 is none.
+        guidance_scale: 1 is none; None is the pipeline's own.
         seed: with an image's class and number it determines the image.
         batch_size: images through the network at once; the images do not depend on it, so that no file carries it.
     """
@@ -28,7 +28,7 @@ class Sampling(BaseModel):
 
     sampler: Literal["dpmsolver++", "ddim", "ddpm"] = "dpmsolver++"
     num_inference_steps: Annotated[int, Field(ge=1)] = 0  # filled in below
-    guidance_scale: Annotated[float, Field(ge=1, allow_inf_nan=False)] = 1.0
+    guidance_scale: Annotated[float, Field(ge=1, allow_inf_nan=False)] | None = None
     seed: Annotated[int, Field(ge=0)] = 0
     batch_size: Annotated[int, Field(ge=1, exclude=True)] = 128
 

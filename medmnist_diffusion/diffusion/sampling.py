@@ -13,7 +13,7 @@ from medmnist_diffusion.console import bar_options
 from medmnist_diffusion.data.conditioning import Conditioning, occurrences
 from medmnist_diffusion.diffusion.batches import derived_seed
 from medmnist_diffusion.diffusion.folder_check import check_folder
-from medmnist_diffusion.diffusion.samplers import DEFAULT_SAMPLER, DEFAULT_STEPS, SAMPLERS
+from medmnist_diffusion.diffusion.samplers import DEFAULT_SAMPLER, DEFAULT_STEPS, SAMPLERS, Sampling
 from medmnist_diffusion.errors import UserError, one_line
 from medmnist_diffusion.pipelines import ClassConditionalDDPMPipeline, UnusableImagesError
 from medmnist_diffusion.processes import share_among_processes
@@ -49,6 +49,13 @@ def load_pipeline(folder: str | Path, sampler: str = DEFAULT_SAMPLER) -> ClassCo
     return pipe
 
 
+def with_own(sampling: Sampling, folder: Path) -> Sampling:
+    """The sampling with what the pipeline in a folder decides where it is left open: its guidance."""
+    if sampling.guidance_scale is not None:
+        return sampling
+    return sampling.model_copy(update={"guidance_scale": check_folder(folder).default_guidance_scale})
+
+
 def _try_out(pipe: ClassConditionalDDPMPipeline, folder: Path) -> None:
     """One image in two steps: a configuration that network or scheduler cannot work with shows now."""
     pipe.set_progress_bar_config(disable=True)
@@ -79,7 +86,7 @@ def generate(
     pipe: ClassConditionalDDPMPipeline,
     labels: Sequence[int] | np.ndarray,
     num_inference_steps: int = DEFAULT_STEPS[DEFAULT_SAMPLER],
-    guidance_scale: float = 1.0,
+    guidance_scale: float | None = None,
     seed: int = 0,
     batch_size: int = 128,
     image: np.ndarray | None = None,
@@ -88,7 +95,8 @@ def generate(
     """uint8 N×H×W×C images (volumes N×D×H×W×C) of the given conditions, class ids or of several labels an image those of
     data/conditioning.py; the i-th occurrence of a condition is always the same image.
 
-    With `image` (uint8 N×H×W×C, one a condition) variants of these, as far from them as `strength` says.
+    Without a `guidance_scale` the pipeline's own counts. With `image` (uint8 N×H×W×C, one a condition) variants of these, as far
+    from them as `strength` says.
 
     Example:
         >>> images = md.generate(pipe, [0, 0, 3], num_inference_steps=4)
@@ -104,7 +112,7 @@ def generate_rows(
     pipe: ClassConditionalDDPMPipeline,
     rows: Sequence[tuple[int, int]],
     num_inference_steps: int = DEFAULT_STEPS[DEFAULT_SAMPLER],
-    guidance_scale: float = 1.0,
+    guidance_scale: float | None = None,
     seed: int = 0,
     batch_size: int = 128,
     image: np.ndarray | None = None,
@@ -117,7 +125,7 @@ def generate_rows(
     """
     if num_inference_steps > (levels := pipe.scheduler.config.num_train_timesteps):
         raise UserError(f"{num_inference_steps} sampling steps were asked for; the model has {levels} noise levels.")
-    if guidance_scale != 1.0 and pipe.config.null_label is None:
+    if guidance_scale not in (None, 1.0) and pipe.config.null_label is None:
         raise UserError(
             f"guidance {guidance_scale:g} needs a null class, which this model was trained without: use 1."
         )
@@ -145,7 +153,7 @@ def generate_in_shares(
     pipe: ClassConditionalDDPMPipeline,
     rows: Sequence[tuple[int, int]],
     num_inference_steps: int,
-    guidance_scale: float,
+    guidance_scale: float | None,
     seed: int,
     batch_size: int,
 ) -> np.ndarray:

@@ -71,11 +71,11 @@ def train_generator(config: TrainingConfig, dataset: ImageDataset, run: Path, lo
 def sample_generator(
     pipeline: Path, labels: np.ndarray, seed: int, what: str, sampler: str = DEFAULT_SAMPLER, **options: Any
 ) -> np.ndarray:
-    """uint8 N×H×W×C images of the labels; `options` are those of `generate`."""
+    """uint8 N×H×W×C images of the labels; `options` are those of `generate`. Without guidance unless they ask for some."""
     pipe = load_pipeline(pipeline, sampler)
     pipe.to(PartialState().device)
     pipe.set_progress_bar_config(desc=f"{what}: sampling", leave=False, **bar_options())
-    return generate(pipe, labels, seed=seed, **options)
+    return generate(pipe, labels, seed=seed, **{"guidance_scale": 1.0, **options})
 
 
 def measure_images(

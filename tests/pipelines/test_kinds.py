@@ -11,7 +11,8 @@ from PIL import Image
 
 from medmnist_diffusion.data.conditioning import Conditioning
 from medmnist_diffusion.diffusion.folder_check import check_folder
-from medmnist_diffusion.diffusion.sampling import generate, load_pipeline
+from medmnist_diffusion.diffusion.samplers import Sampling
+from medmnist_diffusion.diffusion.sampling import generate, load_pipeline, with_own
 from medmnist_diffusion.diffusion.unet import build_noise_scheduler, build_unet
 from medmnist_diffusion.pipelines import ClassConditionalDDPMPipeline, PixelUnshuffle
 from tests.conftest import WITHOUT_US, run_python
@@ -164,3 +165,22 @@ def test_classes_called_by_numbers_are_generated_by_their_names() -> None:
     other.set_progress_bar_config(disable=True)
     made_here, there = (generate(one, np.arange(3), num_inference_steps=2) for one in (pipe, other))
     np.testing.assert_array_equal(made_here, there)
+
+
+def test_a_pipelines_own_guidance(tmp_path: Path) -> None:
+    plain = made()
+    pipe: Any = ClassConditionalDDPMPipeline(
+        plain.unet, plain.scheduler, FINDINGS, 2, len(FINDINGS), image_shape=(1, 16, 16), default_guidance_scale=1.5
+    )
+    pipe.set_progress_bar_config(disable=True)
+    pipe.save_pretrained(tmp_path / "pipeline")
+    again: Any = load_pipeline(tmp_path / "pipeline", "ddpm")
+    again.set_progress_bar_config(disable=True)
+    wanted = images(plain, 1, guidance_scale=1.5)
+    assert not np.array_equal(wanted, images(plain, 1))
+    for one in (pipe, again):
+        np.testing.assert_allclose(images(one, 1), wanted, atol=1e-4)
+        np.testing.assert_allclose(images(one, 1, guidance_scale=1.0), images(plain, 1), atol=1e-4)
+    np.testing.assert_array_equal(generate(again, [1], 2), generate(again, [1], 2, guidance_scale=1.5))
+    assert with_own(Sampling(), tmp_path / "pipeline").guidance_scale == 1.5
+    assert with_own(Sampling(guidance_scale=1.0), tmp_path / "pipeline").guidance_scale == 1.0
