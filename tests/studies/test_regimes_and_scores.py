@@ -54,6 +54,17 @@ def test_figures_are_medmnists(classes: int) -> None:
     assert np.mean(found["recall"]) == pytest.approx(found["balanced_accuracy"])
 
 
+def agree(scores: np.ndarray, truth: np.ndarray, counts: np.ndarray) -> None:
+    """Resampled figures are those of the images that a resampling holds, counted out."""
+    found = resampled_figures(scores, truth, counts)
+    assert set(found) == {*FIGURES, "recall"}
+    for at, count in enumerate(counts):
+        rows = np.repeat(np.arange(len(truth)), count)
+        alone = figures_of(scores[rows], truth[rows])
+        for name, values in found.items():
+            np.testing.assert_allclose(values[at], alone[name], atol=1e-6, err_msg=name)
+
+
 def several_labels(seed: int, count: int) -> tuple[np.ndarray, np.ndarray]:
     """Zeros and ones N×3, the last label rare, and log-odds that know something of them."""
     rng = np.random.default_rng(seed)
@@ -80,12 +91,7 @@ def test_resampled_figures_of_several_labels_are_those_of_the_same_images() -> N
     counts = resampled_test_sets(np.zeros(60, np.int64), 60)
     absent = [not truth[np.repeat(np.arange(60), count), 2].any() for count in counts]
     assert any(absent)  # a resampling without the rare label has the figures of the others
-    found = resampled_figures(scores, truth, counts)
-    for at, count in enumerate(counts):
-        rows = np.repeat(np.arange(60), count)
-        alone = figures_of(scores[rows], truth[rows])
-        for name, values in found.items():
-            np.testing.assert_allclose(values[at], alone[name], atol=1e-6, err_msg=name)
+    agree(scores, truth, counts)
 
 
 def test_draws_of_several_labels_keep_the_shares_of_combinations() -> None:
@@ -116,13 +122,7 @@ def test_resampled_figures_are_those_of_the_same_images(classes: int) -> None:
     labels = rng.integers(classes, size=200)
     logits = np.round(rng.normal(size=(200, classes)) + np.eye(classes)[labels], 1)  # with ties
     scores, counts = scores_of(torch.from_numpy(logits)), resampled_test_sets(labels, 60)
-    found = resampled_figures(scores, labels, counts)
-    assert set(found) == {*FIGURES, "recall"}
-    for at, count in enumerate(counts):
-        rows = np.repeat(np.arange(200), count)
-        truth = figures_of(scores[rows], labels[rows])
-        for name, values in found.items():
-            np.testing.assert_allclose(values[at], truth[name], atol=1e-6, err_msg=name)
+    agree(scores, labels, counts)
 
 
 def test_test_sets_are_drawn_within_each_class_with_replacement() -> None:
