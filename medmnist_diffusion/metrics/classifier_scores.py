@@ -77,7 +77,7 @@ def _figures_of_labels(values: np.ndarray, truth: np.ndarray) -> dict[str, Any]:
     both = np.flatnonzero(truth.any(0) & ~truth.all(0))
     columns = [(values[:, label], truth[:, label]) for label in range(truth.shape[1])]
     errors = [
-        binary_calibration_error(torch.from_numpy(chance), torch.from_numpy(has).int(), n_bins=ECE_BINS)
+        binary_calibration_error(torch.tensor(chance), torch.tensor(has).int(), n_bins=ECE_BINS)
         for chance, has in columns
     ]
     found = values > 0.5
