@@ -1,7 +1,6 @@
 """Image folders, tables beside images, folders of parquet and Hub data sets as one data set: labels joined by name, splits drawn,
 images decoded."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -86,8 +85,11 @@ def folder_parts(
             labelled, said = _with_patients(labelled, content)
             notes += said
         if slices:
-            notes += _sliced_notes(files, slices, str(path))
-        parts = {split: [_table(one, slices, str(path))] for split, one in labelled.items()}
+            names = {file: as_slices(file, slices, str(path)) for file in files}
+            notes += _sliced_notes(names, slices, str(path))
+        else:
+            names = {file: [str(file)] for file in files}
+        parts = {split: [_table(one, names, sliced=bool(slices))] for split, one in labelled.items()}
         return parts, notes, content + (f"-{slices}" if slices else "")
     images = (file for file in everything if file.suffix.lower() in IMAGE_SUFFIXES)
     if image := next(images, None):
@@ -146,27 +148,25 @@ def _with_groups(labelled: dict[str, LabelledFiles], group_of: dict[Path, str]) 
     return {split: replace(one, groups=[group_of[file] for file in one.files]) for split, one in labelled.items()}
 
 
-def _sliced_notes(files: Sequence[Path], slices: int, where: str) -> list[str]:
-    """What `--slices` did.
+def _sliced_notes(names: dict[Path, list[str]], slices: int, where: str) -> list[str]:
+    """What `--slices` did: file → the names of its slices.
 
     Raises:
         UserError: if no file has slices or frames.
     """
-    counts = [len(as_slices(file, slices, where)) for file in files]
-    if not any(count > 1 or is_nifti(file) for file, count in zip(files, counts, strict=True)):
+    if not any(len(several) > 1 or is_nifti(file) for file, several in names.items()):
         raise UserError(f"{where} holds no volumes and no files of several frames: leave --slices out.")
     note = f"Of each volume {slices} slices, evenly spaced, are images of their own, with the volume's label."
-    fewer = sum(count < slices for count in counts)
+    fewer = sum(len(several) < slices for several in names.values())
     return [note + (f" {fewer} volumes have fewer: all of theirs were read." if fewer else "")]
 
 
-def _table(labelled: LabelledFiles, slices: int | None, where: str) -> Part:
-    """A row an image; with `slices` a volume's in a row, which belong together."""
+def _table(labelled: LabelledFiles, names: dict[Path, list[str]], sliced: bool) -> Part:
+    """A row an image: file → the names of its images. Slices of one volume belong together."""
     import datasets
 
-    names = [as_slices(file, slices, where) if slices else [str(file)] for file in labelled.files]
-    groups = labelled.groups or ([str(file) for file in labelled.files] if slices else None)
-    rows = [(name, at) for at, several in enumerate(names) for name in several]
+    groups = labelled.groups or ([str(file) for file in labelled.files] if sliced else None)
+    rows = [(name, at) for at, file in enumerate(labelled.files) for name in names[file]]
     features = datasets.Features({"image": datasets.Image(decode=False)})
     table = datasets.Dataset.from_dict(
         {"image": [{"path": name, "bytes": None} for name, _ in rows]}, features=features

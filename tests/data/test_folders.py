@@ -35,7 +35,7 @@ def test_image_folder(tmp_path: Path, mode: str, channels: int) -> None:
     np.testing.assert_array_equal(brightness > 120, dataset.train.labels == 1)  # labels stay with their images
     assert dataset.notes == [
         "Classes in the order of their ids: benign, malignant.",
-        "Images of 50×40 pixels were cropped to their middle square and resized to 32×32.",
+        "Images of 40×50 pixels (height × width) were cropped to their middle square and resized to 32×32.",
         "No val and no test split was given: drawn from train, stratified, with seed 0.",
     ]
 

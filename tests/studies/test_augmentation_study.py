@@ -75,7 +75,14 @@ def test_images_with_several_labels(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     counts = {"train": 400, "val": 120, "test": 120}
     write_npz(tmp_path / "several.npz", phantom.make_phantom(form="multi-label", counts=counts))
     arms = ["--arms", "confident-25", "in-distribution-25", "not-memorized-25", "diverse-25"]
-    options = [*SMALL[: SMALL.index("--arms")], *arms, "--processes", "1", "--shares", "0.5", "--seeds", "2"]
+    options = [
+        "--shares",
+        "0.5",
+        *SMALL[SMALL.index("--imbalance") : SMALL.index("--arms")],
+        *arms,
+        "--processes",
+        "1",
+    ]
     folder = tmp_path / "study"
     assert cli.main(["study", "augmentation", str(tmp_path / "several.npz"), "--output", str(folder), *options]) == 0
     results = json.loads((folder / "results.json").read_text(encoding="utf-8"))
