@@ -23,7 +23,7 @@ from medmnist_diffusion.diffusion.machine import describe_machine
 from medmnist_diffusion.diffusion.sampling import generate, load_pipeline
 from medmnist_diffusion.errors import UserError, run_command
 from medmnist_diffusion.files import file_hash, write_json
-from medmnist_diffusion.metrics.evaluation import evaluate_images
+from medmnist_diffusion.metrics.evaluation import Part, evaluate_images
 from medmnist_diffusion.metrics.extractors import OFFLINE_PAIR, make_extractor
 from medmnist_diffusion.metrics.real_side import RealSide
 from medmnist_diffusion.processes import start_processes
@@ -31,6 +31,7 @@ from medmnist_diffusion.processes import start_processes
 RESULT = RESULTS / "guidance.json"
 SCALES = (1.0, 1.1, 1.2, 1.3, 1.5, 2.0)
 NUM_IMAGES = 1000
+PARTS: tuple[Part, ...] = ("features", "labels", "copies")
 KEPT = ("frechet_distance", "precision", "recall", "coverage", "label_accuracy", "label_auc", "copied_share")
 
 
@@ -44,8 +45,7 @@ def judged(pipeline: Path, data: str, scales: Sequence[float]) -> Iterator[dict[
     pipe = load_pipeline(pipeline)
     for scale in scales:
         images = Split("generated", generate(pipe, labels, guidance_scale=scale), labels)
-        parts = ("features", "labels", "copies")
-        found = evaluate_images(dataset, images, spaces, per_class=False, parts=parts, real_side=real)
+        found = evaluate_images(dataset, images, spaces, per_class=False, parts=PARTS, real_side=real)
         figures = {
             f"{record.name} {record.extractor}": {"value": record.value, "error": record.error, "floor": record.floor}
             for record in found.records
@@ -65,7 +65,7 @@ def markdown(rows: Sequence[dict[str, Any]]) -> Iterator[str]:
     heads = "classifier ÷ floor | texture ÷ floor | labels ÷ real | recall in texture ÷ real | copied share"
     yield f"| set | trained for | guidance | {heads} |"
     yield "| --- " * 8 + "|"
-    for row in rows:
+    for row in sorted(rows, key=lambda one: (one["set"], one["guidance_scale"])):
         labels = next(row[name] for name in ("label_accuracy classifier", "label_auc classifier") if name in row)
         ratios = [row[f"frechet_distance {space}"] for space in OFFLINE_PAIR] + [labels, row["recall texture"]]
         listed = " | ".join(f"{one['value'] / one['floor']:.2f}" for one in ratios)
