@@ -144,13 +144,14 @@ def check_origin(folder: Path, dataset: ImageDataset) -> None:
     UserError: unless the pipeline was trained on this very data set. A generator that saw other images, perhaps those that
         the classifier is to be tested on, makes every gain worthless.
     """
-    trained_on = TrainingSummary.of(folder).dataset
+    summary = TrainingSummary.of(folder)
+    trained_on = summary.dataset
     if trained_on.content_hash != dataset.content_hash:
         raise UserError(
             f"{folder} was trained on {trained_on.name}, with other images than {dataset.name} holds. Give the data set "
             "that it was trained on: a generator that saw more than the classifier may see is a leak."
         )
-    for base in TrainingSummary.of(folder).bases:
+    for base in summary.bases:
         logger.warning(
             "%s started from %s, which saw the images of %s. If these show test images or patients of %s, every gain is a leak.",
             folder, base.name, base.trained_on, dataset.name,

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from itertools import combinations
 from pathlib import Path
 
+from medmnist_diffusion.data.conditioning import LARGEST_GROUP
 from medmnist_diffusion.data.images import is_image
 from medmnist_diffusion.data.medical import stem_of
 from medmnist_diffusion.errors import UserError
@@ -39,8 +40,7 @@ _MASK_WORDS = (
 _MASK_FOLDER = re.compile(rf"({_MASK_WORDS}|labels?([-_ ]?(tr|ts|va))?)", re.IGNORECASE)
 _MASK_FILE = re.compile(rf"(?P<of>.+?)[-_ ]+({_MASK_WORDS}|label)([-_ ]*\d+)?", re.IGNORECASE)
 _MASKS = "{} masks were left out"
-# Folders below the classes, or ids in DICOM files, are taken for patients where there are so many, and none has a greater share.
-FEWEST_PATIENTS, LARGEST_PATIENT = 10, 0.2
+FEWEST_PATIENTS = 10  # so many folders below the classes, or ids in DICOM files, are taken for patients
 
 
 @dataclass(frozen=True)
@@ -168,7 +168,7 @@ def _patients(trees: dict[str, _Tree], splits: dict[str, dict[str, list[Path]]])
 def can_be_patients(groups: Collection[str]) -> bool:
     """Whether there are so many groups, and none so large, that each can be kept in one split."""
     sizes = Counter(groups)
-    return len(sizes) >= FEWEST_PATIENTS and max(sizes.values()) <= LARGEST_PATIENT * len(groups)
+    return len(sizes) >= FEWEST_PATIENTS and max(sizes.values()) <= LARGEST_GROUP * len(groups)
 
 
 def _tree(path: Path, left_out: _LeftOut, above: tuple[str, ...]) -> _Tree:

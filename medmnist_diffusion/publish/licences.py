@@ -5,8 +5,6 @@ from medmnist_diffusion.choices import OPEN_LICENSES
 from medmnist_diffusion.errors import UserError
 
 UNKNOWN_LICENSE = "unknown"  # of a data set whose source gives none
-
-
 NON_COMMERCIAL = "CC BY-NC 4.0"
 
 
