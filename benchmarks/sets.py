@@ -11,6 +11,7 @@ minutes in results/sets.json is not run again; to measure it anew, remove its ro
 import argparse
 import contextlib
 import json
+import shutil
 import sys
 import tempfile
 from collections.abc import Iterator, Sequence
@@ -43,6 +44,7 @@ SETS = {
     "nih_chest_subset_28": "own/nih_chest_subset_28.npz",
     "nih_chest_subset_64": "own/nih_chest_subset_64.npz",
 }
+DESCRIPTIONS = Path(__file__).parent / "sets"  # names of classes and licences of those that have no others
 RESULT = RESULTS / "sets.json"
 # What the table shows: heading → the metrics that it can be, the first that was measured, and their space.
 COLUMNS: dict[str, tuple[tuple[str, ...], str | None]] = {
@@ -58,9 +60,10 @@ IN_PICTURE, MOST_ROWS = 6, 8
 
 def measured(name: str, path: Path, minutes: float, seeds: int, seed: int, keep: Path | None) -> Row:
     """Train and evaluate one set; a row of the table, and its picture. The run is left under `keep`, if that is given."""
-    dataset = load_dataset(str(path))
     with contextlib.ExitStack() as stack:
-        folder = keep / f"{name}-{seed}" if keep else stack.enter_context(tempfile.TemporaryDirectory())
+        folder = keep / f"{name}-{seed}" if keep else Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        path = described(path, folder / "data")
+        dataset = load_dataset(str(path))
         config = training_config(
             dataset=str(path), output_dir=f"{folder}/run", max_train_minutes=minutes, seed=seed, report_to="none",
             mixed_precision="auto",
@@ -87,6 +90,19 @@ def measured(name: str, path: Path, minutes: float, seeds: int, seed: int, keep:
         **{heading: figure(metrics, *what) for heading, what in COLUMNS.items()},
         "refused": metrics.refused,
     }
+
+
+def described(path: Path, folder: Path) -> Path:
+    """The set's file; where we have a description of it, a link to it in a folder with the description beside it."""
+    description = DESCRIPTIONS / f"{path.stem}.json"
+    if not description.is_file():
+        return path
+    folder.mkdir(parents=True, exist_ok=True)
+    shutil.copy(description, folder)
+    link = folder / path.name
+    link.unlink(missing_ok=True)
+    link.symlink_to(path.resolve())
+    return link
 
 
 def figure(metrics: Metrics, names: Sequence[str], extractor: str | None) -> dict[str, Any] | None:

@@ -32,6 +32,11 @@ LARGEST_GROUP = 0.2  # of all images, that may go to a drawn part
 OWN_STRATUM = 20  # training images of a combination of labels that is a stratum of its own
 
 
+def task_in(text: str) -> Task:
+    """What images are labelled with, in the words of `medmnist.INFO` ("ordinal-regression", "multi-label, binary-class") or ours."""
+    return "multi-label" if "multi-label" in text else "ordinal" if "ordinal" in text else "multi-class"
+
+
 @dataclass(frozen=True)
 class Conditioning:
     """The classes or labels of a data set or of a pipeline, and everything that follows from them.

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from medmnist_diffusion.data.conditioning import Conditioning, Task
+from medmnist_diffusion.data.conditioning import Conditioning, Task, task_in
 from medmnist_diffusion.data.dataset import ImageDataset, Split
 from medmnist_diffusion.data.npz import read_npz
 from medmnist_diffusion.errors import UserError, one_line
@@ -69,8 +69,7 @@ def medmnist_info() -> dict[str, dict[str, Any]]:
 
 def task_of(flag: str) -> Task:
     """What a set's images are labelled with."""
-    task = medmnist_info()[flag]["task"]
-    return "multi-label" if "multi-label" in task else "ordinal" if "ordinal" in task else "multi-class"
+    return task_in(medmnist_info()[flag]["task"])
 
 
 def sizes_of(flag: str) -> tuple[int, ...]:

@@ -11,6 +11,7 @@ import numpy as np
 from medmnist_diffusion.data import phantom
 from medmnist_diffusion.data.conditioning import MOST_LABELS, conditions_of
 from medmnist_diffusion.data.dataset import ImageDataset, Split
+from medmnist_diffusion.data.description import class_names, description_beside
 from medmnist_diffusion.data.medmnist_files import as_medmnist, medmnist_dataset, medmnist_info
 from medmnist_diffusion.data.npz import (
     SPLITS,
@@ -219,7 +220,11 @@ def _phantom_dataset(name: str, size: int) -> ImageDataset:
 
 def _npz_dataset(path: Path, size: tuple[int, int] | None) -> ImageDataset:
     notes: list[str] = []
+    said: list[str] = []
+    description = description_beside(path, said)
     num_labels = label_columns(path)
+    if num_labels is None and description.kind == "multi-label":
+        num_labels = len(description.id2label)
     splits = read_npz(path, notes=notes, num_labels=num_labels)
     train = splits["train"]
     if size is not None and train.images.shape[-3:-1] != size:
@@ -228,24 +233,22 @@ def _npz_dataset(path: Path, size: tuple[int, int] | None) -> ImageDataset:
             f"{path} holds {sides} px images: --size {' '.join(map(str, dict.fromkeys(size)))} does not fit. Leave it out."
         )
     if generated := generated_images(path):
-        notes = [*notes, f"{generated} of the training images are generated ({SYNTHETIC}), not real."]
+        notes.append(f"{generated} of the training images are generated ({SYNTHETIC}), not real.")
     elif named := as_medmnist(path, splits):
         return replace(named, notes=[*notes, *named.notes])
+    notes += said
     if num_labels is not None:
         if num_labels > MOST_LABELS:
             raise UserError(
                 f"{path} has {num_labels} labels an image; {MOST_LABELS} are possible. Leave the rarest out."
             )
-        notes = [
-            *notes,
-            f"Images have any number of {num_labels} labels: rows of zeros and ones; all zeros is no label.",
-        ]
-        names = {label: str(label) for label in range(num_labels)}
-        return ImageDataset(path.stem, splits, names, "multi-label", notes=notes)
+        notes.append(f"Images have any number of {num_labels} labels: rows of zeros and ones; all zeros is no label.")
+        names = class_names(description, num_labels, path)
+        return ImageDataset(path.stem, splits, names, "multi-label", notes=notes, **description.source)
     highest = int(train.labels.max())
     if highest >= len(train):  # ids of something else, patients say: no dictionary of millions of names
         raise UserError(
             f"{path}: train has label {highest} and only {len(train)} images. Number the classes 0 … K − 1 without gaps."
         )
-    classes = range(highest + 1)
-    return ImageDataset(path.stem, splits, {label: str(label) for label in classes}, notes=notes)
+    names = class_names(description, highest + 1, path)
+    return ImageDataset(path.stem, splits, names, description.kind, notes=notes, **description.source)

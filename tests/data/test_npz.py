@@ -1,6 +1,7 @@
 """MedMNIST's npz layout: what is read, and that every broken file ends in one line that names it and the remedy."""
 
 import io
+import json
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -12,9 +13,11 @@ import pytest
 from medmnist_diffusion.data import Conditioning, Split
 from medmnist_diffusion.data.arrow import ArrowImages
 from medmnist_diffusion.data.npz import npz_arrays, read_npz, write_npz
+from medmnist_diffusion.data.sources import load_dataset
 from tests.conftest import CliError
 
 Arrays = dict[str, np.ndarray]
+NAMED = {0: "a", 1: "b", 2: "c", 3: "d"}
 
 
 def test_npz_in_memory_and_memory_mapped_are_the_same(tmp_path: Path, arrays: Arrays) -> None:
@@ -181,3 +184,57 @@ def test_labels_that_are_ids_of_something_else(tmp_path: Path, arrays: Arrays, c
     error = cli_error("audit", str(tmp_path / "x.npz"))
     assert "30000000" in error
     assert "x.npz" in error
+
+
+def test_a_json_file_beside_an_npz_says_what_its_numbers_mean(tmp_path: Path, arrays: Arrays) -> None:
+    """In the spelling of medmnist.INFO, which has keys of its own besides."""
+    write_npz(tmp_path / "x.npz", arrays)
+    said = {
+        "python_class": "X",
+        "label": {"1": "b", "0": "a", "3": "d", "2": "c"},
+        "task": "ordinal-regression",
+        "license": "CC0 1.0",
+    }
+    (tmp_path / "x.json").write_text(json.dumps(said))
+    dataset = load_dataset(str(tmp_path / "x.npz"))
+    assert list(dataset.id2label.items()) == [(0, "a"), (1, "b"), (2, "c"), (3, "d")]
+    assert (dataset.task, dataset.license, dataset.citation) == ("ordinal", "CC0 1.0", "")
+    assert any("x.json" in note for note in dataset.notes)
+
+
+def test_a_json_file_can_say_that_one_hot_rows_are_labels(tmp_path: Path, arrays: Arrays) -> None:
+    """An image never has two of them here: only its owner knows that it could."""
+    hot = {name: np.eye(4, dtype=np.uint8)[rows.reshape(-1)] for name, rows in arrays.items() if "labels" in name}
+    write_npz(tmp_path / "x.npz", {**arrays, **hot})
+    assert load_dataset(str(tmp_path / "x.npz")).task == "multi-class"
+    (tmp_path / "x.json").write_text(json.dumps({"label": NAMED, "task": "multi-label, binary-class"}))
+    dataset = load_dataset(str(tmp_path / "x.npz"))
+    assert (dataset.task, dataset.id2label) == ("multi-label", NAMED)
+    np.testing.assert_array_equal(dataset.conditioning.matrix(dataset.train.labels), hot["train_labels"])
+
+
+@pytest.mark.parametrize(
+    ("text", "outcome"),
+    [
+        ('{"label": {"0": "a", "2": "b"}}', "x.json names the classes 0, 2; x.npz has 0 … 3"),
+        ('{"id2label": {"0": "a"}}', "x.json names the classes 0; x.npz has 0 … 3"),
+        ('{"label": {"normal": "0"}}', "x.json: id2label.normal"),
+        ('{"label": {"0": 1, "1": 2}}', "x.json: id2label.0"),
+        ('{"label": {"0": "a", "1": "b"}, "license": 4}', "x.json: license"),
+    ],
+)
+def test_a_json_file_that_names_other_classes_is_refused(
+    tmp_path: Path, arrays: Arrays, cli_error: CliError, text: str, outcome: str
+) -> None:
+    write_npz(tmp_path / "x.npz", arrays)
+    (tmp_path / "x.json").write_text(text)
+    assert outcome in cli_error("audit", str(tmp_path / "x.npz"))
+
+
+@pytest.mark.parametrize("text", ["", "[1]", "{}", '{"splits": {}}', '{"label": "lung"}', "\xff", "[" * 9999])
+def test_a_json_file_of_another_kind_is_left_out_and_that_is_said(tmp_path: Path, arrays: Arrays, text: str) -> None:
+    write_npz(tmp_path / "x.npz", arrays)
+    (tmp_path / "x.json").write_text(text, encoding="latin-1")
+    dataset = load_dataset(str(tmp_path / "x.npz"))
+    assert list(dataset.id2label.values()) == ["0", "1", "2", "3"]
+    assert dataset.notes == ["x.json, beside it, was not used: it names no classes (`label`, as in medmnist.INFO)."]
