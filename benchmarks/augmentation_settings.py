@@ -28,7 +28,7 @@ from medmnist_diffusion.cache import cached_arrays
 from medmnist_diffusion.data import Split
 from medmnist_diffusion.data.regimes import Regime, draw_regime
 from medmnist_diffusion.data.sources import DataSource
-from medmnist_diffusion.diffusion.sampling import generate, load_pipeline
+from medmnist_diffusion.diffusion.sampling import generate_images, load_pipeline
 from medmnist_diffusion.errors import UserError, run_command
 from medmnist_diffusion.files import write_json
 from medmnist_diffusion.metrics.classifier_scores import (
@@ -81,7 +81,7 @@ def scores_with(study: AugmentationProtocol, regime: Regime, seed: int, name: st
         labels, options = data.dataset.balanced_labels(NUM_IMAGES), dict[str, Any](settings)
         if "strength" in settings:
             options["image"] = data.dataset.train.images_of(labels, seed)
-        extra = Split(name, generate(pipe, labels, seed=seed, **options), labels)
+        extra = Split(name, generate_images(pipe, labels, seed=seed, **options), labels)
         mixture = Mixture(data.dataset.train, extra, MAIN_ARM.share)
         fitted = fit(study.recipe, mixture, data.dataset.splits["val"], study.dataset.conditioning, seed)
         return {"scores": scores_of(predicted_logits(fitted.model, study.dataset.splits["test"]))}

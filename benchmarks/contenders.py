@@ -21,7 +21,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from medmnist_diffusion.data.dataset import to_model_range, to_uint8, without_grey_axis
 from medmnist_diffusion.data.npz import write_npz
-from medmnist_diffusion.diffusion.sampling import generate, load_pipeline
+from medmnist_diffusion.diffusion.sampling import generate_images, load_pipeline
 from medmnist_diffusion.training.config import read_config_file
 
 Sample = Callable[[int, int], np.ndarray]
@@ -41,7 +41,7 @@ def ours(images: np.ndarray, labels: np.ndarray, seconds: float, folder: Path) -
     precision = read_config_file(pipeline / "training_config.yaml")["mixed_precision"]
 
     def sample(n: int, seed: int) -> np.ndarray:
-        return generate(pipe, drawn_labels(labels, n, seed), seed=seed)
+        return generate_images(pipe, drawn_labels(labels, n, seed), seed=seed)
 
     return sample, {
         "parameters": summary["parameters"],

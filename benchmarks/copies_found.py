@@ -38,7 +38,7 @@ from medmnist_diffusion.data.audit import describe
 from medmnist_diffusion.data.dataset import without_grey_axis
 from medmnist_diffusion.data.medmnist_files import medmnist_root
 from medmnist_diffusion.data.twins import Nearest, clusters, nearest_pictures, twin_limit
-from medmnist_diffusion.diffusion.sampling import generate, load_pipeline
+from medmnist_diffusion.diffusion.sampling import generate_images, load_pipeline
 from medmnist_diffusion.errors import run_command
 from medmnist_diffusion.files import write_json
 from medmnist_diffusion.metrics.evaluation import evaluate_images
@@ -211,7 +211,7 @@ def generators(dataset: ImageDataset) -> list[dict[str, Any]]:
         extractors, labels = [make_extractor(name, few) for name in OFFLINE_PAIR], few.labels_in_shares(JUDGED)
         for name in ("pipeline", "pipeline_best"):
             summary = TrainingSummary.of(Path(folder) / name)
-            images = generate(load_pipeline(Path(folder) / name), labels)
+            images = generate_images(load_pipeline(Path(folder) / name), labels)
             found = evaluate_images(few, Split(name, images, labels), extractors, parts=["features", "copies"])
             measured = Metrics(dataset=describe(few).model_dump(), pipeline={}, sampling={}, metrics=found.records)
             tests = copy_tests(measured)

@@ -29,7 +29,7 @@ from medmnist_diffusion.data import load_dataset
 from medmnist_diffusion.diffusion.folder_check import WEIGHTS
 from medmnist_diffusion.diffusion.optimizers import build_optimizers
 from medmnist_diffusion.diffusion.samplers import DEFAULT_SAMPLER, DEFAULT_STEPS
-from medmnist_diffusion.diffusion.sampling import generate, load_pipeline, set_sampler
+from medmnist_diffusion.diffusion.sampling import generate_images, load_pipeline, set_sampler
 from medmnist_diffusion.errors import run_command
 from medmnist_diffusion.files import file_hash
 from medmnist_diffusion.processes import start_processes
@@ -126,7 +126,7 @@ def run(args: argparse.Namespace, cell: Row) -> Iterator[Row]:
         set_sampler(pipe, "ddim")
     labels = drawn_labels(dataset.train.labels, JUDGED)
     began = time.monotonic()
-    images = generate(pipe, labels, cell["steps"])
+    images = generate_images(pipe, labels, cell["steps"])
     yield {**facts, "images_per_second": JUDGED / (time.monotonic() - began), **judge(dataset, images)}
 
 

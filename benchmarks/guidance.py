@@ -16,11 +16,12 @@ from typing import Any
 
 from judging import RESULTS
 
-from medmnist_diffusion.artifacts import TrainingSummary
+from medmnist_diffusion.artifacts import TrainingSummary, same_images
 from medmnist_diffusion.data import Split, load_dataset
+from medmnist_diffusion.data.audit import describe
 from medmnist_diffusion.diffusion.folder_check import WEIGHTS
 from medmnist_diffusion.diffusion.machine import describe_machine
-from medmnist_diffusion.diffusion.sampling import generate, load_pipeline
+from medmnist_diffusion.diffusion.sampling import generate_images, load_pipeline
 from medmnist_diffusion.errors import UserError, run_command
 from medmnist_diffusion.files import file_hash, write_json
 from medmnist_diffusion.metrics.evaluation import Part, evaluate_images
@@ -38,13 +39,13 @@ KEPT = ("frechet_distance", "precision", "recall", "coverage", "label_accuracy",
 def judged(pipeline: Path, data: str, scales: Sequence[float]) -> Iterator[dict[str, Any]]:
     """A row a scale."""
     dataset, summary = load_dataset(data), TrainingSummary.of(pipeline)
-    if summary.dataset.content_hash != dataset.content_hash:
+    if not same_images(summary.dataset, describe(dataset)):
         raise UserError(f"{pipeline} was trained on {summary.dataset.name}, not on {data}.")
     spaces, real = [make_extractor(name, dataset) for name in OFFLINE_PAIR], RealSide(dataset)
     labels = dataset.labels_in_shares(NUM_IMAGES)
     pipe = load_pipeline(pipeline)
     for scale in scales:
-        images = Split("generated", generate(pipe, labels, guidance_scale=scale), labels)
+        images = Split("generated", generate_images(pipe, labels, guidance_scale=scale), labels)
         found = evaluate_images(dataset, images, spaces, per_class=False, parts=PARTS, real_side=real)
         figures = {
             f"{record.name} {record.extractor}": {"value": record.value, "error": record.error, "floor": record.floor}

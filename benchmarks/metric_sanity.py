@@ -25,7 +25,7 @@ from tqdm import tqdm
 from medmnist_diffusion.artifacts import MetricRecord
 from medmnist_diffusion.data import ImageDataset, Split, load_dataset
 from medmnist_diffusion.data.npz import npz_arrays, write_npz
-from medmnist_diffusion.diffusion.sampling import generate, load_pipeline
+from medmnist_diffusion.diffusion.sampling import generate_images, load_pipeline
 from medmnist_diffusion.errors import run_command
 from medmnist_diffusion.files import atomic_file, write_json
 from medmnist_diffusion.metrics.evaluation import evaluate_images
@@ -95,7 +95,7 @@ def undertrained(split: Split, dataset: ImageDataset, pool: Split, strength: flo
         write_npz(data, npz_arrays(dataset.splits, dataset.conditioning))
         steps = ["--max_train_steps", str(int(strength)), "--lr_warmup_steps", "20", "--report_to", "none"]
         train(parse_config(["--dataset", str(data), "--output_dir", str(run), *steps]))
-        images = generate(load_pipeline(run / "pipeline"), split.labels)
+        images = generate_images(load_pipeline(run / "pipeline"), split.labels)
     return Split("undertrained", images, split.labels)
 
 

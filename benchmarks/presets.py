@@ -24,7 +24,7 @@ from trainings import Row, run_missing
 
 from medmnist_diffusion.data import load_dataset
 from medmnist_diffusion.data.duplicates import clean_held_out
-from medmnist_diffusion.diffusion.sampling import generate, load_pipeline
+from medmnist_diffusion.diffusion.sampling import generate_images, load_pipeline
 from medmnist_diffusion.errors import run_command
 from medmnist_diffusion.processes import available_cores, start_processes
 from medmnist_diffusion.training.config import preset
@@ -54,7 +54,7 @@ def run(args: argparse.Namespace, cell: Row) -> Iterator[Row]:
     count = min(MOST, len(clean_held_out(dataset)))
     labels = drawn_labels(dataset.train.labels, count)
     began = time.monotonic()
-    images = generate(pipe, labels)
+    images = generate_images(pipe, labels)
     sampling = count / (time.monotonic() - began)
     size = f" --size {args.size}" if args.size else ""
     of_run = f" --run {args.run}" if args.run else ""

@@ -17,7 +17,7 @@ from judging import RESULTS, drawn_labels, judge, summary_line
 from medmnist_diffusion.data import load_dataset
 from medmnist_diffusion.diffusion.folder_check import WEIGHTS
 from medmnist_diffusion.diffusion.machine import describe_machine
-from medmnist_diffusion.diffusion.sampling import generate, load_pipeline
+from medmnist_diffusion.diffusion.sampling import generate_images, load_pipeline
 from medmnist_diffusion.errors import run_command
 from medmnist_diffusion.files import file_hash, write_json
 from medmnist_diffusion.processes import start_processes
@@ -42,7 +42,7 @@ def main(argv: Sequence[str]) -> None:
         pipe = load_pipeline(args.pipeline, sampler)
         pipe.set_progress_bar_config(desc=f"{sampler}, {steps} steps")
         began = time.monotonic()
-        images = generate(pipe, labels, steps)
+        images = generate_images(pipe, labels, steps)
         speed = len(images) / (time.monotonic() - began)
         rows.append({"sampler": sampler, "steps": steps, "images_per_second": speed, **judge(dataset, images)})
         print(f"{sampler}, {steps} steps: {speed:.1f} images/s, {summary_line(rows[-1])}", flush=True)

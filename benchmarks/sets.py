@@ -22,14 +22,16 @@ import numpy as np
 from judging import RESULTS, peak_memory_gib
 from trainings import Row
 
-from medmnist_diffusion.artifacts import MetricRecord, Metrics, TrainingSummary
+from medmnist_diffusion.artifacts import Metrics, TrainingSummary
 from medmnist_diffusion.data import ImageDataset, load_dataset
 from medmnist_diffusion.data.dataset import size_in_words
 from medmnist_diffusion.data.npz import read_npz
+from medmnist_diffusion.data.pictures import VIEWS, pictures
 from medmnist_diffusion.diffusion.machine import describe_machine
 from medmnist_diffusion.errors import UserError, run_command
 from medmnist_diffusion.files import write_json
-from medmnist_diffusion.publish.plots import VIEWS, pictures, real_beside_generated
+from medmnist_diffusion.publish.models import find
+from medmnist_diffusion.publish.plots import real_beside_generated
 from medmnist_diffusion.samples import samples_path
 from medmnist_diffusion.training.config import training_config
 from medmnist_diffusion.training.evaluate_fid import evaluate
@@ -108,10 +110,7 @@ def described(path: Path, folder: Path) -> Path:
 def figure(metrics: Metrics, names: Sequence[str], extractor: str | None) -> dict[str, Any] | None:
     """A figure of all classes together with its floor, and how it compares; None where it could not be measured."""
 
-    def fits(record: MetricRecord) -> bool:
-        return record.class_ is None and record.name in names and extractor in (None, record.extractor)
-
-    record = next(filter(fits, metrics.metrics), None)
+    record = find(metrics, names, extractor)
     if record is None:
         return None
     kept = ("name", "value", "interval", "floor", "p_value", "n_generated")

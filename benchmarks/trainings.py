@@ -17,7 +17,7 @@ from tqdm import tqdm
 
 from medmnist_diffusion.data import load_dataset
 from medmnist_diffusion.diffusion.machine import describe_machine
-from medmnist_diffusion.diffusion.sampling import generate
+from medmnist_diffusion.diffusion.sampling import generate_images
 from medmnist_diffusion.errors import UserError
 from medmnist_diffusion.files import write_json
 from medmnist_diffusion.metrics.classifier import real_data_classifier
@@ -49,7 +49,7 @@ def judge_pipeline(args: argparse.Namespace, pipe: Any, seed: int) -> Row:
     """`judge` of images of a loaded pipeline, by the default sampler, of labels in the training images' shares."""
     dataset = load_dataset(args.dataset, args.root, args.size)
     labels = drawn_labels(dataset.train.labels, IMAGES, seed)
-    return judge(dataset, generate(pipe, labels, seed=seed), labels)
+    return judge(dataset, generate_images(pipe, labels, seed=seed), labels)
 
 
 def run_trainings(benchmark: str, budget: str, args: argparse.Namespace, cells: Sequence[Row], run: Run) -> list[Row]:

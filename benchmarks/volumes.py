@@ -28,7 +28,7 @@ from medmnist_diffusion.data import ImageDataset, Split, load_dataset, to_uint8
 from medmnist_diffusion.diffusion.batches import TrainingBatches
 from medmnist_diffusion.diffusion.loss import log_snr, prediction_target
 from medmnist_diffusion.diffusion.machine import describe_machine
-from medmnist_diffusion.diffusion.sampling import generate, load_pipeline
+from medmnist_diffusion.diffusion.sampling import generate_images, load_pipeline
 from medmnist_diffusion.diffusion.unet import build_noise_scheduler
 from medmnist_diffusion.errors import UserError, run_command
 from medmnist_diffusion.files import write_json
@@ -57,7 +57,7 @@ def ours(dataset: ImageDataset, path: str, target: str, minutes: float, seed: in
         options = ["--prediction_type", target, "--block_out_channels", "128", "128", "--pixel_unshuffle", "2"]
         budget = ["--max_train_minutes", str(minutes), "--seed", str(seed)]
         pipeline, summary = train_quietly(path, Path(folder) / "run", [*options, *budget])
-        images = generate(load_pipeline(pipeline), labels, num_inference_steps=SAMPLING_STEPS, seed=seed)
+        images = generate_images(load_pipeline(pipeline), labels, num_inference_steps=SAMPLING_STEPS, seed=seed)
     return images, summary["images_seen"] / summary["seconds"], summary["parameters"]
 
 

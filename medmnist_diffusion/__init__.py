@@ -26,7 +26,7 @@ _PLACES = {
     "augment": "augmentation",
     "evaluate": "training.evaluate_fid",
     "evaluate_images": "metrics.evaluation",
-    "generate": "diffusion.sampling",
+    "generate": "samples",
     "load_dataset": "data.sources",
     "load_pipeline": "diffusion.sampling",
     "sample": "samples",
@@ -67,12 +67,12 @@ if TYPE_CHECKING:
     from medmnist_diffusion.data.dataset import ImageDataset, Split
     from medmnist_diffusion.data.sources import load_dataset
     from medmnist_diffusion.diffusion.samplers import Sampling
-    from medmnist_diffusion.diffusion.sampling import generate, load_pipeline
+    from medmnist_diffusion.diffusion.sampling import load_pipeline
     from medmnist_diffusion.errors import UserError
     from medmnist_diffusion.metrics.evaluation import evaluate_images
     from medmnist_diffusion.publish.card import write_card
     from medmnist_diffusion.publish.verdict import verdict
-    from medmnist_diffusion.samples import sample
+    from medmnist_diffusion.samples import generate, sample
     from medmnist_diffusion.studies.augmentation.study import study_augmentation
     from medmnist_diffusion.studies.loss.study import study_loss
     from medmnist_diffusion.training.config import TrainingConfig, training_config

@@ -5,6 +5,7 @@ holds beyond a record is ignored.
 """
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal, Self
 
@@ -27,6 +28,7 @@ class DatasetDescription(Record):
 
     name: str
     content_hash: str  # SHA-256 of pixels and labels, whatever file they came from
+    unordered_hash: str | None = None  # the same whatever order they stand in; older files have none
     image_size: int  # pixels of the last side; of files without `shape`, of both
     channels: int  # 1 (grey) or 3 (RGB)
     id2label: dict[str, str]  # class id, as JSON has keys, → name
@@ -42,6 +44,12 @@ class DatasetDescription(Record):
     @property
     def full_shape(self) -> tuple[int, ...]:
         return tuple(self.shape or (self.image_size, self.image_size, self.channels))
+
+
+def same_images(one: DatasetDescription | Mapping[str, Any], other: DatasetDescription | Mapping[str, Any]) -> bool:
+    """Whether two descriptions are of the same images and labels in the same splits, in whatever order (where both know that)."""
+    first, second = (dict(description) for description in (one, other))
+    return any(first.get(key) and first[key] == second.get(key) for key in ("content_hash", "unordered_hash"))
 
 
 class ClassBrightness(Record):

@@ -6,19 +6,22 @@ from typing import Any
 
 import numpy as np
 
-from medmnist_diffusion.artifacts import TrainingSummary
+from medmnist_diffusion.artifacts import TrainingSummary, same_images
 from medmnist_diffusion.console import bar_options
 from medmnist_diffusion.data import ImageDataset, Split
+from medmnist_diffusion.data.audit import describe
 from medmnist_diffusion.data.npz import SYNTHETIC, npz_arrays, write_npz
 from medmnist_diffusion.data.sources import DataSource, as_dataset
 from medmnist_diffusion.diffusion.samplers import Sampling
-from medmnist_diffusion.diffusion.sampling import generate, load_pipeline, with_own
+from medmnist_diffusion.diffusion.sampling import generate_images, load_pipeline, with_own
 from medmnist_diffusion.errors import UserError
 from medmnist_diffusion.files import atomic_folder, has_suffix, write_json
+from medmnist_diffusion.generated import check_new, write_parquet
 from medmnist_diffusion.metrics.mixed_training import Mixture, Recipe, fit
 from medmnist_diffusion.metrics.selection import KEPT_SHARE, SELECTIONS
 from medmnist_diffusion.processes import start_processes
-from medmnist_diffusion.samples import check_images_memory, check_new, pipeline_record, write_parquet
+from medmnist_diffusion.samples import check_images_memory, pipeline_record
+from medmnist_diffusion.shipped import pipeline_folder
 
 logger = logging.getLogger(__name__)
 SHARE = 0.25  # what the augmentation study calls synthetic-25
@@ -41,7 +44,7 @@ def augment(
     """Write a data set whose training images are the real ones and generated ones, each class equally often.
 
     Args:
-        pipeline: a folder, trained on this very data set.
+        pipeline: a folder, or a name of `medmnist-diffusion models`, trained on this very data set.
         dataset: a name as `load_dataset` takes it (with `root` and `size`), or a data set.
         output: a new .npz file, or a new folder for `datasets`.
         share: of the training images that is generated.
@@ -57,7 +60,7 @@ def augment(
         >>> len(md.load_dataset("runs/x/more.npz").train) - len(dataset.train)
         268
     """
-    pipeline, output, sampling = Path(pipeline), Path(output).expanduser(), sampling or Sampling()
+    pipeline, output, sampling = pipeline_folder(pipeline), Path(output).expanduser(), sampling or Sampling()
     if not 0 < share < 1:
         raise UserError(f"--share is {share:g}; a share between 0 and 1 is needed.")
     steps = sampling.num_inference_steps
@@ -126,7 +129,7 @@ def _generated_beside(
     if strength is not None:
         variants = {"image": dataset.train.images_of(labels, sampling.seed), "strength": strength}
     options = (sampling.num_inference_steps, sampling.guidance_scale, sampling.seed, sampling.batch_size)
-    generated = Split("generated", generate(pipe, labels, *options, **variants), labels)
+    generated = Split("generated", generate_images(pipe, labels, *options, **variants), labels)
     return generated if selection is None else _selected(generated, dataset, selection, sampling.seed)
 
 
@@ -146,7 +149,7 @@ def check_origin(folder: Path, dataset: ImageDataset) -> None:
     """
     summary = TrainingSummary.of(folder)
     trained_on = summary.dataset
-    if trained_on.content_hash != dataset.content_hash:
+    if not same_images(trained_on, describe(dataset)):
         raise UserError(
             f"{folder} was trained on {trained_on.name}, with other images than {dataset.name} holds. Give the data set "
             "that it was trained on: a generator that saw more than the classifier may see is a leak."

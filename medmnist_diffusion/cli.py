@@ -99,6 +99,17 @@ commands.add_command(
 
 
 @commands.command()
+def models() -> None:
+    """The pipelines that come with the package: their data, how good their images are, and their licence.
+
+    Wherever a PIPELINE is asked for, a name of these will do.
+    """
+    from medmnist_diffusion.publish.models import models_table
+
+    click.echo(models_table())
+
+
+@commands.command()
 @click.argument("pipeline", type=FOLDER_OR_FILE)
 @click.option(
     "--num_per_class",
@@ -131,7 +142,10 @@ def sample(
     output_format: choices.Format | None,
     **sampling: Any,
 ) -> None:
-    """Generate labelled images: PNG folders, npz or parquet; volumes: NIfTI or npz."""
+    """Generate labelled images: PNG folders, npz or parquet; volumes: NIfTI or npz.
+
+    PIPELINE is a folder, or a name of `medmnist-diffusion models`.
+    """
     how = checked_sampling(**sampling)
     from medmnist_diffusion.samples import sample
 
@@ -179,7 +193,7 @@ def evaluate(
 ) -> None:
     """How good generated images are, and whether they are copies, beside real images.
 
-    GENERATED is a pipeline folder, an image folder, or an npz (its train split).
+    GENERATED is a pipeline folder or a name of `medmnist-diffusion models`, an image folder, or an npz (its train split).
     """
     how = checked_sampling(**sampling)
     from medmnist_diffusion.training.evaluate_fid import evaluate
@@ -221,7 +235,7 @@ def augment(
 ) -> None:
     """A training set with generated images beside the real ones.
 
-    PIPELINE is a folder, trained on this data set.
+    PIPELINE is a folder or a name of `medmnist-diffusion models`, trained on this data set.
     """
     how = checked_sampling(**sampling)
     from medmnist_diffusion.augmentation import augment
@@ -255,7 +269,7 @@ def card(pipeline: Path, load_from: str | None) -> None:
 def publish(pipeline: Path, repo_id: str, public: bool, update: bool, dry_run: bool, data_license: str | None) -> None:
     """Check an evaluated pipeline folder and upload it to the Hugging Face Hub.
 
-    REPO_ID is namespace/name on the Hub; it is made if it is not there.
+    PIPELINE is a folder or a name of `medmnist-diffusion models`; REPO_ID is namespace/name on the Hub, made if it is not there.
     """
     from medmnist_diffusion.publish.publish import publish_pipeline
 

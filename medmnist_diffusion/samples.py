@@ -7,7 +7,7 @@ on) in the pipeline's folder, so that whatever is measured or published later is
 import csv
 import json
 import logging
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,18 +19,26 @@ from medmnist_diffusion.artifacts import TRAINING_SUMMARY, SamplesRecord, Traini
 from medmnist_diffusion.choices import Format
 from medmnist_diffusion.console import bar_options
 from medmnist_diffusion.data.conditioning import NO_LABEL, Conditioning, condition_of, occurrences
-from medmnist_diffusion.data.dataset import Split, without_grey_axis
+from medmnist_diffusion.data.dataset import Split
 from medmnist_diffusion.data.labelled_folder import load_labelled_folder
-from medmnist_diffusion.data.nifti import check_nifti, write_nifti
-from medmnist_diffusion.data.npz import npz_arrays, read_npz, write_npz
+from medmnist_diffusion.data.npz import read_npz
 from medmnist_diffusion.diffusion.folder_check import WEIGHTS
-from medmnist_diffusion.diffusion.samplers import Sampling
+from medmnist_diffusion.diffusion.samplers import Sampling, checked_sampling
 from medmnist_diffusion.diffusion.sampling import conditioning_of, generate_in_shares, load_pipeline, with_own
 from medmnist_diffusion.errors import UserError
-from medmnist_diffusion.files import atomic_folder, file_hash, has_suffix, write_json
+from medmnist_diffusion.files import file_hash, has_suffix
+from medmnist_diffusion.generated import (
+    GeneratedImages,
+    check_format,
+    check_new,
+    format_for,
+    record_conditioning,
+    write_samples,
+)
 from medmnist_diffusion.pipelines import ClassConditionalDDPMPipeline
 from medmnist_diffusion.processes import start_processes
 from medmnist_diffusion.resources import check_memory
+from medmnist_diffusion.shipped import pipeline_folder
 
 logger = logging.getLogger(__name__)
 
@@ -48,7 +56,7 @@ def sample(
     """Draw images from a pipeline, shared among the processes, and write them.
 
     Args:
-        pipeline: its folder.
+        pipeline: its folder, or a name of `medmnist-diffusion models`.
         output: a new folder, or a new .npz file.
         num_per_class: images of each class; of several labels an image, of each label alone and of none.
         sampling: how they are drawn.
@@ -65,25 +73,21 @@ def sample(
         >>> Path("runs/x/samples.json").is_file()  # what made them, and how
         True
     """
-    pipeline, output, sampling = Path(pipeline), Path(output).expanduser(), sampling or Sampling()
-    output_format = output_format or ("npz" if has_suffix(output, ".npz") else "folder")
-    if output_format == "npz" and not has_suffix(output, ".npz"):
-        raise UserError(f"--output {output} does not end with .npz, as --format npz needs.")
+    pipeline, output, sampling = pipeline_folder(pipeline), Path(output).expanduser(), sampling or Sampling()
+    output_format = format_for(output, output_format)
     check_new(output)
     state = start_processes()
     pipe, sampling = load_pipeline(pipeline, sampling.sampler), with_own(sampling, pipeline)
     remedy = "Make fewer at once, with another --seed each time."
-    _check_format(pipe.image_shape, output_format)
+    check_format([*pipe.image_shape[1:], pipe.image_shape[0]], output_format)
     conditioning = conditioning_of(pipe)
     count = (num_images or 0) + (num_per_class or 0) * (len(labels) or len(conditioning.ids))
     check_images_memory(pipe.image_shape, count, remedy)
     conditions = _wanted(conditioning, pipeline, num_per_class, num_images, labels)
-    made = draw(pipe, conditions, sampling)
+    made = _drawn(pipeline, pipe, conditions, sampling)
     if state.is_main_process:
-        record = samples_record(pipeline, pipe, made, sampling)
-        write = {"folder": _write_folder, "npz": _write_npz, "parquet": _write_parquet}[output_format]
-        write(output, made, record)
-        if record.synthetic:
+        made.save(output, output_format)
+        if made.record.synthetic:
             logger.info("Trained on the synthetic phantom set: computed shapes, no patients.")
         logger.info(
             "%d images by %d process(es) written to %s (%s).", len(made), state.num_processes, output, output_format
@@ -91,14 +95,73 @@ def sample(
     state.wait_for_everyone()
 
 
-def _check_format(image_shape: tuple[int, ...], output_format: Format) -> None:
-    """Raises:
-    UserError: for a format that cannot hold such images, before the first one is made.
+def generate(
+    pipeline: str | Path,
+    labels: Mapping[str, int] | Sequence[int | str | Sequence[int | str]],
+    *,
+    seed: int | None = None,
+    sampling: Sampling | None = None,
+) -> GeneratedImages:
+    """Images of what was asked for, in memory.
+
+    Args:
+        pipeline: a name of `medmnist-diffusion models`, or a pipeline folder.
+        labels: how many images of each class by its name; of several labels an image also `effusion+mass`, or an empty text for
+            none. Or what each image shows, one after another: a class's name or id, or a list of labels.
+        seed: the i-th image of a class is the same for the same seed, however many are made; default the sampling's.
+        sampling: how they are drawn.
+
+    Returns:
+        The images in that order, with `as_torch_dataset`, `as_datasets`, `grid` and `save`.
+
+    Raises:
+        UserError: for classes that the pipeline does not know, images that do not fit into memory, or a pipeline that cannot be
+            used.
+
+    Example:
+        >>> images = md.generate(pipeline, {"effusion": 2, "clear lungs": 1}, seed=0)
+        >>> images.images.shape, images.labels.tolist(), images.names[-1]
+        ((3, 28, 28, 1), [3, 3, 0], 'clear lungs')
     """
-    if len(image_shape) > 3 and output_format == "parquet":
-        raise UserError("--format parquet holds pictures, and these are volumes: use npz or folder (NIfTI files).")
-    if len(image_shape) > 3 and output_format == "folder":
-        check_nifti(image_shape[0])
+    folder, sampling = pipeline_folder(pipeline), sampling or Sampling()
+    if seed is not None:
+        sampling = checked_sampling(**{**sampling.model_dump(), "batch_size": sampling.batch_size, "seed": seed})
+    start_processes()
+    pipe, sampling = load_pipeline(folder, sampling.sampler), with_own(sampling, folder)
+    conditioning = conditioning_of(pipe)
+    if isinstance(labels, Mapping):
+        asked = [_named(name, conditioning) for name in labels]
+        counts = list(labels.values())
+        if any(not isinstance(count, int) or count < 0 for count in counts):
+            raise UserError(f"{dict(labels)}: give a number of images for each name.")
+        conditions = np.repeat(np.array(asked, np.int64), counts)
+    else:
+        conditions = np.array([_condition(one, conditioning) for one in labels], np.int64)
+    if not len(conditions):
+        raise UserError(f"no images were asked for. Give how many of each: {{{conditioning.names[0]!r}: 10}}, say.")
+    check_images_memory(pipe.image_shape, len(conditions), "Make fewer at once, with another seed each time.")
+    return _drawn(folder, pipe, conditions, sampling)
+
+
+def _drawn(
+    folder: Path, pipe: ClassConditionalDDPMPipeline, conditions: np.ndarray, sampling: Sampling
+) -> GeneratedImages:
+    """Images of the conditions with the record of what made them."""
+    made = draw(pipe, conditions, sampling)
+    return GeneratedImages(made, samples_record(folder, pipe, made, sampling))
+
+
+def _condition(asked: int | str | Sequence[int | str], conditioning: Conditioning) -> int:
+    """What one image is asked to show, as a condition."""
+    if isinstance(asked, str):
+        return _named(asked, conditioning)
+    parts = [asked] if isinstance(asked, int | np.integer) else list(asked)
+    if not conditioning.multi_label and len(parts) != 1:
+        raise UserError(f"{asked}: an image shows one class of this pipeline.")
+    ids = [conditioning.names.index(one) if one in conditioning.names else one for one in parts]
+    if unknown := [one for one in ids if one not in conditioning.id2label]:
+        raise _unknown(unknown[0], conditioning)
+    return condition_of(map(int, ids)) if conditioning.multi_label else int(ids[0])
 
 
 def _wanted(
@@ -130,9 +193,13 @@ def _named(text: str, conditioning: Conditioning, separator: str = "+") -> int:
         [text] if text in conditioning.names or not conditioning.multi_label else text.split(separator) if text else []
     )
     if unknown := [part for part in parts if part not in conditioning.names]:
-        raise UserError(f"--labels: {unknown[0]!r} is none of {', '.join(conditioning.names)}.")
+        raise _unknown(unknown[0], conditioning)
     ids = [conditioning.names.index(part) for part in parts]
     return condition_of(ids) if conditioning.multi_label else ids[0]
+
+
+def _unknown(asked: Any, conditioning: Conditioning) -> UserError:
+    return UserError(f"labels: {asked!r} is none of {', '.join(conditioning.names)}.")
 
 
 def draw(pipe: ClassConditionalDDPMPipeline, labels: np.ndarray, sampling: Sampling) -> Split:
@@ -163,7 +230,7 @@ def kept_samples(pipeline: Path, labels: np.ndarray, sampling: Sampling, seeds: 
             pipe = pipe or load_pipeline(pipeline, sampling.sampler)
             split = draw(pipe, labels, how)
             if state.is_main_process:
-                _write_npz(path, split, samples_record(pipeline, pipe, split, how))
+                write_samples(path, GeneratedImages(split, samples_record(pipeline, pipe, split, how)))
             state.wait_for_everyone()
         yield split
 
@@ -253,91 +320,8 @@ def read_images(path: Path, dataset: str, conditioning: Conditioning, shape: tup
     return load_labelled_folder(path, dataset, conditioning, shape) if path.is_dir() else None
 
 
-def record_conditioning(record: SamplesRecord) -> Conditioning:
-    """What the images of a record can show."""
-    return Conditioning(record.id2label, record.task)
-
-
-def check_new(output: Path) -> None:
-    """Raises:
-    UserError: if the output exists, or the record that is written beside an npz.
-    """
-    for path in (output, *([output.with_suffix(".json")] if has_suffix(output, ".npz") else [])):
-        if path.exists():
-            raise UserError(f"{path} exists already. Choose another --output, or remove it.")
-
-
 def check_images_memory(image_shape: tuple[int, ...], count: int, remedy: str) -> None:
     """Raises:
     UserError: if so many images of a shape do not fit into memory, before the first one is made.
     """
     check_memory(count * (4 * int(np.prod(image_shape)) + 200), f"making {count:,} images", remedy)
-
-
-def _write_folder(output: Path, made: Split, record: SamplesRecord) -> None:
-    """PNGs in class folders, with metadata.csv: file_name, label, label_name, index and how they were drawn."""
-    from PIL import Image
-
-    conditioning, how = record_conditioning(record), record.model_dump(exclude={"id2label", "task"})
-    volumes = made.images.ndim > 4
-    with atomic_folder(output) as temporary:
-        lines = []
-        for (condition, index), image in zip(occurrences(made.labels), made.images[:], strict=True):
-            name = f"{conditioning.folder_of(condition)}/{index:06d}{'.nii.gz' if volumes else '.png'}"
-            (temporary / name).parent.mkdir(exist_ok=True)
-            if volumes:
-                write_nifti(temporary / name, image)
-            else:
-                Image.fromarray(without_grey_axis(image)).save(temporary / name)
-            shown = _label_columns(conditioning, condition)
-            lines.append({"file_name": name, **shown, "index": index, **how})
-        with (temporary / "metadata.csv").open("w", newline="") as file:
-            writer = csv.DictWriter(file, list(lines[0]))
-            writer.writeheader()
-            writer.writerows(lines)
-
-
-def _label_columns(conditioning: Conditioning, condition: int) -> dict[str, Any]:
-    """Of metadata.csv: a class by its id and name; several labels by their names, with a bar between."""
-    if conditioning.multi_label:
-        names = [conditioning.id2label[label] for label in conditioning.labels_in(condition)]
-        return {"labels": "|".join(names) + "|" * (len(names) < 2)}  # a bar in every row: it is a list
-    return {"label": condition, "label_name": conditioning.id2label[condition]}
-
-
-def _write_npz(output: Path, made: Split, record: SamplesRecord) -> None:
-    """MedMNIST's six arrays, the images as train, val and test without rows; how they were drawn goes beside it as JSON."""
-    empty = made.subset(np.arange(0))
-    arrays = npz_arrays({"train": made, "val": empty, "test": empty}, record_conditioning(record))
-    write_npz(output, arrays, record.model_dump(mode="json"))
-
-
-def _write_parquet(output: Path, made: Split, record: SamplesRecord) -> None:
-    """A folder that `datasets.load_dataset` reads: an Image column, a ClassLabel column, and how they were drawn."""
-    with atomic_folder(output) as temporary:
-        write_parquet(temporary, "train", made, record_conditioning(record))
-        write_json(temporary / "sampling.json", record.model_dump(mode="json"))
-
-
-def write_parquet(folder: Path, name: str, split: Split, conditioning: Conditioning, **columns: Sequence[Any]) -> None:
-    """One split of a folder that `datasets.load_dataset` reads: an Image column, a ClassLabel column (of several labels an image a
-    list of them), and others.
-
-    Args:
-        name: the split's, as the Hub has it: train, validation or test.
-    """
-    import datasets
-    from PIL import Image
-
-    if split.images.ndim > 4:
-        raise UserError("parquet holds pictures, and these are volumes: write an npz.")
-    pictures = [Image.fromarray(without_grey_axis(image)) for image in split.images[:]]
-    kind: Any = datasets.ClassLabel(names=conditioning.names)
-    labels = [conditioning.asked(condition) for condition in split.labels.tolist()]
-    label = "labels" if conditioning.multi_label else "label"
-    if conditioning.multi_label:
-        kind = datasets.Sequence(kind)
-    table = datasets.Dataset.from_dict({"image": pictures, label: labels, **columns})
-    table = table.cast_column("image", datasets.Image()).cast_column(label, kind)
-    (folder / "data").mkdir(parents=True, exist_ok=True)
-    table.to_parquet(str(folder / "data" / f"{name}-00000-of-00001.parquet"))

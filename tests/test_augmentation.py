@@ -9,7 +9,7 @@ import pytest
 
 from medmnist_diffusion import augmentation, cli
 from medmnist_diffusion.data import load_dataset
-from medmnist_diffusion.diffusion.sampling import generate, load_pipeline
+from medmnist_diffusion.diffusion.sampling import generate_images, load_pipeline
 from medmnist_diffusion.metrics.mixed_training import Recipe
 
 STEPS = ["--num_inference_steps", "4"]
@@ -60,18 +60,18 @@ def test_variants_keep_what_little_noise_leaves(trained_run: Path, small_npz: Pa
     images, labels = dataset.train.images[:16], dataset.train.labels[:16]
 
     def distance(strength: float) -> float:
-        made = generate(pipe, labels, 10, image=images, strength=strength)
+        made = generate_images(pipe, labels, 10, image=images, strength=strength)
         return float(np.abs(made.astype(float) - images).mean())
 
     near, middle, far = distance(0.1), distance(0.4), distance(1.0)
     assert near < middle < far
     assert near < 6
-    again = generate(pipe, labels, 10, image=images, strength=0.4)
-    assert (again == generate(pipe, labels, 10, image=images, strength=0.4, batch_size=5)).mean() > 0.95
+    again = generate_images(pipe, labels, 10, image=images, strength=0.4)
+    assert (again == generate_images(pipe, labels, 10, image=images, strength=0.4, batch_size=5)).mean() > 0.95
     with pytest.raises(ValueError, match="strength"):
-        generate(pipe, labels, 10, image=images, strength=0.01)
+        generate_images(pipe, labels, 10, image=images, strength=0.01)
     with pytest.raises(ValueError, match="shape"):
-        generate(pipe, labels, 10, image=images[:3], strength=0.5)
+        generate_images(pipe, labels, 10, image=images[:3], strength=0.5)
 
 
 def test_a_selection_keeps_half_of_twice_as_many(

@@ -15,7 +15,7 @@ from medmnist_diffusion import cli
 from medmnist_diffusion.data import Split, load_dataset
 from medmnist_diffusion.data.labelled_folder import load_labelled_folder
 from medmnist_diffusion.data.npz import read_npz
-from medmnist_diffusion.diffusion.sampling import generate, load_pipeline
+from medmnist_diffusion.diffusion.sampling import generate_images, load_pipeline
 from medmnist_diffusion.files import file_hash
 from tests.conftest import run_python
 
@@ -32,7 +32,7 @@ def expected(trained_run: Path) -> Any:
     """Six images a class, made by the library."""
     pipe = load_pipeline(trained_run / "pipeline")
     pipe.set_progress_bar_config(disable=True)
-    return generate(pipe, np.repeat(range(4), 6), num_inference_steps=4)
+    return generate_images(pipe, np.repeat(range(4), 6), num_inference_steps=4)
 
 
 def agree(images: np.ndarray, expected: np.ndarray) -> None:

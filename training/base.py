@@ -18,6 +18,7 @@ from medmnist_diffusion.diffusion.transfer import Ends, take_over
 from medmnist_diffusion.errors import UserError, one_line
 from medmnist_diffusion.files import file_hash
 from medmnist_diffusion.manifest import MANIFEST
+from medmnist_diffusion.shipped import or_a_name, pipeline_folder
 from medmnist_diffusion.training.config import SETTINGS, TrainingConfig
 
 SCHEDULE = ("beta_schedule", "num_train_timesteps")
@@ -40,17 +41,19 @@ class Base:
 
 
 def load_base(name: str) -> Base:
-    """A pipeline folder, or a Hub id whose pipeline is downloaded. No code of it is run.
+    """A pipeline folder, one that comes with the package by its name, or a Hub id whose pipeline is downloaded. No code of it is
+    run.
 
     Raises:
         UserError: if there is none, or it is no pipeline of ours.
     """
-    folder = Path(name).expanduser()
-    if not folder.is_dir():
+    folder = pipeline_folder(name)
+    here = folder.is_dir()
+    if not here:
         folder = _downloaded(name)
     pipe, summary = load_pipeline(folder), TrainingSummary.of(folder)
     record = BaseRecord(
-        name=folder.resolve().name if Path(name).expanduser().is_dir() else name,
+        name=folder.resolve().name if here else name,
         weights_sha256=file_hash(folder / WEIGHTS),
         trained_on=summary.dataset.name,
         content_hash=summary.dataset.content_hash,
@@ -64,7 +67,7 @@ def load_base(name: str) -> Base:
 def _downloaded(name: str) -> Path:
     if name.count("/") != 1 or name.startswith((".", "/", "~")):
         raise UserError(
-            f"--pretrained_model_name_or_path {name} is no pipeline folder, and no Hub id (namespace/name)."
+            f"--pretrained_model_name_or_path {name} is no pipeline folder, and no Hub id (namespace/name).{or_a_name()}"
         )
     try:
         return Path(

@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from accelerate import PartialState
 
 from medmnist_diffusion.artifacts import Metrics
 from medmnist_diffusion.choices import OPEN_LICENSES
@@ -52,6 +53,7 @@ from medmnist_diffusion.samples import (
     read_sampling_record,
     samples_path,
 )
+from medmnist_diffusion.shipped import copied_here, is_shipped, or_a_name, pipeline_folder
 
 logger = logging.getLogger(__name__)
 NUM_IMAGES, PAIRS = 1000, 10
@@ -76,7 +78,8 @@ def evaluate(
     """Measure images against a data set; write metrics.json, its pictures, and the card of a pipeline anew.
 
     Args:
-        generated: a pipeline folder, an image folder, or an npz (its train split).
+        generated: a pipeline folder, an image folder, or an npz (its train split). A pipeline that comes with the package, by its
+            name, is copied into a folder of that name first.
         dataset: what the images are compared with: a name as `load_dataset` takes it (with `root` and `size`), a `DataSource`, or
             a data set.
         features: names of feature spaces, or extractors of your own; default: the offline pair, and Inception where its weights
@@ -102,14 +105,16 @@ def evaluate(
         >>> first.name, first.value > first.floor
         ('frechet_distance', True)
     """
-    generated, sampling = Path(generated), sampling or Sampling()
+    generated, sampling = pipeline_folder(generated), sampling or Sampling()
+    state = start_processes()
+    if is_shipped(generated):
+        generated = _copied(generated)
     is_pipeline = (generated / MODEL_INDEX).is_file()
     if sampling_seeds > 1 and generated.exists() and not is_pipeline:
         raise UserError(f"--sampling_seeds needs a pipeline; {generated} holds images that are drawn already.")
     if is_pipeline:
         sampling = with_own(sampling, generated)
     target = _writable(Path(output) if output else (generated if is_pipeline else Path()) / "metrics.json")
-    state = start_processes()
     real = as_dataset(dataset, root, size)
     weights = None if inception_weights is None else Path(inception_weights)
     names = features or [*OFFLINE_PAIR, *(["inception"] if weights_at_hand(weights) and not real.is_volume else [])]
@@ -146,6 +151,18 @@ def evaluate(
     return metrics
 
 
+def _copied(shipped: Path) -> Path:
+    """A copy, where the user works, of a pipeline that came with the package: its images and figures can lie there."""
+    state = PartialState()
+    if state.is_main_process:
+        copied_here(shipped)
+        logger.info(
+            "%s came with the package. A copy of it is evaluated: the folder %s, here.", shipped.name, shipped.name
+        )
+    state.wait_for_everyone()
+    return Path(shipped.name)
+
+
 def _writable(output: Path) -> Path:
     """The output, where a file can be written: known before minutes of work."""
     output = Path(os.path.realpath(output.expanduser()))  # a link keeps leading to its file
@@ -179,7 +196,7 @@ def _images(
         return
     images = read_images(path, dataset.name, dataset.conditioning, dataset.shape)
     if images is None:
-        raise UserError(f"{path} is no pipeline folder, image folder or npz. Give the path of one.")
+        raise UserError(f"{path} is no pipeline folder, image folder or npz. Give the path of one.{or_a_name()}")
     yield _checked(path, images, dataset)
 
 

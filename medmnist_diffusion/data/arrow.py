@@ -41,10 +41,10 @@ class ArrowImages:
         rows = self._table[index]["image"]
         return np.frombuffer(bytearray().join(rows), np.uint8).reshape(len(rows), *self.shape[1:])  # writable
 
-    def content_hash(self, labels: np.ndarray, compute: Callable[[], str]) -> str:
-        """The content hash of these images with these labels, kept beside the images: a million are not read again for it."""
+    def content_hash(self, labels: np.ndarray, compute: Callable[[], str], kind: str = "content_hash") -> str:
+        """A hash of these images with these labels, kept beside the images: a million are not read again for it."""
         named = hashlib.sha256(np.ascontiguousarray(labels, dtype="<i8").data).hexdigest()[:32]
-        path = self._folder / f"content_hash-{named}.json"
+        path = self._folder / f"{kind}-{named}.json"
         return cached_record(path, ContentHash, lambda: ContentHash(sha256=compute())).sha256
 
 

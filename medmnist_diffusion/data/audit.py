@@ -144,6 +144,7 @@ def describe(dataset: ImageDataset) -> DatasetDescription:
     return DatasetDescription(
         name=dataset.name,
         content_hash=dataset.content_hash,
+        unordered_hash=dataset.unordered_hash,
         image_size=dataset.shape[-2],
         shape=list(dataset.shape),
         task=dataset.task,

@@ -33,7 +33,7 @@ OWN_STRATUM = 20  # training images of a combination of labels that is a stratum
 
 
 def task_in(text: str) -> Task:
-    """What images are labelled with, in the words of `medmnist.INFO` ("ordinal-regression", "multi-label, binary-class") or ours."""
+    """What images are labelled with, in the words of `medmnist.INFO` ("ordinal-regression", "multi-label, binary-class")."""
     return "multi-label" if "multi-label" in text else "ordinal" if "ordinal" in text else "multi-class"
 
 

@@ -59,6 +59,18 @@ class Split:
             return self.images.content_hash(self.labels, self._hashed)
         return self._hashed()
 
+    @cached_property
+    def unordered_hash(self) -> str:
+        """SHA-256 over shape and the sorted hashes of all images with their labels: the same in whatever order they stand."""
+        if isinstance(self.images, ArrowImages):
+            return self.images.content_hash(self.labels, self._hashed_in_any_order, "unordered_hash")
+        return self._hashed_in_any_order()
+
+    def _hashed_in_any_order(self) -> str:
+        rows = zip((image for chunk in self.chunks() for image in chunk), self.labels.astype("<i8"), strict=True)
+        digests = sorted(hashlib.sha256(image.tobytes() + label.tobytes()).digest() for image, label in rows)
+        return hashlib.sha256(repr(self.images.shape[1:]).encode() + b"".join(digests)).hexdigest()
+
     def _hashed(self) -> str:
         digest = hashlib.sha256(repr((len(self), *self.images.shape[1:])).encode())
         for chunk in self.chunks():
@@ -139,8 +151,12 @@ class ImageDataset:
     @cached_property
     def content_hash(self) -> str:
         """SHA-256 over the hashes of all splits."""
-        parts = [f"{name}:{split.content_hash}" for name, split in sorted(self.splits.items())]
-        return hashlib.sha256("\n".join(parts).encode()).hexdigest()
+        return _together({name: split.content_hash for name, split in self.splits.items()})
+
+    @cached_property
+    def unordered_hash(self) -> str:
+        """The same over those that know no order: the same images and labels in each split, in whatever order."""
+        return _together({name: split.unordered_hash for name, split in self.splits.items()})
 
     def balanced_labels(self, count: int) -> np.ndarray:
         """At least `count` conditions, each class equally often, in order."""
@@ -154,6 +170,11 @@ class ImageDataset:
     def labels_in_shares(self, count: int) -> np.ndarray:
         """At least `count` conditions in the training set's shares, in order: what to generate."""
         return self.conditioning.as_in(self.train.labels, count)
+
+
+def _together(hashes: dict[str, str]) -> str:
+    """SHA-256 over the hashes of splits by their names."""
+    return hashlib.sha256("\n".join(f"{name}:{hashes[name]}" for name in sorted(hashes)).encode()).hexdigest()
 
 
 def size_in_words(shape: Sequence[int]) -> str:

@@ -18,6 +18,7 @@ from safetensors import SafetensorError, safe_open
 from medmnist_diffusion.errors import UserError
 from medmnist_diffusion.files import file_hash
 from medmnist_diffusion.manifest import MANIFEST, folder_manifest
+from medmnist_diffusion.shipped import or_a_name
 
 MODEL_INDEX, UNET_CONFIG, SCHEDULER_CONFIG = "model_index.json", "unet/config.json", "scheduler/scheduler_config.json"
 WEIGHTS = "unet/diffusion_pytorch_model.safetensors"
@@ -85,7 +86,9 @@ def check_folder(folder: Path) -> ModelIndex:
     """
     for name in NEEDED:
         if not (folder / name).is_file():
-            raise UserError(f"{folder} is no pipeline folder: {name} is missing. Give the folder that training wrote.")
+            raise UserError(
+                f"{folder} is no pipeline folder: {name} is missing. Give the folder that training wrote.{or_a_name()}"
+            )
     for path in (*(folder / "unet").rglob("*"), *(folder / "scheduler").rglob("*")):
         # diffusers prefers an index of shards, or another variant, to the file that is checked here.
         if path.relative_to(folder).as_posix() not in NEEDED and path.suffix != ".bin":

@@ -17,10 +17,11 @@ from medmnist_diffusion.diffusion.samplers import DEFAULT_SAMPLER, DEFAULT_STEPS
 from medmnist_diffusion.errors import UserError, one_line
 from medmnist_diffusion.pipelines import ClassConditionalDDPMPipeline, UnusableImagesError
 from medmnist_diffusion.processes import share_among_processes
+from medmnist_diffusion.shipped import pipeline_folder
 
 
 def load_pipeline(folder: str | Path, sampler: str = DEFAULT_SAMPLER) -> ClassConditionalDDPMPipeline:
-    """A saved pipeline with the named sampler in its scheduler's place.
+    """A saved pipeline, by its folder or a name of `medmnist-diffusion models`, with the named sampler in its scheduler's place.
 
     The folder's weights are read by our own class; its pipeline.py is not run.
 
@@ -32,7 +33,7 @@ def load_pipeline(folder: str | Path, sampler: str = DEFAULT_SAMPLER) -> ClassCo
         >>> pipe.get_label_ids("effusion")
         [3]
     """
-    folder = Path(folder)
+    folder = pipeline_folder(folder)
     check_folder(folder)
     try:
         pipe = ClassConditionalDDPMPipeline.from_pretrained(folder, local_files_only=True, use_safetensors=True)
@@ -82,7 +83,7 @@ def image_generator(seed: int, label: int, index: int) -> torch.Generator:
     return torch.Generator().manual_seed(derived_seed(seed, label, index))
 
 
-def generate(
+def generate_images(
     pipe: ClassConditionalDDPMPipeline,
     labels: Sequence[int] | np.ndarray,
     num_inference_steps: int = DEFAULT_STEPS[DEFAULT_SAMPLER],
@@ -97,11 +98,6 @@ def generate(
 
     Without a `guidance_scale` the pipeline's own counts. With `image` (uint8 N×H×W×C, one a condition) variants of these, as far
     from them as `strength` says.
-
-    Example:
-        >>> images = md.generate(pipe, [0, 0, 3], num_inference_steps=4)
-        >>> images.shape, images.dtype.name
-        ((3, 28, 28, 1), 'uint8')
     """
     return generate_rows(
         pipe, occurrences(labels), num_inference_steps, guidance_scale, seed, batch_size, image, strength

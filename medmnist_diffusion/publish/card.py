@@ -9,7 +9,7 @@ from huggingface_hub import EvalResult, ModelCard, ModelCardData
 from jinja2 import UndefinedError
 
 import medmnist_diffusion.model_cards
-from medmnist_diffusion.artifacts import DatasetDescription, Metrics, TrainingSummary
+from medmnist_diffusion.artifacts import DatasetDescription, Metrics, TrainingSummary, same_images
 from medmnist_diffusion.choices import OPEN_LICENSES
 from medmnist_diffusion.data.audit import findings
 from medmnist_diffusion.data.dataset import size_in_words
@@ -51,7 +51,7 @@ def write_card(folder: Path, load_from: str | None = None) -> Path:
     """
     summary = TrainingSummary.of(folder)
     metrics = Metrics.read(folder / "metrics.json") if (folder / "metrics.json").is_file() else None
-    if metrics and metrics.dataset["content_hash"] != summary.dataset.content_hash:
+    if metrics and not same_images(metrics.dataset, summary.dataset):
         raise UserError(
             f"{folder / 'metrics.json'} was measured on {metrics.dataset['name']}, other data than this pipeline was trained "
             "on. Evaluate again with the training data set."

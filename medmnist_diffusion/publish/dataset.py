@@ -10,13 +10,14 @@ from pathlib import Path
 
 from huggingface_hub import DatasetCard, DatasetCardData
 
-from medmnist_diffusion.artifacts import DatasetDescription, Metrics, TrainingSummary
+from medmnist_diffusion.artifacts import DatasetDescription, Metrics, TrainingSummary, same_images
 from medmnist_diffusion.choices import OPEN_LICENSES
 from medmnist_diffusion.data import Conditioning, Split
 from medmnist_diffusion.data.dataset import size_in_words
 from medmnist_diffusion.diffusion.folder_check import WEIGHTS
 from medmnist_diffusion.errors import UserError
 from medmnist_diffusion.files import file_hash, write_json, write_text
+from medmnist_diffusion.generated import write_parquet
 from medmnist_diffusion.publish.card import TEMPLATE, escaped
 from medmnist_diffusion.publish.copies import copying_sentences
 from medmnist_diffusion.publish.figures import overall_rows
@@ -29,7 +30,7 @@ from medmnist_diffusion.publish.publish import (
     reasons_against_publishing,
     upload_unless_dry_run,
 )
-from medmnist_diffusion.samples import read_export_record, read_images, read_sampling_record, write_parquet
+from medmnist_diffusion.samples import read_export_record, read_images, read_sampling_record
 
 logger = logging.getLogger(__name__)
 
@@ -63,11 +64,11 @@ def study_sentences(study: Path | None, summary: TrainingSummary) -> list[str]:
         return []
     try:
         results = json.loads((study / "results.json").read_text(encoding="utf-8"))
-        content = results["dataset"]["content_hash"]
+        same = same_images(results["dataset"], summary.dataset)
         lines = [escaped(str(regime["sentence"])) for regime in results["regimes"]]
     except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise UserError(f"{study} is no folder of an augmentation study ({error}).") from None
-    if content != summary.dataset.content_hash:
+    if not same:
         raise UserError(f"{study} is a study of other data than this pipeline was trained on.")
     return lines
 

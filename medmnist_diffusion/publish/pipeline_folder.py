@@ -11,7 +11,7 @@ from medmnist_diffusion.artifacts import TRAINING_SUMMARY, TrainingSummary
 from medmnist_diffusion.data.dataset import ImageDataset
 from medmnist_diffusion.diffusion.folder_check import write_manifest
 from medmnist_diffusion.diffusion.loss import Objective
-from medmnist_diffusion.diffusion.sampling import generate, set_sampler
+from medmnist_diffusion.diffusion.sampling import generate_images, set_sampler
 from medmnist_diffusion.files import atomic_folder, write_json, write_text
 from medmnist_diffusion.pipelines import ClassConditionalDDPMPipeline
 from medmnist_diffusion.publish.card import write_card
@@ -81,5 +81,5 @@ def save_sample_grid(network: UNet2DModel, objective: Objective, dataset: ImageD
     pipe.set_progress_bar_config(disable=True)
     columns = GRID_COLUMNS if not dataset.is_volume else COLUMNS_OF_VOLUMES
     labels = dataset.conditioning.each(columns)[: columns * MOST_CLASSES]
-    save_grid(generate(pipe, labels, seed=seed), path, columns)
+    save_grid(generate_images(pipe, labels, seed=seed), path, columns)
     network.train(was_training)

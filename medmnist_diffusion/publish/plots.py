@@ -11,6 +11,7 @@ from PIL import Image
 from medmnist_diffusion.artifacts import Metrics
 from medmnist_diffusion.data.conditioning import Conditioning
 from medmnist_diffusion.data.dataset import ImageDataset, Split, without_grey_axis
+from medmnist_diffusion.data.pictures import VIEWS, grid_picture, image_grid, pictures
 from medmnist_diffusion.diffusion.loss_log import BUCKETS
 from medmnist_diffusion.files import atomic_file
 from medmnist_diffusion.metrics.table import record_label, shown_in_ratio_plot
@@ -19,21 +20,6 @@ matplotlib.use("Agg")
 from matplotlib import pyplot as plt
 
 MOST_CLASSES = 40  # in one picture
-VIEWS = "each volume: the middle slice across its first, second and third axis, and the maximum along the first"
-SCALE = 3  # each pixel of a small image becomes 3×3 in a grid
-
-
-def pictures(images: np.ndarray) -> np.ndarray:
-    """Images as they are; volumes uint8 N×D×H×W×C as pictures N×max(D, H)×…×C: from left to right the middle slice across each
-    axis, and the maximum along the first."""
-    if images.ndim == 4:
-        return images
-    depth, height, width = (side // 2 for side in images.shape[1:4])
-    views = [images[:, depth], images[:, :, height], images[:, :, :, width], images.max(1)]
-    tallest = max(view.shape[1] for view in views)
-    return np.concatenate(
-        [np.pad(view, ((0, 0), (0, tallest - view.shape[1]), (0, 0), (0, 0))) for view in views], axis=2
-    )
 
 
 def _step(images: np.ndarray) -> int:
@@ -49,24 +35,8 @@ def _aspect(images: np.ndarray) -> float:
 
 def save_grid(images: np.ndarray, path: Path, columns: int) -> None:
     """A grid of uint8 N×H×W×C images (or volumes), `columns` in a row, as PNG."""
-    grid = image_grid(images, columns)
-    scale = max(1, min(SCALE, 1200 // grid.shape[1]))
-    picture = Image.fromarray(without_grey_axis(grid))
-    picture = picture.resize((picture.width * scale, picture.height * scale), Image.Resampling.NEAREST)
     with atomic_file(path) as temporary:
-        picture.save(temporary, optimize=True)
-
-
-def image_grid(images: np.ndarray, columns: int) -> np.ndarray:
-    """uint8 N×H×W×C → one uint8 image, rows of `columns` images with a thin gap; what is missing stays white."""
-    images = pictures(images)
-    rows = -(-len(images) // columns)
-    height, width, channels = images.shape[1:]
-    grid = np.full((rows * (height + 1) - 1, columns * (width + 1) - 1, channels), 255, np.uint8)
-    for i, image in enumerate(images):
-        y, x = i // columns * (height + 1), i % columns * (width + 1)
-        grid[y : y + height, x : x + width] = image
-    return grid
+        grid_picture(images, columns).save(temporary, optimize=True)
 
 
 def plot_loss(rows: list[dict[str, float]], path: Path) -> None:

@@ -25,6 +25,7 @@ from medmnist_diffusion.publish.figures import table_text
 from medmnist_diffusion.publish.hub import Upload, check_repo_id, check_token, upload
 from medmnist_diffusion.publish.licences import check_bases, check_license
 from medmnist_diffusion.publish.private import private_findings
+from medmnist_diffusion.shipped import or_a_name, pipeline_folder
 
 logger = logging.getLogger(__name__)
 CODE = "pipeline.py"
@@ -99,8 +100,9 @@ def copy_for_publication(folder: Path, target: Path, repo_id: str, data_license:
         UserError: if the folder is damaged, holds anything that training and evaluation do not write there, or may not be
             published.
     """
+    folder = pipeline_folder(folder)
     if not folder.is_dir():
-        raise UserError(f"{folder} is no folder. Give the pipeline folder that training wrote.")
+        raise UserError(f"{folder} is no folder. Give the pipeline folder that training wrote.{or_a_name()}")
     check_folder(folder)
     kept_here = {
         path for pattern in SAMPLES for path in folder.glob(pattern) if path.is_file() and not path.is_symlink()
@@ -127,7 +129,7 @@ def copy_for_publication(folder: Path, target: Path, repo_id: str, data_license:
 
 
 def publish_pipeline(
-    pipeline_folder: Path,
+    pipeline: Path,
     repo_id: str,
     *,
     private: bool = True,
@@ -138,7 +140,7 @@ def publish_pipeline(
     """Check an evaluated pipeline folder, and upload a copy of it whose card names the repository.
 
     Args:
-        pipeline_folder: what training wrote and `evaluate` measured; it stays as it is.
+        pipeline: what training wrote and `evaluate` measured, or a name of `medmnist-diffusion models`; it stays as it is.
         repo_id: namespace/name on the Hub; made if it is not there.
         private: whether a new repository is private; a public one is refused.
         update: replace what the repository holds (the Hub keeps its history).
@@ -151,9 +153,9 @@ def publish_pipeline(
     check_repo_id(repo_id)
     with tempfile.TemporaryDirectory() as temporary:
         copy = Path(temporary) / "pipeline"
-        copy_for_publication(pipeline_folder, copy, repo_id, data_license)
+        copy_for_publication(pipeline, copy, repo_id, data_license)
         if reasons := reasons_against_publishing(copy, repo_id):
-            raise UserError(f"{pipeline_folder} cannot be published: {'; '.join(reasons)}.")
+            raise UserError(f"{pipeline} cannot be published: {'; '.join(reasons)}.")
         published = upload_unless_dry_run(
             copy,
             repo_id,

@@ -13,7 +13,7 @@ from filelock import FileLock
 from medmnist_diffusion.console import bar_options, messages_in
 from medmnist_diffusion.data import ImageDataset, Split
 from medmnist_diffusion.diffusion.samplers import DEFAULT_SAMPLER
-from medmnist_diffusion.diffusion.sampling import generate, load_pipeline
+from medmnist_diffusion.diffusion.sampling import generate_images, load_pipeline
 from medmnist_diffusion.metrics.evaluation import Evaluated, Part, evaluate_images
 from medmnist_diffusion.metrics.features import FeatureExtractor
 from medmnist_diffusion.processes import threads_kept
@@ -71,11 +71,11 @@ def train_generator(config: TrainingConfig, dataset: ImageDataset, run: Path, lo
 def sample_generator(
     pipeline: Path, labels: np.ndarray, seed: int, what: str, sampler: str = DEFAULT_SAMPLER, **options: Any
 ) -> np.ndarray:
-    """uint8 N×H×W×C images of the labels; `options` are those of `generate`. Without guidance unless they ask for some."""
+    """uint8 N×H×W×C images of the labels; `options` are those of `generate_images`. Without guidance unless they ask for some."""
     pipe = load_pipeline(pipeline, sampler)
     pipe.to(PartialState().device)
     pipe.set_progress_bar_config(desc=f"{what}: sampling", leave=False, **bar_options())
-    return generate(pipe, labels, seed=seed, **{"guidance_scale": 1.0, **options})
+    return generate_images(pipe, labels, seed=seed, **{"guidance_scale": 1.0, **options})
 
 
 def measure_images(

@@ -9,7 +9,7 @@ from diffusers import UNet2DModel
 from safetensors.torch import load_file, save_file
 
 from medmnist_diffusion import cli
-from medmnist_diffusion.diffusion.sampling import generate, load_pipeline
+from medmnist_diffusion.diffusion.sampling import generate_images, load_pipeline
 from medmnist_diffusion.errors import UserError
 from medmnist_diffusion.manifest import MANIFEST
 from tests.conftest import CliError
@@ -196,4 +196,4 @@ def test_images_that_are_not_finite_end_in_one_line(pipeline: Path) -> None:
     pipe = load_pipeline(pipeline)
     pipe.unet.conv_out.bias.data[0] = float("nan")
     with pytest.raises(UserError, match=r"not finite.*another guidance"):
-        generate(pipe, [0], num_inference_steps=2)
+        generate_images(pipe, [0], num_inference_steps=2)

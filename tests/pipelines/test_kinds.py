@@ -12,7 +12,7 @@ from PIL import Image
 from medmnist_diffusion.data.conditioning import Conditioning
 from medmnist_diffusion.diffusion.folder_check import check_folder
 from medmnist_diffusion.diffusion.samplers import Sampling
-from medmnist_diffusion.diffusion.sampling import generate, load_pipeline, with_own
+from medmnist_diffusion.diffusion.sampling import generate_images, load_pipeline, with_own
 from medmnist_diffusion.diffusion.unet import build_noise_scheduler, build_unet
 from medmnist_diffusion.pipelines import ClassConditionalDDPMPipeline, PixelUnshuffle
 from tests.conftest import WITHOUT_US, run_python
@@ -85,10 +85,10 @@ def test_unknown_is_not_no_label() -> None:
 
 def test_generate_takes_conditions() -> None:
     pipe, conditioning = made(multi_label=True), Conditioning(FINDINGS, "multi-label")
-    both = generate(pipe, [5, 0, 5], num_inference_steps=2)
+    both = generate_images(pipe, [5, 0, 5], num_inference_steps=2)
     assert both.shape == (3, 16, 16, 1)
     assert not np.array_equal(both[0], both[2])  # the second image of the same condition
-    np.testing.assert_array_equal(generate(pipe, [5], num_inference_steps=2)[0], both[0])
+    np.testing.assert_array_equal(generate_images(pipe, [5], num_inference_steps=2)[0], both[0])
     assert conditioning.name_of(5) == "effusion + nodule"
 
 
@@ -163,7 +163,7 @@ def test_classes_called_by_numbers_are_generated_by_their_names() -> None:
     pipe.set_progress_bar_config(disable=True)
     other: Any = ClassConditionalDDPMPipeline(unet, build_noise_scheduler(), FINDINGS, 2, len(FINDINGS))
     other.set_progress_bar_config(disable=True)
-    made_here, there = (generate(one, np.arange(3), num_inference_steps=2) for one in (pipe, other))
+    made_here, there = (generate_images(one, np.arange(3), num_inference_steps=2) for one in (pipe, other))
     np.testing.assert_array_equal(made_here, there)
 
 
@@ -181,6 +181,6 @@ def test_a_pipelines_own_guidance(tmp_path: Path) -> None:
     for one in (pipe, again):
         np.testing.assert_allclose(images(one, 1), wanted, atol=1e-4)
         np.testing.assert_allclose(images(one, 1, guidance_scale=1.0), images(plain, 1), atol=1e-4)
-    np.testing.assert_array_equal(generate(again, [1], 2), generate(again, [1], 2, guidance_scale=1.5))
+    np.testing.assert_array_equal(generate_images(again, [1], 2), generate_images(again, [1], 2, guidance_scale=1.5))
     assert with_own(Sampling(), tmp_path / "pipeline").guidance_scale == 1.5
     assert with_own(Sampling(guidance_scale=1.0), tmp_path / "pipeline").guidance_scale == 1.0

@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 
 from medmnist_diffusion import cli
-from medmnist_diffusion.diffusion.sampling import generate, load_pipeline
+from medmnist_diffusion.diffusion.sampling import generate_images, load_pipeline
 from medmnist_diffusion.files import file_hash
 from tests.conftest import WITHOUT_US, CliError, run_python
 from tests.publish.hub_server import WRITE_TOKEN, Hub, Repo
@@ -108,7 +108,7 @@ def test_a_data_set_of_images_goes_up_and_comes_down(hub: Hub, folder: Path, tmp
                         **environment(hub), HF_HOME=str(tmp_path / "home"))  # fmt: skip
     assert result.returncode == 0, result.stderr[-2000:]
     labels = np.repeat(np.arange(4), 3)
-    expected = generate(load_pipeline(folder), labels, num_inference_steps=3, seed=5)[..., 0]
+    expected = generate_images(load_pipeline(folder), labels, num_inference_steps=3, seed=5)[..., 0]
     with np.load(tmp_path / "back.npz") as back:
         np.testing.assert_array_equal(back["labels"], labels)
         np.testing.assert_array_equal(back["images"], expected)

@@ -10,7 +10,7 @@ from PIL import Image
 from medmnist_diffusion import cli
 from medmnist_diffusion.artifacts import TrainingSummary
 from medmnist_diffusion.data import ImageDataset, phantom
-from medmnist_diffusion.diffusion.sampling import generate, load_pipeline
+from medmnist_diffusion.diffusion.sampling import generate_images, load_pipeline
 from medmnist_diffusion.errors import UserError
 from medmnist_diffusion.publish.licences import check_bases, license_of
 from tests.conftest import CliError, small_training
@@ -29,7 +29,7 @@ def test_nothing_is_lost_at_the_start(trained_run: Path, small_npz: Path, small:
     assert cli.main(started(trained_run, str(small_npz), run, *still)) == 0
     new, base = (load_pipeline(folder / "pipeline") for folder in (run, trained_run))
     labels = np.arange(4)
-    np.testing.assert_array_equal(generate(new, labels), generate(base, labels))
+    np.testing.assert_array_equal(generate_images(new, labels), generate_images(base, labels))
     (record,) = TrainingSummary.of(run / "pipeline").bases
     assert (record.name, record.trained_on, record.adapted) == ("pipeline", "small", [])
     assert record.content_hash == small.content_hash

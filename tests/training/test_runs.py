@@ -18,7 +18,7 @@ from medmnist_diffusion.data import phantom
 from medmnist_diffusion.data.npz import write_npz
 from medmnist_diffusion.diffusion.checkpoints import newest_checkpoint
 from medmnist_diffusion.diffusion.loss_log import read_loss_csv
-from medmnist_diffusion.diffusion.sampling import generate, load_pipeline
+from medmnist_diffusion.diffusion.sampling import generate_images, load_pipeline
 from medmnist_diffusion.files import file_hash
 from medmnist_diffusion.metrics import classifier
 from medmnist_diffusion.training.arguments import parse_config
@@ -200,5 +200,5 @@ def test_labels_decide_what_is_generated(tmp_path: Path) -> None:
     pipe = load_pipeline(tmp_path / "run" / "pipeline")
     pipe.set_progress_bar_config(disable=True)
     labels = np.repeat([0, 1], 32)
-    brightness = generate(pipe, labels, num_inference_steps=10).mean((1, 2, 3))
+    brightness = generate_images(pipe, labels, num_inference_steps=10).mean((1, 2, 3))
     assert ((brightness > 125) == (labels == 1)).mean() >= 0.95

@@ -1,0 +1,108 @@
+"""A trained and evaluated pipeline becomes one that comes with the package: half the bytes, no other figures, no copies.
+
+    python benchmarks/ship.py runs/pneumonia/pipeline --dataset pneumoniamnist --name pneumoniamnist-28
+    python benchmarks/ship.py --refresh     # after a change of pipelines/ or of the card: those that are shipped get it, too
+
+Its weights are rounded to float16 (they are computed with in float32), it is evaluated anew over as many sampling seeds as before,
+and every figure is compared: results/half_precision.json says which ones left the interval that they had. It is shipped only if it
+could be published. Its card and its figures are those of the rounded weights.
+"""
+
+import argparse
+import inspect
+import json
+import shutil
+import sys
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from judging import RESULTS
+from safetensors.torch import load_file, save_file
+
+from medmnist_diffusion.artifacts import TRAINING_SUMMARY, Metrics, TrainingSummary, same_images
+from medmnist_diffusion.data import load_dataset
+from medmnist_diffusion.data.audit import describe
+from medmnist_diffusion.diffusion.folder_check import WEIGHTS, write_manifest
+from medmnist_diffusion.errors import UserError, run_command
+from medmnist_diffusion.files import atomic_folder, write_json
+from medmnist_diffusion.pipelines import ClassConditionalDDPMPipeline
+from medmnist_diffusion.publish.card import write_card
+from medmnist_diffusion.publish.publish import CODE, SAMPLES, reasons_against_publishing
+from medmnist_diffusion.shipped import MODEL_CARDS, shipped_names
+from medmnist_diffusion.training.evaluate_fid import evaluate
+
+RESULT = RESULTS / "half_precision.json"
+MOST_MB = 25
+
+
+def ship(pipeline: Path, name: str, data: str) -> None:
+    """Round, evaluate, compare, check, and put it into model_cards."""
+    dataset, full = load_dataset(data), Metrics.read(pipeline / "metrics.json")
+    summary = TrainingSummary.of(pipeline)
+    if not same_images(summary.dataset, describe(dataset)):
+        raise UserError(f"{pipeline} was trained on {summary.dataset.name}, not on {data}.")
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(temporary) / name
+        shutil.copytree(pipeline, folder, ignore=shutil.ignore_patterns(*SAMPLES, "metrics.json"))
+        rounded = {key: value.half() for key, value in load_file(folder / WEIGHTS).items()}
+        if not all(bool(torch.isfinite(value).all()) for value in rounded.values()):
+            raise UserError(f"{pipeline}: a weight is too large for float16.")
+        save_file(rounded, folder / WEIGHTS, metadata={"format": "pt"})
+        write_json(folder / TRAINING_SUMMARY, summary.model_copy(update={"dataset": describe(dataset)}).model_dump())
+        refresh(folder, name)
+        half = evaluate(folder, dataset, sampling_seeds=int(full.sampling.get("sampling_seeds", 1)))
+        if reasons := reasons_against_publishing(folder, f"medmnist-diffusion/{name}"):
+            raise UserError(f"{name} is not shipped: {'; '.join(reasons)}.")
+        write_card(folder, f"model_cards/{name}")
+        with atomic_folder(MODEL_CARDS / name) as target:
+            shutil.copytree(folder, target, ignore=shutil.ignore_patterns(*SAMPLES), dirs_exist_ok=True)
+    result = json.loads(RESULT.read_text(encoding="utf-8")) if RESULT.is_file() else {}
+    write_json(RESULT, {**result, name: compared(full, half)})
+    megabytes = sum(path.stat().st_size for path in MODEL_CARDS.rglob("*") if path.is_file()) / 1e6
+    print(f"{name} is shipped; all together {megabytes:.1f} MB of {MOST_MB}.")
+
+
+def compared(full: Metrics, half: Metrics) -> dict[str, Any]:
+    """Every figure of all classes together before and after rounding, and whether the interval that it had holds the new one."""
+    after = {
+        (record.name, record.extractor, record.dimension): record for record in half.metrics if record.class_ is None
+    }
+    rows = []
+    for record in full.metrics:
+        other = after.get((record.name, record.extractor, record.dimension))
+        if record.class_ is not None or record.interval is None or other is None:
+            continue
+        low, high = record.interval
+        row = {"figure": record.name, "space": record.extractor, "float32": record.value, "float16": other.value}
+        rows.append({**row, "interval": [low, high], "inside": low <= other.value <= high})
+    return {"figures": rows, "outside": sum(not row["inside"] for row in rows)}
+
+
+def refresh(folder: Path, name: str) -> None:
+    """The present pipeline.py, a manifest that knows it, and the present card."""
+    shutil.copy(inspect.getfile(ClassConditionalDDPMPipeline), folder / CODE)
+    write_manifest(folder)
+    write_card(folder, f"model_cards/{name}")
+
+
+def main(argv: Sequence[str]) -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
+    parser.add_argument("pipeline", type=Path, nargs="?")
+    parser.add_argument("--dataset")
+    parser.add_argument("--name")
+    parser.add_argument("--refresh", action="store_true")
+    args = parser.parse_args(argv)
+    if args.refresh:
+        for name in shipped_names():
+            refresh(MODEL_CARDS / name, name)
+    elif args.pipeline and args.dataset and args.name:
+        ship(args.pipeline, args.name, args.dataset)
+    else:
+        raise UserError("give a pipeline, --dataset and --name, or --refresh.")
+
+
+if __name__ == "__main__":
+    sys.exit(run_command(main))
