@@ -123,8 +123,9 @@ class ClassConditionalDDPMPipeline(DiffusionPipeline):
         null_label: the class id that stood for "unknown" in training, K; None if there was none (then no guidance).
         encoder: the name of what stands between images and the network; `pixel_unshuffle` is the one there is.
         image_shape: of one image C×H×W, of one volume C×D×H×W; default what the network's own shape makes.
-        black_and_white: the training images hold nothing but black and white: from the middle on, what is made becomes white,
-            else black.
+        black_and_white: the training images hold nothing but black and white: what is made becomes white above `white_from`, else
+            black.
+        white_from: that level, of 0 … 1.
         default_guidance_scale: the guidance of calls that name none.
 
     Raises:
@@ -150,6 +151,7 @@ class ClassConditionalDDPMPipeline(DiffusionPipeline):
         image_shape: Sequence[int] | None = None,
         black_and_white: bool = False,
         default_guidance_scale: float = 1.0,
+        white_from: float = 0.5,
     ) -> None:
         super().__init__()
         if encoder != PixelUnshuffle.name:
@@ -198,6 +200,7 @@ class ClassConditionalDDPMPipeline(DiffusionPipeline):
             image_shape=None if shape == _image_shape(unet, pixel_unshuffle) else list(shape),
             black_and_white=bool(black_and_white),
             default_guidance_scale=float(default_guidance_scale),
+            white_from=float(white_from),
         )
         self._guidance_scale, self._interrupt, self._num_timesteps, self._running = 1.0, False, 0, False
         own = getattr(scheduler, "config", {})
@@ -323,7 +326,7 @@ class ClassConditionalDDPMPipeline(DiffusionPipeline):
             images = (self.image_encoder.decode(images) / 2 + 0.5).clamp(0, 1)
         self._check_images(images, latent=output_type == "latent")
         if self.config.black_and_white and output_type != "latent":
-            images = (images > 0.5).to(images.dtype)
+            images = (images > self.config.white_from).to(images.dtype)
         if output_type in ("np", "pil"):
             images = images.movedim(1, -1).numpy()
         if output_type == "pil":

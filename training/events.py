@@ -19,7 +19,7 @@ from medmnist_diffusion.diffusion.loss_log import LossLog
 from medmnist_diffusion.diffusion.training_state import TrainingState
 from medmnist_diffusion.errors import StoppedError
 from medmnist_diffusion.files import could_not_write
-from medmnist_diffusion.publish.pipeline_folder import save_sample_grid
+from medmnist_diffusion.publish.pipeline_folder import build_pipeline, save_sample_grid
 from medmnist_diffusion.publish.plots import plot_loss
 from medmnist_diffusion.training.overfitting import patience_is_over
 from medmnist_diffusion.training.run import Run
@@ -131,7 +131,8 @@ class DrawGrid:
     def draw(self, network: Any, step: int, suffix: str = "") -> None:
         """The grid of a step, of this network's weights."""
         path = self.run.folder / "samples" / f"step_{step:08d}{suffix}.png"
-        save_sample_grid(network, self.run.objective, self.run.dataset, self.run.config.seed, path)
+        pipe = build_pipeline(network, self.run.objective, self.run.dataset)
+        save_sample_grid(pipe, self.run.dataset, self.run.config.seed, path)
 
 
 @dataclass

@@ -34,7 +34,7 @@ class Description(BaseModel):
         return task_in(self.task)
 
     @property
-    def source(self) -> dict[str, str]:
+    def source(self) -> dict[str, Any]:
         """Licence, citation and description, as a data set has them."""
         return self.model_dump(include={"license", "citation", "description"})
 

@@ -50,6 +50,7 @@ class ModelIndex(BaseModel):
         None  # C×H×W, of volumes C×D×H×W
     )
     black_and_white: bool = False
+    white_from: Annotated[float, Field(gt=0, lt=1)] = 0.5
     default_guidance_scale: Annotated[float, Field(ge=1, allow_inf_nan=False)] = 1.0
 
 

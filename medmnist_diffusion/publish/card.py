@@ -142,6 +142,7 @@ def which_weights(summary: TrainingSummary) -> str:
 def _values(folder: Path, summary: TrainingSummary, metrics: Metrics | None, load_from: str | None) -> dict[str, Any]:
     dataset = escaped(summary.dataset.model_dump())
     config = yaml.safe_load((folder / "training_config.yaml").read_text(encoding="utf-8"))
+    index = json.loads((folder / MODEL_INDEX).read_text(encoding="utf-8"))
     names = list(dataset["id2label"].values())
     return {
         "title": escaped(_title(summary.dataset)),
@@ -149,9 +150,8 @@ def _values(folder: Path, summary: TrainingSummary, metrics: Metrics | None, loa
         "size": size_in_words(summary.dataset.full_shape),
         "is_volume": len(summary.dataset.full_shape) > 3,
         "multi_label": summary.dataset.task == "multi-label",
-        "black_and_white": json.loads((folder / MODEL_INDEX).read_text(encoding="utf-8")).get(
-            "black_and_white", False
-        ),
+        "black_and_white": index.get("black_and_white", False),
+        "white_from": round(255 * index.get("white_from", 0.5)),
         "class_names": ", ".join(names),
         "id2label": ", ".join(f"{label} = {name}" for label, name in dataset["id2label"].items()),
         "example_label": _example(summary.dataset),

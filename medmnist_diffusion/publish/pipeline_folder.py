@@ -1,9 +1,12 @@
 """The pipeline folder: what `save_pretrained` writes, and what a reader needs to know about it, as one whole."""
 
+import contextlib
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import yaml
 from diffusers import UNet2DModel
 
@@ -20,6 +23,10 @@ from medmnist_diffusion.publish.plots import MOST_CLASSES, plot_loss, save_grid
 # A little guidance helps in the classifier's features and hurts in neither space (benchmarks/guidance.py, docs/speed.md).
 OWN_GUIDANCE = 1.2
 GRID_COLUMNS, COLUMNS_OF_VOLUMES = 10, 4
+LEVEL_IMAGES = (
+    96  # that the level of white is found on: the share of white of Adrenal's volumes is then known to about 4 %
+)
+LEVEL_MARGIN = 25  # of 255 grey levels at either end, which a network that makes nothing yet would ask for
 
 
 def build_pipeline(network: UNet2DModel, objective: Objective, dataset: ImageDataset) -> ClassConditionalDDPMPipeline:
@@ -48,12 +55,15 @@ def save_pipeline_folder(
 ) -> Path:
     """Write weights, settings, summary, loss curve, grid and card; the folder appears complete or not at all."""
     with atomic_folder(folder) as temporary:
-        build_pipeline(network, objective, dataset).save_pretrained(temporary)
+        pipe = build_pipeline(network, objective, dataset)
+        if dataset.is_binary:
+            pipe.register_to_config(white_from=white_level(pipe, dataset, settings["seed"]))
+        pipe.save_pretrained(temporary)
         write_text(temporary / "training_config.yaml", yaml.safe_dump(settings, sort_keys=False))
         write_json(temporary / TRAINING_SUMMARY, summary.model_dump())
         if loss_rows:
             plot_loss(loss_rows, temporary / "loss.png")
-        save_sample_grid(network, objective, dataset, settings["seed"], temporary / "samples.png")
+        save_sample_grid(pipe, dataset, settings["seed"], temporary / "samples.png")
         write_manifest(temporary)
         write_card(temporary)
     return folder
@@ -69,17 +79,43 @@ def saved_step(folder: Path) -> int | None:
         return None
 
 
-def save_sample_grid(network: UNet2DModel, objective: Objective, dataset: ImageDataset, seed: int, path: Path) -> None:
+def white_level(pipe: ClassConditionalDDPMPipeline, dataset: ImageDataset, seed: int) -> float:
+    """The level, of 0 … 1, above which as much of what a pipeline makes is white as in the training images, all classes together.
+
+    The edges of what it makes are soft, and above the middle would be too little: shapes of few voxels get smaller still.
+    """
+    white = sum(int(np.count_nonzero(chunk)) for chunk in dataset.train.chunks())
+    share = white / (len(dataset.train) * np.prod(dataset.shape, dtype=float))
+    pipe.register_to_config(black_and_white=False)
+    with _drawing(pipe):
+        images = generate_images(pipe, dataset.labels_in_shares(LEVEL_IMAGES), seed=seed)
+    pipe.register_to_config(black_and_white=True)
+    levels = np.bincount(images.ravel(), minlength=256)
+    above = 1 - np.cumsum(levels) / levels.sum()  # which part is brighter than each level
+    level = int(np.argmin(np.abs(above - share)))
+    return (min(max(level, LEVEL_MARGIN), 254 - LEVEL_MARGIN) + 0.5) / 255
+
+
+def save_sample_grid(pipe: ClassConditionalDDPMPipeline, dataset: ImageDataset, seed: int, path: Path) -> None:
     """A grid of samples, one row a class, from the same noise every time; of at most MOST_CLASSES classes.
 
     Of volumes, each place shows the middle slice across each axis and a maximum projection.
     """
-    was_training = network.training
-    network.eval()
-    pipe = build_pipeline(network, objective, dataset)
-    set_sampler(pipe)
-    pipe.set_progress_bar_config(disable=True)
     columns = GRID_COLUMNS if not dataset.is_volume else COLUMNS_OF_VOLUMES
     labels = dataset.conditioning.each(columns)[: columns * MOST_CLASSES]
-    save_grid(generate_images(pipe, labels, seed=seed), path, columns)
-    network.train(was_training)
+    with _drawing(pipe):
+        save_grid(generate_images(pipe, labels, seed=seed), path, columns)
+
+
+@contextlib.contextmanager
+def _drawing(pipe: ClassConditionalDDPMPipeline) -> Iterator[None]:
+    """A pipeline that may be in training draws images by the default sampler, without a bar; afterwards it is as before."""
+    own, was_training = pipe.scheduler, pipe.unet.training
+    pipe.unet.eval()
+    set_sampler(pipe)
+    pipe.set_progress_bar_config(disable=True)
+    try:
+        yield
+    finally:
+        pipe.scheduler = own
+        pipe.unet.train(was_training)

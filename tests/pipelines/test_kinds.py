@@ -9,12 +9,14 @@ import pytest
 import torch
 from PIL import Image
 
+from medmnist_diffusion.data import ImageDataset, Split
 from medmnist_diffusion.data.conditioning import Conditioning
 from medmnist_diffusion.diffusion.folder_check import check_folder
 from medmnist_diffusion.diffusion.samplers import Sampling
-from medmnist_diffusion.diffusion.sampling import generate_images, load_pipeline, with_own
+from medmnist_diffusion.diffusion.sampling import generate_images, load_pipeline, set_sampler, with_own
 from medmnist_diffusion.diffusion.unet import build_noise_scheduler, build_unet
 from medmnist_diffusion.pipelines import ClassConditionalDDPMPipeline, PixelUnshuffle
+from medmnist_diffusion.publish.pipeline_folder import white_level
 from tests.conftest import WITHOUT_US, run_python
 
 FINDINGS = {0: "effusion", 1: "mass", 2: "nodule"}
@@ -153,6 +155,28 @@ def test_images_of_black_and_white_data_are_black_and_white(tmp_path: Path) -> N
     again.set_progress_bar_config(disable=True)
     np.testing.assert_array_equal(images(again, 1), wanted)
     assert check_folder(tmp_path / "pipeline").black_and_white
+    pipe.register_to_config(white_from=0.7)
+    np.testing.assert_array_equal(images(pipe, 1), images(grey, 1) > 0.7)
+
+
+def test_the_level_of_white_gives_as_much_white_as_in_the_training_images(tmp_path: Path) -> None:
+    """Of a network that was never trained: whatever it makes, the share is that of the data."""
+    shape, rng = (8, 16, 16, 1), np.random.default_rng(0)
+    arrays = (rng.random((40, *shape)) < 0.3).astype(np.uint8) * 255
+    split = Split("train", arrays, np.arange(40) % len(FINDINGS))
+    dataset = ImageDataset("cubes", dict.fromkeys(("train", "val", "test"), split), FINDINGS)
+    grey = made(shape=(1, 8, 16, 16))
+    pipe: Any = ClassConditionalDDPMPipeline(
+        grey.unet, grey.scheduler, FINDINGS, 2, len(FINDINGS), image_shape=(1, 8, 16, 16), black_and_white=True
+    )
+    scheduler = pipe.scheduler
+    pipe.register_to_config(white_from=white_level(pipe, dataset, seed=0))
+    assert pipe.config.black_and_white
+    assert pipe.scheduler is scheduler
+    set_sampler(pipe)
+    drawn = generate_images(pipe, dataset.labels_in_shares(200), seed=1)
+    assert np.mean(drawn == 255) == pytest.approx(np.mean(arrays == 255), abs=0.02)
+    assert set(np.unique(drawn)) == {0, 255}
 
 
 def test_classes_called_by_numbers_are_generated_by_their_names() -> None:
