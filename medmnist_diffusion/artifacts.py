@@ -15,6 +15,7 @@ from medmnist_diffusion.errors import UserError, one_line
 from medmnist_diffusion.files import write_json
 
 TRAINING_SUMMARY = "training_summary.json"  # in a pipeline folder
+UNLABELED = "unlabeled"  # a record's reference split: images that were trained on without labels
 
 
 class Record(BaseModel):
@@ -128,6 +129,17 @@ class BaseRecord(Record):
     adapted: list[str]  # what of its network was made anew, in sentences
 
 
+class UnlabeledRecord(Record):
+    """Images that a training saw without labels."""
+
+    name: str  # a flag, a Hub id, or the last part of a path
+    images: int
+    content_hash: str  # SHA-256 of their pixels
+    license: str
+    left_out: int  # images that stand in val or test, or have a twin there
+    share: float = 0.5  # of every batch
+
+
 class TrainingSummary(Record):
     """training_summary.json of a pipeline folder: how its weights came about."""
 
@@ -138,6 +150,7 @@ class TrainingSummary(Record):
     training_images: int
     dropped_leaks: int
     processes: int
+    unlabeled: UnlabeledRecord | None = None
     bases: list[BaseRecord] = []  # what it started from; then what that one started from, and so on
     changes: list[str] = []  # settings or data that were changed on the way: `step 60: learning_rate: 0.004 → 0.001`
     extensions: list[str] = []  # the same of the budget

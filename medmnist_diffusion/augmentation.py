@@ -154,6 +154,11 @@ def check_origin(folder: Path, dataset: ImageDataset) -> None:
             f"{folder} was trained on {trained_on.name}, with other images than {dataset.name} holds. Give the data set "
             "that it was trained on: a generator that saw more than the classifier may see is a leak."
         )
+    if summary.unlabeled:
+        logger.warning(
+            "%s also saw %d images of %s without labels. If patients of %s's test images are among them, every gain is a leak.",
+            folder, summary.unlabeled.images, summary.unlabeled.name, dataset.name,
+        )  # fmt: skip
     for base in summary.bases:
         logger.warning(
             "%s started from %s, which saw the images of %s. If these show test images or patients of %s, every gain is a leak.",

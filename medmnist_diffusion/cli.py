@@ -178,6 +178,7 @@ def sample(
 )
 @click.option("--num_real", type=AT_LEAST_2, help="At most so many training images as reference (default: all).")
 @click.option("--output", type=FOLDER_OR_FILE, help="Default: metrics.json in the pipeline folder, else here.")
+@click.option("--unlabeled", help="The images that the pipeline was trained on without labels: for copies of them.")
 @options.sampling_options
 def evaluate(
     generated: Path,
@@ -189,6 +190,7 @@ def evaluate(
     sampling_seeds: int,
     num_real: int | None,
     output: Path | None,
+    unlabeled: str | None,
     **sampling: Any,
 ) -> None:
     """How good generated images are, and whether they are copies, beside real images.
@@ -202,6 +204,7 @@ def evaluate(
         generated, dataset, features=features or None,
         dimensions=[int(one) for one in dimensions] or None, inception_weights=inception_weights, num_images=num_images,
         num_real=num_real, sampling=how, sampling_seeds=sampling_seeds, output=output,
+        unlabeled=unlabeled,
     )  # fmt: skip
 
 

@@ -14,7 +14,7 @@ class Budget:
 
     Args:
         images: in the training split.
-        batch_size: of one backward pass over all processes.
+        batch_size: of one backward pass over all processes, without unlabeled images.
         seconds_before: spent before this process went on with the run.
     """
 

@@ -100,6 +100,13 @@ class TrainingConfig:
         "file of the same picture (twins).",
     )
 
+    unlabeled: str | None = Field(
+        default=None,
+        description="Also train on these images under the unknown condition: a folder of images, an npz, a flag or a Hub id.",
+    )
+    unlabeled_share: Annotated[float, Field(gt=0, lt=1)] = Field(
+        default=0.5, description="Which share of every batch they are."
+    )
     pretrained_model_name_or_path: str | None = Field(
         default=None,
         description="Start from this trained pipeline: a folder, or a Hub id. Classes of the same name keep what it learned.",
@@ -320,7 +327,11 @@ def write_config(settings: dict[str, Any], path: Path) -> None:
 def kept_settings(config: TrainingConfig) -> dict[str, Any]:
     """All settings but what is this user's or this machine's own; of a data set's path the last part."""
     values = {name: value for name, value in dataclasses.asdict(config).items() if name not in PRIVATE_SETTINGS}
-    return values | {"dataset": values["dataset"].replace("\\", "/").rstrip("/").rsplit("/", 1)[-1]}
+    return values | {name: _last_part(values[name]) for name in ("dataset", "unlabeled")}
+
+
+def _last_part(path: str | None) -> str | None:
+    return None if path is None else path.replace("\\", "/").rstrip("/").rsplit("/", 1)[-1]
 
 
 def changed_settings(config: TrainingConfig, saved: dict[str, Any]) -> list[str]:

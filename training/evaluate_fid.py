@@ -24,18 +24,19 @@ from typing import Any
 import numpy as np
 from accelerate import PartialState
 
-from medmnist_diffusion.artifacts import Metrics
+from medmnist_diffusion.artifacts import TRAINING_SUMMARY, UNLABELED, Metrics, TrainingSummary
 from medmnist_diffusion.choices import OPEN_LICENSES
 from medmnist_diffusion.data import ImageDataset, Split
 from medmnist_diffusion.data.audit import describe
-from medmnist_diffusion.data.sources import DataSource, as_dataset
+from medmnist_diffusion.data.sources import DataSource, as_dataset, as_source
 from medmnist_diffusion.data.twins import Nearest
+from medmnist_diffusion.data.unlabeled import load_unlabeled
 from medmnist_diffusion.diffusion.folder_check import MODEL_INDEX, WEIGHTS, check_folder
 from medmnist_diffusion.diffusion.samplers import Sampling
 from medmnist_diffusion.diffusion.sampling import with_own
 from medmnist_diffusion.errors import UserError
 from medmnist_diffusion.files import file_hash, has_suffix
-from medmnist_diffusion.metrics.evaluation import Evaluated, evaluate_images
+from medmnist_diffusion.metrics.evaluation import Evaluated, evaluate_images, unlabeled_copies
 from medmnist_diffusion.metrics.evaluator_file import write_evaluator_file
 from medmnist_diffusion.metrics.extractors import OFFLINE_PAIR, make_extractor
 from medmnist_diffusion.metrics.features import FeatureExtractor
@@ -74,6 +75,7 @@ def evaluate(
     sampling: Sampling | None = None,
     sampling_seeds: int = 1,
     output: str | Path | None = None,
+    unlabeled: str | None = None,
 ) -> Metrics:
     """Measure images against a data set; write metrics.json, its pictures, and the card of a pipeline anew.
 
@@ -91,6 +93,7 @@ def evaluate(
         sampling: how a pipeline's images are drawn.
         sampling_seeds: draw them anew with so many seeds, the sampling's and those after it; figures are means.
         output: where the figures go; default metrics.json in the pipeline folder, else here.
+        unlabeled: the images that a pipeline was trained on without labels: copies of them are looked for, too.
 
     Returns:
         What was written.
@@ -121,12 +124,19 @@ def evaluate(
     # Before any sampling: a missing weights file should be known at once.
     extractors = [make_extractor(one, real, weights) if isinstance(one, str) else one for one in names]
 
+    source = DataSource(real.name) if isinstance(dataset, ImageDataset) else as_source(dataset, root, size)
+    seen = _seen_without_labels(generated, is_pipeline, unlabeled, real, source)
     side = RealSide(real, num_real, sampling.seed)  # what knows no sampling seed is computed once
     draws: list[tuple[Split, Evaluated]] = []
     for images in _images(generated, real, num_images, sampling, sampling_seeds):
         found = evaluate_images(
             real, images, extractors, num_real=num_real, dimensions=dimensions, seed=sampling.seed, real_side=side
         )
+        if seen is not None:
+            try:
+                found.records.extend(unlabeled_copies(real, seen, images, extractors, side))
+            except UserError as error:  # too few images to compare
+                found.refused.append(f"Copies of unlabeled images: {str(error).rstrip('.')}")
         draws.append((images, found))
     images, found = draws[0]  # the pictures are of the first
     how: dict[str, Any] = sampling.model_dump() if is_pipeline else read_sampling_record(generated)
@@ -134,7 +144,7 @@ def evaluate(
         how["sampling_seeds"] = sampling_seeds
     metrics = Metrics(
         dataset=describe(real).model_dump(),
-        pipeline=_origin(generated, is_pipeline, sampling, sampling_seeds),
+        pipeline=_origin(generated, is_pipeline, sampling, sampling_seeds) | _unlabeled_record(generated, is_pipeline),
         sampling=how,
         metrics=over_seeds([one.records for _, one in draws]),
         refused=found.refused,
@@ -149,6 +159,40 @@ def evaluate(
             write_card(generated)
     state.wait_for_everyone()
     return metrics
+
+
+def _unlabeled_record(folder: Path, is_pipeline: bool) -> dict[str, Any]:
+    """What a pipeline was trained on without labels, if anything."""
+    if not is_pipeline or not (folder / TRAINING_SUMMARY).is_file():
+        return {}
+    record = TrainingSummary.of(folder).unlabeled
+    return {} if record is None else {UNLABELED: record.model_dump()}
+
+
+def _seen_without_labels(
+    folder: Path, is_pipeline: bool, unlabeled: str | None, dataset: ImageDataset, source: DataSource
+) -> Split | None:
+    """The images that a pipeline was trained on without labels, where they were given.
+
+    Raises:
+        UserError: if they are others than those.
+    """
+    record = _unlabeled_record(folder, is_pipeline).get(UNLABELED)
+    if unlabeled is None:
+        if record:
+            logger.warning(
+                "%s was also trained on %d unlabeled images (%s). Copies of them are only found with --unlabeled.",
+                folder, record["images"], record["name"],
+            )  # fmt: skip
+        return None
+    if record is None:
+        raise UserError(f"{folder} was trained on no unlabeled images: leave --unlabeled out.")
+    found = load_unlabeled(unlabeled, dataset, source)
+    if found.record.content_hash != record["content_hash"]:
+        raise UserError(
+            f"--unlabeled {unlabeled} holds other images than those that {folder} was trained on ({record['name']})."
+        )
+    return found.split
 
 
 def _copied(shipped: Path) -> Path:

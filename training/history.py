@@ -10,7 +10,7 @@ from medmnist_diffusion.errors import UserError
 from medmnist_diffusion.files import recover_folder
 from medmnist_diffusion.training.config import TrainingConfig, changed_budget, changed_settings, chosen_before
 
-NO_BASE = "none"
+NOTHING = "none"  # no base, no unlabeled images
 
 
 @dataclass(frozen=True)
@@ -52,24 +52,26 @@ class History:
 
 
 def read_history(
-    run: Path, config: TrainingConfig, dataset: ImageDataset, base: str = NO_BASE
+    run: Path, config: TrainingConfig, dataset: ImageDataset, base: str = NOTHING, unlabeled: str = NOTHING
 ) -> tuple[TrainingConfig, History]:
     """The configuration, with what the run chose for itself before, and the run's history.
 
     Args:
         base: the hash of the weights that it starts from.
+        unlabeled: the hash of the images that it sees without labels.
 
     Raises:
         UserError: if settings or data differ from the run's and `allow_changes` is not set.
     """
     for name in ("pipeline", "pipeline_best"):
         recover_folder(run / name)
-    checkpoint, content = newest_checkpoint(run / "checkpoints"), {**_content(config, dataset), "base": base[:12]}
+    checkpoint = newest_checkpoint(run / "checkpoints")
+    content = {**_content(config, dataset), "base": base[:12], "unlabeled images": unlabeled[:12]}
     if checkpoint is None:
         return config, History(None, None, content)
     saved = read_state(checkpoint)
     changed = changed_settings(config, saved.config)
-    before = {"base": NO_BASE, **saved.data} if saved.data else content
+    before = {"base": NOTHING, "unlabeled images": NOTHING, **saved.data} if saved.data else content
     changed += [f"{name}: {before[name]} → {new}" for name, new in content.items() if before.get(name, new) != new]
     if changed and not config.allow_changes:
         raise UserError(

@@ -18,6 +18,7 @@ from medmnist_diffusion.artifacts import BaseRecord, CheckpointState, TrainingSu
 from medmnist_diffusion.data import ImageDataset, Split
 from medmnist_diffusion.data.audit import audit, findings
 from medmnist_diffusion.data.duplicates import clean_held_out
+from medmnist_diffusion.data.unlabeled import Unlabeled
 from medmnist_diffusion.diffusion.loss import Objective
 from medmnist_diffusion.diffusion.loss_log import LossLog
 from medmnist_diffusion.diffusion.machine import check_training_memory, probe_precision, training_cost
@@ -215,6 +216,7 @@ def begin_run(
     expected: Expected,
     parameters: int,
     bases: list[BaseRecord],
+    unlabeled: Unlabeled | None = None,
 ) -> Run:
     """The run's constants; its configuration is written and the trackers start.
 
@@ -222,6 +224,7 @@ def begin_run(
         given: the data set as it was read, with which evaluation compares.
         dataset: what is trained on: without leaks, if they are dropped.
         bases: what it starts from.
+        unlabeled: images that it also sees, without labels.
     """
     facts: dict[str, Any] = {}
     images_a_step = config.train_batch_size * accelerator.num_processes * config.gradient_accumulation_steps
@@ -239,11 +242,17 @@ def begin_run(
             "processes": accelerator.num_processes,
             "bases": bases,
         }
+        if unlabeled:
+            facts["unlabeled"] = unlabeled.record.model_copy(update={"share": config.unlabeled_share})
+            logger.info(
+                "  unlabeled: %s images of %s, %.0f %% of every batch",
+                f"{unlabeled.record.images:,}", unlabeled.record.name, 100 * config.unlabeled_share,
+            )  # fmt: skip
         if bases:
             logger.info(
                 "  base: %s, trained on %s. %s", bases[0].name, bases[0].trained_on, " ".join(bases[0].adapted)
             )
-        for line in (*dataset.notes, *findings(audit(given))):
+        for line in (*dataset.notes, *(unlabeled.notes if unlabeled else []), *findings(audit(given))):
             logger.info("  data: %s", line)
     if config.report_to != "none":
         values = {key: value for key, value in asdict(config).items() if isinstance(value, (int, float, str, bool))}

@@ -25,6 +25,7 @@ from medmnist_diffusion.artifacts import TrainingSummary
 from medmnist_diffusion.console import bar_options
 from medmnist_diffusion.data import ImageDataset
 from medmnist_diffusion.data.duplicates import drop_leaks
+from medmnist_diffusion.data.unlabeled import load_unlabeled
 from medmnist_diffusion.diffusion.batches import Batch, TrainingBatches
 from medmnist_diffusion.diffusion.checkpoints import load_checkpoint
 from medmnist_diffusion.diffusion.held_out import fixed_batch, held_out_row
@@ -43,7 +44,7 @@ from medmnist_diffusion.training.base import load_base, start_from, with_base
 from medmnist_diffusion.training.budget import Budget, learning_rate_factor
 from medmnist_diffusion.training.config import TrainingConfig
 from medmnist_diffusion.training.events import Checkpoint, DrawGrid, Event, Log, Stop, Validate
-from medmnist_diffusion.training.history import NO_BASE, read_history
+from medmnist_diffusion.training.history import NOTHING, read_history
 from medmnist_diffusion.training.run import Run, begin_run, prepare_machine, say_plan
 from medmnist_diffusion.training.setup import build_network, build_objective, network_options, source_of, with_choices
 
@@ -80,7 +81,11 @@ def _train(config: TrainingConfig, dataset: ImageDataset | None, folder: Path, s
     if config.push_to_hub:
         check_license(given.license, config.data_license)
     base = load_base(config.pretrained_model_name_or_path) if config.pretrained_model_name_or_path else None
-    config, history = read_history(folder, config, given, base.record.weights_sha256 if base else NO_BASE)
+    unlabeled = load_unlabeled(config.unlabeled, given, source_of(config)) if config.unlabeled else None
+    config, history = read_history(
+        folder, config, given,
+        base.record.weights_sha256 if base else NOTHING, unlabeled.record.content_hash if unlabeled else NOTHING,
+    )  # fmt: skip
     dataset, dropped = drop_leaks(given, twins=config.drop_leaks == "twins") if config.drop_leaks else (given, 0)
     if config.drop_leaks:
         logger.info("%d training images that also stand in val or test were removed.", dropped)
@@ -108,7 +113,17 @@ def _train(config: TrainingConfig, dataset: ImageDataset | None, folder: Path, s
     ema_decay = config.ema_decay * config.use_ema
     state = TrainingState(accelerator, network, average, optimizers, ema_decay, config.num_train_timesteps)
     run = begin_run(
-        folder, config, given, dataset, objective, accelerator, history, expected, network.num_parameters(), bases
+        folder,
+        config,
+        given,
+        dataset,
+        objective,
+        accelerator,
+        history,
+        expected,
+        network.num_parameters(),
+        bases,
+        unlabeled,
     )
 
     # 5. Which images, noise and noise levels a step sees is a function of the seed and its number alone.
@@ -127,6 +142,8 @@ def _train(config: TrainingConfig, dataset: ImageDataset | None, folder: Path, s
         device=accelerator.device,
         log_snr=log_snr(objective.scheduler) if config.timestep_sampling == "log_snr" else None,
         noise_shape=objective.encoder.padded_shape,
+        unlabeled=unlabeled.split if unlabeled else None,
+        unlabeled_share=config.unlabeled_share,
     )
     # The same questions to training and to held-out images, every time: where the answers part, memorizing begins.
     asked = {"train": dataset.train, "val": run.held_out}
@@ -135,7 +152,7 @@ def _train(config: TrainingConfig, dataset: ImageDataset | None, folder: Path, s
 
     # 6. Where a stopped run left off.
     log = _resume(run, state)
-    budget = Budget(config, accelerator, len(dataset.train), batch_size, state.seconds)
+    budget = Budget(config, accelerator, len(dataset.train), batches.labelled, state.seconds)
     say_plan(run, expected, budget.max_steps, state.step)
     state.spent = budget.spent(state.step)
     if (state.spent >= 1 or state.overfitted) and saved_step(folder / "pipeline") == state.step:

@@ -152,6 +152,29 @@ def folder_contents(path: Path) -> FolderContents:
     return FolderContents(splits, [*notes, *left_out.notes()], patients)
 
 
+def images_in(path: Path) -> tuple[list[Path], list[str]]:
+    """All images of a folder, whatever lies deeper, without masks; of splits those for training. And what was left out.
+
+    Raises:
+        UserError: if there are none.
+    """
+    left_out, notes = _LeftOut(path), list[str]()
+    tree = _tree(path, left_out, ())
+    while not tree.images and len(tree.folders) == 1 and split_name(next(iter(tree.folders))) is None:
+        tree = next(iter(tree.folders.values()))
+    splits = {name: split for name in tree.folders if (split := split_name(name))}
+    if len(splits) > 1:
+        training = [name for name, split in splits.items() if split == "train"]
+        if len(training) != 1:
+            raise UserError(f"{path}: {', '.join(splits)} look like splits. Give the folder of the training images.")
+        notes.append(f"Of the splits {', '.join(splits)} only the images of {training[0]} were taken.")
+        tree = tree.folders[training[0]]
+    files = _without_masks(tree, left_out)
+    if not files:
+        raise UserError(f"{path}: no images found.")
+    return files, [*notes, *left_out.notes()]
+
+
 def _patients(trees: dict[str, _Tree], splits: dict[str, dict[str, list[Path]]]) -> dict[Path, str] | None:
     """Each image → the folder below its class; None unless all images lie in such folders, and these can be patients."""
     below: dict[Path, str] = {}

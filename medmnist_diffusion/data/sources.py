@@ -43,6 +43,11 @@ class DataSource(NamedTuple):
     window: str | Sequence[str | float] | None = None
     slices: int | None = None
 
+    @property
+    def reading(self) -> Reading:
+        """How files become images."""
+        return checked_reading(self.size, self.fit, self.window, self.slices)
+
     def load(self) -> ImageDataset:
         return load_dataset(self.dataset, self.root, self.size, fit=self.fit, window=self.window, slices=self.slices)
 

@@ -18,7 +18,14 @@ from medmnist_diffusion.data.conditioning import (
 )
 from medmnist_diffusion.data.dataset import ImageDataset, Split
 from medmnist_diffusion.data.drawn_splits import drawn_splits
-from medmnist_diffusion.data.folders import BESIDE_IMAGES, can_be_patients, folder_contents, is_hidden, split_name
+from medmnist_diffusion.data.folders import (
+    BESIDE_IMAGES,
+    can_be_patients,
+    folder_contents,
+    images_in,
+    is_hidden,
+    split_name,
+)
 from medmnist_diffusion.data.images import DECODER, IMAGE_SUFFIXES, Seen, decoded, image_shape, survey
 from medmnist_diffusion.data.label_tables import (
     LabelledFiles,
@@ -222,6 +229,27 @@ def _dataset(
         )
         splits[split] = Split(split, images, labels[split], _file_names(table, where), groups[split])
     return ImageDataset(name, splits, conditioning.id2label, conditioning.task, source=source, notes=notes)
+
+
+def folder_images(path: Path, reading: Reading) -> tuple[Any, list[str]]:
+    """All images of a folder without labels, uint8 N×H×W×C, and notes on what was read.
+
+    Raises:
+        UserError: if there are none, or they cannot be read.
+    """
+    files, notes = images_in(path)
+    where, content = str(path), _content(path, files)
+    part = _table(LabelledFiles(files, [0] * len(files)), {file: [str(file)] for file in files}, sliced=False)
+    seen = seen_in({"train": [part]}, content, where)
+    seen.check(reading, where)
+    images = store_images(
+        lambda: decoded(part.table, reading, seen, where),
+        len(files),
+        image_shape(reading, seen),
+        fingerprint=f"unlabeled-{content}-{_way(reading, seen)}",
+        where=where,
+    )
+    return images, [f"Unlabeled: {note}" for note in [*notes, *seen.notes(reading)]]
 
 
 def _way(reading: Reading, seen: Seen) -> str:

@@ -16,12 +16,33 @@ from medmnist_diffusion.data.dataset import Split, to_model_range
 LOG_SNR_MEAN, LOG_SNR_STD = 1.0, 3.0  # about as wide as uniform t on the cosine schedule (π), shifted to less noise
 
 # One stream of random numbers for each use, so that adding a use does not disturb the others.
-_ORDER, _DRAWS, _AUGMENT = range(3)
+_ORDER, _DRAWS, _AUGMENT, _UNLABELED = range(4)
 
 
 def derived_seed(*key: int) -> int:
     """A well-mixed 63-bit seed from a few integers."""
     return int(np.random.SeedSequence(key).generate_state(1, np.uint64)[0] >> np.uint64(1))
+
+
+class Walk:
+    """Rows 0 … count − 1 in portions: every row once an epoch, in an order drawn anew for each epoch."""
+
+    def __init__(self, count: int, portion: int, *key: int) -> None:
+        self.count, self.portion, self.key = count, portion, key
+        self._epoch, self._permutation = -1, np.empty(0, np.int64)
+
+    def rows(self, number: int) -> np.ndarray:
+        """Portion `number`; it may reach over the end of an epoch."""
+        start, rows = number * self.portion, list[int]()
+        while len(rows) < self.portion:
+            epoch, position = divmod(start + len(rows), self.count)
+            rows.extend(self._order(epoch)[position : position + self.portion - len(rows)])
+        return np.array(rows, np.int64)
+
+    def _order(self, epoch: int) -> np.ndarray:
+        if epoch != self._epoch:
+            self._epoch, self._permutation = epoch, np.random.default_rng([*self.key, epoch]).permutation(self.count)
+        return self._permutation
 
 
 @dataclass
@@ -52,6 +73,11 @@ class TrainingBatches:
         random_flip: mirror half of the images. Wrong for anything with a left and a right.
         rank, world_size: this process, and how many there are.
         noise_shape: of the noise of one image, where that is not the image's: an encoder's padded shape.
+        unlabeled: images that every batch has some of, under the null label that they come with.
+        unlabeled_share: so large a part of it, at least one image and not all.
+
+    Attributes:
+        labelled: images of the global batch that are of the split.
     """
 
     def __init__(
@@ -70,8 +96,12 @@ class TrainingBatches:
         device: torch.device | str = "cpu",
         log_snr: torch.Tensor | None = None,
         noise_shape: Sequence[int] | None = None,
+        unlabeled: Split | None = None,
+        unlabeled_share: float = 0.5,
     ) -> None:
-        self.noise_shape = noise_shape
+        self.noise_shape, self.unlabeled = noise_shape, unlabeled
+        apart = 0 if unlabeled is None else min(max(1, round(unlabeled_share * batch_size)), batch_size - 1)
+        self.labelled = batch_size - apart
         self.split, self.batch_size, self.seed = split, batch_size, seed
         self.num_train_timesteps, self.conditioning, self.label_dropout = (
             num_train_timesteps,
@@ -84,12 +114,13 @@ class TrainingBatches:
         self.members = (
             [rows for rows in conditioning.shown_members(split.labels) if len(rows)] if class_balanced else None
         )
-        self._epoch, self._permutation = -1, np.empty(0, np.int64)
+        self._walk = Walk(len(split), self.labelled, seed, _ORDER)
+        self._unlabeled_walk = None if unlabeled is None else Walk(len(unlabeled), apart, seed, _UNLABELED)
 
     def __getitem__(self, number: int) -> Batch:
-        indices = self.indices(number)[self.share]
-        images = to_model_range(self._augmented(self.split.images[indices], number)).to(self.device)
-        labels = torch.from_numpy(self.split.labels[indices]).to(self.device)
+        pixels, conditions = self._rows(number)
+        images = to_model_range(self._augmented(pixels, number)).to(self.device)
+        labels = torch.from_numpy(conditions).to(self.device)
 
         # Drawn for the whole global batch, then cut: every process holds the same stream.
         generator = torch.Generator(self.device).manual_seed(derived_seed(self.seed, _DRAWS, number))
@@ -115,23 +146,23 @@ class TrainingBatches:
         return torch.searchsorted(-self.log_snr, -wanted).clamp(max=self.num_train_timesteps - 1)
 
     def indices(self, number: int) -> np.ndarray:
-        """The rows of the global batch: every image once an epoch, in an order drawn anew for each epoch."""
+        """The rows of the split in the global batch: every image once an epoch, in an order drawn anew for each epoch."""
         if self.members is not None:
             rng = np.random.default_rng([self.seed, _ORDER, number])
-            classes = rng.integers(len(self.members), size=self.batch_size)
+            classes = rng.integers(len(self.members), size=self.labelled)
             return np.array([rng.choice(self.members[label]) for label in classes])
-        start = number * self.batch_size
-        rows: list[int] = []
-        while len(rows) < self.batch_size:  # a batch may reach over the end of an epoch
-            epoch, position = divmod(start + len(rows), len(self.split))
-            rows.extend(self._order(epoch)[position : position + self.batch_size - len(rows)])
-        return np.array(rows)
+        return self._walk.rows(number)
 
-    def _order(self, epoch: int) -> np.ndarray:
-        if epoch != self._epoch:
-            rng = np.random.default_rng([self.seed, _ORDER, epoch])
-            self._epoch, self._permutation = epoch, rng.permutation(len(self.split))
-        return self._permutation
+    def _rows(self, number: int) -> tuple[np.ndarray, np.ndarray]:
+        """This process's share of the global batch: uint8 images and their conditions; the unlabeled ones stand at its end."""
+        first, last = self.share.start, self.share.stop
+        rows = self.indices(number)[first:last]
+        images, labels = self.split.images[rows], self.split.labels[rows]
+        if self._unlabeled_walk is not None and self.unlabeled is not None and last > self.labelled:
+            others = self._unlabeled_walk.rows(number)[max(0, first - self.labelled) : last - self.labelled]
+            images = np.concatenate([images, self.unlabeled.images[others]])
+            labels = np.concatenate([labels, self.unlabeled.labels[others]])
+        return images, labels
 
     def _augmented(self, images: np.ndarray, number: int) -> np.ndarray:
         if not (self.random_shift or self.random_flip):

@@ -1,15 +1,17 @@
 """Generated images against a data set: every figure with its interval and its real-vs-real floor, overall and per class."""
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
 
-from medmnist_diffusion.artifacts import MetricRecord
+from medmnist_diffusion.artifacts import UNLABELED, MetricRecord
+from medmnist_diffusion.data.conditioning import conditions_of
 from medmnist_diffusion.data.dataset import ImageDataset, Split
 from medmnist_diffusion.data.twins import Nearest, nearest_pictures
 from medmnist_diffusion.metrics import comparisons, label_comparisons
+from medmnist_diffusion.metrics.classifier import chances
 from medmnist_diffusion.metrics.comparisons import Draw
 from medmnist_diffusion.metrics.evidence import Evidence
 from medmnist_diffusion.metrics.features import FeatureExtractor
@@ -21,6 +23,7 @@ from medmnist_diffusion.metrics.table import METRICS
 
 Part = Literal["features", "labels", "classification", "copies"]
 PARTS: tuple[Part, ...] = ("features", "labels", "classification", "copies")
+COPY_SHARES = ("memorized_share", "copied_share")
 
 
 @dataclass(frozen=True)
@@ -94,6 +97,40 @@ def evaluate_images(
         copies = nearest_copies(generated, dataset.train)
         records += _measured(draw, comparisons.pixel_evidence(draw, copies, nearest))
     return Evaluated(in_order(records), draw.refused.sentences(), nearest, draw.test_chances)
+
+
+def unlabeled_copies(
+    dataset: ImageDataset,
+    unlabeled: Split,
+    generated: Split,
+    extractors: Sequence[FeatureExtractor],
+    real_side: RealSide,
+) -> list[MetricRecord]:
+    """The shares of copies among images that were trained on without labels, by the same measures, all classes together.
+
+    Args:
+        unlabeled: those images; each counts as of the class that a classifier of the labelled ones sees in it.
+        real_side: of the data set.
+
+    Raises:
+        UserError: if there are too few images to compare.
+    """
+    several = dataset.conditioning.multi_label
+    seen = chances(real_side.classifier, unlabeled, several)
+    labels = conditions_of(seen > 0.5) if several else seen.argmax(1)
+    as_train = replace(dataset, splits={**dataset.splits, "train": Split("train", unlabeled.images, labels)})
+    side = real_side.once("unlabeled", lambda: RealSide(as_train, None, real_side.seed))
+    found = evaluate_images(
+        side.dataset,
+        generated,
+        extractors,
+        seed=side.seed,
+        per_class=False,
+        parts=("features", "copies"),
+        real_side=side,
+    )
+    shares = (record for record in found.records if record.name in COPY_SHARES)
+    return [record.model_copy(update={"reference_split": UNLABELED}) for record in shares]
 
 
 def _measured(draw: Draw, evidence: Iterable[Evidence]) -> list[MetricRecord]:

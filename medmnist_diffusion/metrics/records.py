@@ -89,7 +89,7 @@ def over_seeds(draws: Sequence[Sequence[MetricRecord]]) -> list[MetricRecord]:
     """
     if len(draws) == 1:
         return list(draws[0])
-    by_figure = [{(r.name, r.extractor, r.dimension, r.class_): r for r in draw} for draw in draws]
+    by_figure = [{(r.name, r.extractor, r.dimension, r.class_, r.reference_split): r for r in draw} for draw in draws]
     return [
         _mean_record([draw[figure] for draw in by_figure])
         for figure in by_figure[0]

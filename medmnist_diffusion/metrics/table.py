@@ -10,7 +10,7 @@ from typing import Literal
 
 import numpy as np
 
-from medmnist_diffusion.artifacts import MetricRecord
+from medmnist_diffusion.artifacts import UNLABELED, MetricRecord
 from medmnist_diffusion.metrics.diversity import intra_class_spread
 from medmnist_diffusion.metrics.evidence import Candidate, Evidence, Kind
 from medmnist_diffusion.metrics.frechet import extrapolated_estimate, frechet_estimate
@@ -87,6 +87,8 @@ def record_label(record: MetricRecord) -> str:
     metric = METRICS.get(record.name)
     if metric is None:
         return f"{record.name}, {record.extractor} ({record.dimension})"
+    if record.reference_split == UNLABELED:
+        return f"{metric.label}, unlabeled images, {record.extractor} ({record.dimension})"
     if record.extractor == "inception" and metric.inception_name:
         return f"{metric.inception_name} ({record.dimension})"
     if metric.needs not in ("features", "train_distances", "relative_distances") or record.extractor == "pixels":

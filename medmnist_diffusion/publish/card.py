@@ -171,6 +171,7 @@ def _values(folder: Path, summary: TrainingSummary, metrics: Metrics | None, loa
         "has_loss": (folder / "loss.png").is_file(),
         "findings": escaped(findings(summary.audit)),
         "changes": escaped(summary.changes),
+        "unlabeled": escaped(summary.unlabeled.model_dump()) if summary.unlabeled else None,
         "bases": [escaped(base.model_dump()) for base in summary.bases],
         "extensions": escaped(summary.extensions),
         "metrics": _metric_values(metrics, folder) if metrics else None,

@@ -2,12 +2,12 @@
 
 from dataclasses import dataclass
 
-from medmnist_diffusion.artifacts import MetricRecord, Metrics
+from medmnist_diffusion.artifacts import UNLABELED, MetricRecord, Metrics
+from medmnist_diffusion.metrics.evaluation import COPY_SHARES
 from medmnist_diffusion.metrics.intervals import holm
 
 COPYING = 0.01  # p-value below which the card says that the model copies
 MOST_UNSEEN = 0.1  # a test that would not even see such a share of copies cannot say that there is no sign of any
-SHARES = ("memorized_share", "copied_share")
 
 
 @dataclass(frozen=True)
@@ -18,17 +18,24 @@ class CopyTests:
         shares: all of them.
         flagged: those that are more than chance, after Holm's correction.
         judge: the copied share by pixels, all classes together; None where it was not measured.
+        unseen: how many images without labels were trained on, if they were not looked at for copies.
     """
 
     shares: list[MetricRecord]
     flagged: list[MetricRecord]
     judge: MetricRecord | None
+    unseen: int = 0
 
     @property
     def unjudged(self) -> str | None:
         """Why "no sign of copying" cannot be said, even where nothing is flagged; None if it can."""
         if not self.shares:
             return "it was not measured"
+        if self.unseen:
+            return (
+                f"it was also trained on {self.unseen:,} unlabeled images, which its images were not compared with: evaluate "
+                "again, with --unlabeled"
+            )
         if self.judge is None:
             return (
                 "the images were not compared regardless of brightness and softness (an older version measured them, or there "
@@ -46,11 +53,13 @@ class CopyTests:
 
 def copy_tests(metrics: Metrics) -> CopyTests:
     """The tests for copies among the figures."""
-    shares = [record for record in metrics.metrics if record.name in SHARES]
+    shares = [record for record in metrics.metrics if record.name in COPY_SHARES]
     corrected = holm([1.0 if record.p_value is None else record.p_value for record in shares])
     flagged = [record for record, p_value in zip(shares, corrected, strict=True) if p_value < COPYING]
     judges = (r for r in shares if (r.name, r.extractor, r.class_) == ("copied_share", "pixels", None))
-    return CopyTests(shares, flagged, next(judges, None))
+    compared = any(record.reference_split == UNLABELED for record in shares)
+    unseen = 0 if compared else (metrics.pipeline.get(UNLABELED) or {}).get("images", 0)
+    return CopyTests(shares, flagged, next(judges, None), unseen)
 
 
 def copying_sentences(metrics: Metrics) -> str:
@@ -59,7 +68,7 @@ def copying_sentences(metrics: Metrics) -> str:
     if not tests.shares:
         return "**Not checked**: " + ("; ".join(metrics.refused) or "it was not measured") + "."
     sentences = [
-        f"{record.value:.2%} of the generated images lie nearer to a training image ({_measure(record)}) than "
+        f"{record.value:.2%} of the generated images lie nearer to {_training_image(record)} ({_measure(record)}) than "
         f"{1 - record.floor:.1%} of fresh real images do (p = {record.p_value:.2g})."
         for record in tests.shares
         if record.class_ is None
@@ -83,6 +92,10 @@ def copying_sentences(metrics: Metrics) -> str:
             "softer or of other brightness. This is no proof of privacy."
         )
     return " ".join(sentences)
+
+
+def _training_image(record: MetricRecord) -> str:
+    return "an unlabeled training image" if record.reference_split == UNLABELED else "a training image"
 
 
 def _measure(record: MetricRecord) -> str:

@@ -10,7 +10,8 @@ NON_COMMERCIAL = "CC BY-NC 4.0"
 
 def license_of(summary: TrainingSummary) -> str:
     """The licence of what a pipeline was trained on, its bases' data included: one that forbids commercial use holds for all."""
-    known = [summary.dataset.license, *(base.license for base in summary.bases)]
+    others = [summary.unlabeled] if summary.unlabeled else []
+    known = [summary.dataset.license, *(one.license for one in (*others, *summary.bases))]
     return NON_COMMERCIAL if NON_COMMERCIAL in known else known[0]
 
 
@@ -24,6 +25,22 @@ def check_bases(summary: TrainingSummary) -> None:
                 f"the base {base.name} was trained on {base.trained_on}, whose licence is {base.license!r}. Publishing needs one "
                 f"that permits it ({', '.join(OPEN_LICENSES)})."
             )
+
+
+def check_unlabeled(summary: TrainingSummary, given: str | None) -> None:
+    """Raises:
+    UserError: if images that were trained on without labels have a licence that does not permit publication; `given` counts where
+        none is recorded.
+    """
+    record = summary.unlabeled
+    if record is None:
+        return
+    license_name = given if record.license == UNKNOWN_LICENSE else record.license
+    if license_name not in OPEN_LICENSES:
+        raise UserError(
+            f"the licence of the unlabeled images ({record.name}) is {record.license!r}. Publishing needs one that permits it "
+            f"({', '.join(OPEN_LICENSES)}): for images of your own say by --data_license which you give them."
+        )
 
 
 def check_license(recorded: str, given: str | None) -> None:
