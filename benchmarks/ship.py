@@ -21,6 +21,7 @@ from typing import Any
 import torch
 from judging import RESULTS
 from safetensors.torch import load_file, save_file
+from sets import picture
 
 from medmnist_diffusion.artifacts import TRAINING_SUMMARY, Metrics, TrainingSummary, same_images
 from medmnist_diffusion.data import load_dataset
@@ -56,6 +57,7 @@ def ship(pipeline: Path, name: str, data: str) -> None:
         half = evaluate(folder, dataset, sampling_seeds=int(full.sampling.get("sampling_seeds", 1)))
         if reasons := reasons_against_publishing(folder, f"medmnist-diffusion/{name}"):
             raise UserError(f"{name} is not shipped: {'; '.join(reasons)}.")
+        picture(dataset, folder, folder / "real_beside_generated.png")
         write_card(folder, f"model_cards/{name}")
         with atomic_folder(MODEL_CARDS / name) as target:
             shutil.copytree(folder, target, ignore=shutil.ignore_patterns(*SAMPLES), dirs_exist_ok=True)

@@ -168,6 +168,7 @@ def _values(folder: Path, summary: TrainingSummary, metrics: Metrics | None, loa
         "training_images": f"{summary.training_images:,}",
         "dropped_leaks": summary.dropped_leaks,
         "training_config": yaml.safe_dump(config, sort_keys=False).strip().replace("```", "'''"),
+        "has_comparison": (folder / "real_beside_generated.png").is_file(),
         "has_loss": (folder / "loss.png").is_file(),
         "findings": escaped(findings(summary.audit)),
         "changes": escaped(summary.changes),

@@ -1,0 +1,154 @@
+"""Few images: from scratch, or from a trained pipeline? And from which?
+
+    python benchmarks/finetune.py --data ../shared/data --bases runs/bases --seeds 3
+    python benchmarks/finetune.py --table               # of results/finetune.json, as Markdown
+
+For each target set, 25, 100, 250 or 1,000 of its training images are drawn, classes in their shares. On these alone a network
+trains for --steps steps: from scratch, from the pipeline of one other set (TARGETS names it), or from a base trained on several
+other sets (benchmarks/base_set.py), never on the target. All arms of a target have the same network: equal steps are equal time.
+Its own early stopping (held-out loss, on a fifth as many val images) chooses the weights, as a user would have it. Judged by
+1,000 images of each against the whole training set: distances, label accuracy; against the drawn images: the share of copies; and
+by the step at which a start from elsewhere reaches the best held-out loss of the one from scratch.
+"""
+
+import argparse
+import json
+import sys
+import tempfile
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+from judging import RESULTS, drawn_labels, floor, judge
+from sets import SETS, described
+from trainings import Row, run_missing
+
+from medmnist_diffusion.artifacts import TrainingSummary
+from medmnist_diffusion.data import ImageDataset, Split, load_dataset
+from medmnist_diffusion.diffusion.loss_log import read_loss_csv
+from medmnist_diffusion.diffusion.machine import describe_machine
+from medmnist_diffusion.diffusion.sampling import generate_images, load_pipeline
+from medmnist_diffusion.errors import UserError, run_command
+from medmnist_diffusion.metrics.memorization import Threshold, nearest_copies
+from medmnist_diffusion.processes import available_cores, threads_kept
+from medmnist_diffusion.training.config import training_config
+from medmnist_diffusion.training.train import train
+
+# Target → the other set whose pipeline is one of its starts; a base is of all other sets here.
+TARGETS = {"pneumoniamnist": "pbc_blood_28", "pbc_blood_28": "retinamnist", "retinamnist": "pbc_blood_28"}
+ARMS = ("scratch", "other set", "base")
+COUNTS = (25, 100, 250, 1000)
+IMAGES, SAMPLING_STEPS = 1000, 10
+RESULT = RESULTS / "finetune.json"
+
+
+def drawn(dataset: ImageDataset, count: int, seed: int) -> ImageDataset:
+    """So many of its training images, and a fifth as many val images (20 or more); classes in their shares, one or more of each."""
+    rng, splits = np.random.default_rng([seed, count]), {}
+    for name, wanted in (("train", count), ("val", max(20, count // 5))):
+        split = dataset.splits[name]
+        shares = dataset.conditioning.stratum_shares(dataset.train.labels)
+        counts = np.maximum(1, np.floor(shares * wanted).astype(int))
+        splits[name] = split.subset(dataset.conditioning.draw(split.labels, counts, rng))
+    return replace(dataset, name=f"{dataset.name} ({count})", splits={**dataset.splits, **splits}, notes=[])
+
+
+def start_of(args: argparse.Namespace, cell: Row) -> str | None:
+    """The pipeline that an arm starts from."""
+    if cell["arm"] == "scratch":
+        return None
+    name = TARGETS[cell["target"]] if cell["arm"] == "other set" else f"base-without-{cell['target']}"
+    folder = Path(args.bases) / name
+    if not folder.is_dir():
+        raise UserError(f"{folder} is not there: put the pipeline there that the arm {cell['arm']!r} starts from.")
+    return str(folder)
+
+
+def run(args: argparse.Namespace, cell: Row) -> Iterator[Row]:
+    """One arm with one seed."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = described(Path(args.data) / SETS[cell["target"]], Path(folder) / "data")
+        whole = load_dataset(str(path))
+        few = drawn(whole, cell["count"], cell["seed"])
+        config = training_config(
+            dataset=cell["target"], output_dir=f"{folder}/run", max_train_steps=args.steps, seed=cell["seed"], report_to="none",
+            pretrained_model_name_or_path=start_of(args, cell), validation_steps=25, mixed_precision="auto",
+            sample_steps=10**9, checkpointing_steps=10**9,
+        )  # fmt: skip
+        pipeline = train(config, few)
+        summary = TrainingSummary.of(pipeline)
+        labels = drawn_labels(whole.train.labels, IMAGES, cell["seed"])
+        images = generate_images(load_pipeline(pipeline), labels, SAMPLING_STEPS, seed=cell["seed"])
+        curve = [
+            (row["step"], row["val_loss"])
+            for row in read_loss_csv(Path(folder) / "run" / "loss.csv")
+            if "val_loss" in row
+        ]
+    yield {
+        **judge(whole, images, labels),
+        **copied(few, whole, images, labels),
+        "step": summary.step,
+        "last_step": summary.last_step or summary.step,
+        "val_loss": summary.val_loss,
+        "curve": curve,
+        "parameters": summary.parameters,
+    }
+
+
+def copied(few: ImageDataset, whole: ImageDataset, images: np.ndarray, labels: np.ndarray) -> Row:
+    """How many images lie nearer to one of the few training images than 99 % of the other real images do."""
+    fresh = whole.splits["val"]
+    threshold = Threshold.of(nearest_copies(fresh, few.train).distances)
+    near = nearest_copies(Split("judged", images, labels), few.train).distances
+    return {"copied_of_few": float((near < threshold.value).mean()), "copied_floor": threshold.expected}
+
+
+def main(argv: Sequence[str]) -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
+    parser.add_argument("--data", type=Path, help="the folder with medmnist/ and own/")
+    parser.add_argument("--bases", type=Path, help="the folder with the pipelines to start from, by their names")
+    parser.add_argument("--steps", type=int, default=800)
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--targets", nargs="+", choices=TARGETS, default=list(TARGETS))
+    parser.add_argument("--counts", nargs="+", type=int, default=list(COUNTS))
+    parser.add_argument("--arms", nargs="+", choices=ARMS, default=list(ARMS))
+    parser.add_argument("--table", action="store_true", help="print the table of the results that are there")
+    args = parser.parse_args(argv)
+    if args.table:
+        print("\n".join(markdown(json.loads(RESULT.read_text(encoding="utf-8"))["runs"])))
+        return
+    if args.data is None or args.bases is None:
+        raise UserError("--data and --bases are needed.")
+    args.data, args.bases = args.data.resolve(), args.bases.resolve()
+    cells = [
+        {"target": target, "count": count, "arm": arm, "seed": seed}
+        for seed in range(args.seeds) for target in args.targets for count in args.counts for arm in args.arms
+    ]  # fmt: skip
+    with threads_kept(1):
+        machine = describe_machine()
+    head = {
+        "command": f"python benchmarks/finetune.py --steps {args.steps}",
+        "machine": machine,
+        "judged_images": IMAGES,
+    }
+    head["floors"] = {name: floor(load_dataset(str(args.data / SETS[name])), IMAGES) for name in TARGETS}
+    run_missing(RESULT, head, args, cells, run, len(available_cores()))
+
+
+def markdown(rows: Sequence[Row]) -> Iterator[str]:
+    """Means over seeds, with the standard deviation."""
+    yield "| target | images | start | classifier | texture | right label | copies of the few | best step |"
+    yield "| --- " * 8 + "|"
+    for key in dict.fromkeys((row["target"], row["count"], row["arm"]) for row in rows):
+        those = [row for row in rows if (row["target"], row["count"], row["arm"]) == key]
+        figures = [
+            [row["classifier"]["frechet_distance"] for row in those], [row["texture"]["frechet_distance"] for row in those],
+            [row["label_accuracy"] for row in those], [row["copied_of_few"] for row in those], [row["step"] for row in those],
+        ]  # fmt: skip
+        shown = [f"{np.mean(one):.3g} ± {np.std(one, ddof=1) if len(one) > 1 else 0:.2g}" for one in figures]
+        yield f"| {key[0]} | {key[1]:,} | {key[2]} | {' | '.join(shown)} |"
+
+
+if __name__ == "__main__":
+    sys.exit(run_command(main))
