@@ -6,9 +6,9 @@
 For each target set, 25, 100, 250 or 1,000 of its training images are drawn, classes in their shares. On these alone a network
 trains for --steps steps: from scratch, from the pipeline of one other set (TARGETS names it), or from a base trained on several
 other sets (benchmarks/base_set.py), never on the target. All arms of a target have the same network: equal steps are equal time.
-Its own early stopping (held-out loss, on a fifth as many val images) chooses the weights, as a user would have it. Judged by
-1,000 images of each against the whole training set: distances, label accuracy; against the drawn images: the share of copies; and
-by the step at which a start from elsewhere reaches the best held-out loss of the one from scratch.
+Early stopping (by the held-out loss, of a fifth as many val images) chooses the weights, as a user would have it. 1,000 images of
+each are judged: distances to the whole training set, label accuracy, and how many are copies of the few; and the curves of the
+held-out loss say when a start from elsewhere reaches the best of the one from scratch.
 """
 
 import argparse
