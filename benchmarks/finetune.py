@@ -44,7 +44,7 @@ RESULT = RESULTS / "finetune.json"
 
 
 def drawn(dataset: ImageDataset, count: int, seed: int) -> ImageDataset:
-    """So many of its training images, and a fifth as many val images (20 or more), classes in their shares, one or more of each."""
+    """So many of its training images and a fifth as many val images (20 or more), in the shares of the classes, each there."""
     rng, splits = np.random.default_rng([seed, count]), {}
     for name, wanted in (("train", count), ("val", max(20, count // 5))):
         split = dataset.splits[name]

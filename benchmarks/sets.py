@@ -20,6 +20,7 @@ from typing import Any
 
 import numpy as np
 from judging import RESULTS, peak_memory_gib
+from PIL import Image
 from trainings import Row
 
 from medmnist_diffusion.artifacts import Metrics, TrainingSummary
@@ -58,6 +59,7 @@ COLUMNS: dict[str, tuple[tuple[str, ...], str | None]] = {
 }
 KINDS = {"multi-class": "classes", "ordinal": "grades", "multi-label": "labels"}
 IN_PICTURE, MOST_ROWS = 6, 8
+MOST_BYTES = 200_000  # of a picture
 
 
 def measured(name: str, path: Path, minutes: float, seeds: int, seed: int, keep: Path | None) -> Row:
@@ -135,6 +137,11 @@ def picture(dataset: ImageDataset, pipeline: Path, path: Path) -> None:
     views = f"\n{VIEWS}" if dataset.is_volume else ""
     title = f"{dataset.name}: held-out and generated {'volumes' if dataset.is_volume else 'images'}{views}"
     real_beside_generated(sides[0], sides[1], names, columns, path, title)
+    with Image.open(path) as drawn:
+        whole = drawn.convert("RGB")
+    for colours in (128, 64, 48, 32):  # as many as leave a picture that git can hold
+        if path.stat().st_size > MOST_BYTES:
+            whole.quantize(colours, dither=Image.Dither.NONE).save(path, optimize=True)
 
 
 def markdown(rows: Sequence[Row]) -> Iterator[str]:
