@@ -139,9 +139,10 @@ def picture(dataset: ImageDataset, pipeline: Path, path: Path) -> None:
     real_beside_generated(sides[0], sides[1], names, columns, path, title)
     with Image.open(path) as drawn:
         whole = drawn.convert("RGB")
-    for colours in (128, 64, 48, 32):  # as many as leave a picture that git can hold
+    for colours in (128, 96, 64, 48):  # as many as leave a picture that git can hold; rare colours stay
         if path.stat().st_size > MOST_BYTES:
-            whole.quantize(colours, dither=Image.Dither.NONE).save(path, optimize=True)
+            fewer = whole.quantize(colours, Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE)
+            fewer.save(path, optimize=True)
 
 
 def markdown(rows: Sequence[Row]) -> Iterator[str]:
