@@ -55,12 +55,12 @@ def ship(pipeline: Path, name: str, data: str) -> None:
         write_json(folder / TRAINING_SUMMARY, summary.model_copy(update={"dataset": describe(dataset)}).model_dump())
         refresh(folder, name)
         half = evaluate(folder, dataset, sampling_seeds=int(full.sampling.get("sampling_seeds", 1)))
-        if reasons := reasons_against_publishing(folder, f"medmnist-diffusion/{name}"):
-            raise UserError(f"{name} is not shipped: {'; '.join(reasons)}.")
         picture(dataset, folder, folder / "real_beside_generated.png")
         write_card(folder, f"model_cards/{name}")
         with atomic_folder(MODEL_CARDS / name) as target:
             shutil.copytree(folder, target, ignore=shutil.ignore_patterns(*SAMPLES), dirs_exist_ok=True)
+            if reasons := reasons_against_publishing(target, f"somebody/{name}"):
+                raise UserError(f"{name} is not shipped: {'; '.join(reasons)}.")
     result = json.loads(RESULT.read_text(encoding="utf-8")) if RESULT.is_file() else {}
     write_json(RESULT, {**result, name: compared(full, half)})
     megabytes = sum(path.stat().st_size for path in MODEL_CARDS.rglob("*") if path.is_file()) / 1e6

@@ -29,6 +29,8 @@ def test_templates_configurations_and_types_are_included(installed: Path) -> Non
         "model_cards/template.md",
         "training/configs/default.yaml",
         "pipelines/class_conditional_ddpm.py",
+        "model_cards/pneumoniamnist-28/unet/diffusion_pytorch_model.safetensors",
+        "model_cards/pneumoniamnist-28/metrics.json",
     ):
         assert (installed / "medmnist_diffusion" / name).is_file(), name
 

@@ -3,14 +3,21 @@
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+import torch
+from PIL import Image
 
 import medmnist_diffusion as md
 from medmnist_diffusion import cli, shipped
+from medmnist_diffusion.artifacts import Metrics
 from medmnist_diffusion.manifest import folder_manifest
-from tests.conftest import CliError, small_training
+from medmnist_diffusion.publish.card import write_card
+from medmnist_diffusion.publish.copies import copy_tests
+from medmnist_diffusion.publish.publish import copy_for_publication, reasons_against_publishing
+from tests.conftest import ROOT, WITHOUT_US, CliError, run_python, small_training
 
 FEW = ["--num_inference_steps", "4"]
 
@@ -111,3 +118,79 @@ def test_data_in_another_order_are_the_same_data(named: Path, small_npz: Path, t
     beside = ["augment", "tiny-28", "--output", "more.npz", "--share", "0.05", *FEW, "--dataset"]
     assert cli.main([*beside, str(tmp_path / "other.npz")]) == 2
     assert cli.main([*beside, str(tmp_path / "small.npz")]) == 0
+
+
+# What really comes with the package
+
+SHIPPED = shipped.shipped_folders()
+NAMES = [folder.name for folder in SHIPPED]
+STRANGER = (
+    WITHOUT_US
+    + """
+import numpy as np, torch
+from diffusers import DiffusionPipeline, DPMSolverMultistepScheduler
+pipe = DiffusionPipeline.from_pretrained(sys.argv[1], trust_remote_code=True)
+pipe.scheduler = DPMSolverMultistepScheduler.from_config(pipe.scheduler.config)
+names = [pipe.id2label[0], pipe.id2label[1]]
+np.save(sys.argv[2], pipe(class_labels=names, timesteps=pipe.fast_timesteps(3), output_type="np",
+                          generator=[torch.Generator().manual_seed(s) for s in range(2)]).images)
+print(next(pipe.unet.parameters()).dtype)
+"""
+)
+
+
+def test_there_are_some_and_they_are_small() -> None:
+    assert {"pneumoniamnist-28", "phantom-28"} <= set(NAMES)
+    files = [path for folder in SHIPPED for path in folder.rglob("*") if path.is_file()]
+    assert sum(path.stat().st_size for path in files) <= 25e6
+    assert {path.name for path in files if path.suffix == ".png" and path.stat().st_size > 200_000} == set()
+
+
+@pytest.mark.parametrize("folder", SHIPPED, ids=NAMES)
+def test_each_could_be_published_as_it_is(folder: Path, tmp_path: Path) -> None:
+    """Present code, whole by its manifest, evaluated, no copies over spaces and classes, an open licence, nothing private."""
+    copy = tmp_path / "copy"
+    copy_for_publication(Path(folder.name), copy, f"somebody/{folder.name}", None)
+    assert reasons_against_publishing(copy, f"somebody/{folder.name}") == []
+    spaces = {record.extractor for record in copy_tests(Metrics.read(folder / "metrics.json")).shares}
+    assert {"pixels", "classifier", "texture"} <= spaces
+
+
+@pytest.mark.parametrize("folder", SHIPPED, ids=NAMES)
+def test_each_card_is_drawn_from_its_own_files(folder: Path, tmp_path: Path) -> None:
+    copy = shutil.copytree(folder, tmp_path / folder.name)
+    write_card(copy, f"model_cards/{folder.name}")
+    assert (copy / "README.md").read_text() == (folder / "README.md").read_text(), "run benchmarks/ship.py --refresh"
+
+
+@pytest.mark.parametrize("folder", SHIPPED, ids=NAMES)
+def test_each_loads_without_the_package_in_full_precision(folder: Path, tmp_path: Path) -> None:
+    done = run_python("-c", STRANGER, str(folder), str(tmp_path / "x.npy"), cwd=tmp_path)
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert done.stdout.strip().endswith("torch.float32")
+    pipe = md.load_pipeline(folder.name)
+    names = [pipe.id2label[0], pipe.id2label[1]]
+    ours = pipe(
+        class_labels=names, timesteps=pipe.fast_timesteps(3), output_type="np",
+        generator=[torch.Generator().manual_seed(seed) for seed in range(2)],
+    ).images  # fmt: skip
+    np.testing.assert_allclose(np.load(tmp_path / "x.npy"), ours, atol=1e-5)
+
+
+def test_the_first_lines_of_the_readme_run_as_they_stand(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    code = (ROOT / "README.md").read_text(encoding="utf-8").split("```python\n")[1].split("```")[0]
+    names: dict[str, Any] = {}
+    exec(code, names)
+    assert len(names["images"]) == 16
+    assert Image.open("xrays.png").size[0] > 200
+    image, label = names["train_set"][0]
+    assert (tuple(image.shape), int(label)) == ((1, 28, 28), 1)
+
+
+def test_half_precision_changed_no_figure_beyond_its_interval() -> None:
+    """Which ones left it stands in the file: of many figures with 95 % intervals a few may by chance."""
+    kept = json.loads((ROOT / "benchmarks" / "results" / "half_precision.json").read_text())
+    assert set(kept) == set(NAMES)
+    for name, found in kept.items():
+        assert found["outside"] <= 0.1 * len(found["figures"]), name
