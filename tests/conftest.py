@@ -22,6 +22,7 @@ from medmnist_diffusion.data import ImageDataset, load_dataset, phantom
 from medmnist_diffusion.data.conditioning import Conditioning
 from medmnist_diffusion.data.npz import write_npz
 from medmnist_diffusion.diffusion.unet import build_unet
+from medmnist_diffusion.metrics import classifier
 from medmnist_diffusion.pipelines import PixelUnshuffle
 
 settings.register_profile(
@@ -91,6 +92,13 @@ def trained_run(tmp_path_factory: pytest.TempPathFactory, small_npz: Path) -> Pa
     code = cli.main(["train", *small_training(small_npz, run), "--max_train_steps", "60"])
     assert code == 0
     return run
+
+
+@pytest.fixture
+def short_classifiers(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Classifiers that judge images are trained for 40 steps, with a name of their own in the cache."""
+    monkeypatch.setattr(classifier, "STEPS", 40)
+    monkeypatch.setattr(classifier, "RECIPE", "short")
 
 
 @pytest.fixture

@@ -12,7 +12,6 @@ from typing import Any
 import pytest
 
 import medmnist_diffusion as md
-from medmnist_diffusion.metrics import classifier
 
 # In the order of the work: an example may use what the ones before it made.
 EXAMPLES = (
@@ -53,13 +52,12 @@ def test_public_functions_are_typed_and_explained() -> None:
                 assert parameter.annotation is not inspect.Parameter.empty, (name, parameter.name)
 
 
+@pytest.mark.usefixtures("short_classifiers")
 @pytest.mark.parametrize(
     "examples", [EXAMPLES, pytest.param(STUDIES, marks=pytest.mark.slow)], ids=["steps", "studies"]
 )
 def test_every_example_runs(examples: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(classifier, "STEPS", 40)  # with a name of its own in the cache
-    monkeypatch.setattr(classifier, "RECIPE", "short")
     names: dict[str, Any] = {"md": md, "Path": Path}
     for name in examples:
         docstring = inspect.getdoc(getattr(md, name)) or ""

@@ -11,7 +11,6 @@ from PIL import Image
 
 from medmnist_diffusion import __version__, choices, cli
 from medmnist_diffusion.artifacts import Metrics
-from medmnist_diffusion.metrics import classifier
 from medmnist_diffusion.metrics.inception import INCEPTION_DIMENSIONS
 from medmnist_diffusion.metrics.selection import SELECTIONS
 from medmnist_diffusion.options import one_value_each
@@ -87,13 +86,12 @@ def test_what_can_be_chosen_is_what_there_is() -> None:
     assert tuple(INCEPTION_DIMENSIONS) == choices.INCEPTION_DIMENSIONS
 
 
+@pytest.mark.usefixtures("short_classifiers")
 def test_demo_makes_all_it_names_and_ends_with_a_verdict(
     tmp_path: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Three seconds of training: the files and the words, not the quality."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(classifier, "STEPS", 40)
-    monkeypatch.setattr(classifier, "RECIPE", "short")
     assert cli.main(["demo", "--minutes", "0.05", "--output", "demo"]) == 0
     last = capsys.readouterr().out.split("Done, on the synthetic phantom set")[1]
     assert len(last.splitlines()) <= 12

@@ -12,6 +12,7 @@ import torch
 
 from medmnist_diffusion.data.conditioning import Conditioning
 from medmnist_diffusion.data.dataset import Split, to_model_range
+from medmnist_diffusion.errors import UserError
 
 LOG_SNR_MEAN, LOG_SNR_STD = 1.0, 3.0  # about as wide as uniform t on the cosine schedule (π), shifted to less noise
 
@@ -100,6 +101,10 @@ class TrainingBatches:
         unlabeled_share: float = 0.5,
     ) -> None:
         self.noise_shape, self.unlabeled = noise_shape, unlabeled
+        if unlabeled is not None and batch_size < 2:
+            raise UserError(
+                "a batch of one image has no room for unlabeled ones beside it. Give a larger --train_batch_size."
+            )
         apart = 0 if unlabeled is None else min(max(1, round(unlabeled_share * batch_size)), batch_size - 1)
         self.labelled = batch_size - apart
         self.split, self.batch_size, self.seed = split, batch_size, seed

@@ -7,6 +7,7 @@ from typing import Any
 import yaml
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 from jinja2 import UndefinedError
+from safetensors import SafetensorError, safe_open
 
 import medmnist_diffusion.model_cards
 from medmnist_diffusion.artifacts import DatasetDescription, Metrics, TrainingSummary, same_images
@@ -23,7 +24,15 @@ from medmnist_diffusion.publish.licences import license_of
 
 TEMPLATE = Path(medmnist_diffusion.model_cards.__path__[0]) / "template.md"
 _ESCAPED = str.maketrans({"<": "&lt;", ">": "&gt;", "|": "\\|", "`": "'", "[": "\\[", "]": "\\]"})
-UNFIT = (OSError, ValueError, KeyError, TypeError, AttributeError, IndexError)  # what files of another make lead to
+UNFIT = (
+    OSError,
+    ValueError,
+    KeyError,
+    TypeError,
+    AttributeError,
+    IndexError,
+    SafetensorError,
+)  # what files of another make lead to
 
 
 def escaped(value: Any) -> Any:
@@ -139,6 +148,12 @@ def which_weights(summary: TrainingSummary) -> str:
     )
 
 
+def _half_precision(weights: Path) -> bool:
+    """Whether the weights are kept as float16."""
+    with safe_open(weights, framework="pt") as file:
+        return {file.get_slice(name).get_dtype() for name in file.keys()} == {"F16"}  # noqa: SIM118
+
+
 def _values(folder: Path, summary: TrainingSummary, metrics: Metrics | None, load_from: str | None) -> dict[str, Any]:
     dataset = escaped(summary.dataset.model_dump())
     config = yaml.safe_load((folder / "training_config.yaml").read_text(encoding="utf-8"))
@@ -157,6 +172,7 @@ def _values(folder: Path, summary: TrainingSummary, metrics: Metrics | None, loa
         "example_label": _example(summary.dataset),
         "load_from": load_from or "path/to/this/folder",
         "which_weights": which_weights(summary),
+        "half_precision": _half_precision(folder / WEIGHTS),
         "ema": "; they are averaged over time (EMA)" if config["use_ema"] else "",
         "step": f"{summary.step:,}",
         "images_seen": f"{summary.images_seen:,}",

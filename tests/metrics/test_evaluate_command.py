@@ -14,7 +14,6 @@ from medmnist_diffusion import cli
 from medmnist_diffusion.artifacts import Metrics
 from medmnist_diffusion.data import phantom
 from medmnist_diffusion.data.npz import write_npz
-from medmnist_diffusion.metrics import classifier
 from medmnist_diffusion.metrics.table import record_label
 
 from ..conftest import run_python
@@ -98,11 +97,8 @@ def test_pipelines_and_image_folders_are_evaluated_too(trained_run: Path, small_
     assert two == pytest.approx(one, rel=0.5)  # the same generator, other numbers of images
 
 
-def test_a_pipeline_is_drawn_anew_for_every_sampling_seed(
-    trained_run: Path, small_npz: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(classifier, "STEPS", 40)  # real ones, shorter, with a name of their own in the cache
-    monkeypatch.setattr(classifier, "RECIPE", "short")
+@pytest.mark.usefixtures("short_classifiers")
+def test_a_pipeline_is_drawn_anew_for_every_sampling_seed(trained_run: Path, small_npz: Path, tmp_path: Path) -> None:
     folder = tmp_path / "pipeline"
     shutil.copytree(trained_run / "pipeline", folder)
     arguments = [

@@ -20,7 +20,6 @@ from medmnist_diffusion.diffusion.checkpoints import newest_checkpoint
 from medmnist_diffusion.diffusion.loss_log import read_loss_csv
 from medmnist_diffusion.diffusion.sampling import generate_images, load_pipeline
 from medmnist_diffusion.files import file_hash
-from medmnist_diffusion.metrics import classifier
 from medmnist_diffusion.training.arguments import parse_config
 from tests.conftest import ROOT, small_training, small_unet
 
@@ -110,10 +109,9 @@ def test_another_global_batch_does_not_resume(
     assert "32 images a step" in error
 
 
-def test_a_card_of_a_run_without_its_leaks_can_be_made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.usefixtures("short_classifiers")
+def test_a_card_of_a_run_without_its_leaks_can_be_made(tmp_path: Path) -> None:
     """What is evaluated is the set as it is given, with or without --drop_leaks in training."""
-    monkeypatch.setattr(classifier, "STEPS", 40)  # three of them, with a name of their own in the cache
-    monkeypatch.setattr(classifier, "RECIPE", "short")
     arrays = phantom.make_phantom(counts={"train": 240, "val": 80, "test": 80})
     arrays["val_images"][:3] = arrays["train_images"][:3]
     data = tmp_path / "leaky.npz"
