@@ -23,7 +23,7 @@ def train_and_publish(config: TrainingConfig) -> Path:
     repo_id = checked_repo_id(config)
     folder = train(config)
     if not (folder / "metrics.json").is_file():
-        evaluate(folder, source_of(config))
+        evaluate(folder, source_of(config), unlabeled=config.unlabeled)
     if PartialState().is_main_process:
         check_replaceable(repo_id)
         publish_pipeline(folder, repo_id, update=True, data_license=config.data_license)

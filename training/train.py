@@ -38,7 +38,7 @@ from medmnist_diffusion.diffusion.training_state import Best, TrainingState
 from medmnist_diffusion.errors import StoppedError
 from medmnist_diffusion.processes import start_processes
 from medmnist_diffusion.publish.card import which_weights
-from medmnist_diffusion.publish.licences import check_license
+from medmnist_diffusion.publish.licences import check_data
 from medmnist_diffusion.publish.pipeline_folder import saved_step
 from medmnist_diffusion.training.base import load_base, start_from, with_base
 from medmnist_diffusion.training.budget import Budget, learning_rate_factor
@@ -78,10 +78,11 @@ def train(config: TrainingConfig, dataset: ImageDataset | None = None) -> Path:
 def _train(config: TrainingConfig, dataset: ImageDataset | None, folder: Path, stop: StopRequest) -> Path:
     # 1. The data, uint8 images with their classes or labels; and what the run's folder says if it was begun before.
     given = dataset or source_of(config).load()  # what evaluation will compare with
-    if config.push_to_hub:
-        check_license(given.license, config.data_license)
     base = load_base(config.pretrained_model_name_or_path) if config.pretrained_model_name_or_path else None
     unlabeled = load_unlabeled(config.unlabeled, given, source_of(config)) if config.unlabeled else None
+    if config.push_to_hub:
+        bases_of_it = [base.record, *base.earlier] if base else []
+        check_data(given.license, config.data_license, bases_of_it, unlabeled.record if unlabeled else None)
     config, history = read_history(
         folder, config, given,
         base.record.weights_sha256 if base else NOTHING, unlabeled.record.content_hash if unlabeled else NOTHING,

@@ -36,18 +36,19 @@ def load_unlabeled(name: str, dataset: ImageDataset, source: DataSource) -> Unla
     Args:
         name: the folder, npz, flag or Hub id.
         dataset: the labelled data set; the images must have its shape.
-        source: how that one was read: size, fit and window.
+        source: how that one was read: fit and window.
 
     Raises:
         UserError: if there are none, or they do not fit.
     """
     path = Path(name).expanduser()
     folder = path.is_dir() and not any(one.suffix.lower() in PARQUET_SUFFIXES for one in path.iterdir())
+    source = source._replace(dataset=name, size=dataset.shape[-3:-1])
     if folder:
         images, notes = folder_images(path, source.reading)
         title, license_name = path.resolve().name, "unknown"
     else:
-        other = source._replace(dataset=name).load()
+        other = source.load()
         images, notes = (
             other.train.images,
             ["Of the unlabeled set the training images were taken, without their labels."],

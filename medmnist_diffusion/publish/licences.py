@@ -1,6 +1,8 @@
 """Whether the training data's licence permits that a model of them, or its images, are published."""
 
-from medmnist_diffusion.artifacts import TrainingSummary
+from collections.abc import Sequence
+
+from medmnist_diffusion.artifacts import BaseRecord, TrainingSummary, UnlabeledRecord
 from medmnist_diffusion.choices import OPEN_LICENSES
 from medmnist_diffusion.errors import UserError
 
@@ -15,11 +17,24 @@ def license_of(summary: TrainingSummary) -> str:
     return NON_COMMERCIAL if NON_COMMERCIAL in known else known[0]
 
 
-def check_bases(summary: TrainingSummary) -> None:
+def check_data(
+    recorded: str, given: str | None, bases: Sequence[BaseRecord] = (), unlabeled: UnlabeledRecord | None = None
+) -> None:
+    """All data that a pipeline was trained on: its data set's licence and the one `given` for it, its bases, unlabeled images.
+
+    Raises:
+        UserError: for the first that does not permit publication.
+    """
+    check_license(recorded, given)
+    check_bases(bases)
+    check_unlabeled(unlabeled, given)
+
+
+def check_bases(bases: Sequence[BaseRecord]) -> None:
     """Raises:
     UserError: for a base whose data's licence does not permit publication.
     """
-    for base in summary.bases:
+    for base in bases:
         if base.license not in OPEN_LICENSES:
             raise UserError(
                 f"the base {base.name} was trained on {base.trained_on}, whose licence is {base.license!r}. Publishing needs one "
@@ -27,12 +42,11 @@ def check_bases(summary: TrainingSummary) -> None:
             )
 
 
-def check_unlabeled(summary: TrainingSummary, given: str | None) -> None:
+def check_unlabeled(record: UnlabeledRecord | None, given: str | None) -> None:
     """Raises:
     UserError: if images that were trained on without labels have a licence that does not permit publication; `given` counts where
         none is recorded.
     """
-    record = summary.unlabeled
     if record is None:
         return
     license_name = given if record.license == UNKNOWN_LICENSE else record.license

@@ -23,7 +23,7 @@ from medmnist_diffusion.publish.card import write_card
 from medmnist_diffusion.publish.copies import copy_tests
 from medmnist_diffusion.publish.figures import table_text
 from medmnist_diffusion.publish.hub import Upload, check_repo_id, check_token, upload
-from medmnist_diffusion.publish.licences import check_bases, check_license, check_unlabeled
+from medmnist_diffusion.publish.licences import check_data
 from medmnist_diffusion.publish.private import private_findings
 from medmnist_diffusion.shipped import or_a_name, pipeline_folder
 
@@ -118,9 +118,7 @@ def copy_for_publication(folder: Path, target: Path, repo_id: str, data_license:
             f"{folder} holds what does not belong into a published folder: {', '.join(others)}. Move it elsewhere."
         )
     summary = TrainingSummary.of(folder)
-    check_license(summary.dataset.license, data_license)
-    check_bases(summary)
-    check_unlabeled(summary, data_license)
+    check_data(summary.dataset.license, data_license, summary.bases, summary.unlabeled)
     shutil.copytree(folder, target, ignore=shutil.ignore_patterns(*SAMPLES))
     if data_license:
         licensed = summary.dataset.model_copy(update={"license": data_license})

@@ -94,7 +94,7 @@ def test_bases_of_bases_are_known(trained_run: Path, small_npz: Path, tmp_path: 
     limited = summary.bases[1].model_copy(update={"license": "CC BY-NC 4.0"})
     assert license_of(summary.model_copy(update={"bases": [limited]})) == "CC BY-NC 4.0"
     with pytest.raises(UserError, match="whose licence is 'unknown'"):
-        check_bases(summary)
+        check_bases(summary.bases)
 
 
 @pytest.mark.parametrize(
@@ -122,3 +122,13 @@ def test_volumes_do_not_start_from_images(
     monkeypatch.setattr(phantom, "VOLUMES", FEW)
     line = cli_error(*started(trained_run, "phantom-3d", tmp_path / "run", "--size", "16", "--max_train_steps", "1"))
     assert "the base makes images, and this data set holds volumes" in line
+
+
+def test_a_base_whose_licence_forbids_publication_is_known_before_training(
+    trained_run: Path, tmp_path: Path, cli_error: CliError, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HF_TOKEN", "hf_" + "x" * 34)  # it is not used: no network is asked before training
+    hub = ["--push_to_hub", "true", "--hub_model_id", "somebody/x"]
+    error = cli_error(*started(trained_run, "phantom", tmp_path / "run", *hub))
+    assert "the base pipeline was trained on small, whose licence is 'unknown'" in error
+    assert not (tmp_path / "run" / "checkpoints").exists()

@@ -136,8 +136,8 @@ def test_a_run_says_what_it_saw_and_resumes_bit_by_bit(small_npz: Path, pictures
     card = (whole / "pipeline" / "README.md").read_text()
     assert "**Unlabeled images**, too: 160 of pictures, licence unknown, 25% of every batch" in card
     with pytest.raises(md.UserError, match="unlabeled images"):
-        check_unlabeled(summary, None)
-    check_unlabeled(summary, "CC0 1.0")
+        check_unlabeled(summary.unlabeled, None)
+    check_unlabeled(summary.unlabeled, "CC0 1.0")
 
 
 def test_other_unlabeled_images_are_another_run(
