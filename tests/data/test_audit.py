@@ -112,7 +112,7 @@ def test_an_audit_is_kept_by_content(
 
 @pytest.mark.parametrize("name", ["phantom-28", "pneumoniamnist-28"])
 def test_audits_of_older_runs_are_read(name: str) -> None:
-    summary = json.loads((ROOT / "model_cards" / name / "training_summary.json").read_text())
+    summary = json.loads((ROOT / "tests" / "older_files" / name / "training_summary.json").read_text())
     report = Audit.model_validate(summary["audit"])
     known = report.model_dump(exclude_none=True)
     assert known["dataset"].pop("task") == "multi-class"

@@ -87,8 +87,8 @@ def test_a_file_of_version_0_1_loads_and_its_errors_are_inferred(evaluated: Path
 
 
 @pytest.mark.parametrize("card", ["pneumoniamnist-28", "phantom-28"])
-def test_shipped_files_load(card: Any) -> None:
-    metrics = Metrics.read(ROOT / "model_cards" / card / "metrics.json")
+def test_files_of_older_versions_load(card: Any) -> None:
+    metrics = Metrics.read(ROOT / "tests" / "older_files" / card / "metrics.json")
     assert all(record_label(record) for record in metrics.metrics)
 
 
