@@ -12,8 +12,9 @@ NON_COMMERCIAL = "CC BY-NC 4.0"
 
 def license_of(summary: TrainingSummary) -> str:
     """The licence of what a pipeline was trained on, its bases' data included: one that forbids commercial use holds for all."""
-    others = [summary.unlabeled] if summary.unlabeled else []
-    known = [summary.dataset.license, *(one.license for one in (*others, *summary.bases))]
+    known = [summary.dataset.license, *(base.license for base in summary.bases)]
+    if summary.unlabeled:
+        known.append(summary.unlabeled.license)
     return NON_COMMERCIAL if NON_COMMERCIAL in known else known[0]
 
 
