@@ -169,7 +169,7 @@ def test_one_loads_without_the_package_in_full_precision(tmp_path: Path) -> None
     done = run_python("-c", STRANGER, str(folder), str(tmp_path / "x.npy"), cwd=tmp_path)
     assert done.returncode == 0, done.stderr[-2000:]
     assert done.stdout.strip().endswith("torch.float32")
-    pipe = md.load_pipeline(folder.name)
+    pipe: Any = md.load_pipeline(folder.name)
     names = [pipe.id2label[0], pipe.id2label[1]]
     ours = pipe(
         class_labels=names, timesteps=pipe.fast_timesteps(3), output_type="np",

@@ -53,8 +53,8 @@ def test_all_images_of_a_folder_are_read(pictures: Path, small: ImageDataset) ->
 def test_images_of_val_and_test_are_left_out(pictures: Path, small: ImageDataset, tmp_path: Path) -> None:
     folder = shutil.copytree(pictures, tmp_path / "mixed")
     for at in range(3):
-        Image.fromarray(small.splits["test"].images[at, ..., 0]).save(folder / f"test{at}.png")
-        Image.fromarray(small.splits["val"].images[at, ..., 0]).save(folder / f"val{at}.png")
+        Image.fromarray(small.splits["test"].images[:][at, ..., 0]).save(folder / f"test{at}.png")
+        Image.fromarray(small.splits["val"].images[:][at, ..., 0]).save(folder / f"val{at}.png")
     found = load_unlabeled(str(folder), small, SOURCE)
     assert found.record.left_out == 6
     assert found.record.images == COUNT
