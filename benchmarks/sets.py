@@ -137,9 +137,14 @@ def picture(dataset: ImageDataset, pipeline: Path, path: Path) -> None:
     views = f"\n{VIEWS}" if dataset.is_volume else ""
     title = f"{dataset.name}: held-out and generated {'volumes' if dataset.is_volume else 'images'}{views}"
     real_beside_generated(sides[0], sides[1], names, columns, path, title)
+    with_fewer_colours(path)
+
+
+def with_fewer_colours(path: Path) -> None:
+    """Make a PNG so small that git can hold it: with as many colours as that leaves, rare ones among them."""
     with Image.open(path) as drawn:
         whole = drawn.convert("RGB")
-    for colours in (128, 96, 64, 48):  # as many as leave a picture that git can hold; rare colours stay
+    for colours in (256, 128, 96, 64, 48):
         if path.stat().st_size > MOST_BYTES:
             fewer = whole.quantize(colours, Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE)
             fewer.save(path, optimize=True)

@@ -21,7 +21,7 @@ from typing import Any
 import torch
 from judging import RESULTS
 from safetensors.torch import load_file, save_file
-from sets import picture
+from sets import picture, with_fewer_colours
 
 from medmnist_diffusion.artifacts import TRAINING_SUMMARY, Metrics, TrainingSummary, same_images
 from medmnist_diffusion.data import load_dataset
@@ -56,6 +56,7 @@ def ship(pipeline: Path, name: str, data: str) -> None:
         refresh(folder, name)
         half = evaluate(folder, dataset, sampling_seeds=int(full.sampling.get("sampling_seeds", 1)))
         picture(dataset, folder, folder / "real_beside_generated.png")
+        with_fewer_colours(folder / "samples.png")
         write_card(folder, f"model_cards/{name}")
         with atomic_folder(MODEL_CARDS / name) as target:
             shutil.copytree(folder, target, ignore=shutil.ignore_patterns(*SAMPLES), dirs_exist_ok=True)
