@@ -75,7 +75,7 @@ def measured(name: str, path: Path, minutes: float, seeds: int, seed: int, keep:
         pipeline = train(config, dataset)
         summary = TrainingSummary.of(pipeline)
         memory = peak_memory_gib()
-        metrics = evaluate(pipeline, dataset, sampling_seeds=seeds)
+        metrics = evaluate(pipeline, dataset, sampling_seeds=seeds, tune_guidance=True)
         picture(dataset, pipeline, RESULTS / "sets" / f"{name}.png")
     return {
         "set": name,

@@ -178,6 +178,12 @@ def sample(
 )
 @click.option("--num_real", type=AT_LEAST_2, help="At most so many training images as reference (default: all).")
 @click.option("--output", type=FOLDER_OR_FILE, help="Default: metrics.json in the pipeline folder, else here.")
+@click.option(
+    "--tune_guidance",
+    is_flag=True,
+    help="First give the pipeline the least guidance (1, 1.1 or 1.2) with which a classifier finds what was asked for as often as "
+    "in held-out images.",
+)
 @click.option("--unlabeled", help="The images that the pipeline was trained on without labels: for copies of them.")
 @options.sampling_options
 def evaluate(
@@ -191,6 +197,7 @@ def evaluate(
     num_real: int | None,
     output: Path | None,
     unlabeled: str | None,
+    tune_guidance: bool,
     **sampling: Any,
 ) -> None:
     """How good generated images are, and whether they are copies, beside real images.
@@ -204,7 +211,7 @@ def evaluate(
         generated, dataset, features=features or None,
         dimensions=[int(one) for one in dimensions] or None, inception_weights=inception_weights, num_images=num_images,
         num_real=num_real, sampling=how, sampling_seeds=sampling_seeds, output=output,
-        unlabeled=unlabeled,
+        unlabeled=unlabeled, tune_guidance=tune_guidance,
     )  # fmt: skip
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from medmnist_diffusion import cli, samples
+from medmnist_diffusion import cli, generated
 from medmnist_diffusion.errors import DEBUG
 from tests.conftest import CliError, small_training
 from tests.pipeline_folders import WEIGHTS, sampling
@@ -67,7 +67,7 @@ def test_images_that_do_not_fit_leave_no_record(
         raise OSError(errno.ENOSPC, "No space left on device")
 
     with monkeypatch.context() as patch:
-        patch.setattr(samples, "write_npz", full)
+        patch.setattr(generated, "write_npz", full)
         assert "No space left" in cli_error(*sampling(pipeline))
     assert not Path(f"{pipeline}.json").exists()
     assert cli.main(sampling(pipeline)) == 0

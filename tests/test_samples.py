@@ -55,7 +55,7 @@ def test_folder_of_pngs_with_metadata(pipeline: str, expected: Any, small_npz: P
         "images_sha256": content,
         "file_name": "", "label": "0", "label_name": "0", "index": "0", "trained_on": "small", "synthetic": "False",
         "pipeline_weights_sha256": file_hash(Path(pipeline) / "unet" / "diffusion_pytorch_model.safetensors"),
-        "sampler": "dpmsolver++", "num_inference_steps": "4", "guidance_scale": "1.2", "seed": "0",
+        "sampler": "dpmsolver++", "num_inference_steps": "4", "guidance_scale": "1.0", "seed": "0",
     }  # fmt: skip
     # Our own reader, and the ecosystem's.
     dataset = load_dataset(str(small_npz))

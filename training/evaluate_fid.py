@@ -55,6 +55,7 @@ from medmnist_diffusion.samples import (
     samples_path,
 )
 from medmnist_diffusion.shipped import copied_here, is_shipped, or_a_name, pipeline_folder
+from medmnist_diffusion.training import guidance
 
 logger = logging.getLogger(__name__)
 NUM_IMAGES, PAIRS = 1000, 10
@@ -76,6 +77,7 @@ def evaluate(
     sampling_seeds: int = 1,
     output: str | Path | None = None,
     unlabeled: str | None = None,
+    tune_guidance: bool = False,
 ) -> Metrics:
     """Measure images against a data set; write metrics.json, its pictures, and the card of a pipeline anew.
 
@@ -94,6 +96,7 @@ def evaluate(
         sampling_seeds: draw them anew with so many seeds, the sampling's and those after it; figures are means.
         output: where the figures go; default metrics.json in the pipeline folder, else here.
         unlabeled: the images that a pipeline was trained on without labels: copies of them are looked for, too.
+        tune_guidance: first choose the pipeline's own guidance (training/guidance.py), and write it into its folder.
 
     Returns:
         What was written.
@@ -115,8 +118,8 @@ def evaluate(
     is_pipeline = (generated / MODEL_INDEX).is_file()
     if sampling_seeds > 1 and generated.exists() and not is_pipeline:
         raise UserError(f"--sampling_seeds needs a pipeline; {generated} holds images that are drawn already.")
-    if is_pipeline:
-        sampling = with_own(sampling, generated)
+    if tune_guidance and (not is_pipeline or sampling.guidance_scale is not None):
+        raise UserError("--tune_guidance needs a pipeline, and no --guidance_scale.")
     target = _writable(Path(output) if output else (generated if is_pipeline else Path()) / "metrics.json")
     real = as_dataset(dataset, root, size)
     weights = None if inception_weights is None else Path(inception_weights)
@@ -127,17 +130,13 @@ def evaluate(
     source = DataSource(real.name) if isinstance(dataset, ImageDataset) else as_source(dataset, root, size)
     seen = _seen_without_labels(generated, is_pipeline, unlabeled, real, source)
     side = RealSide(real, num_real, sampling.seed)  # what knows no sampling seed is computed once
+    if tune_guidance:
+        guidance.tune_guidance(generated, side, sampling)
+    if is_pipeline:
+        sampling = with_own(sampling, generated)
     draws: list[tuple[Split, Evaluated]] = []
     for images in _images(generated, real, num_images, sampling, sampling_seeds):
-        found = evaluate_images(
-            real, images, extractors, num_real=num_real, dimensions=dimensions, seed=sampling.seed, real_side=side
-        )
-        if seen is not None:
-            try:
-                found.records.extend(unlabeled_copies(real, seen, images, extractors, side))
-            except UserError as error:  # too few images to compare
-                found.refused.append(f"Copies of unlabeled images: {str(error).rstrip('.')}")
-        draws.append((images, found))
+        draws.append((images, _measured(images, extractors, dimensions, side, seen)))
     images, found = draws[0]  # the pictures are of the first
     how: dict[str, Any] = sampling.model_dump() if is_pipeline else read_sampling_record(generated)
     if sampling_seeds > 1:
@@ -159,6 +158,25 @@ def evaluate(
             write_card(generated)
     state.wait_for_everyone()
     return metrics
+
+
+def _measured(
+    images: Split,
+    extractors: Sequence[FeatureExtractor],
+    dimensions: Sequence[int] | None,
+    side: RealSide,
+    seen: Split | None,
+) -> Evaluated:
+    """All figures of one draw; with `seen` also how many are copies of these images, which were trained on without labels."""
+    found = evaluate_images(
+        side.dataset, images, extractors, num_real=side.num_real, dimensions=dimensions, seed=side.seed, real_side=side
+    )
+    if seen is not None:
+        try:
+            found.records.extend(unlabeled_copies(side.dataset, seen, images, extractors, side))
+        except UserError as error:  # too few images to compare
+            found.refused.append(f"Copies of unlabeled images: {str(error).rstrip('.')}")
+    return found
 
 
 def _unlabeled_record(folder: Path, is_pipeline: bool) -> dict[str, Any]:

@@ -20,8 +20,6 @@ from medmnist_diffusion.pipelines import ClassConditionalDDPMPipeline
 from medmnist_diffusion.publish.card import write_card
 from medmnist_diffusion.publish.plots import MOST_CLASSES, plot_loss, save_grid
 
-# A little guidance helps in the classifier's features and hurts in neither space (benchmarks/guidance.py, docs/speed.md).
-OWN_GUIDANCE = 1.2
 GRID_COLUMNS, COLUMNS_OF_VOLUMES = 10, 4
 LEVEL_IMAGES = (
     96  # that the level of white is found on: the share of white of Adrenal's volumes is then known to about 4 %
@@ -40,7 +38,6 @@ def build_pipeline(network: UNet2DModel, objective: Objective, dataset: ImageDat
         encoder=objective.encoder.name,
         image_shape=dataset.model_shape,
         black_and_white=dataset.is_binary,
-        default_guidance_scale=OWN_GUIDANCE if objective.label_dropout else 1.0,  # else "unknown" was never trained
     )
 
 

@@ -84,7 +84,7 @@ def test_pipelines_and_image_folders_are_evaluated_too(trained_run: Path, small_
     arguments = ["--dataset", str(small_npz), "--features", "texture"]
     assert cli.main(["evaluate", str(pipeline), *arguments, "--num_images", "80", "--num_inference_steps", "5"]) == 0
     metrics = Metrics.read(pipeline / "metrics.json")
-    assert metrics.sampling == {"sampler": "dpmsolver++", "num_inference_steps": 5, "guidance_scale": 1.2, "seed": 0}
+    assert metrics.sampling == {"sampler": "dpmsolver++", "num_inference_steps": 5, "guidance_scale": 1.0, "seed": 0}
     assert metrics.pipeline["weights_sha256"]
     assert cli.main(["sample", str(pipeline), "--num_per_class", "40", "--num_inference_steps", "5", "--output",
                      str(tmp_path / "images")]) == 0  # fmt: skip
