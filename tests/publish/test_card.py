@@ -118,10 +118,13 @@ def test_figures_of_another_data_set_or_other_weights_are_refused(
     folder = tmp_path / "pipeline"
     shutil.copytree(evaluated, folder)
     metrics = json.loads((folder / "metrics.json").read_text())
-    for block, key, message in (
-        ("dataset", "content_hash", "other data"), ("pipeline", "weights_sha256", "other weights")
-    ):  # fmt: skip
-        wrong = {**metrics, block: {**metrics[block], key: "0" * 64}}
+    other = "0" * 64
+    for block, changed, message in (
+        ("dataset", {"content_hash": other, "unordered_hash": other}, "other data"),
+        ("dataset", {"content_hash": other, "unordered_hash": None}, "other data"),
+        ("pipeline", {"weights_sha256": other}, "other weights"),
+    ):
+        wrong = {**metrics, block: {**metrics[block], **changed}}
         (folder / "metrics.json").write_text(json.dumps(wrong))
         assert message in cli_error("card", str(folder))
 
