@@ -7,11 +7,9 @@ from typing import Literal
 import numpy as np
 
 from medmnist_diffusion.artifacts import UNLABELED, MetricRecord
-from medmnist_diffusion.data.conditioning import conditions_of
 from medmnist_diffusion.data.dataset import ImageDataset, Split
 from medmnist_diffusion.data.twins import Nearest, nearest_pictures
 from medmnist_diffusion.metrics import comparisons, label_comparisons
-from medmnist_diffusion.metrics.classifier import chances
 from medmnist_diffusion.metrics.comparisons import Draw
 from medmnist_diffusion.metrics.evidence import Evidence
 from medmnist_diffusion.metrics.features import FeatureExtractor
@@ -109,15 +107,15 @@ def unlabeled_copies(
     """The shares of copies among images that were trained on without labels, by the same measures, all classes together.
 
     Args:
-        unlabeled: those images; each counts as of the class that a classifier of the labelled ones sees in it.
+        unlabeled: those images. Any class will do for each, as long as these have the shares of train: figures of single classes are
+            not taken.
         real_side: of the data set.
 
     Raises:
         UserError: if there are too few images to compare.
     """
-    several = dataset.conditioning.multi_label
-    seen = chances(real_side.classifier, unlabeled, several)
-    labels = conditions_of(seen > 0.5) if several else seen.argmax(1)
+    in_shares = dataset.labels_in_shares(len(unlabeled))
+    labels = np.random.default_rng([real_side.seed, 12]).permutation(in_shares)[: len(unlabeled)]
     as_train = replace(dataset, splits={**dataset.splits, "train": Split("train", unlabeled.images, labels)})
     side = real_side.once("unlabeled", lambda: RealSide(as_train, None, real_side.seed))
     found = evaluate_images(
