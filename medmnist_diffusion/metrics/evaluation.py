@@ -107,8 +107,7 @@ def unlabeled_copies(
     """The shares of copies among images that were trained on without labels, by the same measures, all classes together.
 
     Args:
-        unlabeled: those images. Any class will do for each, if only all have the shares of train: figures of single classes are not
-            taken.
+        unlabeled: those images. Any class will do for each, if only all have the shares of train: single classes are not judged.
         real_side: of the data set.
 
     Raises:
