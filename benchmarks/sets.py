@@ -31,7 +31,7 @@ from medmnist_diffusion.data.pictures import VIEWS, pictures
 from medmnist_diffusion.diffusion.machine import describe_machine
 from medmnist_diffusion.errors import UserError, run_command
 from medmnist_diffusion.files import write_json
-from medmnist_diffusion.publish.models import find
+from medmnist_diffusion.publish.models import KINDS, find
 from medmnist_diffusion.publish.plots import real_beside_generated
 from medmnist_diffusion.samples import samples_path
 from medmnist_diffusion.training.config import training_config
@@ -57,7 +57,6 @@ COLUMNS: dict[str, tuple[tuple[str, ...], str | None]] = {
     "classification": (("classification_accuracy", "classification_auc"), None),
     "copied": (("copied_share",), "pixels"),
 }
-KINDS = {"multi-class": "classes", "ordinal": "grades", "multi-label": "labels"}
 IN_PICTURE, MOST_ROWS = 6, 8
 MOST_BYTES = 200_000  # of a picture
 

@@ -79,7 +79,6 @@ def build_objective(config: TrainingConfig, dataset: ImageDataset) -> Objective:
         config.huber_delta,
         config.snr_gamma,
         label_width=4 * options["block_out_channels"][0],
-        label_dropout=config.label_dropout,
     )
 
 

@@ -33,7 +33,6 @@ class Objective:
     huber_delta: float = 1.0
     snr_gamma: float | None = None  # Min-SNR weighting; None for none
     label_width: int = 0  # of labels as vectors: four times the network's first block
-    label_dropout: float = 0.0  # share of conditions that are replaced by "unknown"
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,7 @@ from medmnist_diffusion.publish.licences import license_of
 from medmnist_diffusion.shipped import shipped_folders
 
 DISTANCE, LABELS = ("frechet_distance",), ("label_accuracy", "label_auc")
+KINDS = {"multi-class": "classes", "ordinal": "grades", "multi-label": "labels"}  # what a task's labels are
 HEADINGS = (
     "name",
     "images",
@@ -61,9 +62,8 @@ def model_row(folder: Path) -> list[str]:
         ]
         figures = [*ratios, _copies(metrics)]
     size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
-    kind = {"multi-class": "classes", "ordinal": "grades", "multi-label": "labels"}[dataset.task]
     data = f"{summary.training_images:,} of {dataset.name}"
-    shown = [size_in_words(dataset.full_shape), f"{len(dataset.id2label)} {kind}", data]
+    shown = [size_in_words(dataset.full_shape), f"{len(dataset.id2label)} {KINDS[dataset.task]}", data]
     return [*shown, *figures, license_of(summary), f"{size / 1e6:.1f}"]
 
 
