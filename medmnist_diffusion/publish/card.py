@@ -24,15 +24,8 @@ from medmnist_diffusion.publish.licences import license_of
 
 TEMPLATE = Path(medmnist_diffusion.model_cards.__path__[0]) / "template.md"
 _ESCAPED = str.maketrans({"<": "&lt;", ">": "&gt;", "|": "\\|", "`": "'", "[": "\\[", "]": "\\]"})
-UNFIT = (
-    OSError,
-    ValueError,
-    KeyError,
-    TypeError,
-    AttributeError,
-    IndexError,
-    SafetensorError,
-)  # what files of another make lead to
+# What files of another make lead to.
+UNFIT = (OSError, ValueError, KeyError, TypeError, AttributeError, IndexError, SafetensorError)
 
 
 def escaped(value: Any) -> Any:

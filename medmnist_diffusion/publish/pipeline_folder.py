@@ -21,9 +21,8 @@ from medmnist_diffusion.publish.card import write_card
 from medmnist_diffusion.publish.plots import MOST_CLASSES, plot_loss, save_grid
 
 GRID_COLUMNS, COLUMNS_OF_VOLUMES = 10, 4
-LEVEL_IMAGES = (
-    96  # that the level of white is found on: the share of white of Adrenal's volumes is then known to about 4 %
-)
+# The level of white is found on so many images: the share of white of Adrenal's volumes is then known to about 4 %.
+LEVEL_IMAGES = 96
 LEVEL_MARGIN = 25  # of 255 grey levels at either end, which a network that makes nothing yet would ask for
 
 
