@@ -1,6 +1,7 @@
 """Few images: from scratch, or from a trained pipeline? And from which?
 
     python benchmarks/finetune.py --data ../shared/data --bases runs/bases --seeds 3
+    python benchmarks/finetune.py --data ../shared/data --bases runs/bases --counts 100 --arms "dropout 0.1" "varied images"
     python benchmarks/finetune.py --table               # of results/finetune.json, as Markdown
 
 For each target set, 25, 100, 250 or 1,000 of its training images are drawn, classes in their shares. On these alone a network
@@ -9,19 +10,27 @@ other sets (benchmarks/base_set.py), never on the target. All arms of a target h
 Early stopping (by the held-out loss, of a fifth as many val images) chooses the weights, as a user would have it. 1,000 images of
 each are judged: distances to the whole training set, label accuracy, and how many are copies of the few; and the curves of the
 held-out loss say when a start from elsewhere reaches the best of the one from scratch.
+
+Further arms are recipes for few images: dropout, a lower learning rate after a start from a base, and varied images: half of what
+is trained on is turned, shifted, scaled and mirrored, under classes of its own which nothing is sampled from, so that no sample is
+turned (the idea of Karras et al. 2022, arXiv 2206.00364, section 5, with a class in the place of their augmentation label).
 """
 
 import argparse
 import json
 import sys
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from types import MappingProxyType
+from typing import NamedTuple
 
 import numpy as np
+import torch
 from judging import RESULTS, drawn_labels, floor, judge
 from sets import SETS, described
+from torchvision.transforms import v2
 from trainings import Row, run_missing
 
 from medmnist_diffusion.artifacts import TrainingSummary
@@ -32,15 +41,38 @@ from medmnist_diffusion.diffusion.sampling import generate_images, load_pipeline
 from medmnist_diffusion.errors import UserError, run_command
 from medmnist_diffusion.metrics.memorization import Threshold, nearest_copies
 from medmnist_diffusion.processes import available_cores, threads_kept
-from medmnist_diffusion.training.config import training_config
+from medmnist_diffusion.training.config import SETTINGS, training_config
 from medmnist_diffusion.training.train import train
 
 # Target → the other set whose pipeline is one of its starts; a base is of all other sets here.
 TARGETS = {"pneumoniamnist": "pbc_blood_28", "pbc_blood_28": "retinamnist", "retinamnist": "pbc_blood_28"}
-ARMS = ("scratch", "other set", "base")
+SCRATCH, OTHER_SET, BASE = "scratch", "other set", "base"
 COUNTS = (25, 100, 250, 1000)
 IMAGES, SAMPLING_STEPS = 1000, 10
 RESULT = RESULTS / "finetune.json"
+LOWER_RATES = {
+    "learning_rate": SETTINGS["learning_rate"].default / 3,
+    "muon_learning_rate": SETTINGS["muon_learning_rate"].default / 3,
+}
+
+
+class Arm(NamedTuple):
+    """Where a training starts from, the settings that differ from the default, and whether varied images stand beside the few."""
+
+    start: str
+    settings: Mapping[str, float] = MappingProxyType({})
+    varied: bool = False
+
+
+MAIN_ARMS = {start: Arm(start) for start in (SCRATCH, OTHER_SET, BASE)}
+ARMS = {
+    **MAIN_ARMS,
+    "dropout 0.1": Arm(SCRATCH, {"dropout": 0.1}),
+    "varied images": Arm(SCRATCH, varied=True),
+    "base, a third of the rate": Arm(BASE, LOWER_RATES),
+    "base, varied images": Arm(BASE, varied=True),
+}
+VARIATIONS = 8  # of each image, beside as many of the image itself
 
 
 def drawn(dataset: ImageDataset, count: int, seed: int) -> ImageDataset:
@@ -54,11 +86,39 @@ def drawn(dataset: ImageDataset, count: int, seed: int) -> ImageDataset:
     return replace(dataset, name=f"{dataset.name} ({count})", splits={**dataset.splits, **splits}, notes=[])
 
 
+def with_varied(few: ImageDataset, seed: int) -> ImageDataset:
+    """The same training images as often as turned, shifted, scaled and mirrored ones, these as classes of their own."""
+    images = few.train.images[:]
+    varied = v2.Compose(
+        [
+            v2.RandomHorizontalFlip(),
+            v2.RandomAffine(15, (0.07, 0.07), (0.9, 1.1), interpolation=v2.InterpolationMode.BILINEAR, fill=edge_colour(images)),
+        ]
+    )  # fmt: skip
+    rows = np.repeat(np.arange(len(images)), VARIATIONS)
+    with torch.random.fork_rng([]):
+        torch.manual_seed(seed)
+        other = [varied(torch.from_numpy(images[row]).permute(2, 0, 1)).permute(1, 2, 0).numpy() for row in rows]
+    labels = few.train.labels[rows]
+    train = Split(
+        "train", np.concatenate([images[rows], np.stack(other)]), np.concatenate([labels, labels + few.num_classes])
+    )
+    names = {**few.id2label, **{key + few.num_classes: f"{name}, varied" for key, name in few.id2label.items()}}
+    return replace(few, splits={**few.splits, "train": train}, id2label=names)
+
+
+def edge_colour(images: np.ndarray) -> list[float]:
+    """The mean colour of the images' first and last rows and columns: what comes in where an image is turned."""
+    edges = [images[:, 0], images[:, -1], images[:, :, 0], images[:, :, -1]]
+    return [float(value) for value in np.concatenate(edges).mean((0, 1))]
+
+
 def start_of(args: argparse.Namespace, cell: Row) -> str | None:
     """The pipeline that an arm starts from."""
-    if cell["arm"] == "scratch":
+    start = ARMS[cell["arm"]].start
+    if start == SCRATCH:
         return None
-    name = TARGETS[cell["target"]] if cell["arm"] == "other set" else f"base-without-{cell['target']}"
+    name = TARGETS[cell["target"]] if start == OTHER_SET else f"base-without-{cell['target']}"
     folder = Path(args.bases) / name
     if not folder.is_dir():
         raise UserError(f"{folder} is not there: put the pipeline there that the arm {cell['arm']!r} starts from.")
@@ -67,6 +127,7 @@ def start_of(args: argparse.Namespace, cell: Row) -> str | None:
 
 def run(args: argparse.Namespace, cell: Row) -> Iterator[Row]:
     """One arm with one seed."""
+    arm = ARMS[cell["arm"]]
     with tempfile.TemporaryDirectory() as folder:
         path = described(Path(args.data) / SETS[cell["target"]], Path(folder) / "data")
         whole = load_dataset(str(path))
@@ -74,9 +135,9 @@ def run(args: argparse.Namespace, cell: Row) -> Iterator[Row]:
         config = training_config(
             dataset=cell["target"], output_dir=f"{folder}/run", max_train_steps=args.steps, seed=cell["seed"], report_to="none",
             pretrained_model_name_or_path=start_of(args, cell), validation_steps=25, mixed_precision="auto",
-            sample_steps=10**9, checkpointing_steps=10**9,
+            sample_steps=10**9, checkpointing_steps=10**9, **arm.settings,
         )  # fmt: skip
-        pipeline = train(config, few)
+        pipeline = train(config, with_varied(few, cell["seed"]) if arm.varied else few)
         summary = TrainingSummary.of(pipeline)
         labels = drawn_labels(whole.train.labels, IMAGES, cell["seed"])
         images = generate_images(load_pipeline(pipeline), labels, SAMPLING_STEPS, seed=cell["seed"])
@@ -112,7 +173,7 @@ def main(argv: Sequence[str]) -> None:
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--targets", nargs="+", choices=TARGETS, default=list(TARGETS))
     parser.add_argument("--counts", nargs="+", type=int, default=list(COUNTS))
-    parser.add_argument("--arms", nargs="+", choices=ARMS, default=list(ARMS))
+    parser.add_argument("--arms", nargs="+", choices=ARMS, default=list(MAIN_ARMS))
     parser.add_argument("--table", action="store_true", help="print the table of the results that are there")
     args = parser.parse_args(argv)
     if args.table:
