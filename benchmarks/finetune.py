@@ -20,7 +20,7 @@ import argparse
 import json
 import sys
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from types import MappingProxyType
@@ -31,7 +31,7 @@ import torch
 from judging import RESULTS, drawn_labels, floor, judge
 from sets import SETS, described
 from torchvision.transforms import v2
-from trainings import Row, run_missing
+from trainings import Row, Run, run_missing
 
 from medmnist_diffusion.artifacts import TrainingSummary
 from medmnist_diffusion.data import ImageDataset, Split, load_dataset
@@ -105,15 +105,14 @@ def with_varied(few: ImageDataset, seed: int) -> ImageDataset:
     return replace(few, splits={**few.splits, "train": train}, id2label=names)
 
 
-def start_of(args: argparse.Namespace, cell: Row) -> str | None:
-    """The pipeline that an arm starts from."""
-    start = ARMS[cell["arm"]].start
+def start_of(args: argparse.Namespace, start: str, target: str) -> str | None:
+    """The pipeline folder of a start."""
     if start == SCRATCH:
         return None
-    name = TARGETS[cell["target"]] if start == OTHER_SET else f"base-without-{cell['target']}"
+    name = TARGETS[target] if start == OTHER_SET else f"base-without-{target}"
     folder = Path(args.bases) / name
     if not folder.is_dir():
-        raise UserError(f"{folder} is not there: put the pipeline there that the arm {cell['arm']!r} starts from.")
+        raise UserError(f"{folder} is not there: put the pipeline there that {start!r} starts from.")
     return str(folder)
 
 
@@ -126,7 +125,7 @@ def run(args: argparse.Namespace, cell: Row) -> Iterator[Row]:
         few = drawn(whole, cell["count"], cell["seed"])
         config = training_config(
             dataset=cell["target"], output_dir=f"{folder}/run", max_train_steps=args.steps, seed=cell["seed"], report_to="none",
-            pretrained_model_name_or_path=start_of(args, cell), validation_steps=25, mixed_precision="auto",
+            pretrained_model_name_or_path=start_of(args, arm.start, cell["target"]), validation_steps=25, mixed_precision="auto",
             sample_steps=10**9, checkpointing_steps=10**9, **arm.settings,
         )  # fmt: skip
         pipeline = train(config, with_varied(few, cell["seed"]) if arm.varied else few)
@@ -157,50 +156,67 @@ def copied(few: ImageDataset, whole: ImageDataset, images: np.ndarray, labels: n
     return {"copied_of_few": float((near < threshold.value).mean()), "copied_floor": threshold.expected}
 
 
-def main(argv: Sequence[str]) -> None:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
+def arguments(
+    description: str, steps: int, counts: Sequence[int], way: str, ways: Sequence[str], usual: Sequence[str]
+) -> argparse.ArgumentParser:
+    """The arguments of a benchmark of few images, and its default steps and counts.
+
+    Args:
+        way: what a training's recipe is called there; `ways` are all, `usual` those that run if nothing is said.
+    """
+    parser = argparse.ArgumentParser(description=description.split("\n", 1)[0])
     parser.add_argument("--data", type=Path, help="the folder with medmnist/ and own/")
     parser.add_argument("--bases", type=Path, help="the folder with the pipelines to start from, by their names")
-    parser.add_argument("--steps", type=int, default=800)
+    parser.add_argument("--steps", type=int, default=steps)
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--targets", nargs="+", choices=TARGETS, default=list(TARGETS))
-    parser.add_argument("--counts", nargs="+", type=int, default=list(COUNTS))
-    parser.add_argument("--arms", nargs="+", choices=ARMS, default=list(MAIN_ARMS))
+    parser.add_argument("--counts", nargs="+", type=int, default=list(counts))
+    parser.add_argument(f"--{way}s", nargs="+", choices=ways, default=list(usual))
     parser.add_argument("--table", action="store_true", help="print the table of the results that are there")
-    args = parser.parse_args(argv)
+    return parser
+
+
+def measure(args: argparse.Namespace, path: Path, command: str, way: str, run: Run) -> None:
+    """Run the cells of every target, count, way and seed that have no row yet; or print the table of those that have one."""
     if args.table:
-        print("\n".join(markdown(json.loads(RESULT.read_text(encoding="utf-8"))["runs"])))
+        print("\n".join(markdown(json.loads(path.read_text(encoding="utf-8"))["runs"], way)))
         return
     if args.data is None or args.bases is None:
         raise UserError("--data and --bases are needed.")
     args.data, args.bases = args.data.resolve(), args.bases.resolve()
     cells = [
-        {"target": target, "count": count, "arm": arm, "seed": seed}
-        for seed in range(args.seeds) for target in args.targets for count in args.counts for arm in args.arms
+        {"target": target, "count": count, way: one, "seed": seed}
+        for seed in range(args.seeds) for target in args.targets for count in args.counts for one in getattr(args, f"{way}s")
     ]  # fmt: skip
     with threads_kept(1):
-        machine = describe_machine()
-    head = {
-        "command": f"python benchmarks/finetune.py --steps {args.steps}",
-        "machine": machine,
-        "judged_images": IMAGES,
-    }
+        head = {"command": f"{command} --steps {args.steps}", "machine": describe_machine(), "judged_images": IMAGES}
     head["floors"] = {name: floor(load_dataset(str(args.data / SETS[name])), IMAGES) for name in TARGETS}
-    run_missing(RESULT, head, args, cells, run, len(available_cores()))
+    run_missing(path, head, args, cells, run, len(available_cores()))
 
 
-def markdown(rows: Sequence[Row]) -> Iterator[str]:
+def markdown(rows: Sequence[Row], way: str) -> Iterator[str]:
     """Means over seeds, with the standard deviation."""
-    yield "| target | images | start | classifier | texture | right label | copies of the few | best step |"
-    yield "| --- " * 8 + "|"
-    for key in dict.fromkeys((row["target"], row["count"], row["arm"]) for row in rows):
-        those = [row for row in rows if (row["target"], row["count"], row["arm"]) == key]
-        figures = [
-            [row["classifier"]["frechet_distance"] for row in those], [row["texture"]["frechet_distance"] for row in those],
-            [row["label_accuracy"] for row in those], [row["copied_of_few"] for row in those], [row["step"] for row in those],
-        ]  # fmt: skip
-        shown = [f"{np.mean(one):.3g} ± {np.std(one, ddof=1) if len(one) > 1 else 0:.2g}" for one in figures]
+    columns: dict[str, Callable[[Row], float]] = {
+        "held-out loss": lambda row: row["val_loss"],
+        "classifier": lambda row: row["classifier"]["frechet_distance"],
+        "texture": lambda row: row["texture"]["frechet_distance"],
+        "right label": lambda row: row["label_accuracy"],
+        "copies of the few": lambda row: row["copied_of_few"],
+        "best step": lambda row: row["step"],
+    }
+    heads = ["target", "images", way, *columns]
+    yield f"| {' | '.join(heads)} |"
+    yield "| --- " * len(heads) + "|"
+    for key in dict.fromkeys((row["target"], row["count"], row[way]) for row in rows):
+        those = [row for row in rows if (row["target"], row["count"], row[way]) == key]
+        values = [[figure(row) for row in those] for figure in columns.values()]
+        shown = [f"{np.mean(one):.3g} ± {np.std(one, ddof=1) if len(one) > 1 else 0:.2g}" for one in values]
         yield f"| {key[0]} | {key[1]:,} | {key[2]} | {' | '.join(shown)} |"
+
+
+def main(argv: Sequence[str]) -> None:
+    args = arguments(__doc__, 800, COUNTS, "arm", list(ARMS), list(MAIN_ARMS)).parse_args(argv)
+    measure(args, RESULT, "python benchmarks/finetune.py", "arm", run)
 
 
 if __name__ == "__main__":
