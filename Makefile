@@ -11,7 +11,7 @@ INSIDE := pipelines training model_cards
 PARALLEL := --numprocesses logical --maxprocesses 4 --dist loadfile
 
 .DEFAULT_GOAL := help
-.PHONY: help install install-locked audit-dependencies demo test test-slow lint sanity evaluation-cost benchmark clean
+.PHONY: help install install-locked audit-dependencies demo test test-slow lint sanity evaluation-cost benchmark docs clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 18
@@ -53,6 +53,10 @@ lint: $(INSTALLED) ## ruff (style, size of functions), mypy (types), import-lint
 	MYPYPATH=$(LINKED) $(BIN)/mypy -p medmnist_diffusion
 	MYPYPATH=$(LINKED):benchmarks $(BIN)/mypy tests benchmarks
 	cd $(LINKED) && $(abspath $(BIN))/lint-imports $(CURDIR)/pyproject.toml
+
+docs: $(INSTALLED) ## the documentation site, in build/docs; a warning, such as a dead link, is an error
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[docs]'
+	$(BIN)/python -m sphinx --builder html --fail-on-warning --keep-going --quiet docs build/docs
 
 sanity: $(INSTALLED) ## benchmark: which metric sees which fault (PneumoniaMNIST from MEDMNIST_ROOT)
 	$(BIN)/python benchmarks/metric_sanity.py
