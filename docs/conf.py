@@ -12,6 +12,7 @@ from medmnist_diffusion.shipped import MODEL_CARDS, shipped_names
 project, author, release = "medmnist-diffusion", "the medmnist-diffusion authors", __version__
 extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "sphinx_click"]
 html_theme, html_title = "furo", f"medmnist-diffusion {__version__}"
+myst_enable_extensions = ["dollarmath"]
 myst_heading_anchors = 3  # links to headings work as on GitHub
 autodoc_typehints = "description"
 autodoc_member_order = "bysource"
@@ -19,9 +20,11 @@ autodoc_member_order = "bysource"
 # Cards and reports lie outside of this folder, where they are made; each gets a page that shows it. Links to the files become
 # links to the pages.
 HERE = Path(__file__).parent
-RESULTS = HERE.parent / "benchmarks" / "results"
+ROOT = HERE.parent
+RESULTS = ROOT / "benchmarks" / "results"
 PAGES = {f"models/{name}": MODEL_CARDS / name / "README.md" for name in shipped_names()}
 PAGES |= {f"reports/{study}": RESULTS / study / "pneumoniamnist" / "report.md" for study in ("augmentation", "loss")}
+PAGES |= {"extending": ROOT / "CONTRIBUTING.md", "changes": ROOT / "CHANGELOG.md"}
 
 
 def write_pages(_: Sphinx) -> None:

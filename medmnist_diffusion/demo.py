@@ -77,7 +77,7 @@ def demo(output: str | Path, minutes: float = 1.0) -> Metrics:
         logger.info("%s", line)
     logger.info(
         "Look at %s\nand read %s (every figure, what it means, the recipe).\n"
-        "Next: the same with your images (README.md, PneumoniaMNIST), and whether they help a classifier (study augmentation).",
+        "Next: the same with your images (README.md, 'Train your own'), and whether they help a classifier (study augmentation).",
         picture, pipeline / "README.md",
     )  # fmt: skip
     return metrics

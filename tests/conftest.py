@@ -9,7 +9,7 @@ if (worker := os.environ.get("PYTEST_XDIST_WORKER")) and hasattr(os, "sched_seta
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -22,7 +22,8 @@ from medmnist_diffusion.data import ImageDataset, load_dataset, phantom
 from medmnist_diffusion.data.conditioning import Conditioning
 from medmnist_diffusion.data.npz import write_npz
 from medmnist_diffusion.diffusion.unet import build_unet
-from medmnist_diffusion.metrics import classifier
+from medmnist_diffusion.metrics import classifier, extractors
+from medmnist_diffusion.metrics.classifier import RECIPE, STEPS
 from medmnist_diffusion.pipelines import PixelUnshuffle
 
 settings.register_profile(
@@ -63,6 +64,24 @@ def private_cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return cache
 
 
+@pytest.fixture(scope="session", autouse=True)
+def short_classifiers() -> Iterator[None]:
+    """Classifiers that judge images are trained for 40 steps, with a name of their own in the cache."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(classifier, "STEPS", 40)
+        for module in (classifier, extractors):
+            patch.setattr(module, "RECIPE", "short")
+        yield
+
+
+@pytest.fixture
+def whole_classifiers(monkeypatch: pytest.MonkeyPatch) -> None:
+    """For tests whose figures must be right: as many steps as users get."""
+    monkeypatch.setattr(classifier, "STEPS", STEPS)
+    for module in (classifier, extractors):
+        monkeypatch.setattr(module, "RECIPE", RECIPE)
+
+
 @pytest.fixture(scope="session")
 def real_data() -> Path:
     """The folder with the real pneumoniamnist.npz."""
@@ -92,13 +111,6 @@ def trained_run(tmp_path_factory: pytest.TempPathFactory, small_npz: Path) -> Pa
     code = cli.main(["train", *small_training(small_npz, run), "--max_train_steps", "60"])
     assert code == 0
     return run
-
-
-@pytest.fixture
-def short_classifiers(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Classifiers that judge images are trained for 40 steps, with a name of their own in the cache."""
-    monkeypatch.setattr(classifier, "STEPS", 40)
-    monkeypatch.setattr(classifier, "RECIPE", "short")
 
 
 @pytest.fixture

@@ -52,7 +52,6 @@ def test_public_functions_are_typed_and_explained() -> None:
                 assert parameter.annotation is not inspect.Parameter.empty, (name, parameter.name)
 
 
-@pytest.mark.usefixtures("short_classifiers")
 @pytest.mark.parametrize(
     "examples", [EXAMPLES, pytest.param(STUDIES, marks=pytest.mark.slow)], ids=["steps", "studies"]
 )

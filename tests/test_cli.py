@@ -86,7 +86,6 @@ def test_what_can_be_chosen_is_what_there_is() -> None:
     assert tuple(INCEPTION_DIMENSIONS) == choices.INCEPTION_DIMENSIONS
 
 
-@pytest.mark.usefixtures("short_classifiers")
 def test_demo_makes_all_it_names_and_ends_with_a_verdict(
     tmp_path: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -12,7 +12,6 @@ from medmnist_diffusion import cli
 from medmnist_diffusion.artifacts import Metrics
 from medmnist_diffusion.data import load_dataset, phantom
 from medmnist_diffusion.data.labelled_folder import load_labelled_folder
-from medmnist_diffusion.metrics import classifier
 from tests.conftest import small_training
 from tests.data.test_medical import folder_of_dicom
 
@@ -27,9 +26,8 @@ EXPECTED = {
 
 
 def whole_line(data: str, folder: Path, monkeypatch: pytest.MonkeyPatch, *size: str, images: int = 150) -> Metrics:
-    """Every command, run by a user in a folder of his own; the classifiers of the evaluation are trained for a moment only."""
+    """Every command, run by a user in a folder of his own."""
     monkeypatch.chdir(folder)
-    monkeypatch.setattr(classifier, "STEPS", 20)
     monkeypatch.setattr(phantom, "SPLITS", SMALL)
     monkeypatch.setattr(phantom, "VOLUMES", SMALL)
     given = ["--size", *size] if size else []

@@ -73,7 +73,6 @@ def test_sampling_and_augmenting_leave_it_as_it_was(named: Path, small_npz: Path
     assert folder_manifest(named) == before
 
 
-@pytest.mark.usefixtures("short_classifiers")
 def test_it_is_evaluated_as_a_copy(named: Path, small_npz: Path, capsys: pytest.CaptureFixture[str]) -> None:
     before = folder_manifest(named)
     few = ["--features", "texture", "--num_images", "80", *FEW]
@@ -105,6 +104,9 @@ def test_models_lists_it(named: Path, capsys: pytest.CaptureFixture[str], monkey
     row = next(line for line in capsys.readouterr().out.splitlines() if "tiny-28" in line)
     assert "28×28 grey" in row
     assert "unknown" in row  # its licence
+    monkeypatch.setenv("COLUMNS", "60")
+    assert cli.main(["models"]) == 0
+    assert "tiny-28 " in capsys.readouterr().out  # a name can be copied from a narrow terminal, too
 
 
 def test_data_in_another_order_are_the_same_data(named: Path, small_npz: Path, tmp_path: Path) -> None:

@@ -15,22 +15,11 @@ from medmnist_diffusion.shipped import shipped_folders
 
 DISTANCE, LABELS = ("frechet_distance",), ("label_accuracy", "label_auc")
 KINDS = {"multi-class": "classes", "ordinal": "grades", "multi-label": "labels"}  # what a task's labels are
-HEADINGS = (
-    "name",
-    "images",
-    "labels",
-    "trained on",
-    "classifier",
-    "texture",
-    "right label",
-    "copies",
-    "licence",
-    "MB",
-)
+HEADINGS = ("name", "data", "classifier", "texture", "label", "copies")
 
 HOW_TO_READ = """
 classifier, texture: the distance to the training images ÷ that of as many real ones, in these feature spaces. 1 is as real.
-right label: how often (of several labels an image: how well) a classifier sees what was asked for ÷ the same in real images.
+label: how often (of several labels an image: how well) a classifier sees what was asked for ÷ the same in real images.
 copies: whether more images than chance explains are copies of training images.
 All figures: {cards}/NAME/README.md. Research only, not for diagnosis.
 Images: medmnist-diffusion sample {name} --num_per_class 10 --output FOLDER, or medmnist_diffusion.generate("{name}", …).
@@ -42,7 +31,9 @@ def models_table() -> str:
     folders = shipped_folders()
     if not folders:
         return "No pipelines come with this installation."
-    table = Table(*HEADINGS, box=box.SIMPLE_HEAD)
+    table = Table(box=box.SIMPLE_HEAD)
+    for heading in HEADINGS:  # in a narrow terminal nothing is cut
+        table.add_column(heading, no_wrap=heading != "data", overflow="fold")
     for folder in folders:
         table.add_row(folder.name, *model_row(folder))
     return table_text(table) + "\n" + HOW_TO_READ.format(cards=folders[0].parent, name=folders[0].name)
@@ -62,9 +53,9 @@ def model_row(folder: Path) -> list[str]:
         ]
         figures = [*ratios, _copies(metrics)]
     size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
-    data = f"{summary.training_images:,} of {dataset.name}"
-    shown = [size_in_words(dataset.full_shape), f"{len(dataset.id2label)} {KINDS[dataset.task]}", data]
-    return [*shown, *figures, license_of(summary), f"{size / 1e6:.1f}"]
+    labels = f"{len(dataset.id2label)} {KINDS[dataset.task]}"
+    images = f"{size_in_words(dataset.full_shape)}, {labels}, {summary.training_images:,} of {dataset.name}"
+    return [f"{images}, {license_of(summary)}, {size / 1e6:.1f} MB", *figures]
 
 
 def ratio(metrics: Metrics, names: Sequence[str], extractor: str | None) -> str:

@@ -97,7 +97,6 @@ def test_pipelines_and_image_folders_are_evaluated_too(trained_run: Path, small_
     assert two == pytest.approx(one, rel=0.5)  # the same generator, other numbers of images
 
 
-@pytest.mark.usefixtures("short_classifiers")
 def test_a_pipeline_is_drawn_anew_for_every_sampling_seed(trained_run: Path, small_npz: Path, tmp_path: Path) -> None:
     folder = tmp_path / "pipeline"
     shutil.copytree(trained_run / "pipeline", folder)

@@ -18,6 +18,7 @@ from medmnist_diffusion.metrics.table import record_label
 from .helpers import fresh
 
 
+@pytest.mark.usefixtures("whole_classifiers")
 def test_floor_in_a_fitted_space_comes_from_images_that_it_never_saw(small: Any) -> None:
     """The classifier has memorized its 240 training images: fresh real images would look bad beside a floor made of those."""
     plan = plan_comparison(small, small.splits["val"], fresh(400), None, seed=0, only_held_out=True)
@@ -62,6 +63,7 @@ def test_a_fitted_space_without_enough_fresh_images_is_refused(small: Any) -> No
     assert any("fitted to train" in line for line in evaluation.refused)
 
 
+@pytest.mark.usefixtures("whole_classifiers")
 def test_label_accuracy_counts_swapped_labels(small: Any) -> Any:
     def accuracies(split: Split) -> list[MetricRecord]:
         return evaluate_images(small, split, [], parts=["labels"]).records

@@ -23,8 +23,6 @@ def not_again(*args: object, **options: object) -> None:
 
 def test_several_draws_share_the_real_side(small: ImageDataset, monkeypatch: pytest.MonkeyPatch) -> None:
     """The second draw looks at its own images only: no real image is embedded, searched for, judged or trained on again."""
-    monkeypatch.setattr(classifier, "STEPS", 20)
-    monkeypatch.setattr(classifier, "RECIPE", "twenty")
     texture = make_extractor("texture", small)
     seen: list[bytes] = []  # images that are looked at
 
@@ -78,8 +76,6 @@ def test_several_draws_share_the_real_side(small: ImageDataset, monkeypatch: pyt
     assert len(small.train) not in searches
 
     monkeypatch.undo()
-    monkeypatch.setattr(classifier, "STEPS", 20)
-    monkeypatch.setattr(classifier, "RECIPE", "twenty")
     assert again.records == evaluate_images(small, second, [extractor]).records  # sharing changes nothing
 
 

@@ -9,7 +9,6 @@ import pytest
 from medmnist_diffusion import cli
 from medmnist_diffusion.data import phantom
 from medmnist_diffusion.data.npz import write_npz
-from medmnist_diffusion.metrics import classifier
 from tests.conftest import small_training
 from tests.publish.hub_server import Hub
 from tests.publish.publishing import environment
@@ -21,14 +20,10 @@ def evaluated(tmp_path_factory: pytest.TempPathFactory) -> Path:
     made = tmp_path_factory.mktemp("published")
     write_npz(made / "small.npz", phantom.make_phantom(counts={"train": 480, "val": 240, "test": 120}))
     assert cli.main(["train", *small_training(made / "small.npz", made / "run"), "--max_train_steps", "20"]) == 0
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(classifier, "STEPS", 40)
-        patch.setattr(classifier, "RECIPE", "short")
-        arguments = ["--features", "classifier", "--num_images", "160", "--num_inference_steps", "3"]
-        assert (
-            cli.main(["evaluate", str(made / "run" / "pipeline"), "--dataset", str(made / "small.npz"), *arguments])
-            == 0
-        )
+    arguments = ["--features", "classifier", "--num_images", "160", "--num_inference_steps", "3"]
+    assert (
+        cli.main(["evaluate", str(made / "run" / "pipeline"), "--dataset", str(made / "small.npz"), *arguments]) == 0
+    )
     return made / "run" / "pipeline"
 
 

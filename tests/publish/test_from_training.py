@@ -7,7 +7,6 @@ import pytest
 from medmnist_diffusion import cli
 from medmnist_diffusion.data import phantom
 from medmnist_diffusion.data.npz import write_npz
-from medmnist_diffusion.metrics import classifier
 from tests.conftest import CliError, small_training
 from tests.publish.hub_server import WRITE_TOKEN, Hub
 from tests.publish.publishing import REPO, WEIGHTS
@@ -18,8 +17,6 @@ def test_training_can_publish_what_it_made(
 ) -> None:
     """Trained, evaluated, published; the id and the licence stay out of the published configuration. The same command does it
     again; what is somebody else's is left alone, and that is said before training."""
-    monkeypatch.setattr(classifier, "STEPS", 40)
-    monkeypatch.setattr(classifier, "RECIPE", "short")
     data, run = tmp_path / "small.npz", tmp_path / "run"
     write_npz(data, phantom.make_phantom(counts={"train": 480, "val": 240, "test": 120}))
     options = ["--max_train_steps", "5", "--push_to_hub", "true", "--hub_model_id", REPO, "--data_license", "CC0 1.0"]

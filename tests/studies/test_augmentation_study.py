@@ -17,7 +17,6 @@ from medmnist_diffusion import cli
 from medmnist_diffusion.data import ImageDataset, phantom
 from medmnist_diffusion.data.npz import write_npz
 from medmnist_diffusion.errors import StoppedError
-from medmnist_diffusion.metrics import classifier
 from medmnist_diffusion.studies import budget
 from medmnist_diffusion.studies.augmentation.arms import (
     BY_NAME,
@@ -70,8 +69,7 @@ def test_results_name_every_cell_and_every_verdict(finished: Path, small: ImageD
         assert (finished / picture).is_file()
 
 
-def test_images_with_several_labels(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(classifier, "STEPS", 20)
+def test_images_with_several_labels(tmp_path: Path) -> None:
     counts = {"train": 400, "val": 120, "test": 120}
     write_npz(tmp_path / "several.npz", phantom.make_phantom(form="multi-label", counts=counts))
     arms = ["--arms", "confident-25", "in-distribution-25", "not-memorized-25", "diverse-25"]

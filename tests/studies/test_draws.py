@@ -153,6 +153,7 @@ def test_a_choice_of_precision_as_it_once_was_kept(small: ImageDataset, tmp_path
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("whole_classifiers")
 def test_metrics_of_real_images_are_like_their_floors(small: ImageDataset) -> None:
     arrays = phantom.make_phantom(seed=9, counts={"train": 600})
     fresh = Split("fresh", arrays["train_images"][..., None], arrays["train_labels"][:, 0].astype(np.int64))

@@ -20,7 +20,6 @@ from medmnist_diffusion.training.guidance import tune_guidance
 from tests.conftest import CliError
 
 FEW = ["--features", "texture", "--num_images", "80", "--num_inference_steps", "2"]
-pytestmark = pytest.mark.usefixtures("short_classifiers")
 
 
 @pytest.fixture

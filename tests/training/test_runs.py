@@ -109,7 +109,6 @@ def test_another_global_batch_does_not_resume(
     assert "32 images a step" in error
 
 
-@pytest.mark.usefixtures("short_classifiers")
 def test_a_card_of_a_run_without_its_leaks_can_be_made(tmp_path: Path) -> None:
     """What is evaluated is the set as it is given, with or without --drop_leaks in training."""
     arrays = phantom.make_phantom(counts={"train": 240, "val": 80, "test": 80})

@@ -151,7 +151,6 @@ def test_other_unlabeled_images_are_another_run(
     assert "unlabeled images: " in error
 
 
-@pytest.mark.usefixtures("short_classifiers")
 def test_copies_of_unlabeled_images_are_found(small: ImageDataset, pictures: Path) -> None:
     """Half of what is judged are unlabeled images, the other half fresh ones."""
     unlabeled = load_unlabeled(str(pictures), small, SOURCE).split
@@ -169,7 +168,6 @@ def test_copies_of_unlabeled_images_are_found(small: ImageDataset, pictures: Pat
     assert shares[60].p_value < 1e-3 < shares[0].p_value
 
 
-@pytest.mark.usefixtures("short_classifiers")
 def test_an_evaluation_without_them_cannot_say_that_there_are_no_copies(
     small_npz: Path, pictures: Path, tmp_path: Path, cli_error: CliError
 ) -> None:
