@@ -181,20 +181,31 @@ def plot_closest(
         distances, rows: N, relative distances (data/twins.py) and rows of the training split.
     """
     lines = [generated] if real is None else [generated, real]
+    wide = _aspect(generated) < 0.5  # the views of a volume side by side: then a pair is a row
+    many, few = len(generated), len(lines)
+    height = 1.25 * few * min(1.0, 2 * _aspect(generated)) + 0.7
     figure, axes = plt.subplots(
-        len(lines),
-        len(generated),
-        figsize=(1.15 * len(generated), 1.25 * len(lines) * min(1.0, 2 * _aspect(generated)) + 0.7),
+        *((many, few) if wide else (few, many)),
+        figsize=(max(3.4 * few + 0.8, 6), 0.85 * many + 0.7) if wide else (1.15 * many, height),
         squeeze=False,
         constrained_layout=True,
     )
+    axes = axes.T if wide else axes
     for line, (name, images) in enumerate(zip(("generated", "nearest in train"), lines, strict=False)):
         for axis, image, distance, row in zip(axes[line], images, distances, rows, strict=True):
             axis.imshow(without_grey_axis(pictures(image[None])[0]), cmap="gray", vmin=0, vmax=255)
             axis.set(xticks=[], yticks=[])
-            if line == len(lines) - 1:
+            if line < few - 1:
+                continue
+            if wide:
+                axis.yaxis.set_label_position("right")
+                axis.set_ylabel(f"{distance:.2f}\ntrain {row}", fontsize=7, rotation=0, ha="left", va="center")
+            else:
                 axis.set_xlabel(f"{distance:.2f}\ntrain {row}", fontsize=7)
-        axes[line, 0].set_ylabel(name, fontsize=8)
+        if wide:
+            axes[line, 0].set_title(name, fontsize=8)
+        else:
+            axes[line, 0].set_ylabel(name, fontsize=8)
     figure.suptitle(title, fontsize=9)
     save_figure(figure, path)
 
