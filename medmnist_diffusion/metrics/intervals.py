@@ -28,6 +28,7 @@ class Estimate:
         interval: 95 %, of figures that have one of their own (a share: Wilson's). None: value ± 1.96 errors.
         p_value: of the hypothesis that nothing is copied, of figures that test it.
         detectable: of a share that is tested, the smallest that would be called more than chance; None if none would.
+        near_fresh: of a share by relative distances, how many of the real images have one below a half.
         note: how it came about, for the record.
     """
 
@@ -36,6 +37,7 @@ class Estimate:
     interval: tuple[float, float] | None = None
     p_value: float | None = None
     detectable: float | None = None
+    near_fresh: float | None = None
     note: str = ""
 
     def interval_within(self, low: float = -np.inf, high: float = np.inf) -> tuple[float, float] | None:

@@ -19,6 +19,7 @@ from medmnist_diffusion.data.twins import NEXT, Nearest, interior, shifts, worki
 from medmnist_diffusion.metrics.intervals import Estimate
 
 QUANTILE = 0.01  # of the distances of fresh real images: they fall below it this often
+NEAR = 0.5  # a relative distance that fewer than 1 % of independent images are below
 SURE = 0.001  # p-value of a share that is more than chance also after correction for the number of tests
 CHUNK = 1024
 

@@ -44,6 +44,7 @@ def measure(metric: Metric, evidence: Evidence, floors: dict[Hashable, Estimate]
         floor_source=source,
         p_value=value.p_value,
         detectable=value.detectable,
+        near_fresh=value.near_fresh,
         n_real=n_real,
         n_generated=len(evidence.generated) if evidence.n_generated is None else evidence.n_generated,
         reference_split=evidence.reference_split,

@@ -5,7 +5,7 @@ To add one: write what computes it from a `Candidate`, and enter it below. docs/
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
@@ -17,7 +17,7 @@ from medmnist_diffusion.metrics.frechet import extrapolated_estimate, frechet_es
 from medmnist_diffusion.metrics.intervals import Estimate, share_estimate
 from medmnist_diffusion.metrics.kernel import kernel_distance
 from medmnist_diffusion.metrics.label_figures import cooccurrence_distance, grade_agreement, grade_error, mean_auc
-from medmnist_diffusion.metrics.memorization import Threshold, authentic, nearness_to_train
+from medmnist_diffusion.metrics.memorization import NEAR, Threshold, authentic, nearness_to_train
 from medmnist_diffusion.metrics.plan import MIN_CLASS_IMAGES
 from medmnist_diffusion.metrics.shapes import relative_deviation
 
@@ -142,7 +142,12 @@ def _nearest_share(images: Candidate) -> Estimate:
     share = share_estimate(near)
     p_value = threshold.p_value(int(near.sum()), len(near))
     note = f"threshold {threshold.value:.3g} {images.unit}; nearest generated {distances.min():.3g}"
-    return Estimate(share.value, share.error, share.interval, p_value, threshold.detectable(len(near)), note)
+    return Estimate(share.value, share.error, share.interval, p_value, threshold.detectable(len(near)), note=note)
+
+
+def _copied_share(images: Candidate) -> Estimate:
+    """The same by relative distances; and how many of the real images lie nearer than half of the local spacing."""
+    return replace(_nearest_share(images), near_fresh=float((images.fresh.values < NEAR).mean()))
 
 
 def _below_threshold(images: Candidate) -> Estimate:
@@ -219,7 +224,7 @@ METRICS: dict[str, Metric] = {
             bounds=(0, 1), compared_by=None, chance=_below_threshold,
         ),
         Metric(
-            "copied_share", "Copied share", "relative_distances", _nearest_share, "lower",
+            "copied_share", "Copied share", "relative_distances", _copied_share, "lower",
             bounds=(0, 1), compared_by=None, chance=_below_threshold,
         ),
         Metric(

@@ -1,5 +1,6 @@
 """The copied share: redrawn copies are found although val holds twins, and where it cannot be known nobody says "no sign"."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -83,6 +84,25 @@ def test_too_few_images_cannot_be_judged() -> None:
     said = verdict(metrics)
     assert "Are they copies of training images? That cannot be judged." in said
     assert "would go unseen" in said[-1]
+
+
+def test_a_copy_could_pass_for_the_next_picture_of_a_person(twins_in_val: ImageDataset) -> None:
+    """Many val images look like one training image each, some more and some less: no valley tells them from others."""
+    train, val, rng = twins_in_val.train, fresh(240), np.random.default_rng(3)
+    weights = np.r_[rng.uniform(0.4, 0.9, 140), np.zeros(100)]
+    mixed = weights[:, None, None, None] * train.images[:240] + (1 - weights[:, None, None, None]) * val.images[:]
+    again = Split("val", mixed.astype(np.uint8), np.where(weights > 0, train.labels[:240], val.labels))
+    dataset = replace(twins_in_val, splits={**twins_in_val.splits, "val": again})
+    tests = copy_tests(measured(dataset, fresh(300)))
+    assert not tests.flagged
+    assert tests.judge.near_fresh > 0.05
+    assert "A person's next picture does so" in tests.unjudged
+    assert copy_tests(measured(twins_in_val, fresh(300))).judge.near_fresh < 0.01
+    # Where it is known who is in an image, those of persons in train are left out, and what is left can be judged.
+    people = [f"p{row}" if weights[row] else f"other {row}" for row in range(240)]
+    known = replace(train, groups=[f"p{row}" for row in range(len(train))])
+    splits = {**dataset.splits, "train": known, "val": replace(again, groups=people)}
+    assert copy_tests(measured(replace(dataset, splits=splits), fresh(300))).unjudged is None
 
 
 def test_what_is_detectable_is_where_the_p_value_falls_below_the_level() -> None:

@@ -61,6 +61,11 @@ def test_where_copies_cannot_be_judged(folder: Path, cli_error: CliError) -> Non
             record["detectable"] = 0.4
     (folder / "metrics.json").write_text(json.dumps(metrics))
     assert "copies below 40% would go unseen" in cli_error(*publishing(folder, "--dry_run"))
+    for record in metrics["metrics"]:
+        if record["name"] == "copied_share":
+            record |= {"detectable": 0.05, "near_fresh": 0.12}
+    (folder / "metrics.json").write_text(json.dumps(metrics))
+    assert "12% of the real images to compare with lie nearer" in cli_error(*publishing(folder, "--dry_run"))
 
 
 @pytest.mark.parametrize(
