@@ -46,7 +46,7 @@ from medmnist_diffusion.metrics.records import over_seeds
 from medmnist_diffusion.processes import start_processes
 from medmnist_diffusion.publish.card import write_card
 from medmnist_diffusion.publish.figures import metrics_table
-from medmnist_diffusion.publish.plots import plot_closest, plot_ratios
+from medmnist_diffusion.publish.plots import Pairs, plot_closest, plot_ratios
 from medmnist_diffusion.samples import (
     check_images_memory,
     kept_samples,
@@ -150,7 +150,7 @@ def evaluate(
     )
     if state.is_main_process:
         assert found.nearest is not None
-        _write(metrics, target, real, images, found.nearest)
+        _write(metrics, target, side, images, found.nearest)
         if real.source == "medmnist":
             folder = target.parent.parent if (target.parent / MODEL_INDEX).is_file() else target.parent
             _write_evaluator_files(folder / "evaluator", real, sampling.seed, [one for _, one in draws])
@@ -300,26 +300,31 @@ def _write_evaluator_files(folder: Path, dataset: ImageDataset, seed: int, draws
         )
 
 
-def _write(metrics: Metrics, output: Path, dataset: ImageDataset, generated: Split, nearest: Nearest) -> None:
+def _write(metrics: Metrics, output: Path, side: RealSide, generated: Split, nearest: Nearest) -> None:
     """The figures and their pictures; what was there before stays until all of it is drawn."""
+    dataset = side.dataset
     # A pipeline folder gets published: training images go into it only where everybody has them anyway.
     publishable = dataset.license in OPEN_LICENSES
     to_publish = (output.parent / MODEL_INDEX).is_file()
     pairs = (output.parent if publishable or not to_publish else output.parent.parent) / "closest_pairs.png"
     closest = np.argsort(nearest.relative)[:PAIRS]
-    shown = (nearest.relative[closest], nearest.rows[closest, 0])
     title = (
         "Generated images nearest to a training image, whatever their position and brightness\n"
         "(distance ÷ that to the next 50: fresh images about 0.8)"
     )
-    ours = generated.images[closest]
+    ours = Pairs(
+        "generated", generated.images[closest], None, Nearest(nearest.distances[closest], nearest.rows[closest])
+    )
+    real, of_real = side.nearest_pairs(PAIRS, len(generated))
+    beside = [Pairs("real, fresh", real, None, of_real)] if len(real) else []
     with tempfile.TemporaryDirectory(dir=output.parent, prefix=".evaluation-") as folder:
         made = Path(folder)
         plot_ratios(metrics, made / "ratios.png")
-        plot_closest(ours, None, *shown, made / "closest_generated.png", title)
+        plot_closest([ours], made / "closest_generated.png", title)
         metrics.write(made / "metrics.json")
-        real = dataset.train.images[nearest.rows[closest, 0]]
-        plot_closest(ours, real, *shown, pairs, title)  # may lie on another disk
+        blocks = [one._replace(real=dataset.train.images[one.nearest.rows[:, 0]]) for one in [ours, *beside]]
+        more = ",\nand the nearest of as many fresh real images, for comparison" if beside else ""
+        plot_closest(blocks, pairs, title + more)  # may lie on another disk
         output.unlink(missing_ok=True)  # where it lies, the pictures are its own
         for name in ("ratios.png", "closest_generated.png"):
             (made / name).replace(output.with_name(name))

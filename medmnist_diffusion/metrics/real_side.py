@@ -8,7 +8,7 @@ import numpy as np
 
 from medmnist_diffusion.data.dataset import ImageDataset
 from medmnist_diffusion.data.duplicates import independent_rows
-from medmnist_diffusion.data.twins import Nearest, find_twins
+from medmnist_diffusion.data.twins import Nearest, find_twins, nearest_pictures
 from medmnist_diffusion.metrics import memorization
 from medmnist_diffusion.metrics.classifier import SmallCNN, real_data_classifier
 from medmnist_diffusion.metrics.evidence import LabelledValues
@@ -147,6 +147,27 @@ class RealSide:
     def relative_of_alone(self) -> np.ndarray:
         """The same of the training images `alone`."""
         return self._twins.relative["train"][self._twins.alone][: len(self.alone)]
+
+    def nearest_pairs(self, count: int, among: int) -> tuple[np.ndarray, Nearest]:
+        """Real images that lie as near to a training image as the nearest `count` of `among` independent ones do, in order, and
+        their nearest training images: what generated ones are to be seen beside. At most `count`; perhaps none."""
+        val, train = self.relative_of_held_out, self.relative_of_alone
+        order = np.argsort(np.concatenate([val, train]), kind="stable")
+        places = np.unique(np.arange(count) * len(order) // among)
+        chosen = order[places[places < len(order)]]
+        of_val, of_train = chosen[chosen < len(val)], self.alone[chosen[chosen >= len(val)] - len(val)]
+        images = np.concatenate([self.held_out.images[of_val], self.dataset.train.images[of_train]])
+        found = [
+            nearest_pictures(self.held_out.subset(of_val), self.dataset.train),
+            nearest_pictures(self.dataset.train.subset(of_train), self.dataset.train, of_train),
+        ]
+        width = min(one.distances.shape[1] for one in found)
+        distances, rows = (
+            np.concatenate([getattr(one, what)[:, :width] for one in found]) for what in ("distances", "rows")
+        )
+        nearest = Nearest(distances, rows)
+        by_nearness = np.argsort(nearest.relative, kind="stable")
+        return images[by_nearness], Nearest(distances[by_nearness], rows[by_nearness])
 
     def nearest_copies_of_held_out(self) -> NearestImages:
         """By pixels, mirrored and shifted as fits best."""

@@ -7,7 +7,7 @@ from medmnist_diffusion.metrics.evaluation import COPY_SHARES
 from medmnist_diffusion.metrics.intervals import holm
 
 COPYING = 0.01  # p-value below which the card says that the model copies
-# Of sets whose images are independent 0 to 0.6 % of the real images lie so near to a training image; of one with several pictures
+# Of sets whose images are independent 0 to 0.3 % of the real images lie so near to a training image; of one with several pictures
 # of a person 13 % (docs/metrics.md). Then nobody knows whether a generated image as near is a copy.
 MOST_NEAR = 0.05
 MOST_UNSEEN = 0.1  # a test that would not even see such a share of copies cannot say that there is no sign of any

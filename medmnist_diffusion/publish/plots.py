@@ -1,8 +1,9 @@
 """The pictures of runs, cards and evaluations, from result files and images, never from memory; a study draws its own."""
 
 import io
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import matplotlib
 import numpy as np
@@ -12,6 +13,7 @@ from medmnist_diffusion.artifacts import Metrics
 from medmnist_diffusion.data.conditioning import Conditioning
 from medmnist_diffusion.data.dataset import ImageDataset, Split, without_grey_axis
 from medmnist_diffusion.data.pictures import VIEWS, grid_picture, image_grid, pictures
+from medmnist_diffusion.data.twins import Nearest
 from medmnist_diffusion.diffusion.loss_log import BUCKETS
 from medmnist_diffusion.files import atomic_file
 from medmnist_diffusion.metrics.table import record_label, shown_in_ratio_plot
@@ -171,43 +173,67 @@ def plot_ratios(metrics: Metrics, path: Path) -> None:
     save_figure(figure, path)
 
 
-def plot_closest(
-    generated: np.ndarray, real: np.ndarray | None, distances: np.ndarray, rows: np.ndarray, path: Path, title: str
-) -> None:
-    """Generated images with their distance to the nearest training image and its row; below them, where given, that image.
+class Pairs(NamedTuple):
+    """Images, and the training images that they lie nearest to.
 
-    Args:
-        generated, real: uint8 N×H×W×C. Leave `real` out of anything that is published: it shows training images.
-        distances, rows: N, relative distances (data/twins.py) and rows of the training split.
+    Attributes:
+        name: what the images are.
+        images: uint8 N×H×W×C, or volumes.
+        real: the training images. Leave them out of anything that is published.
+        nearest: of the images, by which they are in order.
     """
-    lines = [generated] if real is None else [generated, real]
-    wide = _aspect(generated) < 0.5  # the views of a volume side by side: then a pair is a row
-    many, few = len(generated), len(lines)
-    height = 1.25 * few * min(1.0, 2 * _aspect(generated)) + 0.7
+
+    name: str
+    images: np.ndarray
+    real: np.ndarray | None
+    nearest: Nearest
+
+
+def plot_closest(blocks: Sequence[Pairs], path: Path, title: str) -> None:
+    """Each image with its relative distance (data/twins.py) to the nearest training image and that one's row; where given, the
+    training image. A block is a line or two; of volumes, whose views lie side by side, a column or two."""
+    lines = [
+        (pairs, name, images)
+        for pairs in blocks
+        for name, images in ((pairs.name, pairs.images), ("nearest in train", pairs.real))
+        if images is not None
+    ]
+    wide = _aspect(blocks[0].images) < 0.5
+    many, few = max(len(pairs.images) for pairs in blocks), len(lines)
+    height = 1.25 * few * min(1.0, 2 * _aspect(blocks[0].images)) + 0.7
     figure, axes = plt.subplots(
         *((many, few) if wide else (few, many)),
         figsize=(max(3.4 * few + 0.8, 6), 0.85 * many + 0.7) if wide else (1.15 * many, height),
         squeeze=False,
         constrained_layout=True,
     )
-    axes = axes.T if wide else axes
-    for line, (name, images) in enumerate(zip(("generated", "nearest in train"), lines, strict=False)):
-        for axis, image, distance, row in zip(axes[line], images, distances, rows, strict=True):
+    for axis in axes.flat:
+        axis.set(xticks=[], yticks=[])
+    for line, (pairs, name, images) in zip(axes.T if wide else axes, lines, strict=True):
+        last = images is pairs.real or pairs.real is None
+        for axis, image, distance, row in zip(
+            line, images, pairs.nearest.relative, pairs.nearest.rows[:, 0], strict=False
+        ):
             axis.imshow(without_grey_axis(pictures(image[None])[0]), cmap="gray", vmin=0, vmax=255)
-            axis.set(xticks=[], yticks=[])
-            if line < few - 1:
-                continue
-            if wide:
-                axis.yaxis.set_label_position("right")
-                axis.set_ylabel(f"{distance:.2f}\ntrain {row}", fontsize=7, rotation=0, ha="left", va="center")
-            else:
-                axis.set_xlabel(f"{distance:.2f}\ntrain {row}", fontsize=7)
+            if last:
+                _say_below(axis, f"{distance:.2f}\ntrain {row}", wide)
+        for axis in line[len(images) :]:
+            axis.axis("off")
         if wide:
-            axes[line, 0].set_title(name, fontsize=8)
+            line[0].set_title(name, fontsize=8)
         else:
-            axes[line, 0].set_ylabel(name, fontsize=8)
+            line[0].set_ylabel(name, fontsize=8)
     figure.suptitle(title, fontsize=9)
     save_figure(figure, path)
+
+
+def _say_below(axis: Any, text: str, beside: bool) -> None:
+    """A text below a picture, or beside it."""
+    if beside:
+        axis.yaxis.set_label_position("right")
+        axis.set_ylabel(text, fontsize=7, rotation=0, ha="left", va="center")
+    else:
+        axis.set_xlabel(text, fontsize=7)
 
 
 def save_figure(figure: Any, path: Path, dpi: int = 90) -> None:

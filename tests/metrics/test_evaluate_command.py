@@ -66,13 +66,17 @@ def test_the_same_images_give_the_same_file(evaluated: Path, small_npz: Path) ->
 
 
 def test_two_processes_measure_the_same(evaluated: Path, small_npz: Path, tmp_path: Path) -> None:
+    """What no classifier has a part in: those of the fixture were trained for fewer steps."""
     result = run_python(
         "-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2", "-m", "medmnist_diffusion.cli",
-        "evaluate", str(evaluated / "fresh.npz"), "--dataset", str(small_npz), "--features", "classifier", "texture",
-        "--output", str(tmp_path / "two.json"), cwd=tmp_path,
+        "evaluate", str(evaluated / "fresh.npz"), "--dataset", str(small_npz), "--features", "texture", "--output",
+        str(tmp_path / "two.json"), cwd=tmp_path,
     )  # fmt: skip
     assert result.returncode == 0, result.stderr[-2000:]
-    one, two = Metrics.read(evaluated / "m.json").metrics, Metrics.read(tmp_path / "two.json").metrics
+    one, two = (
+        [record for record in Metrics.read(path).metrics if record.extractor != "classifier"]
+        for path in (evaluated / "m.json", tmp_path / "two.json")
+    )
     assert [record_label(record) for record in two] == [record_label(record) for record in one]
     for record, other in zip(one, two, strict=True):
         assert other.value == pytest.approx(record.value, rel=1e-4, abs=1e-4), record_label(record)

@@ -17,6 +17,16 @@ from medmnist_diffusion.metrics.real_side import RealSide
 from .helpers import fresh
 
 
+def test_pairs_to_compare_with_are_as_near_as_their_place_says(small: ImageDataset) -> None:
+    side = RealSide(small)
+    every = np.sort(np.concatenate([side.relative_of_held_out, side.relative_of_alone]))
+    images, nearest = side.nearest_pairs(10, len(every))
+    assert nearest.relative == pytest.approx(every[:10], rel=1e-4)
+    assert len(images) == 10
+    assert side.nearest_pairs(10, len(every) // 3)[1].relative == pytest.approx(every[:30:3], rel=1e-4)
+    assert side.nearest_pairs(10, 10 * len(every))[1].relative == pytest.approx(every[:1], rel=1e-4)
+
+
 def not_again(*args: object, **options: object) -> None:
     raise AssertionError("this was computed before")
 
