@@ -195,7 +195,7 @@ def main(argv: Sequence[str]) -> None:
                 continue
             tasks[task.name] = soak(task, Path(temporary) / task.name, random.Random(args.seed))  # noqa: S311
             result = {
-                "command": "python benchmarks/soak.py",
+                "command": f"python benchmarks/soak.py --kills {' '.join(map(str, args.kills))}",
                 "machine": describe_machine(),
                 "mixed_precision_of_the_training": PRECISION,
                 "kills": sum(one["kills"] for one in tasks.values()),

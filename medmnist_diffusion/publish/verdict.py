@@ -7,6 +7,7 @@ from medmnist_diffusion.publish.copies import copy_tests
 REALISM = ((1.25, "Yes, as far as these figures see"), (3.0, "Nearly"), (10.0, "Not yet"), (float("inf"), "No"))
 # Of the classifier's accuracy ÷ that on real images: from this on the answer is …
 CLASS_SHOWN = ((0.97, "Yes"), (0.85, "Mostly"), (0.0, "Not reliably"))
+SEES_LABELS = 0.6  # AUC below which a classifier is no judge
 
 
 def verdict(metrics: Metrics) -> list[str]:
@@ -39,6 +40,8 @@ def _realistic(metrics: Metrics) -> list[str]:
 
 
 def _of_their_class(metrics: Metrics) -> list[str]:
+    if several := _overall(metrics, "label_auc"):
+        return _of_their_labels(several[0])
     found = _overall(metrics, "label_accuracy")
     if not found:
         return ["Do they show their class? Not measured."]
@@ -48,6 +51,22 @@ def _of_their_class(metrics: Metrics) -> list[str]:
         f"Do they show their class? {answer}.",
         f"  A classifier of real images sees the asked-for class in {record.value:.0%} of them, and in {record.floor:.0%} of real "
         "ones.",
+    ]
+
+
+def _of_their_labels(record: MetricRecord) -> list[str]:
+    """The same of several labels an image, by how far the AUC is above chance."""
+    if record.floor < SEES_LABELS:
+        return [
+            "Do they show their labels? That cannot be judged.",
+            "  In real images, too, a classifier of real images tells labels hardly better than chance (AUC "
+            f"{record.floor:.2f}; 0.5 is chance): it had too few images to learn from.",
+        ]
+    shown = (record.value - 0.5) / (record.floor - 0.5)
+    return [
+        f"Do they show their labels? {next(answer for limit, answer in CLASS_SHOWN if max(shown, 0) >= limit)}.",
+        f"  A classifier of real images tells whether a label was asked for with an AUC of {record.value:.2f}, and in real ones "
+        f"whether it is there with {record.floor:.2f} (0.5 is chance).",
     ]
 
 
