@@ -239,9 +239,7 @@ class MetricRecord(BaseModel):
     difference_interval: tuple[float, float] | None = None
     p_value: float | None = None  # of the hypothesis that nothing is copied
     detectable: float | None = None  # the smallest share of copies that the test would call more than chance
-    near_fresh: float | None = (
-        None  # the share of the real images that are as near to train as one person's pictures may be
-    )
+    near_fresh: float | None = None  # share of the real images as near to train as a person's next picture is
     n_real: int
     n_generated: int
     reference_split: str
