@@ -111,7 +111,7 @@ def described(path: Path, folder: Path) -> Path:
 def figure(metrics: Metrics, names: Sequence[str], extractor: str | None) -> dict[str, Any] | None:
     """A figure of all classes together with its floor, and how it compares; None where it could not be measured."""
 
-    record = find(metrics, names, extractor)
+    record = find(metrics.metrics, names, extractor)
     if record is None:
         return None
     kept = ("name", "value", "interval", "floor", "p_value", "n_generated")

@@ -312,9 +312,7 @@ def _write(metrics: Metrics, output: Path, side: RealSide, generated: Split, nea
         "Generated images nearest to a training image, whatever their position and brightness\n"
         "(distance ÷ that to the next 50: fresh images about 0.8)"
     )
-    ours = Pairs(
-        "generated", generated.images[closest], None, Nearest(nearest.distances[closest], nearest.rows[closest])
-    )
+    ours = Pairs("generated", generated.images[closest], None, nearest.subset(closest))
     real, of_real = side.nearest_pairs(PAIRS, len(generated))
     beside = [Pairs("real, fresh", real, None, of_real)] if len(real) else []
     with tempfile.TemporaryDirectory(dir=output.parent, prefix=".evaluation-") as folder:

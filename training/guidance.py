@@ -20,12 +20,12 @@ from medmnist_diffusion.errors import UserError
 from medmnist_diffusion.files import write_json
 from medmnist_diffusion.metrics.evaluation import evaluate_images
 from medmnist_diffusion.metrics.real_side import RealSide
+from medmnist_diffusion.publish.models import LABELS, find
 from medmnist_diffusion.samples import draw
 
 logger = logging.getLogger(__name__)
 SCALES = (1.0, 1.1, 1.2)  # more did harm wherever it was tried
 IMAGES, OTHER_SEEDS = 500, 1_000_000  # drawn for the choice: by other seeds than those that are judged afterwards
-RIGHT_LABEL = ("label_accuracy", "label_auc")
 
 
 def tune_guidance(folder: Path, real: RealSide, sampling: Sampling) -> float:
@@ -51,7 +51,7 @@ def tune_guidance(folder: Path, real: RealSide, sampling: Sampling) -> float:
         found = evaluate_images(
             dataset, images, [], seed=real.seed, per_class=False, parts=("labels",), real_side=real
         )
-        record = next((one for one in found.records if one.name in RIGHT_LABEL and one.class_ is None), None)
+        record = find(found.records, LABELS, None)
         if record is None:
             raise UserError(f"guidance cannot be chosen: {'; '.join(found.refused) or 'labels were not judged'}.")
         logger.info("Guidance %g: right label %.3f, in held-out images %.3f.", scale, record.value, record.floor)

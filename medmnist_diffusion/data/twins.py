@@ -45,6 +45,10 @@ class Nearest:
     distances: np.ndarray
     rows: np.ndarray
 
+    def subset(self, queries: np.ndarray) -> "Nearest":
+        """Those of some queries."""
+        return Nearest(self.distances[queries], self.rows[queries])
+
     @property
     def links(self) -> np.ndarray:
         """float N×K: each distance ÷ the mean of those from the second on; 1 where there are no ten to compare with."""

@@ -167,7 +167,7 @@ class RealSide:
         )
         nearest = Nearest(distances, rows)
         by_nearness = np.argsort(nearest.relative, kind="stable")
-        return images[by_nearness], Nearest(distances[by_nearness], rows[by_nearness])
+        return images[by_nearness], nearest.subset(by_nearness)
 
     def nearest_copies_of_held_out(self) -> NearestImages:
         """By pixels, mirrored and shifted as fits best."""

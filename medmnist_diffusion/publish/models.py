@@ -1,6 +1,6 @@
 """The pipelines that come with the package, each with its key figures: what `medmnist-diffusion models` prints."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from rich import box
@@ -60,13 +60,13 @@ def model_row(folder: Path) -> list[str]:
 
 def ratio(metrics: Metrics, names: Sequence[str], extractor: str | None) -> str:
     """The first of these figures that was measured, of all classes together, ÷ the same of real images."""
-    record = find(metrics, names, extractor)
+    record = find(metrics.metrics, names, extractor)
     return "–" if record is None or not record.floor else f"{record.value / record.floor:.2f}"
 
 
-def find(metrics: Metrics, names: Sequence[str], extractor: str | None) -> MetricRecord | None:
+def find(records: Iterable[MetricRecord], names: Sequence[str], extractor: str | None) -> MetricRecord | None:
     """The first of these figures that was measured, of all classes together."""
-    found = (r for r in metrics.metrics if r.class_ is None and r.name in names and extractor in (None, r.extractor))
+    found = (r for r in records if r.class_ is None and r.name in names and extractor in (None, r.extractor))
     return next(found, None)
 
 
