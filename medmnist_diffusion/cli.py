@@ -273,6 +273,40 @@ def card(pipeline: Path, load_from: str | None) -> None:
     click.echo(f"Written to {write_card(pipeline, load_from)}")
 
 
+@commands.group(cls=Group)
+def export() -> None:
+    """A pipeline for programs that have no PyTorch."""
+
+
+@export.command("onnx")
+@click.argument("pipeline", type=FOLDER_OR_FILE)
+@click.option("--output", type=FOLDER_OR_FILE, required=True, help="A .onnx file.")
+def export_onnx(pipeline: Path, output: Path) -> None:
+    """The network as ONNX, compared with PyTorch's results before it is written.
+
+    PIPELINE is a folder, or a name of `medmnist-diffusion models`. The file's metadata say how images come out of it.
+    """
+    from medmnist_diffusion.publish.onnx_export import export_onnx
+
+    click.echo(f"Written to {export_onnx(pipeline, output)}")
+
+
+@commands.command()
+@click.argument("pipeline", type=FOLDER_OR_FILE)
+@click.option("--output", type=FOLDER_OR_FILE, required=True, help="A new folder, or one that this command wrote.")
+@click.option(
+    "--runtime", type=FOLDER_OR_FILE, help="The file of the npm package onnxruntime-web (default: npm gets it, once)."
+)
+def page(pipeline: Path, output: Path, runtime: Path | None) -> None:
+    """A folder that makes images in anybody's browser, without a server that computes.
+
+    PIPELINE is a folder, or a name of `medmnist-diffusion models`. Any web server shows it, also a static Space of the Hub.
+    """
+    from medmnist_diffusion.app.page import write_page
+
+    write_page(pipeline, output, runtime)
+
+
 @commands.command()
 @click.argument("pipeline", type=FOLDER_OR_FILE)
 @options.publishing_options

@@ -33,6 +33,7 @@ settings.load_profile("ci")
 
 ROOT = Path(__file__).resolve().parent.parent
 CliError = Callable[..., str]  # the fixture `cli_error`
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 REAL_DATA = Path(os.environ.get("MEDMNIST_ROOT") or ROOT.parent / "shared" / "data" / "medmnist")
 
 

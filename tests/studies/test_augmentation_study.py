@@ -27,6 +27,7 @@ from medmnist_diffusion.studies.augmentation.arms import (
     with_controls,
 )
 from medmnist_diffusion.studies.augmentation.draws import DRAWS
+from tests.conftest import CHROMIUM
 
 SMALL = [
     "--shares", "0.2", "1", "--imbalance", "0", "--seeds", "2", "--max_train_steps", "20", "--classifier_steps", "6",
@@ -178,9 +179,6 @@ def test_mistakes_are_named(small_npz: Path, cli_error: Callable[..., str], tmp_
     assert "--imbalance" in cli_error(*start, "--imbalance", "1.5")
     assert "Did you mean diverse-25?" in cli_error(*start, "--arms", "real", "divers-25")
     assert "'synthetic-100' is no arm" in cli_error(*start, "--arms", "synthetic-100")
-
-
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 
 
 @pytest.mark.skipif(CHROMIUM is None, reason="needs chromium (Debian: apt install chromium)")

@@ -1,0 +1,132 @@
+"""A folder that makes images in anybody's browser: the network as ONNX, its sampler as a table, and a page. No server of ours.
+
+Any web server that sends files will do, such as a static Space of the Hugging Face Hub. Nothing that a reader does leaves the
+reader's machine; the page's own rules (its Content-Security-Policy) forbid it.
+"""
+
+import base64
+import hashlib
+import logging
+import shutil
+import subprocess
+import tarfile
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import yaml
+
+from medmnist_diffusion.artifacts import Metrics, TrainingSummary
+from medmnist_diffusion.cache import cache_dir
+from medmnist_diffusion.data.dataset import size_in_words
+from medmnist_diffusion.diffusion.samplers import DEFAULT_SAMPLER, DEFAULT_STEPS
+from medmnist_diffusion.diffusion.sampling import load_pipeline
+from medmnist_diffusion.errors import UserError, one_line
+from medmnist_diffusion.files import atomic_file, atomic_folder, write_json, write_text
+from medmnist_diffusion.publish.licences import license_of
+from medmnist_diffusion.publish.onnx_export import description, export_onnx, sampler_table
+from medmnist_diffusion.publish.verdict import verdict
+from medmnist_diffusion.shipped import pipeline_folder
+
+logger = logging.getLogger(__name__)
+STATIC = Path(__file__).parent / "static_page"
+# The npm package that runs the network in a browser (MIT licence), and the hash by which npm's registry knows it.
+RUNTIME, VERSION = "onnxruntime-web", "1.30.0"
+INTEGRITY = "q0y+JrrtukXSzsBWEMccVfqX25LRmosXHF+CaRJmg8pZClzcV7svNc4rKY3jL02Vb7QmRMDs1SigqR4CXAfKYQ=="
+RUNTIME_FILES = ("ort.wasm.min.mjs", "ort-wasm-simd-threaded.mjs", "ort-wasm-simd-threaded.wasm")
+GET_IT = f"`npm pack {RUNTIME}@{VERSION}` gets the file on a machine with a network; give it by --runtime."
+
+
+def write_page(pipeline: str | Path, output: str | Path, runtime: Path | None = None) -> Path:
+    """Write the folder.
+
+    Args:
+        pipeline: a pipeline folder, or a name of `medmnist-diffusion models`.
+        output: a new folder, or one that this wrote.
+        runtime: the file of the npm package onnxruntime-web; default: `npm pack` gets it, once.
+
+    Raises:
+        UserError: if `output` is something else, or the network or its runtime cannot be had.
+    """
+    folder, output = pipeline_folder(pipeline), Path(output).expanduser()
+    if output.exists() and not (output / "page.json").is_file():
+        raise UserError(f"{output} is there, and is no page that was written before. Give another --output.")
+    page = page_content(folder)
+    with atomic_folder(output) as temporary:
+        for source in STATIC.iterdir():
+            shutil.copy(source, temporary)
+        export_onnx(folder, temporary / "network.onnx")
+        _unpack_runtime(runtime or _runtime_of_npm(), temporary / "runtime")
+        write_json(temporary / "page.json", page)
+        write_text(temporary / "README.md", _space_card(page, TrainingSummary.of(folder)))
+    logger.info("Written to %s. To look at it: python -m http.server --directory %s", output, output)
+    return output
+
+
+def page_content(folder: Path) -> dict[str, Any]:
+    """What the page shows and what its sampler needs: page.json."""
+    pipe, summary = load_pipeline(folder), TrainingSummary.of(folder)
+    dataset = summary.dataset
+    figures = Metrics.read(folder / "metrics.json") if (folder / "metrics.json").is_file() else None
+    kind = "volumes" if len(dataset.full_shape) > 3 else "images"
+    about = (
+        f"Generated {kind} of {size_in_words(dataset.full_shape)}, by a diffusion model that learned from "
+        f"{summary.training_images:,} {kind} of {dataset.name}."
+    )
+    return {
+        "name": folder.resolve().name,
+        "title": f"Images like those of {dataset.name}",
+        "about": about,
+        "figures": [line.strip() for line in verdict(figures)] if figures else ["They have not been measured."],
+        "footer": f"Licence: {license_of(summary)}. Data: {dataset.citation} Made by medmnist-diffusion. Runs by {RUNTIME} {VERSION}.",
+        **description(pipe),
+        **sampler_table(pipe, DEFAULT_STEPS[DEFAULT_SAMPLER]),
+    }
+
+
+def _space_card(page: dict[str, Any], summary: TrainingSummary) -> str:
+    """README.md as a static Space of the Hub needs it."""
+    header = {"title": page["title"], "emoji": "🩻", "sdk": "static", "app_file": "index.html", "pinned": False}
+    return (
+        f"---\n{yaml.safe_dump(header, allow_unicode=True, sort_keys=False)}---\n\n{page['about']} Research only, not for diagnosis.\n\n"
+        f"The page needs a web server that sends these files, and nothing else: `python -m http.server`. {page['footer']}\n"
+    )
+
+
+def _runtime_of_npm() -> Path:
+    """The package's file from the cache; where it is not there, npm gets it."""
+    kept = cache_dir() / "npm" / f"{RUNTIME}-{VERSION}.tgz"
+    if kept.is_file():
+        return kept
+    if (npm := shutil.which("npm")) is None:
+        raise UserError(f"the page needs the npm package {RUNTIME} {VERSION}, and npm is not installed here. {GET_IT}")
+    kept.parent.mkdir(parents=True, exist_ok=True)
+    with atomic_file(kept) as temporary:
+        command = [npm, "pack", "--silent", "--pack-destination", str(temporary.parent), f"{RUNTIME}@{VERSION}"]
+        done = subprocess.run(command, capture_output=True, text=True, cwd=temporary.parent)
+        if done.returncode:
+            said = one_line(UserError(done.stderr.strip() or done.stdout.strip()))
+            raise UserError(f"npm could not get {RUNTIME} {VERSION} ({said}). {GET_IT}")
+        (temporary.parent / kept.name).replace(temporary)
+        _check_runtime(temporary)
+    return kept
+
+
+def _check_runtime(path: Path) -> None:
+    try:
+        known = base64.b64encode(hashlib.sha512(path.read_bytes()).digest()).decode()
+    except OSError as error:
+        raise UserError(f"{path} cannot be read ({one_line(error)}). {GET_IT}") from None
+    if known != INTEGRITY:
+        raise UserError(f"{path} is not {RUNTIME} {VERSION}: its hash is another. {GET_IT}")
+
+
+def _unpack_runtime(path: Path, folder: Path) -> None:
+    """The few files of the npm package that a page needs."""
+    _check_runtime(path)
+    folder.mkdir()
+    with tarfile.open(path) as archive:
+        for member in archive:
+            inside = PurePosixPath(member.name)
+            if inside.parent == PurePosixPath("package/dist") and inside.name in RUNTIME_FILES:
+                content: Any = archive.extractfile(member)
+                (folder / inside.name).write_bytes(content.read())

@@ -1,0 +1,191 @@
+"""The page in a real browser: the same seed makes the image that Python makes; every control, by mouse, key and on a phone."""
+
+import functools
+import http.server
+import json
+import shutil
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from playwright.sync_api import Browser, Page, expect, sync_playwright
+
+from medmnist_diffusion.app import page as page_module
+from medmnist_diffusion.app.page import RUNTIME, VERSION, page_content, write_page
+from medmnist_diffusion.diffusion.sampling import load_pipeline
+from medmnist_diffusion.shipped import pipeline_folder
+from tests.conftest import CHROMIUM, ROOT, CliError
+from tests.pipelines.test_kinds import made
+
+NPM_FILE = ROOT / "build" / f"{RUNTIME}-{VERSION}.tgz"
+needs_browser = pytest.mark.skipif(CHROMIUM is None, reason="needs chromium (Debian: apt install chromium)")
+needs_runtime = pytest.mark.skipif(
+    not NPM_FILE.is_file(), reason=f"needs {RUNTIME} {VERSION} (npm pack --pack-destination build {RUNTIME}@{VERSION})"
+)
+
+ALLOWED = ("data:", "blob:")  # nothing else is asked for but the page's own folder
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    with sync_playwright() as playwright:
+        running = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox", "--disable-gpu"])
+        yield running
+        running.close()
+
+
+@pytest.fixture(scope="module")
+def address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The page of a shipped pipeline, served as a static Space would."""
+    folder = write_page("pneumoniamnist-28", tmp_path_factory.mktemp("page") / "page", NPM_FILE)
+
+    class Quiet(http.server.SimpleHTTPRequestHandler):
+        def log_message(self, *_: Any) -> None:
+            pass
+
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(Quiet, directory=str(folder)))
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield f"http://127.0.0.1:{server.server_port}/"
+    server.shutdown()
+
+
+@pytest.fixture
+def page(browser: Browser, address: str) -> Iterator[Page]:
+    """A new tab of a phone's width; whatever the console complains of fails the test."""
+    tab, complaints = browser.new_page(viewport={"width": 375, "height": 700}), []
+    tab.on("console", lambda message: complaints.append(message.text) if message.type == "error" else None)
+    tab.on("pageerror", lambda error: complaints.append(str(error)))
+    own = (*ALLOWED, address)
+    tab.on("request", lambda request: None if request.url.startswith(own) else complaints.append(request.url))
+    tab.goto(address)
+    expect(tab.locator("body[data-ready]")).to_be_attached()
+    yield tab
+    tab.close()
+    assert not complaints
+
+
+def pixels_of(tab: Page, index: int) -> np.ndarray:
+    """Grey levels H×W of a canvas."""
+    flat = tab.locator("#images canvas").nth(index).evaluate(
+        "c => Array.from(c.getContext('2d').getImageData(0, 0, c.width, c.height).data)"
+    )
+    return np.array(flat, np.int16).reshape(28, 28, 4)[..., 0]
+
+
+def make(tab: Page, count: int, seed: int, label: str | None = None, guidance: str | None = None) -> None:
+    tab.fill("#count", str(count))
+    tab.fill("#seed", str(seed))
+    if label:
+        tab.get_by_label(label, exact=True).check()
+    if guidance:
+        tab.fill("#guidance", guidance)
+    tab.click("#make")
+    expect(tab.locator("#status")).to_contain_text(" s. Press one", timeout=120_000)
+
+
+@needs_browser
+@needs_runtime
+@pytest.mark.parametrize("guidance", [1.0, 1.5])
+def test_the_same_seed_makes_the_same_image_as_python(page: Page, guidance: float) -> None:
+    make(page, 5, 4294967294, "pneumonia", str(guidance))  # 2³² − 2, and over the end to 0
+    pipe = load_pipeline("pneumoniamnist-28")
+    seeds = [4294967294, 4294967295, 0, 1, 2]
+    wanted = pipe(
+        ["pneumonia"] * 5,
+        generator=[torch.Generator().manual_seed(seed) for seed in seeds],
+        timesteps=pipe.fast_timesteps(10),
+        guidance_scale=guidance,
+    ).images
+    for index, image in enumerate(wanted):
+        assert np.abs(pixels_of(page, index) - np.asarray(image, np.int16)).max() <= 2
+    code = page.locator("#again pre").text_content()
+    names: dict[str, Any] = {}
+    exec(code, names)  # what the page tells the reader to run
+    assert [np.abs(np.asarray(a, int) - np.asarray(b, int)).max() for a, b in zip(names["images"], wanted, strict=True)] == [0] * 5
+
+
+@needs_browser
+@needs_runtime
+def test_by_key_and_saved(page: Page) -> None:
+    page.locator("input[name=label]").first.focus()
+    page.keyboard.press("ArrowDown")  # the first class
+    page.locator("#count").focus()
+    page.keyboard.press("Control+A")
+    page.keyboard.type("3")
+    page.keyboard.press("Enter")
+    expect(page.locator("#status")).to_contain_text("3 images in", timeout=120_000)
+    expect(page.locator("#images button")).to_have_count(3)
+    expect(page.locator("#images button").first).to_contain_text("normal, seed 0")
+    page.locator("#images button").nth(1).focus()
+    with page.expect_download() as download:
+        page.keyboard.press("Enter")
+    assert download.value.suggested_filename == "pneumoniamnist-28-normal-1.png"
+    saved = np.asarray(Image.open(download.value.path()).convert("L"), np.int16)
+    np.testing.assert_array_equal(saved, pixels_of(page, 1))
+    with page.expect_download() as download:
+        page.click("#save")
+    assert Image.open(download.value.path()).size == (56, 56)
+    assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
+
+
+@needs_browser
+@needs_runtime
+def test_stopped_and_made_again(page: Page) -> None:
+    page.fill("#count", "64")
+    page.click("#make")
+    page.click("#stop")
+    expect(page.locator("#status")).to_have_text("Stopped.")
+    make(page, 2, 0)
+    expect(page.locator("#images button").nth(1)).to_contain_text("pneumonia, seed 1")  # each class in turn
+
+
+@needs_browser
+@needs_runtime
+def test_numbers_out_of_range_are_refused_by_the_browser(page: Page) -> None:
+    for name, value in (("count", "65"), ("count", "0"), ("seed", "-1"), ("guidance", "0.5")):
+        page.fill(f"#{name}", value)
+        page.click("#make")
+        assert not page.locator(f"#{name}").evaluate("input => input.validity.valid")
+        expect(page.locator("#images button")).to_have_count(0)
+        page.fill(f"#{name}", "1")
+
+
+@needs_runtime
+def test_the_folder_is_small_and_whole(tmp_path: Path) -> None:
+    folder = write_page("phantom-28", tmp_path / "page", NPM_FILE)
+    without_runtime = sum(path.stat().st_size for path in folder.iterdir() if path.is_file())
+    assert without_runtime < 8e6
+    assert (folder / "README.md").read_text().startswith("---\ntitle: ")
+    assert "sdk: static" in (folder / "README.md").read_text()
+    write_page("phantom-28", folder, NPM_FILE)  # over itself
+
+
+def test_volumes_and_several_labels_are_described(tmp_path: Path) -> None:
+    for pipe in (made((1, 8, 16, 16)), made(multi_label=True)):
+        known = page_module.description(pipe)
+        assert json.loads(json.dumps(known)) == known
+        assert known["multi_label"] == pipe.multi_label
+        assert np.prod(known["encoded_shape"]) == np.prod(known["image_shape"])
+
+
+def test_figures_are_those_of_the_card() -> None:
+    page = page_content(pipeline_folder("pneumoniamnist-28"))
+    assert any("No sign" in line for line in page["figures"])
+    assert len(page["weights"]) == len(page["timesteps"]) == 10
+    assert all(len(row) == step + 2 for step, row in enumerate(page["weights"]))
+
+
+def test_mistakes(tmp_path: Path, cli_error: CliError, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "other.tgz").write_bytes(b"something else")
+    assert "is no page" in cli_error("page", "phantom-28", "--output", str(tmp_path / "mine"))
+    output = str(tmp_path / "page")
+    assert "its hash is another" in cli_error("page", "phantom-28", "--output", output, "--runtime", str(tmp_path / "other.tgz"))
+    monkeypatch.setattr(shutil, "which", lambda name: None)
+    assert "npm is not installed here" in cli_error("page", "phantom-28", "--output", output)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["mine", "other.tgz"]
