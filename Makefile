@@ -11,7 +11,7 @@ INSIDE := pipelines training model_cards
 PARALLEL := --numprocesses logical --maxprocesses 4 --dist loadfile
 
 .DEFAULT_GOAL := help
-.PHONY: help install install-locked audit-dependencies demo test test-slow lint sanity evaluation-cost benchmark docs clean
+.PHONY: help install install-locked audit-dependencies demo test test-slow lint sanity evaluation-cost benchmark wheel app docs clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 18
@@ -53,6 +53,13 @@ lint: $(INSTALLED) ## ruff (style, size of functions), mypy (types), import-lint
 	MYPYPATH=$(LINKED) $(BIN)/mypy -p medmnist_diffusion
 	MYPYPATH=$(LINKED):benchmarks $(BIN)/mypy tests benchmarks
 	cd $(LINKED) && $(abspath $(BIN))/lint-imports $(CURDIR)/pyproject.toml
+
+wheel: ## the package as a file, in dist
+	$(PYTHON) -m venv build/wheel && build/wheel/bin/pip install --quiet build
+	rm -rf dist && build/wheel/bin/python -m build --wheel --outdir dist .
+
+app: $(INSTALLED) ## the page to look at pipelines
+	$(BIN)/medmnist-diffusion app
 
 docs: $(INSTALLED) ## the documentation site, in build/docs; a warning, such as a dead link, is an error
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[docs]'

@@ -35,5 +35,6 @@ OTHER_SPELLINGS = {
     "save_model_epochs": "It is --checkpointing_steps here.",
     "resume_from_checkpoint": "The same command on the same --output_dir resumes by itself.",
     "hub_token": "Log in by `hf auth login`, or set HF_TOKEN.",
+    "rate": "Real or generated? is on the page of `medmnist-diffusion app PIPELINE --dataset DATASET`.",
     "cache_dir": "MEDMNIST_DIFFUSION_CACHE names the cache, --root where MedMNIST files lie.",
 }

@@ -292,6 +292,36 @@ def export_onnx(pipeline: Path, output: Path) -> None:
 
 
 @commands.command()
+@click.argument("pipelines", nargs=-1, type=FOLDER_OR_FILE)
+@click.option(
+    "--dataset",
+    "datasets",
+    multiple=True,
+    metavar="DATASET ...",
+    help="What the pipelines were trained on: shows beside each image the nearest of these, and asks real or generated?",
+)
+@click.option("--root", help="Where MedMNIST files lie (default: $MEDMNIST_ROOT, else ~/.medmnist).")
+@click.option("--port", type=click.IntRange(1024, 65535), help="Default: the first free one from 7860 on.")
+@click.option("--output", type=FOLDER_OR_FILE, default=Path("runs/app"), help="For ratings (default runs/app).")
+@click.option("--no_browser", is_flag=True, help="Open none.")
+def app(
+    pipelines: tuple[Path, ...],
+    datasets: tuple[str, ...],
+    root: str | None,
+    port: int | None,
+    output: Path,
+    no_browser: bool,
+) -> None:
+    """A page to look at pipelines: make images, vary one of yours, read the figures, rate real or generated.
+
+    PIPELINES are folders, or names of `medmnist-diffusion models` (default: all of these). It is served on this machine only.
+    """
+    from medmnist_diffusion.app.start import start
+
+    start(pipelines, [name for name in datasets if name != options.NOTHING], root, port, output, not no_browser)
+
+
+@commands.command()
 @click.argument("pipeline", type=FOLDER_OR_FILE)
 @click.option("--output", type=FOLDER_OR_FILE, required=True, help="A new folder, or one that this command wrote.")
 @click.option(
@@ -376,9 +406,6 @@ def study() -> None:
 )
 @click.option("--inception_weights", type=FOLDER_OR_FILE, help="The official weights file.")
 @options.study_options("this process, with all cores")
-@click.option(
-    "--rate", is_flag=True, help="Rate images of the finished study's best loss in a browser: real or generated?"
-)
 @click.pass_context
 def study_loss(ctx: click.Context, /, **given: Any) -> None:
     """Which loss, which recipe? The source study's table, redone with floors, seeds and tests."""

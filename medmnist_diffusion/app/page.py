@@ -77,7 +77,8 @@ def page_content(folder: Path) -> dict[str, Any]:
         "title": f"Images like those of {dataset.name}",
         "about": about,
         "figures": [line.strip() for line in verdict(figures)] if figures else ["They have not been measured."],
-        "footer": f"Licence: {license_of(summary)}. Data: {dataset.citation} Made by medmnist-diffusion. Runs by {RUNTIME} {VERSION}.",
+        "footer": f"Licence: {license_of(summary)}. Data: {dataset.citation} Made by medmnist-diffusion; runs by {RUNTIME} "
+        f"{VERSION}.",
         **description(pipe),
         **sampler_table(pipe, DEFAULT_STEPS[DEFAULT_SAMPLER]),
     }
@@ -87,7 +88,8 @@ def _space_card(page: dict[str, Any], summary: TrainingSummary) -> str:
     """README.md as a static Space of the Hub needs it."""
     header = {"title": page["title"], "emoji": "🩻", "sdk": "static", "app_file": "index.html", "pinned": False}
     return (
-        f"---\n{yaml.safe_dump(header, allow_unicode=True, sort_keys=False)}---\n\n{page['about']} Research only, not for diagnosis.\n\n"
+        f"---\n{yaml.safe_dump(header, allow_unicode=True, sort_keys=False)}---\n\n"
+        f"{page['about']} Research only, not for diagnosis.\n\n"
         f"The page needs a web server that sends these files, and nothing else: `python -m http.server`. {page['footer']}\n"
     )
 

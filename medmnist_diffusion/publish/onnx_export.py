@@ -20,8 +20,8 @@ METADATA = "medmnist_diffusion"  # the key of the file's metadata that holds `de
 
 
 class Network(torch.nn.Module):
-    """The UNet with labels as a caller knows them: ids int64 N, or of several labels an image whether each is there, float N×(K+1),
-    the last of them for *unknown*."""
+    """The UNet with labels as a caller knows them: ids int64 N, or of several labels an image whether each is there, float
+    N×(K+1), the last of them for *unknown*."""
 
     def __init__(self, pipe: ClassConditionalDDPMPipeline) -> None:
         super().__init__()
@@ -74,7 +74,9 @@ def export_onnx(pipeline: str | Path, output: str | Path) -> Path:
             (got,) = session.run(None, {name: value.numpy() for name, value in example.items()})
             off = float(np.abs(got - wanted).max())
             if not off <= TOLERANCE:
-                raise UserError(f"the ONNX network differs from torch's by {off:.2g}; up to {TOLERANCE:g} is rounding.")
+                raise UserError(
+                    f"the ONNX network differs from torch's by {off:.2g}; up to {TOLERANCE:g} is rounding."
+                )
     return Path(output)
 
 

@@ -13,30 +13,26 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from playwright.sync_api import Browser, Page, expect, sync_playwright
+from playwright.sync_api import Browser, Page, expect
 
 from medmnist_diffusion.app import page as page_module
 from medmnist_diffusion.app.page import RUNTIME, VERSION, page_content, write_page
 from medmnist_diffusion.diffusion.sampling import load_pipeline
 from medmnist_diffusion.shipped import pipeline_folder
-from tests.conftest import CHROMIUM, ROOT, CliError
+from tests.app.browser import needs_browser, running_browser, watched_page
+from tests.conftest import ROOT, CliError
 from tests.pipelines.test_kinds import made
 
 NPM_FILE = ROOT / "build" / f"{RUNTIME}-{VERSION}.tgz"
-needs_browser = pytest.mark.skipif(CHROMIUM is None, reason="needs chromium (Debian: apt install chromium)")
 needs_runtime = pytest.mark.skipif(
     not NPM_FILE.is_file(), reason=f"needs {RUNTIME} {VERSION} (npm pack --pack-destination build {RUNTIME}@{VERSION})"
 )
 
-ALLOWED = ("data:", "blob:")  # nothing else is asked for but the page's own folder
-
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
-    with sync_playwright() as playwright:
-        running = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox", "--disable-gpu"])
-        yield running
-        running.close()
+    with running_browser() as browser:
+        yield browser
 
 
 @pytest.fixture(scope="module")
@@ -56,23 +52,17 @@ def address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
 @pytest.fixture
 def page(browser: Browser, address: str) -> Iterator[Page]:
-    """A new tab of a phone's width; whatever the console complains of fails the test."""
-    tab, complaints = browser.new_page(viewport={"width": 375, "height": 700}), []
-    tab.on("console", lambda message: complaints.append(message.text) if message.type == "error" else None)
-    tab.on("pageerror", lambda error: complaints.append(str(error)))
-    own = (*ALLOWED, address)
-    tab.on("request", lambda request: None if request.url.startswith(own) else complaints.append(request.url))
-    tab.goto(address)
-    expect(tab.locator("body[data-ready]")).to_be_attached()
-    yield tab
-    tab.close()
-    assert not complaints
+    with watched_page(browser, address) as tab:
+        expect(tab.locator("body[data-ready]")).to_be_attached()
+        yield tab
 
 
 def pixels_of(tab: Page, index: int) -> np.ndarray:
     """Grey levels H×W of a canvas."""
-    flat = tab.locator("#images canvas").nth(index).evaluate(
-        "c => Array.from(c.getContext('2d').getImageData(0, 0, c.width, c.height).data)"
+    flat = (
+        tab.locator("#images canvas")
+        .nth(index)
+        .evaluate("c => Array.from(c.getContext('2d').getImageData(0, 0, c.width, c.height).data)")
     )
     return np.array(flat, np.int16).reshape(28, 28, 4)[..., 0]
 
@@ -106,7 +96,9 @@ def test_the_same_seed_makes_the_same_image_as_python(page: Page, guidance: floa
     code = page.locator("#again pre").text_content()
     names: dict[str, Any] = {}
     exec(code, names)  # what the page tells the reader to run
-    assert [np.abs(np.asarray(a, int) - np.asarray(b, int)).max() for a, b in zip(names["images"], wanted, strict=True)] == [0] * 5
+    assert [
+        np.abs(np.asarray(a, int) - np.asarray(b, int)).max() for a, b in zip(names["images"], wanted, strict=True)
+    ] == [0] * 5
 
 
 @needs_browser
@@ -185,7 +177,9 @@ def test_mistakes(tmp_path: Path, cli_error: CliError, monkeypatch: pytest.Monke
     (tmp_path / "other.tgz").write_bytes(b"something else")
     assert "is no page" in cli_error("page", "phantom-28", "--output", str(tmp_path / "mine"))
     output = str(tmp_path / "page")
-    assert "its hash is another" in cli_error("page", "phantom-28", "--output", output, "--runtime", str(tmp_path / "other.tgz"))
+    assert "its hash is another" in cli_error(
+        "page", "phantom-28", "--output", output, "--runtime", str(tmp_path / "other.tgz")
+    )
     monkeypatch.setattr(shutil, "which", lambda name: None)
     assert "npm is not installed here" in cli_error("page", "phantom-28", "--output", output)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["mine", "other.tgz"]

@@ -84,7 +84,9 @@ def test_several_labels(tmp_path: Path) -> None:
     np.testing.assert_allclose(session.run(None, given)[0], wanted, atol=1e-3)
 
 
-def test_a_network_that_differs_is_not_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cli_error: CliError) -> None:
+def test_a_network_that_differs_is_not_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cli_error: CliError
+) -> None:
     monkeypatch.setattr(onnx_export, "TOLERANCE", 1e-12)
     said = cli_error("export", "onnx", "phantom-28", "--output", str(tmp_path / "network.onnx"))
     assert "differs from torch's" in said

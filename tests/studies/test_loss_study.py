@@ -127,7 +127,7 @@ def test_best_variant_is_the_nearest_to_its_floors(finished_study: Any) -> None:
         (["nothing", "phantom"], "No such command 'nothing'"),
         (["loss", "phantom", "--budget", "soon"], "--budget is 'soon'"),
         (["loss", "phantom", "--seeds", "0"], "is not in the range"),
-        (["loss", "phantom", "--rate", "--output", "nowhere"], "holds no finished cell"),
+        (["loss", "phantom", "--rate", "--output", "nowhere"], "on the page of `medmnist-diffusion app"),
     ],
 )
 def test_mistakes(arguments: Any, message: str, cli_error: Callable[..., str]) -> None:

@@ -5,7 +5,6 @@ change at a time), `parameters` (one change at a time around the default, the lo
 time, and `robustness` (the losses on training images of which some are spoiled).
 """
 
-import contextlib
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -20,7 +19,6 @@ from medmnist_diffusion.data import Split
 from medmnist_diffusion.data.duplicates import clean_held_out
 from medmnist_diffusion.data.sources import DataSource, as_source
 from medmnist_diffusion.diffusion.stopping import exclusive
-from medmnist_diffusion.errors import UserError
 from medmnist_diffusion.metrics.extractors import OFFLINE_PAIR, make_extractor
 from medmnist_diffusion.metrics.features import FeatureExtractor
 from medmnist_diffusion.metrics.inception import weights_at_hand
@@ -28,7 +26,7 @@ from medmnist_diffusion.metrics.plan import plan_comparison
 from medmnist_diffusion.studies import budget
 from medmnist_diffusion.studies.loss import variants
 from medmnist_diffusion.studies.loss.analysis import PartResult, best_variant, proposed_settings
-from medmnist_diffusion.studies.loss.cells import TrainingProtocol, VariantResult, cells_in, generate_cell, run_cell
+from medmnist_diffusion.studies.loss.cells import TrainingProtocol, VariantResult, run_cell
 from medmnist_diffusion.studies.loss.report import write_report
 from medmnist_diffusion.studies.loss.variants import DEFAULT, TrainingVariant
 from medmnist_diffusion.studies.run import StudyRun, loaded_here, run_cells, start_study
@@ -209,27 +207,6 @@ def run_loss_study(run: StudyRun, study: LossStudy, seeds: int, command: str) ->
     return results
 
 
-def rate_best(study: LossStudy, seeds: int) -> None:
-    """Rate images of the best loss in a browser.
-
-    Raises:
-        UserError: if no cell of the losses is finished.
-    """
-    from medmnist_diffusion.app.rating import rate
-
-    part = study_parts(study)["losses"]
-    done = [cell for seed in range(seeds) for arm in part.arms if (cell := part.protocol.finished(arm, seed))]
-    best = best_variant(part.arms, done)
-    if best is None:
-        raise UserError(
-            f"{study.folder} holds no finished cell of the losses. Run the study first, with the same arguments."
-        )
-    seed = next(cell.seed for cell in done if cell.arm == best)
-    pipeline = part.protocol.run_folder(best, seed) / "pipeline"
-    answers = study.folder / f"ratings_{part.protocol.fingerprint(best, seed)}.json"
-    rate(part.protocol.dataset, lambda labels: generate_cell(pipeline, labels, best, seed), answers)
-
-
 def study_loss(
     dataset: str | DataSource,
     *,
@@ -246,7 +223,6 @@ def study_loss(
     time_budget: str | None = None,
     processes: int = 0,
     scheduler: str | None = None,
-    rate: bool = False,
     command: str = "study_loss",
 ) -> Path:
     """Train all variants of the chosen parts over seeds, measure them, test their differences, and write a report.
@@ -264,7 +240,6 @@ def study_loss(
         time_budget: as many seeds and parts as fit into this time: 90m, 2h.
         processes: of one core each; 0 for this process with all its cores.
         scheduler: the address of a dask scheduler whose workers run the cells instead.
-        rate: instead, rate images of the finished study's best loss in a browser.
         command: named in the report.
 
     Returns:
@@ -289,16 +264,11 @@ def study_loss(
         scheduler,
     )
     folder = run.folder
-    if rate and not cells_in(folder).records():
-        raise UserError(f"{folder} holds no finished cell. Run the study first, with the same arguments.")
-    with contextlib.nullcontext() if rate else exclusive(folder, "--output"):
+    with exclusive(folder, "--output"):
         study = LossStudy(
             run.source, folder, budget.first_precision(folder, run.dataset), tuple(parts), max_train_steps, max_train_minutes,
             num_images, tuple(features), inception_weights,
         )  # fmt: skip
-        if rate:
-            rate_best(study, seeds)
-            return folder
         results = run_loss_study(run, study, seeds, command)
     logger.info(
         "%s", f"Written to {folder}: report.md, results.json and plots." if results else "Nothing fitted the budget."

@@ -1,0 +1,328 @@
+"""The page of `medmnist-diffusion app`: what is on it, and what happens when something is pressed. The work is the workbench's.
+
+It is served on this machine only. Gradio's telemetry is off, and the fonts are the reader's own: no request leaves the machine.
+"""
+
+import logging
+import os
+import re
+from collections.abc import Callable
+from functools import wraps
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from medmnist_diffusion.app.rating import Rating, start_rating
+from medmnist_diffusion.app.workbench import MOST_IMAGES, MOST_STEPS, Likeness, Workbench, saved
+from medmnist_diffusion.data.dataset import without_grey_axis
+from medmnist_diffusion.data.pictures import VIEWS, pictures
+from medmnist_diffusion.diffusion.sampling import generate_images
+from medmnist_diffusion.errors import UserError, one_line
+from medmnist_diffusion.generated import GeneratedImages
+from medmnist_diffusion.publish.verdict import verdict
+
+os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"  # before gradio is imported
+os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
+try:
+    import gradio as gr
+except ImportError as error:
+    raise UserError(f"the page needs {error.name}. Install it: pip install 'medmnist-diffusion[app]'.") from None
+
+logger = logging.getLogger(__name__)
+LARGEST_UPLOAD = 20 * 2**20  # bytes
+SHOWN_SIDE = 168  # pixels that a small image is drawn with, at least
+NOTICE = "**Research only, not for diagnosis.** All of this runs on this machine; nothing is sent anywhere."
+# Keys of the rating, wherever the reader is on its tab; not while a text is typed.
+KEYS = """() => document.addEventListener("keydown", (event) => {
+  if (/INPUT|TEXTAREA/.test(event.target.tagName) || event.repeat) return;
+  const button = document.getElementById({r: "said-real", g: "said-generated"}[event.key]);
+  if (button?.offsetParent) button.click();
+})"""
+
+
+def build(benches: dict[str, Workbench], ratings: Path) -> gr.Blocks:
+    """The page for some pipelines.
+
+    Args:
+        benches: by name; the first is shown first.
+        ratings: a folder for the answers to *real or generated?*.
+    """
+    names = list(benches)
+    with gr.Blocks(title="medmnist-diffusion", analytics_enabled=False) as page:
+        gr.Markdown(f"# medmnist-diffusion\n{NOTICE}")
+        chosen = gr.Dropdown(names, value=names[0], label="Pipeline", elem_id="pipeline")
+        with gr.Tab("Make images"):
+            _make_tab(page, chosen, benches)
+        with gr.Tab("Variants of an image"):
+            _variants_tab(page, chosen, benches)
+        with gr.Tab("How good?"):
+            _figures_tab(page, chosen, benches)
+        with gr.Tab("Real or generated?"):
+            _rating_tab(chosen, benches, ratings)
+        page.load(None, js=KEYS)
+    return page
+
+
+def serve(page: gr.Blocks, port: int | None, open_browser: bool) -> None:
+    """Show the page on 127.0.0.1 until Ctrl-C; one piece of work at a time.
+
+    Raises:
+        UserError: if the port is taken.
+    """
+    theme = gr.themes.Default(font=["system-ui", "sans-serif"], font_mono=["ui-monospace", "monospace"])
+    try:
+        _, address, _ = page.queue(max_size=16, default_concurrency_limit=1).launch(
+            server_name="127.0.0.1", server_port=port, inbrowser=open_browser, share=False, max_file_size=LARGEST_UPLOAD,
+            theme=theme, footer_links=[], prevent_thread_lock=True, quiet=True,
+        )  # fmt: skip
+    except OSError as error:
+        raise UserError(f"the page cannot be shown ({one_line(error)}). Give another --port.") from None
+    logger.info("The page is at %s. Ctrl-C ends it.", address)
+    page.block_thread()
+
+
+def _said(work: Callable[..., Any]) -> Callable[..., Any]:
+    """A mistake of the reader's is a sentence on the page."""
+
+    @wraps(work)
+    def wrapped(*given: Any) -> Any:
+        try:
+            return work(*given)
+        except (UserError, ValueError) as error:
+            raise gr.Error(str(error), print_exception=False) from None
+
+    return wrapped
+
+
+def _picture(image: np.ndarray, part: int = 0) -> Image.Image:
+    """An image large enough to look at; of a volume its views, or a slice, 1 being the first."""
+    shown = image[part - 1] if image.ndim > 3 and part else pictures(image[None])[0]
+    scale = max(1, -(-SHOWN_SIDE // shown.shape[0]))
+    flat = Image.fromarray(without_grey_axis(shown))
+    return flat.resize((flat.width * scale, flat.height * scale), Image.Resampling.NEAREST)
+
+
+def _gallery(made: GeneratedImages, part: int = 0) -> list[tuple[Image.Image, str]]:
+    return [
+        (_picture(image, part), f"{name} {at + 1}")
+        for at, (image, name) in enumerate(zip(made.images, made.names, strict=True))
+    ]
+
+
+def _pairs(images: np.ndarray, likeness: Likeness) -> list[tuple[Image.Image, str]]:
+    """Each image beside its nearest training image, and what that means."""
+    shown = []
+    for image, real, relative, copy in zip(images, likeness.real, likeness.relative, likeness.copies, strict=True):
+        left, right = _picture(image), _picture(real)
+        both = Image.new("RGB", (left.width + right.width + 4, left.height), "white")
+        both.paste(left, (0, 0))
+        both.paste(right, (left.width + 4, 0))
+        shown.append((both, f"{relative:.2f}: {'counts as a copy' if copy else 'no copy'}"))
+    return shown
+
+
+def _pairs_text(likeness: Likeness | None) -> str:
+    if likeness is None:
+        return "*The nearest training images are shown where `--dataset` names the data that the pipeline was trained on.*"
+    return (
+        f"**{int(likeness.copies.sum())} of {len(likeness.copies)} count as copies.** Left the generated image, right its nearest "
+        "training image, whatever its brightness. The number is its distance, compared with the distance to the next 50 training "
+        f"images; real images that the pipeline has not seen fall below {likeness.limit:.2f} once in a hundred."
+    )
+
+
+def _labels(bench: Workbench, all_of_them: bool) -> gr.CheckboxGroup:
+    names, several = bench.conditioning.names, bench.conditioning.multi_label
+    return gr.CheckboxGroup(
+        names,
+        value=[] if several else names if all_of_them else names[:1],
+        label="Labels that every image shows, or none" if several else "Classes",
+        interactive=True,
+    )
+
+
+def _slices(bench: Workbench) -> gr.Slider:
+    volumes = len(bench.shape) > 3
+    return gr.Slider(
+        0, bench.shape[0] if volumes else 1, 0, step=1, label=f"Slice; 0 shows of {VIEWS}", visible=volumes
+    )
+
+
+def _guidance(bench: Workbench) -> gr.Number:
+    own = bench.pipe.config.default_guidance_scale
+    possible = bench.pipe.config.null_label is not None
+    return gr.Number(
+        own, label="Guidance (1 is none)", minimum=1, maximum=8, step=0.1, visible=possible, interactive=True
+    )
+
+
+def _when_chosen(page: gr.Blocks, chosen: gr.Dropdown, show: Callable[[str], Any], outputs: list[Any]) -> None:
+    """What depends on the pipeline is drawn when the page opens, and when another one is chosen."""
+    page.load(_said(show), chosen, outputs)
+    chosen.change(_said(show), chosen, outputs)
+
+
+def _make_tab(page: gr.Blocks, chosen: gr.Dropdown, benches: dict[str, Workbench]) -> None:
+    labels = gr.CheckboxGroup([], label="Classes", elem_id="labels")
+    with gr.Row():
+        count = gr.Number(4, label="Images of each", minimum=1, maximum=MOST_IMAGES, precision=0, elem_id="count")
+        seed = gr.Number(0, label="Seed", minimum=0, maximum=2**32 - 1, precision=0, elem_id="seed")
+        steps = gr.Number(10, label="Steps", minimum=1, maximum=MOST_STEPS, precision=0, elem_id="steps")
+        guidance = gr.Number(1, label="Guidance", elem_id="guidance")
+    press = gr.Button("Make images", variant="primary", elem_id="make")
+    kept = gr.State(None)
+    shown = gr.Gallery(label="Generated", columns=8, object_fit="contain", elem_id="made", buttons=["fullscreen"])
+    part = gr.Slider(0, 1, 0, step=1, label="Slice", visible=False, elem_id="slice")
+    with gr.Row():
+        as_png = gr.DownloadButton("Save as PNG", visible=False, elem_id="as-png")
+        as_npz = gr.DownloadButton("Save as npz", visible=False, elem_id="as-npz")
+    text = gr.Markdown(elem_id="likeness")
+    pairs = gr.Gallery(
+        label="Beside the nearest training images", columns=4, object_fit="contain", visible=False, elem_id="pairs"
+    )
+
+    def make(name: str, names: list[str], number: int, start: int, how_many: int, scale: float) -> Any:
+        made = benches[name].make(names, int(number), int(start), int(how_many), float(scale))
+        return made, *_shown(benches[name], made)
+
+    def show(name: str) -> Any:
+        bench = benches[name]
+        empty = (
+            gr.Gallery([]),
+            gr.DownloadButton(visible=False),
+            gr.DownloadButton(visible=False),
+            "",
+            gr.Gallery([], visible=False),
+        )
+        return _labels(bench, all_of_them=True), _guidance(bench), _slices(bench), None, *empty
+
+    results = [shown, as_png, as_npz, text, pairs]
+    _when_chosen(page, chosen, show, [labels, guidance, part, kept, *results])
+    press.click(_said(make), [chosen, labels, count, seed, steps, guidance], [kept, *results])
+    part.change(lambda made, one: _gallery(made, int(one)) if made else [], [kept, part], shown)
+
+
+def _shown(bench: Workbench, made: GeneratedImages) -> tuple[Any, ...]:
+    """Gallery, both downloads, and the nearest training images."""
+    likeness = bench.likeness(made.images)
+    picture, arrays = saved(made)
+    return (
+        _gallery(made),
+        gr.DownloadButton(value=picture, visible=True),
+        gr.DownloadButton(value=arrays, visible=True),
+        _pairs_text(likeness),
+        gr.Gallery(_pairs(made.images, likeness) if likeness else [], visible=likeness is not None),
+    )
+
+
+def _variants_tab(page: gr.Blocks, chosen: gr.Dropdown, benches: dict[str, Workbench]) -> None:
+    gr.Markdown("An image of yours gets noise, and the pipeline takes it away: the result is like it, and not it.")
+    with gr.Row():
+        given = gr.File(
+            label="An image file (PNG, JPEG, TIFF, DICOM; volumes: NIfTI)", type="filepath", elem_id="given"
+        )
+        seen = gr.Image(label="As the pipeline sees it", interactive=False, type="pil", buttons=[], elem_id="seen")
+    labels = gr.CheckboxGroup([], label="Classes", elem_id="variant-labels")
+    with gr.Row():
+        strength = gr.Slider(0.1, 1, 0.6, step=0.1, label="Strength: how much of it becomes noise", elem_id="strength")
+        count = gr.Number(8, label="Variants", minimum=1, maximum=MOST_IMAGES, precision=0)
+        seed = gr.Number(0, label="Seed", minimum=0, maximum=2**32 - 1, precision=0)
+        guidance = gr.Number(1, label="Guidance")
+    press = gr.Button("Make variants", variant="primary", elem_id="vary")
+    shown = gr.Gallery(label="Variants", columns=8, object_fit="contain", elem_id="variants", buttons=["fullscreen"])
+    with gr.Row():
+        as_png = gr.DownloadButton("Save as PNG", visible=False)
+        as_npz = gr.DownloadButton("Save as npz", visible=False)
+    text = gr.Markdown()
+    pairs = gr.Gallery(label="Beside the nearest training images", columns=4, object_fit="contain", visible=False)
+
+    def vary(name: str, path: str | None, names: list[str], far: float, number: int, start: int, scale: float) -> Any:
+        if path is None:
+            raise UserError("give an image first.")
+        image, made = benches[name].variants(Path(path), names, int(number), int(start), float(far), float(scale))
+        return _picture(image), *_shown(benches[name], made)
+
+    def show(name: str) -> Any:
+        return _labels(benches[name], all_of_them=False), _guidance(benches[name])
+
+    _when_chosen(page, chosen, show, [labels, guidance])
+    inputs = [chosen, given, labels, strength, count, seed, guidance]
+    press.click(_said(vary), inputs, [seen, shown, as_png, as_npz, text, pairs])
+
+
+def _figures_tab(page: gr.Blocks, chosen: gr.Dropdown, benches: dict[str, Workbench]) -> None:
+    answers = gr.Markdown(elem_id="answers")
+    plot = gr.Image(
+        label="Figures ÷ floor: 1 is as real images score", interactive=False, buttons=["fullscreen"], elem_id="ratios"
+    )
+    with gr.Accordion("The whole card", open=False):
+        card = gr.Markdown(elem_id="card")
+
+    def show(name: str) -> Any:
+        bench = benches[name]
+        lines = (
+            verdict(bench.metrics) if bench.metrics else ["It has not been evaluated: medmnist-diffusion evaluate."]
+        )
+        ratios, text = bench.folder / "ratios.png", ""
+        if (bench.folder / "README.md").is_file():
+            whole = (bench.folder / "README.md").read_text(encoding="utf-8")
+            text = re.sub(r"!\[[^]]*\]\([^)]*\)", "", re.sub(r"\A---\n.*?\n---\n", "", whole, flags=re.DOTALL))
+        value = Image.open(ratios).convert("RGB") if ratios.is_file() else None
+        return "\n\n".join(lines), gr.Image(value, visible=value is not None), text
+
+    _when_chosen(page, chosen, show, [answers, plot, card])
+
+
+def _rating_tab(chosen: gr.Dropdown, benches: dict[str, Workbench], ratings: Path) -> None:
+    gr.Markdown(
+        "Half of the images are real, half are generated, in an order that nobody knows. Who cannot tell them apart is right in "
+        "half of the cases. Every answer is saved."
+    )
+    start = gr.Button("Start, or go on", variant="primary", elem_id="start")
+    words = gr.Markdown(elem_id="rated")
+    image = gr.Image(
+        label="Real or generated?", interactive=False, visible=False, buttons=[], height=360, elem_id="rate"
+    )
+    with gr.Row():
+        real = gr.Button("Real (r)", visible=False, elem_id="said-real")
+        generated = gr.Button("Generated (g)", visible=False, elem_id="said-generated")
+    state = gr.State(None)
+
+    def begin(name: str) -> Any:
+        bench = benches[name]
+        if bench.dataset is None:
+            raise UserError(
+                "this needs the data that the pipeline was trained on: medmnist-diffusion app PIPELINE --dataset DATASET."
+            )
+        path = ratings / f"rating_{name.replace('/', '_')}.json"
+        rating = start_rating(bench.dataset, lambda asked: generate_images(bench.pipe, asked), path)
+        return rating, *shown(rating)
+
+    def shown(rating: Rating) -> Any:
+        at = rating.current
+        if at is None:
+            return rating.in_words(), gr.Image(None, visible=False), gr.Button(visible=False), gr.Button(visible=False)
+        return (
+            rating.in_words(),
+            gr.Image(_picture(rating.images[at]), visible=True),
+            gr.Button(visible=True),
+            gr.Button(visible=True),
+        )
+
+    def answered(said_real: bool) -> Callable[[Rating], Any]:
+        def answer(rating: Rating) -> Any:
+            if rating.current is not None:
+                rating.answer(rating.current, said_real)
+            return rating, *shown(rating)
+
+        return answer
+
+    outputs = [state, words, image, real, generated]
+    start.click(_said(begin), chosen, outputs)
+    real.click(answered(True), state, outputs)
+    generated.click(answered(False), state, outputs)
+    chosen.change(
+        lambda: (None, "", gr.Image(visible=False), gr.Button(visible=False), gr.Button(visible=False)), None, outputs
+    )

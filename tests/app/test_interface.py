@@ -1,0 +1,156 @@
+"""The page of `medmnist-diffusion app` in a real browser: every control, by key, on a phone, and what it says of mistakes."""
+
+import io
+import json
+import re
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from playwright.sync_api import Browser, Page, expect
+
+from medmnist_diffusion.data import load_dataset
+from medmnist_diffusion.shipped import pipeline_folder
+from tests.app.browser import needs_browser, running_browser, watched_page
+from tests.conftest import CliError
+
+pytest.importorskip("gradio")
+SLOW_MS = 120_000  # a test machine is a busy one
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    with running_browser() as browser:
+        yield browser
+
+
+@pytest.fixture(scope="module")
+def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, Path]]:
+    """The command as a user starts it, and the folder that it was started in."""
+    folder = tmp_path_factory.mktemp("app")
+    command = [
+        sys.executable,
+        "-m",
+        "medmnist_diffusion.cli",
+        "app",
+        "phantom-28",
+        "pbc-blood-28",
+        "--dataset",
+        "phantom",
+    ]
+    process = subprocess.Popen(
+        [*command, "--no_browser"], cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
+    lines = []
+    for line in process.stdout:
+        lines.append(line)
+        if found := re.search(r"The page is at (http://127\.0\.0\.1:\d+/)", line):
+            break
+    else:
+        raise AssertionError("".join(lines))
+    yield found[1], folder
+    process.terminate()
+    process.wait(30)
+
+
+@pytest.fixture
+def page(browser: Browser, served: tuple[str, Path]) -> Iterator[Page]:
+    with watched_page(browser, served[0]) as tab:
+        expect(tab.get_by_label("clear lungs", exact=True).first).to_be_visible(timeout=SLOW_MS)
+        yield tab
+
+
+def tab_of(page: Page, name: str) -> None:
+    """Gradio puts tabs that do not fit a phone's width behind a button."""
+    tab = page.get_by_role("tab", name=name)
+    if not tab.is_visible():
+        page.locator(".overflow-menu > button").click()
+        page.locator(".overflow-dropdown button", has_text=name).click()
+    else:
+        tab.click()
+
+
+@needs_browser
+def test_images_are_made_beside_their_nearest_and_saved(page: Page) -> None:
+    page.locator("#count input").fill("2")
+    page.locator("#seed input").fill("3")
+    page.locator("#make").focus()
+    page.keyboard.press("Enter")
+    expect(page.locator("#made .thumbnail-item img, #made .gallery-item img")).to_have_count(8, timeout=SLOW_MS)
+    expect(page.locator("#likeness")).to_contain_text("of 8 count as copies")
+    expect(page.locator("#pairs img")).to_have_count(8)
+    with page.expect_download() as download:
+        page.locator("#as-npz").click()
+    arrays = np.load(download.value.path())
+    assert arrays["train_images"].shape == (8, 28, 28)
+    assert arrays["train_labels"].ravel().tolist() == [0, 0, 1, 1, 2, 2, 3, 3]
+    with page.expect_download() as download:
+        page.locator("#as-png").click()
+    assert min(Image.open(io.BytesIO(Path(download.value.path()).read_bytes())).size) > 28
+    assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
+
+
+@needs_browser
+def test_mistakes_are_sentences(page: Page) -> None:
+    for name in ("clear lungs", "cardiomegaly", "nodule", "effusion"):
+        page.get_by_label(name, exact=True).first.uncheck()
+    page.locator("#make").click()
+    expect(page.get_by_test_id("toast-body").first).to_contain_text("choose at least one class", timeout=SLOW_MS)
+
+
+@needs_browser
+def test_another_pipeline_is_chosen(page: Page) -> None:
+    page.locator("#pipeline input").click()
+    page.get_by_role("option", name="pbc-blood-28").click()
+    expect(page.get_by_label("eosinophil", exact=True).first).to_be_visible(timeout=SLOW_MS)
+    tab_of(page, "How good?")
+    expect(page.locator("#answers")).to_contain_text(
+        "Are they copies of training images? No sign of it.", timeout=SLOW_MS
+    )
+    expect(page.locator("#ratios img")).to_be_visible()
+
+
+@needs_browser
+def test_variants_of_an_image(page: Page, tmp_path: Path) -> None:
+    image = load_dataset("phantom").splits["test"].images[0]
+    Image.fromarray(image[..., 0]).resize((90, 60)).save(tmp_path / "mine.png")
+    (tmp_path / "broken.png").write_bytes(b"no picture")
+    tab_of(page, "Variants of an image")
+    page.locator("#given input[type=file]").set_input_files(tmp_path / "broken.png")
+    expect(page.locator("#given")).to_contain_text("broken", timeout=SLOW_MS)
+    page.locator("#vary").click()
+    expect(page.get_by_test_id("toast-body").first).to_contain_text("is not a readable image", timeout=SLOW_MS)
+    page.locator("#given button[aria-label*=emove], #given button[aria-label=Clear]").first.click()
+    page.locator("#given input[type=file]").set_input_files(tmp_path / "mine.png")
+    expect(page.locator("#given")).to_contain_text("mine", timeout=SLOW_MS)
+    page.locator("#vary").click()
+    expect(page.locator("#variants img")).to_have_count(8, timeout=SLOW_MS)
+    expect(page.locator("#seen img")).to_be_visible()
+
+
+@needs_browser
+def test_real_or_generated_by_key_is_stored(page: Page, served: tuple[str, Path]) -> None:
+    tab_of(page, "Real or generated?")
+    page.locator("#start").click()
+    expect(page.locator("#rate img")).to_be_visible(timeout=SLOW_MS)
+    stored = served[1] / "runs" / "app" / "rating_phantom-28.json"
+    for answers in (1, 2, 3):
+        page.keyboard.press("g" if answers == 2 else "r")
+        deadline = time.monotonic() + 60
+        while not stored.is_file() or json.loads(stored.read_text())["rated"] < answers:
+            assert time.monotonic() < deadline
+            time.sleep(0.1)
+        expect(page.locator("#rated")).to_contain_text(f"{60 - answers} images are left", timeout=SLOW_MS)
+    assert json.loads(stored.read_text())["said_real"] == [True, False, True]
+
+
+def test_mistakes_of_the_command(cli_error: CliError, small_npz: Path, tmp_path: Path) -> None:
+    assert "no pipeline folder" in cli_error("app", "nowhere")
+    assert "none of these pipelines was trained on" in cli_error("app", "phantom-28", "--dataset", str(small_npz))
+    twice = [str(pipeline_folder("phantom-28")), "phantom-28"]
+    assert "another pipeline is called phantom-28" in cli_error("app", *twice)
