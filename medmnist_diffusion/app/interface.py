@@ -16,6 +16,7 @@ from PIL import Image
 
 from medmnist_diffusion.app.rating import Rating, start_rating
 from medmnist_diffusion.app.workbench import MOST_IMAGES, MOST_STEPS, Likeness, Workbench, saved
+from medmnist_diffusion.data.conditioning import occurrences
 from medmnist_diffusion.data.dataset import without_grey_axis
 from medmnist_diffusion.data.pictures import VIEWS, pictures
 from medmnist_diffusion.diffusion.sampling import generate_images
@@ -32,6 +33,18 @@ except ImportError as error:
 
 logger = logging.getLogger(__name__)
 LARGEST_UPLOAD = 20 * 2**20  # bytes
+# As many images in a row as fit, on a phone, too.
+STYLE = """
+.grid-container { grid-template-columns: repeat(auto-fill, minmax(var(--least, 7rem), 1fr)) !important }
+.pairs { --least: 13rem }
+"""
+GALLERY: dict[str, Any] = {
+    "show_label": False,
+    "object_fit": "contain",
+    "height": "auto",
+    "format": "png",
+    "buttons": ["fullscreen"],
+}
 SHOWN_SIDE = 168  # pixels that a small image is drawn with, at least
 NOTICE = "**Research only, not for diagnosis.** All of this runs on this machine; nothing is sent anywhere."
 # Keys of the rating, wherever the reader is on its tab; not while a text is typed.
@@ -75,7 +88,7 @@ def serve(page: gr.Blocks, port: int | None, open_browser: bool) -> None:
     try:
         _, address, _ = page.queue(max_size=16, default_concurrency_limit=1).launch(
             server_name="127.0.0.1", server_port=port, inbrowser=open_browser, share=False, max_file_size=LARGEST_UPLOAD,
-            theme=theme, footer_links=[], prevent_thread_lock=True, quiet=True,
+            theme=theme, css=STYLE, footer_links=[], prevent_thread_lock=True, quiet=True,
         )  # fmt: skip
     except OSError as error:
         raise UserError(f"the page cannot be shown ({one_line(error)}). Give another --port.") from None
@@ -105,9 +118,11 @@ def _picture(image: np.ndarray, part: int = 0) -> Image.Image:
 
 
 def _gallery(made: GeneratedImages, part: int = 0) -> list[tuple[Image.Image, str]]:
+    """Each with its name and its number among those of that name."""
+    numbers = [number + 1 for _, number in occurrences(made.split.labels)]
     return [
-        (_picture(image, part), f"{name} {at + 1}")
-        for at, (image, name) in enumerate(zip(made.images, made.names, strict=True))
+        (_picture(image, part), f"{name} {number}")
+        for image, name, number in zip(made.images, made.names, numbers, strict=True)
     ]
 
 
@@ -173,15 +188,13 @@ def _make_tab(page: gr.Blocks, chosen: gr.Dropdown, benches: dict[str, Workbench
         guidance = gr.Number(1, label="Guidance", elem_id="guidance")
     press = gr.Button("Make images", variant="primary", elem_id="make")
     kept = gr.State(None)
-    shown = gr.Gallery(label="Generated", columns=8, object_fit="contain", elem_id="made", buttons=["fullscreen"])
+    shown = gr.Gallery(elem_id="made", **GALLERY)
     part = gr.Slider(0, 1, 0, step=1, label="Slice", visible=False, elem_id="slice")
     with gr.Row():
         as_png = gr.DownloadButton("Save as PNG", visible=False, elem_id="as-png")
         as_npz = gr.DownloadButton("Save as npz", visible=False, elem_id="as-npz")
     text = gr.Markdown(elem_id="likeness")
-    pairs = gr.Gallery(
-        label="Beside the nearest training images", columns=4, object_fit="contain", visible=False, elem_id="pairs"
-    )
+    pairs = gr.Gallery(visible=False, elem_id="pairs", elem_classes="pairs", **GALLERY)
 
     def make(name: str, names: list[str], number: int, start: int, how_many: int, scale: float) -> Any:
         made = benches[name].make(names, int(number), int(start), int(how_many), float(scale))
@@ -231,12 +244,12 @@ def _variants_tab(page: gr.Blocks, chosen: gr.Dropdown, benches: dict[str, Workb
         seed = gr.Number(0, label="Seed", minimum=0, maximum=2**32 - 1, precision=0)
         guidance = gr.Number(1, label="Guidance")
     press = gr.Button("Make variants", variant="primary", elem_id="vary")
-    shown = gr.Gallery(label="Variants", columns=8, object_fit="contain", elem_id="variants", buttons=["fullscreen"])
+    shown = gr.Gallery(elem_id="variants", **GALLERY)
     with gr.Row():
         as_png = gr.DownloadButton("Save as PNG", visible=False)
         as_npz = gr.DownloadButton("Save as npz", visible=False)
     text = gr.Markdown()
-    pairs = gr.Gallery(label="Beside the nearest training images", columns=4, object_fit="contain", visible=False)
+    pairs = gr.Gallery(visible=False, elem_classes="pairs", **GALLERY)
 
     def vary(name: str, path: str | None, names: list[str], far: float, number: int, start: int, scale: float) -> Any:
         if path is None:
@@ -254,9 +267,7 @@ def _variants_tab(page: gr.Blocks, chosen: gr.Dropdown, benches: dict[str, Workb
 
 def _figures_tab(page: gr.Blocks, chosen: gr.Dropdown, benches: dict[str, Workbench]) -> None:
     answers = gr.Markdown(elem_id="answers")
-    plot = gr.Image(
-        label="Figures ÷ floor: 1 is as real images score", interactive=False, buttons=["fullscreen"], elem_id="ratios"
-    )
+    plot = gr.Image(show_label=False, interactive=False, buttons=["fullscreen"], elem_id="ratios")
     with gr.Accordion("The whole card", open=False):
         card = gr.Markdown(elem_id="card")
 

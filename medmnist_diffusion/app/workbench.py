@@ -14,6 +14,7 @@ from medmnist_diffusion.data.audit import describe
 from medmnist_diffusion.data.conditioning import Conditioning, condition_of
 from medmnist_diffusion.data.images import read_image
 from medmnist_diffusion.data.twins import nearest_pictures
+from medmnist_diffusion.diffusion.folder_check import check_folder
 from medmnist_diffusion.diffusion.samplers import DEFAULT_STEPS, Sampling
 from medmnist_diffusion.diffusion.sampling import conditioning_of, generate_images, load_pipeline
 from medmnist_diffusion.errors import UserError
@@ -151,6 +152,7 @@ def workbenches(pipelines: Sequence[Path], datasets: Sequence[ImageDataset]) -> 
     unused = set(range(len(datasets)))
     for path in pipelines:
         bench = Workbench(pipeline_folder(path))
+        check_folder(bench.folder)
         trained_on = TrainingSummary.of(bench.folder).dataset
         for at, description in enumerate(descriptions):
             if same_images(trained_on, description):
