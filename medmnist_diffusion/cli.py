@@ -409,6 +409,8 @@ def study() -> None:
 @click.pass_context
 def study_loss(ctx: click.Context, /, **given: Any) -> None:
     """Which loss, which recipe? The source study's table, redone with floors, seeds and tests."""
+    if _said_status("loss", given):
+        return
     from medmnist_diffusion.studies.loss.study import study_loss
 
     features = [name for name in given["features"] if name != options.NOTHING] if given["features"] else None
@@ -450,9 +452,20 @@ def study_loss(ctx: click.Context, /, **given: Any) -> None:
 @click.pass_context
 def study_augmentation(ctx: click.Context, /, **given: Any) -> None:
     """Do generated images help a classifier? A generator and classifiers for every amount of real data, and a verdict."""
+    if _said_status("augmentation", given):
+        return
     from medmnist_diffusion.studies.augmentation.study import study_augmentation
 
     study_augmentation(**{**given, "arms": given["arms"] or None}, command=_as_typed(ctx))
+
+
+def _said_status(kind: str, given: dict[str, Any]) -> bool:
+    """Whether nothing was asked for but how far the study is, which is then printed."""
+    if asked := given.pop("status"):
+        from medmnist_diffusion.studies.run import study_status
+
+        click.echo(study_status(kind, given["dataset"], given["output"]))
+    return bool(asked)
 
 
 def _as_typed(ctx: click.Context) -> str:

@@ -136,6 +136,7 @@ def study_options(processes: str) -> Decorator:
                 help="Run on the workers of this dask scheduler (tcp://host:8786); they need the same folders and package "
                 "versions.",
             ),
+            click.option("--status", is_flag=True, help="Instead: how far the study in --output is, running or not."),
         ]
     )
 

@@ -77,8 +77,8 @@ def page_content(folder: Path) -> dict[str, Any]:
         "title": f"Images like those of {dataset.name}",
         "about": about,
         "figures": [line.strip() for line in verdict(figures)] if figures else ["They have not been measured."],
-        "footer": f"Licence: {license_of(summary)}. Data: {dataset.citation} Made by medmnist-diffusion; runs by {RUNTIME} "
-        f"{VERSION}.",
+        "footer": f"Licence: {license_of(summary)}. Data: {dataset.citation.rstrip('. ')}. Made by medmnist-diffusion; runs by "
+        f"{RUNTIME} {VERSION}.",
         **description(pipe),
         **sampler_table(pipe, DEFAULT_STEPS[DEFAULT_SAMPLER]),
     }

@@ -1,6 +1,7 @@
 """The model card: drawn from the files in the pipeline folder, never from memory."""
 
 import json
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +22,10 @@ from medmnist_diffusion.metrics.table import figure_name, record_label
 from medmnist_diffusion.publish.copies import copying_sentences
 from medmnist_diffusion.publish.figures import class_rows, overall_rows
 from medmnist_diffusion.publish.licences import license_of
+from medmnist_diffusion.publish.verdict import LIGHTS, answers
 
 TEMPLATE = Path(medmnist_diffusion.model_cards.__path__[0]) / "template.md"
+_SHOWN_LIGHTS = {"green": "🟢", "yellow": "🟡", "red": "🔴", "none": "⚪"}
 _ESCAPED = str.maketrans({"<": "&lt;", ">": "&gt;", "|": "\\|", "`": "'", "[": "\\[", "]": "\\]"})
 # What files of another make lead to.
 UNFIT = (OSError, ValueError, KeyError, TypeError, AttributeError, IndexError, SafetensorError)
@@ -110,7 +113,9 @@ def _metadata(summary: TrainingSummary, metrics: Metrics | None) -> ModelCardDat
             "research-only",
             dataset.name,
         ],
-        datasets={"medmnist": ["medmnist-v2"], "hub": [dataset.name]}.get(dataset.source),
+        datasets=[dataset.name]
+        if dataset.source == "hub"
+        else None,  # ids of the Hub, where MedMNIST has none of its own
         model_name=_title(dataset),
         base_model=base,
         base_model_relation="finetune" if base else None,
@@ -194,6 +199,8 @@ def _metric_values(metrics: Metrics, folder: Path) -> dict[str, Any]:
     for record in overall:
         sources.setdefault(record.floor_source, {})[f"{figure_name(record.name)} ({record.extractor})"] = None
     return {
+        "answers": [escaped({**asdict(one), "light": _SHOWN_LIGHTS[one.light]}) for one in answers(metrics)],
+        "lights": LIGHTS,
         "rows": overall_rows(metrics),
         "class_rows": class_rows(metrics),
         "floor_sources": {source: ", ".join(labels) for source, labels in sources.items()},

@@ -1,13 +1,50 @@
 """What the figures of an evaluation say, in a few lines: are they realistic, of their class, copies?"""
 
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
 from medmnist_diffusion.artifacts import MetricRecord, Metrics
 from medmnist_diffusion.publish.copies import copy_tests
 
+Light = Literal["green", "yellow", "red", "none"]
 # Of distance ÷ that of real images, in the worse of the feature spaces: up to this the answer is …
-REALISM = ((1.25, "Yes, as far as these figures see"), (3.0, "Nearly"), (10.0, "Not yet"), (float("inf"), "No"))
+REALISM: Sequence[tuple[float, str, Light]] = (
+    (1.25, "Yes, as far as these figures see", "green"),
+    (3.0, "Nearly", "yellow"),
+    (10.0, "Not yet", "red"),
+    (float("inf"), "No", "red"),
+)
 # Of the classifier's accuracy ÷ that on real images: from this on the answer is …
-CLASS_SHOWN = ((0.97, "Yes"), (0.85, "Mostly"), (0.0, "Not reliably"))
+CLASS_SHOWN: Sequence[tuple[float, str, Light]] = (
+    (0.97, "Yes", "green"),
+    (0.85, "Mostly", "yellow"),
+    (0.0, "Not reliably", "red"),
+)
 SEES_LABELS = 0.6  # AUC below which a classifier is no judge
+# What the lights mean, for the reader of a card.
+LIGHTS = (
+    f"Green: the distance is at most {REALISM[0][0]:g} times that of real images, the right class is seen at least "
+    f"{CLASS_SHOWN[0][0]:.0%} as often as in real ones, there is no sign of copies. Yellow: at most {REALISM[1][0]:g} times, at "
+    f"least {CLASS_SHOWN[1][0]:.0%}. Red: worse, or copies. White: not measured, or it cannot be judged. These limits are a "
+    "convention of medmnist-diffusion. The figures are what counts."
+)
+
+
+@dataclass(frozen=True)
+class Answer:
+    """One question about generated images.
+
+    Attributes:
+        question, answer: in words; the answer ends with a full stop.
+        figures: what the answer rests on, whole sentences; empty where nothing was measured.
+        light: how good that is, by the limits above; none where it was not measured or cannot be judged.
+    """
+
+    question: str
+    answer: str
+    figures: str = ""
+    light: Light = "none"
 
 
 def verdict(metrics: Metrics) -> list[str]:
@@ -19,72 +56,87 @@ def verdict(metrics: Metrics) -> list[str]:
         >>> md.verdict(metrics)[-2]
         'Are they copies of training images? No sign of it.'
     """
-    return [*_realistic(metrics), *_of_their_class(metrics), *_copies(metrics)]
+    lines = []
+    for one in answers(metrics):
+        lines += [f"{one.question} {one.answer}", *([f"  {one.figures}"] if one.figures else [])]
+    return lines
+
+
+def answers(metrics: Metrics) -> list[Answer]:
+    """The same, for cards and pages."""
+    return [_realistic(metrics), _of_their_class(metrics), _copies(metrics)]
 
 
 def _overall(metrics: Metrics, name: str) -> list[MetricRecord]:
     return [record for record in metrics.metrics if record.name == name and record.class_ is None]
 
 
-def _realistic(metrics: Metrics) -> list[str]:
+def _realistic(metrics: Metrics) -> Answer:
+    question = "Are the images realistic?"
     distances = [(r.ratio, r) for r in _overall(metrics, "frechet_distance") if r.ratio is not None]
     if not distances:
-        return ["Are the images realistic? Not measured: too few images for a distance."]
+        return Answer(question, "Not measured: too few images for a distance.")
     worst = max(ratio for ratio, _ in distances)
-    answer = next(answer for limit, answer in REALISM if worst <= limit)
+    answer, light = next((answer, light) for limit, answer, light in REALISM if worst <= limit)
     shown = ", ".join(f"{ratio:.2g} times in the {record.extractor} features" for ratio, record in distances)
-    return [
-        f"Are the images realistic? {answer}.",
-        f"  Their distance to the training images, compared with that of real images: {shown} (1 is as real images).",
-    ]
+    figures = (
+        f"Their distance to the training images, compared with that of real images: {shown} (1 is as real images)."
+    )
+    return Answer(question, f"{answer}.", figures, light)
 
 
-def _of_their_class(metrics: Metrics) -> list[str]:
+def _of_their_class(metrics: Metrics) -> Answer:
+    question = "Do they show their class?"
     if several := _overall(metrics, "label_auc"):
         return _of_their_labels(several[0])
     found = _overall(metrics, "label_accuracy")
     if not found:
-        return ["Do they show their class? Not measured."]
+        return Answer(question, "Not measured.")
     (record,) = found
-    answer = next(answer for limit, answer in CLASS_SHOWN if record.value >= limit * record.floor)
-    return [
-        f"Do they show their class? {answer}.",
-        f"  A classifier of real images sees the asked-for class in {record.value:.0%} of them, and in {record.floor:.0%} of real "
-        "ones.",
-    ]
+    answer, light = _shown(record.value, record.floor)
+    seen, of_real = f"{record.value:.0%}", f"{record.floor:.0%}"
+    figures = f"A classifier of real images sees the asked-for class in {seen} of them, and in {of_real} of real ones."
+    return Answer(question, f"{answer}.", figures, light)
 
 
-def _of_their_labels(record: MetricRecord) -> list[str]:
+def _of_their_labels(record: MetricRecord) -> Answer:
     """The same of several labels an image, by how far the AUC is above chance."""
+    question = "Do they show their labels?"
     if record.floor < SEES_LABELS:
-        return [
-            "Do they show their labels? That cannot be judged.",
-            "  In real images, too, a classifier of real images tells labels hardly better than chance (AUC "
+        return Answer(
+            question,
+            "That cannot be judged.",
+            "In real images, too, a classifier of real images tells labels hardly better than chance (AUC "
             f"{record.floor:.2f}; 0.5 is chance): it had too few images to learn from.",
-        ]
-    shown = (record.value - 0.5) / (record.floor - 0.5)
-    return [
-        f"Do they show their labels? {next(answer for limit, answer in CLASS_SHOWN if max(shown, 0) >= limit)}.",
-        f"  A classifier of real images tells whether a label was asked for with an AUC of {record.value:.2f}, and in real ones "
-        f"whether it is there with {record.floor:.2f} (0.5 is chance).",
-    ]
+        )
+    answer, light = _shown(record.value - 0.5, record.floor - 0.5)
+    figures = (
+        f"A classifier of real images tells whether a label was asked for with an AUC of {record.value:.2f}, and in real ones "
+        f"whether it is there with {record.floor:.2f} (0.5 is chance)."
+    )
+    return Answer(question, f"{answer}.", figures, light)
 
 
-def _copies(metrics: Metrics) -> list[str]:
-    tests = copy_tests(metrics)
+def _shown(value: float, of_real: float) -> tuple[str, Light]:
+    return next((answer, light) for limit, answer, light in CLASS_SHOWN if max(value, 0.0) >= limit * of_real)
+
+
+def _copies(metrics: Metrics) -> Answer:
+    question, tests = "Are they copies of training images?", copy_tests(metrics)
+    light: Light = "red"
     if not tests.shares:
-        return ["Are they copies of training images? Not checked."]
+        return Answer(question, "Not checked.")
     if tests.flagged:
         shown = max(tests.flagged, key=lambda record: record.value / max(record.floor, 1e-9))
         answer = "Yes, more than chance explains: do not publish them"
     elif why := tests.unjudged:
-        return ["Are they copies of training images? That cannot be judged.", f"  {why[0].upper()}{why[1:]}."]
+        return Answer(question, "That cannot be judged.", f"{why[0].upper()}{why[1:]}.")
     else:
         assert tests.judge is not None
-        shown, answer = tests.judge, "No sign of it"
+        shown, answer, light = tests.judge, "No sign of it", "green"
     of_class = "" if shown.class_ is None else f" of class {metrics.dataset['id2label'][str(shown.class_)]}"
-    return [
-        f"Are they copies of training images? {answer}.",
-        f"  {shown.value:.1%}{of_class} lie nearer to a training image ({shown.extractor}) than {1 - shown.floor:.0%} of fresh "
-        "real images do.",
-    ]
+    figures = (
+        f"{shown.value:.1%}{of_class} lie nearer to a training image ({shown.extractor}) than {1 - shown.floor:.0%} of fresh real "
+        "images do."
+    )
+    return Answer(question, f"{answer}.", figures, light)

@@ -18,22 +18,15 @@ from medmnist_diffusion.files import write_json, write_text
 from medmnist_diffusion.publish.plots import save_figure
 
 DPI = 80  # of plots
-STYLE = """
-body{font:16px/1.5 system-ui,sans-serif;max-width:60rem;margin:0 auto;padding:0 1rem;color:#222}
-.picture{overflow-x:auto}
-.picture img{max-width:max(100%,36rem);height:auto}
-table{display:block;overflow-x:auto;border-collapse:collapse;font-size:.9em}
-td,th{padding:.2em .6em;border-bottom:1px solid #ddd;text-align:left;white-space:nowrap}
-code{overflow-wrap:anywhere;background:#f4f4f4}
-"""
+PAGE = Path(__file__).with_name("report.html.j2")
 
 
-def write_results(folder: Path, results: dict[str, Any], template: Path, content: dict[str, Any]) -> str:
-    """Write results.json, and report.md, the template with its content, which is returned."""
+def write_results(folder: Path, results: dict[str, Any], template: Path, content: dict[str, Any], title: str) -> None:
+    """Write results.json; report.md, the template with its content; and the same as report.html."""
     write_json(folder / "results.json", results)
     text = render(template, **content)
     write_text(folder / "report.md", text)
-    return text
+    write_text(folder / "report.html", as_html(text, folder, title))
 
 
 def render(template: Path, **content: Any) -> str:
@@ -91,7 +84,8 @@ def panels(
 
 
 def as_html(text: str, folder: Path, title: str) -> str:
-    """One file that needs no other: the Markdown's pictures stand in it."""
+    """One file that needs no other: the Markdown's pictures stand in it, a list of its chapters follows the first answer, and its
+    tables sort."""
     body = MarkdownIt("commonmark", {"html": False}).enable("table").render(text)
 
     def inlined(match: re.Match[str]) -> str:
@@ -100,8 +94,12 @@ def as_html(text: str, folder: Path, title: str) -> str:
         return f'src="data:{kind};base64,{base64.b64encode(path.read_bytes()).decode()}"'
 
     body = re.sub(r'src="([^":]+\.png)"', inlined, body).replace("<p><img", '<p class="picture"><img')
+    chapters = re.findall(r"<h2>(.*?)</h2>", body)
+    numbers = iter(range(len(chapters)))
+    body = re.sub(r"<h2>", lambda _: f'<h2 id="chapter-{next(numbers)}">', body)
+    answer, rest = body[: body.find("<h2")], body[body.find("<h2") :]  # what stands before the first chapter
     return (
-        f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
-        f'<meta name="viewport" content="width=device-width, initial-scale=1"><link rel="icon" href="data:,">'
-        f"<title>{escape(title)}</title><style>{STYLE}</style></head>\n<body>\n{body}</body></html>\n"
+        render(PAGE, title=escape(title), answer=answer, chapters=chapters, rest=rest)
+        if chapters
+        else render(PAGE, title=escape(title), answer=body, chapters=[], rest="")
     )

@@ -6,18 +6,24 @@ What a study adds is its own: its cells, a function that runs one and keeps its 
 import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from datetime import datetime
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 from accelerate import PartialState
+from pydantic import BaseModel
 
+from medmnist_diffusion.cache import read_kept
 from medmnist_diffusion.data import ImageDataset
 from medmnist_diffusion.data.sources import DataSource
 from medmnist_diffusion.errors import UserError
+from medmnist_diffusion.files import write_json
 from medmnist_diffusion.processes import start_processes, threads_kept
 from medmnist_diffusion.studies.budget import seconds_of
 from medmnist_diffusion.studies.workers import Workers, run_tasks
+
+STATUS = "status.json"
 
 
 def check_studied(dataset: ImageDataset) -> None:
@@ -62,6 +68,11 @@ class StudyRun:
         return "the time was over" if time.time() > self.deadline else "a worker died"
 
 
+def study_folder(kind: str, dataset: ImageDataset, output: str | Path | None) -> Path:
+    """Where a study's results lie: where it was said, or runs/KIND-DATASET."""
+    return Path(output or Path("runs") / f"{kind}-{dataset.name}")
+
+
 def start_study(
     kind: str, source: DataSource, output: str | Path | None, time_budget: str | None, processes: int, scheduler: str | None
 ) -> StudyRun:  # fmt: skip
@@ -79,7 +90,7 @@ def start_study(
         raise UserError("the study starts its own processes: run it without a launcher, with --processes.")
     dataset = source.load()
     check_studied(dataset)
-    folder = Path(output or Path("runs") / f"{kind}-{dataset.name}").resolve()
+    folder = study_folder(kind, dataset, output).resolve()
     source = source._replace(dataset=absolute_source(source.dataset))
     workers = Workers(folder / "log.txt", processes, scheduler)
     return StudyRun(source, dataset, folder, workers, seconds, time.time() + seconds)
@@ -96,8 +107,63 @@ def loaded_here(source: DataSource) -> ImageDataset:
 def run_cells(
     run: StudyRun, task: Callable[..., Any], cells: Iterable[tuple[Any, ...]], desc: str, unit: str = "cell"
 ) -> Iterator[Any]:
-    """What `task(*cell)` gives, in a worker, as the cells finish; None of those that would start after the deadline."""
-    return run_tasks(_run_in_time, [(run.deadline, task, *cell) for cell in cells], run.workers, desc, unit)
+    """What `task(*cell)` gives, in a worker, as the cells finish; None of those that would start after the deadline.
+
+    How far the work is stands in the folder's status.json meanwhile, for whoever looks from outside.
+    """
+    tasks = [(run.deadline, task, *cell) for cell in cells]
+    status = Status.begun(desc, unit, len(tasks))
+    for done, result in enumerate(run_tasks(_run_in_time, tasks, run.workers, desc, unit), 1):
+        status.after(done).write(run.folder)
+        yield result
+
+
+class Status(BaseModel):
+    """How far a study's work is: status.json.
+
+    Attributes:
+        part, unit: what is run, and what is counted.
+        done, of: how many of these are finished, of how many that were missing when the command started.
+        began, updated: seconds since 1970.
+    """
+
+    part: str
+    unit: str
+    done: int
+    of: int
+    began: float
+    updated: float
+
+    @classmethod
+    def begun(cls, part: str, unit: str, of: int) -> "Status":
+        return cls(part=part, unit=unit, done=0, of=of, began=time.time(), updated=time.time())
+
+    def after(self, done: int) -> "Status":
+        """The same when so many are finished."""
+        return self.model_copy(update={"done": done, "updated": time.time()})
+
+    def write(self, folder: Path) -> None:
+        write_json(folder / STATUS, self.model_dump())
+
+    def in_words(self) -> str:
+        """Two lines for a terminal."""
+        left = (self.updated - self.began) / self.done * (self.of - self.done)
+        when = datetime.fromtimestamp(self.updated).strftime("%Y-%m-%d %H:%M:%S")
+        rest = f"about {left / 60:.0f} minutes are left then" if self.done < self.of else "this part was finished then"
+        return f"{self.part}: {self.done} of {self.of} {self.unit}s, at {when}; {rest}."
+
+
+def study_status(kind: str, source: DataSource, output: Path | None) -> str:
+    """How far a study is, running or not.
+
+    Raises:
+        UserError: where no cell of it was ever finished.
+    """
+    folder = output or study_folder(kind, source.load(), None)
+    status = read_kept(folder / STATUS, Status, "status of a study")
+    if status is None:
+        raise UserError(f"{folder} holds no study of which anything is finished. Give its folder by --output.")
+    return status.in_words()
 
 
 def _run_in_time(deadline: float, task: Callable[..., Any], *cell: Any) -> Any:

@@ -57,6 +57,8 @@ def test_measured_figures_stand_in_the_card_with_their_floors(evaluated: Path) -
             assert pytest.approx(record["value"], abs=1e-6) in in_index.values()
     assert set(card.data.tags) >= {"medical", "class-conditional", "research-only"}
     assert "None of these is an FID" in card.text
+    assert card.text.index("Are the images realistic?") < card.text.index("samples.png") < card.text.index("<details>")
+    assert card.data.datasets is None  # an npz is no data set of the Hub
     assert "Copies." in card.text
     assert "dpmsolver++, 5 steps" in card.text
 

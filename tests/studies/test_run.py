@@ -8,7 +8,7 @@ import pytest
 
 from medmnist_diffusion.data.sources import DataSource
 from medmnist_diffusion.errors import UserError
-from medmnist_diffusion.studies.run import StudyRun, run_cells, start_study
+from medmnist_diffusion.studies.run import StudyRun, run_cells, start_study, study_status
 
 
 def started(output: Path | None, time_budget: str | None = None) -> StudyRun:
@@ -26,6 +26,20 @@ def test_no_cell_starts_when_the_time_is_over(tmp_path: Path) -> None:
     late = replace(run, deadline=time.time() - 1)
     assert list(run_cells(late, doubled, [(1,), (2,)], "cells")) == [None, None]
     assert late.why_missing == "the time was over"
+
+
+def test_how_far_it_is_is_seen_from_outside(tmp_path: Path) -> None:
+    run = started(tmp_path)
+    source = DataSource("phantom", None, 16)
+    with pytest.raises(UserError, match="holds no study"):
+        study_status("kind", source, tmp_path)
+    cells = run_cells(run, doubled, [(1,), (2,), (3,)], "losses")
+    next(cells)
+    assert "losses: 1 of 3 cells" in study_status("kind", source, tmp_path)
+    assert "minutes are left" in study_status("kind", source, tmp_path)
+    list(cells)
+    assert "losses: 3 of 3 cells" in study_status("kind", source, tmp_path)
+    assert "was finished" in study_status("kind", source, tmp_path)
 
 
 def test_a_budget_sets_the_deadline_and_the_folder_is_named_by_the_data(

@@ -13,7 +13,6 @@ from medmnist_diffusion.choices import OPEN_LICENSES
 from medmnist_diffusion.data.audit import audit, describe, findings
 from medmnist_diffusion.data.dataset import ImageDataset
 from medmnist_diffusion.data.regimes import Regime
-from medmnist_diffusion.files import write_text
 from medmnist_diffusion.metrics.classifier_scores import probabilities
 from medmnist_diffusion.metrics.evaluator_file import write_evaluator_file
 from medmnist_diffusion.metrics.table import METRICS
@@ -31,7 +30,7 @@ from medmnist_diffusion.studies.augmentation.verdicts import (
     judge_regime,
     sentence,
 )
-from medmnist_diffusion.studies.reports import as_html, write_results
+from medmnist_diffusion.studies.reports import write_results
 from medmnist_diffusion.studies.statistics import ArmFigures, Effect, mean_interval
 
 TEMPLATE = Path(__file__).with_name("report.md.j2")
@@ -53,8 +52,8 @@ def write_report(
         return []
     insights = Insights.of(results)
     content = {"dropped": dropped, "command": command, **_content(protocol, results, insights)}
-    text = write_results(folder, _json(protocol, results, insights, dropped, command), TEMPLATE, content)
-    write_text(folder / "report.html", as_html(text, folder, f"Augmentation study: {protocol.dataset.name}"))
+    title = f"Augmentation study: {protocol.dataset.name}"
+    write_results(folder, _json(protocol, results, insights, dropped, command), TEMPLATE, content, title)
     if protocol.dataset.source == "medmnist":
         _write_evaluator_files(protocol.dataset, results, folder / "evaluator")
     return [sentence(result) for result in results]

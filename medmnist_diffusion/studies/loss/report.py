@@ -54,7 +54,7 @@ def write_report(
     content: dict[str, Any] = {"command": command, "dropped": list(dropped)}
     results = {**content, "dataset": describe(dataset).model_dump(), "parts": of_parts}
     shown = {**content, "dataset": dataset, "parts": sections, "main_figure": MAIN_FIGURE}
-    write_results(folder, results, TEMPLATE, shown)
+    write_results(folder, results, TEMPLATE, shown, f"Loss study: {dataset.name}")
 
 
 def _section(part: PartResult, found: dict[str, list[Contrast]]) -> dict[str, Any]:
