@@ -28,7 +28,7 @@ for step in range(60):
     loss.backward()
     optimizer.step()
     if step % 20 == 19:
-        print(f"step {step + 1}: loss {float(loss):.3f}")
+        print(f"step {step + 1}: loss {loss.item():.3f}")
 
 id2label = dict(enumerate(dataset.conditioning.names))
 pipe = ClassConditionalDDPMPipeline(network.eval(), scheduler, id2label, encoder.factor, dataset.num_classes)

@@ -35,6 +35,7 @@ def test_plain_diffusers_needs_nothing_of_us(tmp_path: Path) -> None:
     assert len(list(tmp_path.glob("xray_*.png"))) == 8
 
 
+@pytest.mark.slow
 def test_the_notebook_runs(tmp_path: Path) -> None:
     """As it stands, but for a training of fewer steps and fewer images to judge."""
     book = nbformat.read(EXAMPLES / "quickstart.ipynb", as_version=4)

@@ -65,6 +65,7 @@ def test_the_same_images_give_the_same_file(evaluated: Path, small_npz: Path) ->
     assert (evaluated / "again.json").read_text() == (evaluated / "m.json").read_text()
 
 
+@pytest.mark.slow
 def test_two_processes_measure_the_same(evaluated: Path, small_npz: Path, tmp_path: Path) -> None:
     """What no classifier has a part in: those of the fixture were trained for fewer steps."""
     result = run_python(

@@ -39,7 +39,7 @@ def test_a_light_is_what_its_definition_says(folder: Path, ratio: float | None, 
     others = [record for record in metrics.metrics if record.name != "frechet_distance"]
     (distance, *_) = (record for record in metrics.metrics if record.name == "frechet_distance")
     if ratio is not None:
-        others.append(distance.model_copy(update={"value": ratio * distance.floor, "class_": None}))
+        others.append(distance.model_copy(update={"ratio": ratio, "class_": None}))
     realistic, *_ = answers(metrics.model_copy(update={"metrics": others}))
     assert realistic.light == light
     assert bool(realistic.figures) == (ratio is not None)

@@ -30,7 +30,7 @@ from medmnist_diffusion.studies.augmentation.draws import DRAWS
 from tests.conftest import CHROMIUM
 
 SMALL = [
-    "--shares", "0.2", "1", "--imbalance", "0", "--seeds", "2", "--max_train_steps", "20", "--classifier_steps", "6",
+    "--shares", "0.2", "1", "--imbalance", "0", "--seeds", "2", "--max_train_steps", "6", "--classifier_steps", "4",
     "--num_images", "64", "--arms", "diverse-25", "variants-25", "--processes", "1", "--leaky",
 ]  # fmt: skip
 
@@ -70,6 +70,7 @@ def test_results_name_every_cell_and_every_verdict(finished: Path, small: ImageD
         assert (finished / picture).is_file()
 
 
+@pytest.mark.slow
 def test_images_with_several_labels(tmp_path: Path) -> None:
     counts = {"train": 400, "val": 120, "test": 120}
     write_npz(tmp_path / "several.npz", phantom.make_phantom(form="multi-label", counts=counts))

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 
 from medmnist_diffusion.data import ImageDataset, load_dataset
 from medmnist_diffusion.metrics.extractors import make_extractor
@@ -45,6 +46,7 @@ TINY = {
 }  # fmt: skip
 
 
+@pytest.mark.slow
 def test_a_crippled_loss_is_found_and_twins_are_not_told_apart(small_npz: Path, tmp_path: Path) -> None:
     dataset = load_dataset(str(small_npz))
     extractors = tuple(make_extractor(name, dataset) for name in ("texture",))

@@ -30,7 +30,12 @@ from tests.training.resuming import (
 
 @pytest.mark.parametrize(
     "number",
-    [signal.SIGTERM, signal.SIGKILL, signal.SIGHUP, pytest.param(signal.SIGINT, marks=pytest.mark.slow)],
+    [
+        signal.SIGTERM,
+        signal.SIGKILL,
+        pytest.param(signal.SIGHUP, marks=pytest.mark.slow),
+        pytest.param(signal.SIGINT, marks=pytest.mark.slow),
+    ],
     ids=lambda number: number.name,
 )
 def test_stopped_by_a_signal_and_resumed(
