@@ -51,7 +51,7 @@ lint: $(INSTALLED) ## ruff (style, size of functions), mypy (types), import-lint
 	rm -rf $(LINKED) && mkdir -p $(LINKED)/medmnist_diffusion
 	@ln -s $(addprefix $(CURDIR)/,$(filter-out $(addprefix medmnist_diffusion/,$(INSIDE) __pycache__),$(wildcard medmnist_diffusion/*)) $(INSIDE)) $(LINKED)/medmnist_diffusion/
 	MYPYPATH=$(LINKED) $(BIN)/mypy -p medmnist_diffusion
-	MYPYPATH=$(LINKED):benchmarks $(BIN)/mypy tests benchmarks
+	MYPYPATH=$(LINKED):benchmarks $(BIN)/mypy tests benchmarks examples
 	cd $(LINKED) && $(abspath $(BIN))/lint-imports $(CURDIR)/pyproject.toml
 
 wheel: ## the package as a file, in dist

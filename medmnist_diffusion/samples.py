@@ -97,7 +97,7 @@ def sample(
 
 def generate(
     pipeline: str | Path,
-    labels: Mapping[str, int] | Sequence[int | str | Sequence[int | str]],
+    labels: Mapping[str, int] | Sequence[int | str | Sequence[int | str]] | np.ndarray,
     *,
     seed: int | None = None,
     sampling: Sampling | None = None,

@@ -15,9 +15,9 @@ import torch
 from PIL import Image
 from playwright.sync_api import Browser, Page, expect
 
-from medmnist_diffusion.app import page as page_module
 from medmnist_diffusion.app.page import RUNTIME, VERSION, page_content, write_page
 from medmnist_diffusion.diffusion.sampling import load_pipeline
+from medmnist_diffusion.publish.onnx_export import description
 from medmnist_diffusion.shipped import pipeline_folder
 from tests.app.browser import needs_browser, running_browser, watched_page
 from tests.conftest import ROOT, CliError
@@ -83,7 +83,7 @@ def make(tab: Page, count: int, seed: int, label: str | None = None, guidance: s
 @pytest.mark.parametrize("guidance", [1.0, 1.5])
 def test_the_same_seed_makes_the_same_image_as_python(page: Page, guidance: float) -> None:
     make(page, 5, 4294967294, "pneumonia", str(guidance))  # 2³² − 2, and over the end to 0
-    pipe = load_pipeline("pneumoniamnist-28")
+    pipe: Any = load_pipeline("pneumoniamnist-28")
     seeds = [4294967294, 4294967295, 0, 1, 2]
     wanted = pipe(
         ["pneumonia"] * 5,
@@ -159,7 +159,7 @@ def test_the_folder_is_small_and_whole(tmp_path: Path) -> None:
 
 def test_volumes_and_several_labels_are_described(tmp_path: Path) -> None:
     for pipe in (made((1, 8, 16, 16)), made(multi_label=True)):
-        known = page_module.description(pipe)
+        known = description(pipe)
         assert json.loads(json.dumps(known)) == known
         assert known["multi_label"] == pipe.multi_label
         assert np.prod(known["encoded_shape"]) == np.prod(known["image_shape"])
