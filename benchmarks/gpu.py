@@ -122,19 +122,17 @@ def parts(folder: Path, device: torch.device, tiny: bool) -> dict[str, Any]:
 
     processes = max(1, torch.cuda.device_count()) if device.type == "cuda" else 2
     launch = "multi_gpu.yaml" if device.type == "cuda" else "two_cpu_processes.yaml"
-    launched = ["accelerate", "launch", "--config_file", str(LAUNCH / launch), "--num_processes", str(processes)]
-    arguments = [
-        "--dataset",
-        "phantom",
-        "--output_dir",
-        str(folder / "launched"),
-        "--report_to",
-        "none",
-        "--max_train_steps",
-        "6",
+    launched = [
+        "--config_file",
+        str(LAUNCH / launch),
+        "--num_processes",
+        str(processes),
+        "-m",
+        "medmnist_diffusion.cli",
     ]
-    begin = [sys.executable, "-m", "accelerate.commands.launch", *launched[2:]]
-    done[launch] = timed(lambda: run([*begin, "-m", "medmnist_diffusion.cli", "train", *arguments]))
+    few = [*training[:2], "--output_dir", str(folder / "launched"), "--report_to", "none", "--max_train_steps", "6"]
+    begin = [sys.executable, "-m", "accelerate.commands.launch", *launched]
+    done[launch] = timed(lambda: run([*begin, "train", *few]))
 
     pipeline = folder / "run" / "pipeline"
     reference = images_on(pipeline, lambda pipe: None)

@@ -211,6 +211,7 @@ class SamplesRecord(Record):
     num_inference_steps: int
     guidance_scale: float
     seed: int
+    strength: float | None = None  # of variants of a given image: how much of it became noise; None: from noise alone
     images_sha256: str  # of images and labels together
 
 

@@ -280,11 +280,12 @@ def export() -> None:
 
 @export.command("onnx")
 @click.argument("pipeline", type=FOLDER_OR_FILE)
-@click.option("--output", type=FOLDER_OR_FILE, required=True, help="A .onnx file.")
+@click.option("--output", type=FOLDER_OR_FILE, required=True, help="A new .onnx file.")
 def export_onnx(pipeline: Path, output: Path) -> None:
     """The network as ONNX, compared with PyTorch's results before it is written.
 
-    PIPELINE is a folder, or a name of `medmnist-diffusion models`. The file's metadata say how images come out of it.
+    PIPELINE is a folder, or a name of `medmnist-diffusion models`. The file's metadata hold the sampler's steps as sums: how
+    images come out of it.
     """
     from medmnist_diffusion.publish.onnx_export import export_onnx
 
@@ -293,32 +294,18 @@ def export_onnx(pipeline: Path, output: Path) -> None:
 
 @commands.command()
 @click.argument("pipelines", nargs=-1, type=FOLDER_OR_FILE)
-@click.option(
-    "--dataset",
-    "datasets",
-    multiple=True,
-    metavar="DATASET ...",
-    help="What the pipelines were trained on: shows beside each image the nearest of these, and asks real or generated?",
-)
-@click.option("--root", help="Where MedMNIST files lie (default: $MEDMNIST_ROOT, else ~/.medmnist).")
+@options.shown_dataset_option
 @click.option("--port", type=click.IntRange(1024, 65535), help="Default: the first free one from 7860 on.")
 @click.option("--output", type=FOLDER_OR_FILE, default=Path("runs/app"), help="For ratings (default runs/app).")
 @click.option("--no_browser", is_flag=True, help="Open none.")
-def app(
-    pipelines: tuple[Path, ...],
-    datasets: tuple[str, ...],
-    root: str | None,
-    port: int | None,
-    output: Path,
-    no_browser: bool,
-) -> None:
+def app(pipelines: tuple[Path, ...], dataset: Any, port: int | None, output: Path, no_browser: bool) -> None:
     """A page to look at pipelines: make images, vary one of yours, read the figures, rate real or generated.
 
     PIPELINES are folders, or names of `medmnist-diffusion models` (default: all of these). It is served on this machine only.
     """
     from medmnist_diffusion.app.start import start
 
-    start(pipelines, [name for name in datasets if name != options.NOTHING], root, port, output, not no_browser)
+    start(pipelines, dataset, port, output, not no_browser)
 
 
 @commands.command()

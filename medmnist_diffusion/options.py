@@ -99,7 +99,8 @@ def _with_source(name: Decorator) -> Decorator:
 
             size, window = given.pop("size"), [one for one in given.pop("window") if one != NOTHING]
             how = {option: given.pop(option) for option in ("root", "fit", "slices")}
-            source = DataSource(given.pop("dataset"), size=size or None, window=window or None, **how)
+            name = given.pop("dataset")  # None where it need not be given
+            source = DataSource(name, size=size or None, window=window or None, **how) if name else None
             return command(*context, dataset=source, **given)
 
         return _together([name, *_DATASET_PLACE])(wrapped)
@@ -109,6 +110,13 @@ def _with_source(name: Decorator) -> Decorator:
 
 dataset_argument = _with_source(click.argument("dataset"))
 dataset_option = _with_source(click.option("--dataset", required=True, help=DATASET_HELP))
+
+shown_dataset_option = _with_source(
+    click.option(
+        "--dataset",
+        help="What the pipelines were trained on: shows beside each image the nearest of these, and asks real or generated?",
+    )
+)
 
 _STEPS = ", ".join(f"{name} {steps}" for name, steps in DEFAULT_STEPS.items())
 sampling_options = _together(

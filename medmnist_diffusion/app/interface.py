@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from markdown_it import MarkdownIt
 from PIL import Image
 
 from medmnist_diffusion.app.rating import Rating, start_rating
@@ -22,6 +23,7 @@ from medmnist_diffusion.data.pictures import VIEWS, pictures
 from medmnist_diffusion.diffusion.sampling import generate_images
 from medmnist_diffusion.errors import UserError, one_line
 from medmnist_diffusion.generated import GeneratedImages
+from medmnist_diffusion.publish.card import escaped
 from medmnist_diffusion.publish.verdict import verdict
 
 os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"  # before gradio is imported
@@ -32,6 +34,10 @@ except ImportError as error:
     raise UserError(f"the page needs {error.name}. Install it: pip install 'medmnist-diffusion[app]'.") from None
 
 logger = logging.getLogger(__name__)
+ONE_AT_A_TIME: dict[str, Any] = {
+    "concurrency_id": "work",
+    "concurrency_limit": 1,
+}  # of all buttons and readers together
 LARGEST_UPLOAD = 20 * 2**20  # bytes
 # As many images in a row as fit, on a phone, too.
 STYLE = """
@@ -50,6 +56,7 @@ NOTICE = "**Research only, not for diagnosis.** All of this runs on this machine
 # Keys of the rating, wherever the reader is on its tab; not while a text is typed.
 KEYS = """() => document.addEventListener("keydown", (event) => {
   if (/INPUT|TEXTAREA/.test(event.target.tagName) || event.repeat) return;
+  if (event.ctrlKey || event.metaKey || event.altKey) return;
   const button = document.getElementById({r: "said-real", g: "said-generated"}[event.key]);
   if (button?.offsetParent) button.click();
 })"""
@@ -97,16 +104,30 @@ def serve(page: gr.Blocks, port: int | None, open_browser: bool) -> None:
 
 
 def _said(work: Callable[..., Any]) -> Callable[..., Any]:
-    """A mistake of the reader's is a sentence on the page."""
+    """A mistake of the reader's is a sentence on the page; so is what nobody thought of, which the log has whole."""
 
     @wraps(work)
     def wrapped(*given: Any) -> Any:
         try:
             return work(*given)
         except (UserError, ValueError) as error:
-            raise gr.Error(str(error), print_exception=False) from None
+            raise gr.Error(one_line(error), print_exception=False) from None
+        except Exception as error:
+            logger.exception("the page: %s", work.__name__)
+            raise gr.Error(f"{type(error).__name__}: {one_line(error)}", print_exception=False) from None
 
     return wrapped
+
+
+def _whole(*numbers: float | None) -> list[int]:
+    """What number fields hold.
+
+    Raises:
+        UserError: if one is empty.
+    """
+    if None in numbers:
+        raise UserError("a number is missing: fill in every field.")
+    return [int(number) for number in numbers if number is not None]
 
 
 def _picture(image: np.ndarray, part: int = 0) -> Image.Image:
@@ -129,22 +150,32 @@ def _gallery(made: GeneratedImages, part: int = 0) -> list[tuple[Image.Image, st
 def _pairs(images: np.ndarray, likeness: Likeness) -> list[tuple[Image.Image, str]]:
     """Each image beside its nearest training image, and what that means."""
     shown = []
-    for image, real, relative, copy in zip(images, likeness.real, likeness.relative, likeness.copies, strict=True):
+    copies = [None] * len(images) if likeness.copies is None else likeness.copies.tolist()
+    for image, real, relative, copy in zip(images, likeness.real, likeness.relative, copies, strict=True):
         left, right = _picture(image), _picture(real)
         both = Image.new("RGB", (left.width + right.width + 4, left.height), "white")
         both.paste(left, (0, 0))
         both.paste(right, (left.width + 4, 0))
-        shown.append((both, f"{relative:.2f}: {'counts as a copy' if copy else 'no copy'}"))
+        says = "" if copy is None else ": counts as a copy" if copy else ": no copy"
+        shown.append((both, f"{relative:.2f}{says}"))
     return shown
 
 
-def _pairs_text(likeness: Likeness | None) -> str:
+def _pairs_text(name: str, likeness: Likeness | None) -> str:
+    """What the pairs say; the pipeline's name stands first, as another one may have been chosen meanwhile."""
     if likeness is None:
-        return "*The nearest training images are shown where `--dataset` names the data that the pipeline was trained on.*"
+        return (
+            f"*{name}. The nearest training images are shown where `--dataset` names the data that it was trained on.*"
+        )
+    how = (
+        "Left the generated image, right its nearest training image, whatever its brightness. The number is its distance, "
+        "compared with the distance to the next 50 training images."
+    )
+    if likeness.copies is None or likeness.threshold is None:
+        return f"**{name}. Whether these are copies cannot be judged**: {likeness.unjudged}. {how}"
     return (
-        f"**{int(likeness.copies.sum())} of {len(likeness.copies)} count as copies.** Left the generated image, right its nearest "
-        "training image, whatever its brightness. The number is its distance, compared with the distance to the next 50 training "
-        f"images; real images that the pipeline has not seen fall below {likeness.limit:.2f} once in a hundred."
+        f"**{name}: {int(likeness.copies.sum())} of {len(likeness.copies)} count as copies.** {how} Of real images that the "
+        f"pipeline has not seen {likeness.threshold.expected:.1%} fall below {likeness.threshold.value:.2f}."
     )
 
 
@@ -196,38 +227,46 @@ def _make_tab(page: gr.Blocks, chosen: gr.Dropdown, benches: dict[str, Workbench
     text = gr.Markdown(elem_id="likeness")
     pairs = gr.Gallery(visible=False, elem_id="pairs", elem_classes="pairs", **GALLERY)
 
-    def make(name: str, names: list[str], number: int, start: int, how_many: int, scale: float) -> Any:
-        made = benches[name].make(names, int(number), int(start), int(how_many), float(scale))
-        return made, *_shown(benches[name], made)
+    def make(
+        name: str,
+        names: list[str],
+        number: float | None,
+        start: float | None,
+        of: float | None,
+        scale: float | None,
+        one: int,
+    ) -> Any:
+        many, first, of_steps, _ = _whole(number, start, of, scale)
+        made = benches[name].make(names, many, first, of_steps, float(scale or 1))
+        return made, *_shown(benches[name], made, int(one))
 
     def show(name: str) -> Any:
         bench = benches[name]
-        empty = (
-            gr.Gallery([]),
-            gr.DownloadButton(visible=False),
-            gr.DownloadButton(visible=False),
-            "",
-            gr.Gallery([], visible=False),
-        )
-        return _labels(bench, all_of_them=True), _guidance(bench), _slices(bench), None, *empty
+        return _labels(bench, all_of_them=True), _guidance(bench), _slices(bench), None, *_nothing_made()
 
     results = [shown, as_png, as_npz, text, pairs]
     _when_chosen(page, chosen, show, [labels, guidance, part, kept, *results])
-    press.click(_said(make), [chosen, labels, count, seed, steps, guidance], [kept, *results])
-    part.change(lambda made, one: _gallery(made, int(one)) if made else [], [kept, part], shown)
+    press.click(_said(make), [chosen, labels, count, seed, steps, guidance, part], [kept, *results], **ONE_AT_A_TIME)
+    part.change(_said(lambda made, one: _gallery(made, int(one)) if made else []), [kept, part], shown)
 
 
-def _shown(bench: Workbench, made: GeneratedImages) -> tuple[Any, ...]:
+def _shown(bench: Workbench, made: GeneratedImages, part: int = 0) -> tuple[Any, ...]:
     """Gallery, both downloads, and the nearest training images."""
     likeness = bench.likeness(made.images)
     picture, arrays = saved(made)
     return (
-        _gallery(made),
+        _gallery(made, part),
         gr.DownloadButton(value=picture, visible=True),
         gr.DownloadButton(value=arrays, visible=True),
-        _pairs_text(likeness),
+        _pairs_text(bench.name, likeness),
         gr.Gallery(_pairs(made.images, likeness) if likeness else [], visible=likeness is not None),
     )
+
+
+def _nothing_made() -> tuple[Any, ...]:
+    """The same places, empty: what another pipeline made does not stay."""
+    hidden = gr.DownloadButton(visible=False)
+    return gr.Gallery([]), hidden, hidden, "", gr.Gallery([], visible=False)
 
 
 def _variants_tab(page: gr.Blocks, chosen: gr.Dropdown, benches: dict[str, Workbench]) -> None:
@@ -248,42 +287,57 @@ def _variants_tab(page: gr.Blocks, chosen: gr.Dropdown, benches: dict[str, Workb
     with gr.Row():
         as_png = gr.DownloadButton("Save as PNG", visible=False)
         as_npz = gr.DownloadButton("Save as npz", visible=False)
-    text = gr.Markdown()
+    notes, text = gr.Markdown(elem_id="notes"), gr.Markdown()
     pairs = gr.Gallery(visible=False, elem_classes="pairs", **GALLERY)
 
-    def vary(name: str, path: str | None, names: list[str], far: float, number: int, start: int, scale: float) -> Any:
+    def vary(
+        name: str,
+        path: str | None,
+        names: list[str],
+        far: float,
+        number: float | None,
+        first: float | None,
+        scale: float | None,
+    ) -> Any:
         if path is None:
             raise UserError("give an image first.")
-        image, made = benches[name].variants(Path(path), names, int(number), int(start), float(far), float(scale))
-        return _picture(image), *_shown(benches[name], made)
+        many, start, _ = _whole(number, first, scale)
+        image, said, made = benches[name].variants(Path(path), names, many, start, float(far), float(scale or 1))
+        return _picture(image), "\n".join(f"- {line}" for line in escaped(said)), *_shown(benches[name], made)
 
     def show(name: str) -> Any:
-        return _labels(benches[name], all_of_them=False), _guidance(benches[name])
+        return _labels(benches[name], all_of_them=False), _guidance(benches[name]), None, "", *_nothing_made()
 
-    _when_chosen(page, chosen, show, [labels, guidance])
+    results = [seen, notes, shown, as_png, as_npz, text, pairs]
+    _when_chosen(page, chosen, show, [labels, guidance, *results])
     inputs = [chosen, given, labels, strength, count, seed, guidance]
-    press.click(_said(vary), inputs, [seen, shown, as_png, as_npz, text, pairs])
+    press.click(_said(vary), inputs, results, **ONE_AT_A_TIME)
 
 
 def _figures_tab(page: gr.Blocks, chosen: gr.Dropdown, benches: dict[str, Workbench]) -> None:
     answers = gr.Markdown(elem_id="answers")
     plot = gr.Image(show_label=False, interactive=False, buttons=["fullscreen"], elem_id="ratios")
     with gr.Accordion("The whole card", open=False):
-        card = gr.Markdown(elem_id="card")
+        card = gr.HTML(elem_id="card")
 
     def show(name: str) -> Any:
         bench = benches[name]
         lines = (
             verdict(bench.metrics) if bench.metrics else ["It has not been evaluated: medmnist-diffusion evaluate."]
         )
-        ratios, text = bench.folder / "ratios.png", ""
-        if (bench.folder / "README.md").is_file():
-            whole = (bench.folder / "README.md").read_text(encoding="utf-8")
-            text = re.sub(r"!\[[^]]*\]\([^)]*\)", "", re.sub(r"\A---\n.*?\n---\n", "", whole, flags=re.DOTALL))
+        ratios, text = bench.folder / "ratios.png", bench.folder / "README.md"
         value = Image.open(ratios).convert("RGB") if ratios.is_file() else None
-        return "\n\n".join(lines), gr.Image(value, visible=value is not None), text
+        html = _card_html(text.read_text(encoding="utf-8")) if text.is_file() else ""
+        return "\n\n".join(escaped(lines)), gr.Image(value, visible=value is not None), html
 
     _when_chosen(page, chosen, show, [answers, plot, card])
+
+
+def _card_html(card: str) -> str:
+    """A card without its metadata and pictures. HTML that somebody wrote into it is shown as text, and nothing is loaded."""
+    text = re.sub(r"\A---\n.*?\n---\n", "", card, flags=re.DOTALL)
+    text = re.sub(r"!\[[^]]*\]\([^)]*\)|</?(?:details|summary|sub)>", "", text)
+    return str(MarkdownIt("commonmark", {"html": False}).enable("table").disable("image").render(text))
 
 
 def _rating_tab(chosen: gr.Dropdown, benches: dict[str, Workbench], ratings: Path) -> None:
@@ -299,7 +353,9 @@ def _rating_tab(chosen: gr.Dropdown, benches: dict[str, Workbench], ratings: Pat
     with gr.Row():
         real = gr.Button("Real (r)", visible=False, elem_id="said-real")
         generated = gr.Button("Generated (g)", visible=False, elem_id="said-generated")
-    state = gr.State(None)
+    index = gr.Number(-1, visible=False)  # which image the reader sees: an answer to another one does not count
+    current = gr.State(None)
+    begun: dict[str, Rating] = {}  # one for all readers of a file
 
     def begin(name: str) -> Any:
         bench = benches[name]
@@ -307,33 +363,31 @@ def _rating_tab(chosen: gr.Dropdown, benches: dict[str, Workbench], ratings: Pat
             raise UserError(
                 "this needs the data that the pipeline was trained on: medmnist-diffusion app PIPELINE --dataset DATASET."
             )
-        path = ratings / f"rating_{name.replace('/', '_')}.json"
-        rating = start_rating(bench.dataset, lambda asked: generate_images(bench.pipe, asked), path)
-        return rating, *shown(rating)
+        path = ratings / f"rating_{name.replace('/', '_')}_{bench.weights}.json"
+        if str(path) not in begun:
+            made = start_rating(bench.dataset, lambda asked: generate_images(bench.pipe, asked), path)
+            begun[str(path)] = made
+        return str(path), *shown(begun[str(path)])
 
     def shown(rating: Rating) -> Any:
         at = rating.current
         if at is None:
-            return rating.in_words(), gr.Image(None, visible=False), gr.Button(visible=False), gr.Button(visible=False)
-        return (
-            rating.in_words(),
-            gr.Image(_picture(rating.images[at]), visible=True),
-            gr.Button(visible=True),
-            gr.Button(visible=True),
-        )
+            return -1, rating.in_words(), *hidden()
+        buttons = gr.Button(visible=True), gr.Button(visible=True)
+        return at, rating.in_words(), gr.Image(_picture(rating.images[at]), visible=True), *buttons
 
-    def answered(said_real: bool) -> Callable[[Rating], Any]:
-        def answer(rating: Rating) -> Any:
-            if rating.current is not None:
-                rating.answer(rating.current, said_real)
-            return rating, *shown(rating)
+    def hidden() -> tuple[Any, ...]:
+        return gr.Image(None, visible=False), gr.Button(visible=False), gr.Button(visible=False)
 
-        return answer
+    def answered(said_real: bool) -> Callable[[str, float], Any]:
+        def answer(path: str, at: float) -> Any:
+            begun[path].answer(int(at), said_real)
+            return shown(begun[path])
 
-    outputs = [state, words, image, real, generated]
-    start.click(_said(begin), chosen, outputs)
-    real.click(answered(True), state, outputs)
-    generated.click(answered(False), state, outputs)
-    chosen.change(
-        lambda: (None, "", gr.Image(visible=False), gr.Button(visible=False), gr.Button(visible=False)), None, outputs
-    )
+        return _said(answer)
+
+    outputs = [index, words, image, real, generated]
+    start.click(_said(begin), chosen, [current, *outputs], **ONE_AT_A_TIME)
+    real.click(answered(True), [current, index], outputs, **ONE_AT_A_TIME)
+    generated.click(answered(False), [current, index], outputs, **ONE_AT_A_TIME)
+    chosen.change(lambda: (None, -1, "", *hidden()), None, [current, *outputs])

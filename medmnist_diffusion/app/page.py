@@ -1,7 +1,7 @@
 """A folder that makes images in anybody's browser: the network as ONNX, its sampler as a table, and a page. No server of ours.
 
-Any web server that sends files will do, such as a static Space of the Hugging Face Hub. Nothing that a reader does leaves the
-reader's machine; the page's own rules (its Content-Security-Policy) forbid it.
+Any web server that sends files will do, such as a static Space of the Hugging Face Hub. The page sends nothing that a
+reader does anywhere.
 """
 
 import base64
@@ -10,20 +10,23 @@ import logging
 import shutil
 import subprocess
 import tarfile
+import tempfile
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 import yaml
 
-from medmnist_diffusion.artifacts import Metrics, TrainingSummary
+from medmnist_diffusion.artifacts import TrainingSummary
 from medmnist_diffusion.cache import cache_dir
 from medmnist_diffusion.data.dataset import size_in_words
 from medmnist_diffusion.diffusion.samplers import DEFAULT_SAMPLER, DEFAULT_STEPS
 from medmnist_diffusion.diffusion.sampling import load_pipeline
 from medmnist_diffusion.errors import UserError, one_line
 from medmnist_diffusion.files import atomic_file, atomic_folder, write_json, write_text
+from medmnist_diffusion.publish.card import escaped, measured_metrics
 from medmnist_diffusion.publish.licences import license_of
 from medmnist_diffusion.publish.onnx_export import description, export_onnx, sampler_table
+from medmnist_diffusion.publish.publish import reasons_against_publishing
 from medmnist_diffusion.publish.verdict import verdict
 from medmnist_diffusion.shipped import pipeline_folder
 
@@ -32,7 +35,9 @@ STATIC = Path(__file__).parent / "static_page"
 # The npm package that runs the network in a browser (MIT licence), and the hash by which npm's registry knows it.
 RUNTIME, VERSION = "onnxruntime-web", "1.30.0"
 INTEGRITY = "q0y+JrrtukXSzsBWEMccVfqX25LRmosXHF+CaRJmg8pZClzcV7svNc4rKY3jL02Vb7QmRMDs1SigqR4CXAfKYQ=="
+MADE = ("network.onnx", "page.json", "README.md", "runtime")  # beside what lies in STATIC
 RUNTIME_FILES = ("ort.wasm.min.mjs", "ort-wasm-simd-threaded.mjs", "ort-wasm-simd-threaded.wasm")
+NOT_MEASURED = ["They have not been measured, and no check for copies of training images has been done."]
 GET_IT = f"`npm pack {RUNTIME}@{VERSION}` gets the file on a machine with a network; give it by --runtime."
 
 
@@ -48,14 +53,19 @@ def write_page(pipeline: str | Path, output: str | Path, runtime: Path | None = 
         UserError: if `output` is something else, or the network or its runtime cannot be had.
     """
     folder, output = pipeline_folder(pipeline), Path(output).expanduser()
-    if output.exists() and not (output / "page.json").is_file():
-        raise UserError(f"{output} is there, and is no page that was written before. Give another --output.")
+    ours = {*(source.name for source in STATIC.iterdir()), *MADE}
+    if output.exists() and not (output.is_dir() and {path.name for path in output.iterdir()} <= ours):
+        raise UserError(
+            f"{output} is there, and holds more than a page that was written before. Give another --output."
+        )
     page = page_content(folder)
+    if reasons := reasons_against_publishing(folder, "somebody/page"):
+        logger.warning("Keep this page to yourself: %s.", "; ".join(reasons))
     with atomic_folder(output) as temporary:
         for source in STATIC.iterdir():
             shutil.copy(source, temporary)
-        export_onnx(folder, temporary / "network.onnx")
         _unpack_runtime(runtime or _runtime_of_npm(), temporary / "runtime")
+        export_onnx(folder, temporary / "network.onnx")
         write_json(temporary / "page.json", page)
         write_text(temporary / "README.md", _space_card(page, TrainingSummary.of(folder)))
     logger.info("Written to %s. To look at it: python -m http.server --directory %s", output, output)
@@ -66,8 +76,9 @@ def page_content(folder: Path) -> dict[str, Any]:
     """What the page shows and what its sampler needs: page.json."""
     pipe, summary = load_pipeline(folder), TrainingSummary.of(folder)
     dataset = summary.dataset
-    figures = Metrics.read(folder / "metrics.json") if (folder / "metrics.json").is_file() else None
+    figures = measured_metrics(folder, summary)
     kind = "volumes" if len(dataset.full_shape) > 3 else "images"
+    cited = f"Data: {dataset.citation.rstrip('. ')}. " if dataset.citation else ""
     about = (
         f"Generated {kind} of {size_in_words(dataset.full_shape)}, by a diffusion model that learned from "
         f"{summary.training_images:,} {kind} of {dataset.name}."
@@ -76,9 +87,8 @@ def page_content(folder: Path) -> dict[str, Any]:
         "name": folder.resolve().name,
         "title": f"Images like those of {dataset.name}",
         "about": about,
-        "figures": [line.strip() for line in verdict(figures)] if figures else ["They have not been measured."],
-        "footer": f"Licence: {license_of(summary)}. Data: {dataset.citation.rstrip('. ')}. Made by medmnist-diffusion; runs by "
-        f"{RUNTIME} {VERSION}.",
+        "figures": [line.strip() for line in verdict(figures)] if figures else NOT_MEASURED,
+        "footer": f"Licence: {license_of(summary)}. {cited}Made by medmnist-diffusion; runs by {RUNTIME} {VERSION}.",
         **description(pipe),
         **sampler_table(pipe, DEFAULT_STEPS[DEFAULT_SAMPLER]),
     }
@@ -89,8 +99,9 @@ def _space_card(page: dict[str, Any], summary: TrainingSummary) -> str:
     header = {"title": page["title"], "emoji": "🩻", "sdk": "static", "app_file": "index.html", "pinned": False}
     return (
         f"---\n{yaml.safe_dump(header, allow_unicode=True, sort_keys=False)}---\n\n"
-        f"{page['about']} Research only, not for diagnosis.\n\n"
-        f"The page needs a web server that sends these files, and nothing else: `python -m http.server`. {page['footer']}\n"
+        f"{escaped(page['about'])} Research only, not for diagnosis.\n\n"
+        "The page needs a web server that sends these files, and nothing else: `python -m http.server`. "
+        f"{escaped(page['footer'])}\n"
     )
 
 
@@ -102,14 +113,15 @@ def _runtime_of_npm() -> Path:
     if (npm := shutil.which("npm")) is None:
         raise UserError(f"the page needs the npm package {RUNTIME} {VERSION}, and npm is not installed here. {GET_IT}")
     kept.parent.mkdir(parents=True, exist_ok=True)
-    with atomic_file(kept) as temporary:
-        command = [npm, "pack", "--silent", "--pack-destination", str(temporary.parent), f"{RUNTIME}@{VERSION}"]
-        done = subprocess.run(command, capture_output=True, text=True, cwd=temporary.parent)
+    with tempfile.TemporaryDirectory() as folder:
+        command = [npm, "pack", "--silent", "--pack-destination", folder, f"{RUNTIME}@{VERSION}"]
+        done = subprocess.run(command, capture_output=True, text=True, cwd=folder)
         if done.returncode:
             said = one_line(UserError(done.stderr.strip() or done.stdout.strip()))
             raise UserError(f"npm could not get {RUNTIME} {VERSION} ({said}). {GET_IT}")
-        (temporary.parent / kept.name).replace(temporary)
-        _check_runtime(temporary)
+        _check_runtime(Path(folder) / kept.name)
+        with atomic_file(kept) as temporary:
+            shutil.copy(Path(folder) / kept.name, temporary)
     return kept
 
 

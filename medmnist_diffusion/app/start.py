@@ -1,30 +1,30 @@
 """`medmnist-diffusion app`: pipelines and data are checked first, then the page is shown."""
 
+import os
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
 from medmnist_diffusion.app.workbench import workbenches
-from medmnist_diffusion.data import load_dataset
+from medmnist_diffusion.data.sources import DataSource
 from medmnist_diffusion.errors import UserError
 from medmnist_diffusion.shipped import shipped_folders
 
 
 def start(
-    pipelines: Sequence[Path],
-    datasets: Sequence[str],
-    root: str | None,
-    port: int | None,
-    ratings: Path,
-    open_browser: bool,
+    pipelines: Sequence[Path], source: DataSource | None, port: int | None, ratings: Path, open_browser: bool
 ) -> None:
-    """Show the page until Ctrl-C.
+    """Show the page until Ctrl-C. What is uploaded to it, and made on it, lies in a folder that nobody else can read and that is
+    removed at the end.
 
     Raises:
         UserError: for a pipeline or a data set that cannot be used, or a missing extra.
     """
-    benches = workbenches(pipelines or shipped_folders(), [load_dataset(name, root=root) for name in datasets])
+    benches = workbenches(pipelines or shipped_folders(), source)
     if not benches:
         raise UserError("no pipelines come with this installation. Give a pipeline folder.")
-    from medmnist_diffusion.app.interface import build, serve
+    with tempfile.TemporaryDirectory(prefix="medmnist-diffusion-") as private:
+        os.environ["GRADIO_TEMP_DIR"] = private  # before gradio is imported
+        from medmnist_diffusion.app.interface import build, serve
 
-    serve(build(benches, ratings), port, open_browser)
+        serve(build(benches, ratings), port, open_browser)

@@ -1,8 +1,9 @@
 """What the page of `medmnist-diffusion app` does, without the page: pipelines, their images, the nearest training images."""
 
+import os
 import tempfile
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
@@ -13,15 +14,19 @@ from medmnist_diffusion.data import ImageDataset, Split
 from medmnist_diffusion.data.audit import describe
 from medmnist_diffusion.data.conditioning import Conditioning, condition_of
 from medmnist_diffusion.data.images import read_image
+from medmnist_diffusion.data.sources import DataSource
 from medmnist_diffusion.data.twins import nearest_pictures
-from medmnist_diffusion.diffusion.folder_check import check_folder
-from medmnist_diffusion.diffusion.samplers import DEFAULT_STEPS, Sampling
+from medmnist_diffusion.diffusion.folder_check import WEIGHTS, check_folder
+from medmnist_diffusion.diffusion.samplers import DEFAULT_SAMPLER, DEFAULT_STEPS, Sampling, checked_sampling
 from medmnist_diffusion.diffusion.sampling import conditioning_of, generate_images, load_pipeline
 from medmnist_diffusion.errors import UserError
+from medmnist_diffusion.files import file_hash
 from medmnist_diffusion.generated import GeneratedImages
 from medmnist_diffusion.metrics.memorization import Threshold
 from medmnist_diffusion.metrics.real_side import RealSide
 from medmnist_diffusion.pipelines import ClassConditionalDDPMPipeline
+from medmnist_diffusion.publish.card import measured_metrics
+from medmnist_diffusion.publish.copies import copy_tests
 from medmnist_diffusion.samples import draw, samples_record
 from medmnist_diffusion.shipped import pipeline_folder
 
@@ -35,17 +40,21 @@ class Likeness:
     Attributes:
         real: the training images, uint8 N×H×W×C.
         relative: float N, the distance ÷ that to the next 50 (data/twins.py).
-        limit: below it lies one in a hundred of independent real images; an image below it counts as a copy.
+        threshold: of independent real images' relative distances; an image below it counts as a copy. None where there are no
+            independent real images.
+        unjudged: why nobody can say what is a copy; None where one can.
     """
 
     real: np.ndarray
     relative: np.ndarray
-    limit: float
+    threshold: Threshold | None
+    unjudged: str | None
 
     @property
-    def copies(self) -> np.ndarray:
-        """bool N."""
-        return self.relative < self.limit
+    def copies(self) -> np.ndarray | None:
+        """bool N; None where nobody can say."""
+        judged = self.threshold is not None and self.unjudged is None
+        return self.relative < self.threshold.value if judged and self.threshold else None
 
 
 @dataclass
@@ -59,7 +68,6 @@ class Workbench:
 
     folder: Path
     dataset: ImageDataset | None = None
-    _limit: list[float] = field(default_factory=list)
 
     @cached_property
     def pipe(self) -> ClassConditionalDDPMPipeline:
@@ -68,7 +76,13 @@ class Workbench:
     @property
     def name(self) -> str:
         """What the reader chooses it by."""
-        return self.folder.name if self.folder.name != "pipeline" else f"{self.folder.parent.name}/pipeline"
+        name = self.folder.name
+        return f"{self.folder.parent.name}/{name}" if name.startswith("pipeline") else name
+
+    @cached_property
+    def weights(self) -> str:
+        """Eight digits that change with the weights."""
+        return file_hash(self.folder / WEIGHTS)[:8]
 
     @property
     def conditioning(self) -> Conditioning:
@@ -82,9 +96,12 @@ class Workbench:
 
     @property
     def metrics(self) -> Metrics | None:
-        """What was measured of it; None if nothing was."""
-        path = self.folder / "metrics.json"
-        return Metrics.read(path) if path.is_file() else None
+        """What was measured of it; None if nothing was.
+
+        Raises:
+            UserError: if it was measured on other data or weights.
+        """
+        return measured_metrics(self.folder, TrainingSummary.of(self.folder))
 
     def make(self, labels: Sequence[str], count: int, seed: int, steps: int, guidance: float) -> GeneratedImages:
         """Images of each class, or with several labels an image so many that show all of these labels.
@@ -100,84 +117,109 @@ class Workbench:
             raise UserError("choose at least one class.")
         else:
             conditions = np.repeat(np.array(ids, np.int64), count)
-        if len(conditions) > MOST_IMAGES:
-            raise UserError(f"{len(conditions)} images are too many at once; {MOST_IMAGES} are the most.")
-        sampling = _sampling(seed, steps, guidance)
-        split = draw(self.pipe, conditions, sampling)
-        return GeneratedImages(split, samples_record(self.folder, self.pipe, split, sampling))
+        _check_number(len(conditions))
+        if not 1 <= steps <= MOST_STEPS:
+            raise UserError(f"{steps} steps are not possible here; give 1 to {MOST_STEPS}.")
+        sampling = checked_sampling(seed=seed, num_inference_steps=steps, guidance_scale=guidance)
+        return self._made(draw(self.pipe, conditions, sampling), sampling)
 
     def variants(
         self, path: Path, labels: Sequence[str], count: int, seed: int, strength: float, guidance: float
-    ) -> tuple[np.ndarray, GeneratedImages]:
-        """The image of a file as the pipeline sees it, and variants of it (SDEdit, Meng et al. 2022, arXiv 2108.01073).
+    ) -> tuple[np.ndarray, list[str], GeneratedImages]:
+        """The image of a file as the pipeline sees it, what was done to it, and variants of it (SDEdit, Meng et al. 2022, arXiv
+        2108.01073).
 
         Raises:
             UserError: if the file cannot be read, or no one class is chosen.
         """
-        conditioning, image = self.conditioning, read_image(path, self.shape)
+        conditioning = self.conditioning
+        image, notes = read_image(path, self.shape)
         ids = [conditioning.names.index(name) for name in labels]
         if not conditioning.multi_label and len(ids) != 1:
             raise UserError("choose the one class that the variants are to show.")
-        condition = condition_of(ids) if conditioning.multi_label else ids[0]
-        conditions = np.full(count, condition, np.int64)
-        sampling = _sampling(seed, DEFAULT_STEPS["dpmsolver++"], guidance)
+        _check_number(count)
+        conditions = np.full(count, condition_of(ids) if conditioning.multi_label else ids[0], np.int64)
+        steps = DEFAULT_STEPS[DEFAULT_SAMPLER]
+        sampling = checked_sampling(seed=seed, num_inference_steps=steps, guidance_scale=guidance)
         made = generate_images(
-            self.pipe, conditions, sampling.num_inference_steps, guidance, seed, image=np.repeat(image[None], count, 0),
-            strength=strength,
-        )  # fmt: skip
-        split = Split("train", made, conditions)
-        return image, GeneratedImages(split, samples_record(self.folder, self.pipe, split, sampling))
+            self.pipe, conditions, steps, guidance, seed, image=np.repeat(image[None], count, 0), strength=strength
+        )
+        return image, notes, self._made(Split("train", made, conditions), sampling, strength)
+
+    def _made(self, split: Split, sampling: Sampling, strength: float | None = None) -> GeneratedImages:
+        record = samples_record(self.folder, self.pipe, split, sampling)
+        return GeneratedImages(split, record.model_copy(update={"strength": strength}))
+
+    @cached_property
+    def _threshold(self) -> Threshold | None:
+        assert self.dataset is not None
+        real = RealSide(self.dataset)
+        fresh = np.concatenate([real.relative_of_held_out, real.relative_of_alone])
+        return Threshold.of(fresh) if len(fresh) else None
 
     def likeness(self, images: np.ndarray) -> Likeness | None:
         """The nearest training image of each; None where the training data are not at hand."""
         if self.dataset is None:
             return None
-        if not self._limit:
-            real = RealSide(self.dataset)
-            fresh = np.concatenate([real.relative_of_held_out, real.relative_of_alone])
-            self._limit.append(Threshold.of(fresh).value if len(fresh) else 0.0)
         train = self.dataset.train
         nearest = nearest_pictures(Split("train", images, np.zeros(len(images), np.int64)), train)
-        return Likeness(train.images[nearest.rows[:, 0]], nearest.relative, self._limit[0])
+        unjudged = copy_tests(self.metrics).unjudged if self.metrics else None
+        if self._threshold is None:
+            unjudged = "no real image is known to be independent of the training images"
+        return Likeness(train.images[nearest.rows[:, 0]], nearest.relative, self._threshold, unjudged)
 
 
-def workbenches(pipelines: Sequence[Path], datasets: Sequence[ImageDataset]) -> dict[str, Workbench]:
-    """By name; to each its training data, where they are among those given.
+def workbenches(pipelines: Sequence[Path], source: DataSource | None = None) -> dict[str, Workbench]:
+    """By name; with their training data, where they are those of the source, read in the pipeline's size unless it says one.
 
     Raises:
-        UserError: if a pipeline cannot be loaded, two have one name, or a data set belongs to none of them.
+        UserError: if a pipeline cannot be loaded, two have one name, or none was trained on these data.
     """
     found: dict[str, Workbench] = {}
-    descriptions = [describe(dataset) for dataset in datasets]
-    unused = set(range(len(datasets)))
+    loaded: dict[tuple[int, ...], ImageDataset | UserError] = {}
     for path in pipelines:
-        bench = Workbench(pipeline_folder(path))
+        bench = Workbench(pipeline_folder(path).resolve())
         check_folder(bench.folder)
         trained_on = TrainingSummary.of(bench.folder).dataset
-        for at, description in enumerate(descriptions):
-            if same_images(trained_on, description):
-                bench.dataset = datasets[at]
-                unused.discard(at)
+        if source:
+            sides = trained_on.full_shape[:-1]
+            if sides not in loaded:
+                loaded[sides] = _loaded(source, sides)
+            dataset = loaded[sides]
+            if isinstance(dataset, ImageDataset) and same_images(trained_on, describe(dataset)):
+                bench.dataset = dataset
         if bench.name in found:
             raise UserError(
                 f"{path}: another pipeline is called {bench.name}, too. Give one of them, or rename a folder."
             )
         found[bench.name] = bench
-    if unused:
-        name = datasets[min(unused)].name
-        raise UserError(f"none of these pipelines was trained on {name}. Leave out --dataset, or give another.")
+    if source and all(bench.dataset is None for bench in found.values()):
+        if errors := [one for one in loaded.values() if isinstance(one, UserError)]:
+            raise errors[0]
+        raise UserError(
+            f"none of these pipelines was trained on {source.dataset} as it is read here. Give what they were trained on, with "
+            "the same --size, --fit and --window, or leave out --dataset."
+        )
     return found
 
 
-def _sampling(seed: int, steps: int, guidance: float) -> Sampling:
-    if not 1 <= steps <= MOST_STEPS:
-        raise UserError(f"{steps} steps are not possible here; give 1 to {MOST_STEPS}.")
-    return Sampling(seed=seed, num_inference_steps=steps, guidance_scale=guidance)
+def _loaded(source: DataSource, sides: tuple[int, ...]) -> ImageDataset | UserError:
+    """The data in a pipeline's size, or why they cannot be read so."""
+    size = source.size or (sides[:1] if len(sides) > 2 else sides)
+    try:
+        return source._replace(size=size).load()
+    except UserError as error:
+        return error
+
+
+def _check_number(count: int) -> None:
+    if not 1 <= count <= MOST_IMAGES:
+        raise UserError(f"{count} images at once are not possible here; 1 to {MOST_IMAGES} are.")
 
 
 def saved(made: GeneratedImages) -> tuple[str, str]:
-    """Files to download: all in one PNG, and an npz in MedMNIST's layout; in a folder that the system may empty."""
-    folder = Path(tempfile.mkdtemp(prefix="medmnist-diffusion-app-"))
+    """Files to download: all in one PNG, and an npz in MedMNIST's layout; in Gradio's folder, which ends with the page."""
+    folder = Path(tempfile.mkdtemp(prefix="made-", dir=os.environ.get("GRADIO_TEMP_DIR")))
     made.grid().save(folder / "images.png")
     made.save(folder / "images.npz")
     return str(folder / "images.png"), str(folder / "images.npz")

@@ -368,22 +368,23 @@ def decoded(table: Any, reading: Reading, seen: Seen, where: str) -> Iterator[np
         yield np.stack([_decoded(row, reading, seen, where) for row in table[start : start + at_once]["image"]])
 
 
-def read_image(path: Path, shape: Sequence[int]) -> np.ndarray:
-    """One file as an image uint8 H×W×C (a NIfTI volume: D×H×W×C) of a given shape, cropped to its middle. Where colours are
-    needed, a grey one gets three equal channels.
+def read_image(path: Path, shape: Sequence[int]) -> tuple[np.ndarray, list[str]]:
+    """One file as an image uint8 H×W×C (a NIfTI volume: D×H×W×C) of a given shape, cropped to its middle, and what was done to it.
+    Where colours are needed, a grey one gets three equal channels.
 
     Raises:
         UserError: if it cannot be read, is coloured where grey is needed, or is a volume where an image is needed.
     """
     row, where = {"path": str(path), "bytes": None}, str(path.parent)
     seen, (*sides, channels) = survey([row], where), shape
+    reading = Reading((sides[-2], sides[-1]))
     if bool(seen.volumes) != (len(sides) > 2):
         needed = "a volume (NIfTI)" if len(sides) > 2 else "an image"
         raise UserError(f"{path.name} is {'a volume' if seen.volumes else 'an image'}; {needed} is needed here.")
     if seen.channels > channels:
         raise UserError(f"{path.name} has colours, and grey is needed here. Convert it to grey.")
-    image = _decoded(row, Reading((sides[-2], sides[-1])), seen, where)
-    return np.repeat(image, channels // seen.channels, axis=-1)
+    seen.check(reading, where)
+    return np.repeat(_decoded(row, reading, seen, where), channels // seen.channels, axis=-1), seen.notes(reading)
 
 
 def image_shape(reading: Reading, seen: Seen) -> tuple[int, ...]:

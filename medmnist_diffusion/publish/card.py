@@ -55,14 +55,7 @@ def write_card(folder: Path, load_from: str | None = None) -> Path:
         'runs/x/pipeline/README.md'
     """
     summary = TrainingSummary.of(folder)
-    metrics = Metrics.read(folder / "metrics.json") if (folder / "metrics.json").is_file() else None
-    if metrics and not same_images(metrics.dataset, summary.dataset):
-        raise UserError(
-            f"{folder / 'metrics.json'} was measured on {metrics.dataset['name']}, other data than this pipeline was trained "
-            "on. Evaluate again with the training data set."
-        )
-    if metrics and metrics.pipeline.get("weights_sha256") != file_hash(folder / WEIGHTS):
-        raise UserError(f"{folder / 'metrics.json'} was measured on other weights. Evaluate this pipeline again.")
+    metrics = measured_metrics(folder, summary)
     try:
         card = ModelCard.from_template(
             _metadata(summary, metrics),
@@ -76,6 +69,25 @@ def write_card(folder: Path, load_from: str | None = None) -> Path:
         ) from None
     write_text(folder / "README.md", str(card))
     return folder / "README.md"
+
+
+def measured_metrics(folder: Path, summary: TrainingSummary) -> Metrics | None:
+    """A pipeline's metrics.json; None if it was not evaluated.
+
+    Raises:
+        UserError: if it belongs to another data set or other weights.
+    """
+    if not (folder / "metrics.json").is_file():
+        return None
+    metrics = Metrics.read(folder / "metrics.json")
+    if not same_images(metrics.dataset, summary.dataset):
+        raise UserError(
+            f"{folder / 'metrics.json'} was measured on {metrics.dataset['name']}, other data than this pipeline was trained "
+            "on. Evaluate again with the training data set."
+        )
+    if metrics.pipeline.get("weights_sha256") != file_hash(folder / WEIGHTS):
+        raise UserError(f"{folder / 'metrics.json'} was measured on other weights. Evaluate this pipeline again.")
+    return metrics
 
 
 def _metadata(summary: TrainingSummary, metrics: Metrics | None) -> ModelCardData:
@@ -202,10 +214,10 @@ def _metric_values(metrics: Metrics, folder: Path) -> dict[str, Any]:
         "answers": [escaped({**asdict(one), "light": _SHOWN_LIGHTS[one.light]}) for one in answers(metrics)],
         "lights": LIGHTS,
         "rows": overall_rows(metrics),
-        "class_rows": class_rows(metrics),
+        "class_rows": [escaped(row) for row in class_rows(metrics)],
         "floor_sources": {source: ", ".join(labels) for source, labels in sources.items()},
         "sampling": metrics.sampling,
-        "refused": metrics.refused,
+        "refused": escaped(metrics.refused),
         "has_fid": any(record.extractor == "inception" for record in overall),
         "has_pictures": (folder / "ratios.png").is_file() and (folder / "closest_generated.png").is_file(),
         "has_pairs": (folder / "closest_pairs.png").is_file(),

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from diffusers import UNet2DModel
 
+from medmnist_diffusion.diffusion.samplers import DEFAULT_SAMPLER, DEFAULT_STEPS
 from medmnist_diffusion.diffusion.sampling import load_pipeline
 from medmnist_diffusion.errors import UserError
 from medmnist_diffusion.files import atomic_file
@@ -39,11 +40,12 @@ def export_onnx(pipeline: str | Path, output: str | Path) -> Path:
 
     Inputs, with any number N of images: `sample` float N×C×H×W (images as the network sees them), `timestep` int64 N (0 … 999),
     `class_labels` as in `Network`. Output: `prediction` float N×C×H×W, of what `prediction_type` names. The file's metadata hold
-    `description(pipe)` as JSON under the key `medmnist_diffusion`. Weights that were rounded to half precision are kept so; all
-    are computed with in single precision.
+    `description` and `sampler_table` as JSON under the key `medmnist_diffusion`. Weights that were rounded to half precision are
+    kept so; all are computed with in single precision.
 
     Raises:
-        UserError: if the packages of the extra `onnx` are missing, or the two disagree by more than 1e-3; nothing is written then.
+        UserError: if the file exists, the packages of the extra `onnx` are missing, or the two disagree by more than 1e-3;
+            nothing is written then.
     """
     try:
         import onnx
@@ -51,6 +53,8 @@ def export_onnx(pipeline: str | Path, output: str | Path) -> Path:
         import onnxscript  # noqa: F401  torch's exporter needs it
     except ImportError as error:
         raise UserError(f"ONNX needs {error.name}. Install it: pip install 'medmnist-diffusion[onnx]'.") from None
+    if Path(output).exists():
+        raise UserError(f"{output} exists already. Choose another --output, or remove it.")
     pipe = load_pipeline(pipeline)
     network, inputs = Network(pipe), _example(pipe, count=2)
     batch = torch.export.Dim("batch", min=1)
@@ -63,7 +67,8 @@ def export_onnx(pipeline: str | Path, output: str | Path) -> Path:
     model = program.model_proto
     _forget_where_it_was_made(model)
     _store_halves(model)
-    model.metadata_props.add(key=METADATA, value=json.dumps(description(pipe)))
+    content = {**description(pipe), **sampler_table(pipe, DEFAULT_STEPS[DEFAULT_SAMPLER])}
+    model.metadata_props.add(key=METADATA, value=json.dumps(content))
     with atomic_file(output) as temporary:
         onnx.save(model, temporary)
         session = onnxruntime.InferenceSession(temporary, providers=["CPUExecutionProvider"])
@@ -81,7 +86,7 @@ def export_onnx(pipeline: str | Path, output: str | Path) -> Path:
 
 
 def description(pipe: ClassConditionalDDPMPipeline) -> dict[str, Any]:
-    """All that is needed beside the network to make images: JSON-ready."""
+    """What is needed beside the network and a sampler to make images: JSON-ready."""
     encoder = pipe.image_encoder
     return {
         "labels": [pipe.id2label[label] for label in sorted(pipe.id2label)],

@@ -25,9 +25,9 @@ SEES_LABELS = 0.6  # AUC below which a classifier is no judge
 # What the lights mean, for the reader of a card.
 LIGHTS = (
     f"Green: the distance is at most {REALISM[0][0]:g} times that of real images, the right class is seen at least "
-    f"{CLASS_SHOWN[0][0]:.0%} as often as in real ones, there is no sign of copies. Yellow: at most {REALISM[1][0]:g} times, at "
-    f"least {CLASS_SHOWN[1][0]:.0%}. Red: worse, or copies. White: not measured, or it cannot be judged. These limits are a "
-    "convention of medmnist-diffusion. The figures are what counts."
+    f"{CLASS_SHOWN[0][0]:.0%} as often as in real ones (of several labels: the AUC is as far above chance), there is no sign of "
+    f"copies. Yellow: at most {REALISM[1][0]:g} times, at least {CLASS_SHOWN[1][0]:.0%}. Red: worse, or copies. White: not "
+    "measured, or it cannot be judged. These limits are a convention of medmnist-diffusion. The figures are what counts."
 )
 
 

@@ -90,6 +90,8 @@ def as_html(text: str, folder: Path, title: str) -> str:
 
     def inlined(match: re.Match[str]) -> str:
         path = folder / match[1]
+        if Path(match[1]).name != match[1] or not path.is_file():  # none of ours: a name in the data may look like one
+            return 'src="data:,"'
         kind = mimetypes.guess_type(path.name)[0]
         return f'src="data:{kind};base64,{base64.b64encode(path.read_bytes()).decode()}"'
 

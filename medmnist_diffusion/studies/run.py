@@ -112,9 +112,12 @@ def run_cells(
     How far the work is stands in the folder's status.json meanwhile, for whoever looks from outside.
     """
     tasks = [(run.deadline, task, *cell) for cell in cells]
-    status = Status.begun(desc, unit, len(tasks))
-    for done, result in enumerate(run_tasks(_run_in_time, tasks, run.workers, desc, unit), 1):
-        status.after(done).write(run.folder)
+    status = Status(part=desc, unit=unit, done=0, left_out=0, of=len(tasks), began=time.time(), updated=time.time())
+    if tasks:
+        write_json(run.folder / STATUS, status.model_dump())
+    for result in run_tasks(_run_in_time, tasks, run.workers, desc, unit):
+        status = status.after(result is not None)
+        write_json(run.folder / STATUS, status.model_dump())
         yield result
 
 
@@ -123,34 +126,34 @@ class Status(BaseModel):
 
     Attributes:
         part, unit: what is run, and what is counted.
-        done, of: how many of these are finished, of how many that were missing when the command started.
+        done, left_out, of: how many of these are finished, how many were left out (the time was over), of how many that were
+            missing when the command started.
         began, updated: seconds since 1970.
     """
 
     part: str
     unit: str
     done: int
+    left_out: int
     of: int
     began: float
     updated: float
 
-    @classmethod
-    def begun(cls, part: str, unit: str, of: int) -> "Status":
-        return cls(part=part, unit=unit, done=0, of=of, began=time.time(), updated=time.time())
-
-    def after(self, done: int) -> "Status":
-        """The same when so many are finished."""
-        return self.model_copy(update={"done": done, "updated": time.time()})
-
-    def write(self, folder: Path) -> None:
-        write_json(folder / STATUS, self.model_dump())
+    def after(self, was_done: bool) -> "Status":
+        """The same after one more."""
+        counted = {"done": self.done + was_done, "left_out": self.left_out + (not was_done)}
+        return self.model_copy(update={**counted, "updated": time.time()})
 
     def in_words(self) -> str:
-        """Two lines for a terminal."""
-        left = (self.updated - self.began) / self.done * (self.of - self.done)
+        """A line for a terminal."""
         when = datetime.fromtimestamp(self.updated).strftime("%Y-%m-%d %H:%M:%S")
-        rest = f"about {left / 60:.0f} minutes are left then" if self.done < self.of else "this part was finished then"
-        return f"{self.part}: {self.done} of {self.of} {self.unit}s, at {when}; {rest}."
+        missing = self.of - self.done - self.left_out
+        rest = "none is left then" if not missing else f"{missing} were left then"
+        if missing and self.done:
+            minutes = (self.updated - self.began) / self.done * missing / 60
+            rest += f", about {minutes:.0f} minutes"
+        out = f", {self.left_out} left out as the time was over" if self.left_out else ""
+        return f"{self.part}: {self.done} of {self.of} {self.unit}s{out}, at {when}; {rest}."
 
 
 def study_status(kind: str, source: DataSource, output: Path | None) -> str:
@@ -162,7 +165,7 @@ def study_status(kind: str, source: DataSource, output: Path | None) -> str:
     folder = output or study_folder(kind, source.load(), None)
     status = read_kept(folder / STATUS, Status, "status of a study")
     if status is None:
-        raise UserError(f"{folder} holds no study of which anything is finished. Give its folder by --output.")
+        raise UserError(f"{folder} holds no study that was begun. Give its folder by --output.")
     return status.in_words()
 
 

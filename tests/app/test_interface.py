@@ -14,12 +14,14 @@ import pytest
 from PIL import Image
 from playwright.sync_api import Browser, Page, expect
 
+from medmnist_diffusion.app import interface
+from medmnist_diffusion.app.workbench import workbenches
 from medmnist_diffusion.data import load_dataset
+from medmnist_diffusion.data.sources import DataSource
 from medmnist_diffusion.shipped import pipeline_folder
 from tests.app.browser import needs_browser, running_browser, watched_page
 from tests.conftest import CliError
 
-pytest.importorskip("gradio")
 SLOW_MS = 120_000  # a test machine is a busy one
 
 
@@ -101,6 +103,9 @@ def test_mistakes_are_sentences(page: Page) -> None:
         page.get_by_label(name, exact=True).first.uncheck()
     page.locator("#make").click()
     expect(page.get_by_test_id("toast-body").first).to_contain_text("choose at least one class", timeout=SLOW_MS)
+    page.locator("#count input").fill("")
+    page.locator("#make").click()
+    expect(page.get_by_test_id("toast-body").filter(has_text="a number is missing")).to_be_visible(timeout=SLOW_MS)
 
 
 @needs_browser
@@ -133,24 +138,64 @@ def test_variants_of_an_image(page: Page, tmp_path: Path) -> None:
     expect(page.locator("#seen img")).to_be_visible()
 
 
+def rated(path: Path) -> int:
+    return int(json.loads(path.read_text())["rated"])
+
+
 @needs_browser
 def test_real_or_generated_by_key_is_stored(page: Page, served: tuple[str, Path]) -> None:
     tab_of(page, "Real or generated?")
     page.locator("#start").click()
     expect(page.locator("#rate img")).to_be_visible(timeout=SLOW_MS)
-    stored = served[1] / "runs" / "app" / "rating_phantom-28.json"
+    folder = served[1] / "runs" / "app"
     for answers in (1, 2, 3):
         page.keyboard.press("g" if answers == 2 else "r")
         deadline = time.monotonic() + 60
-        while not stored.is_file() or json.loads(stored.read_text())["rated"] < answers:
+        while not (stored := list(folder.glob("rating_phantom-28_*.json"))) or rated(stored[0]) < answers:
             assert time.monotonic() < deadline
             time.sleep(0.1)
         expect(page.locator("#rated")).to_contain_text(f"{60 - answers} images are left", timeout=SLOW_MS)
-    assert json.loads(stored.read_text())["said_real"] == [True, False, True]
+    assert json.loads(stored[0].read_text())["said_real"] == [True, False, True]
+    page.keyboard.press("Control+r")  # reloading is no answer
+    expect(page.locator("#made")).to_be_attached(timeout=SLOW_MS)
+    assert rated(stored[0]) == 3
 
 
 def test_mistakes_of_the_command(cli_error: CliError, small_npz: Path, tmp_path: Path) -> None:
     assert "no pipeline folder" in cli_error("app", "nowhere")
     assert "none of these pipelines was trained on" in cli_error("app", "phantom-28", "--dataset", str(small_npz))
+    assert "nowhere" in cli_error("app", "phantom-28", "--dataset", "nowhere")
     twice = [str(pipeline_folder("phantom-28")), "phantom-28"]
     assert "another pipeline is called phantom-28" in cli_error("app", *twice)
+
+
+def test_a_card_of_somebody_else_loads_and_runs_nothing() -> None:
+    card = (
+        "---\ntitle: x\n---\n# A\n\n<img src='https://t.example/1'> ![a](https://t.example/2) ![b][r]\n\n"
+        "<script>alert(1)</script>\n\n[r]: https://t.example/3\n\n| a | b |\n| --- | --- |\n| 1 | 2 |\n"
+    )
+    shown = interface._card_html(card)
+    assert "<table>" in shown
+    assert "title" not in shown
+    for tag in ("<img", "<script", "<iframe"):
+        assert tag not in shown
+
+
+def test_pipelines_find_their_data_in_their_own_size(tmp_path: Path) -> None:
+    names = [Path("phantom-28"), Path("pneumoniamnist-28")]
+    benches = workbenches(names, DataSource("phantom"))
+    assert benches["phantom-28"].dataset is not None
+    assert benches["pneumoniamnist-28"].dataset is None
+    images = benches["phantom-28"].dataset.train.images[:3]
+    likeness = benches["phantom-28"].likeness(images)
+    np.testing.assert_array_equal(likeness.real, images)  # a training image is nearest to itself
+    assert likeness.copies is not None
+    assert likeness.copies.all()
+
+
+def test_where_nobody_can_judge_nothing_is_called_no_copy() -> None:
+    bench = workbenches([Path("phantom-28")], DataSource("phantom"))["phantom-28"]
+    bench.__dict__["_threshold"] = None  # as of data without independent real images
+    likeness = bench.likeness(bench.dataset.train.images[:2])
+    assert likeness.copies is None
+    assert "cannot be judged" in interface._pairs_text("x", likeness)

@@ -175,7 +175,9 @@ def test_figures_are_those_of_the_card() -> None:
 def test_mistakes(tmp_path: Path, cli_error: CliError, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "mine").mkdir()
     (tmp_path / "other.tgz").write_bytes(b"something else")
-    assert "is no page" in cli_error("page", "phantom-28", "--output", str(tmp_path / "mine"))
+    (tmp_path / "mine" / "page.json").write_text("{}")
+    (tmp_path / "mine" / "thesis.txt").write_text("mine")
+    assert "holds more than a page" in cli_error("page", "phantom-28", "--output", str(tmp_path / "mine"))
     output = str(tmp_path / "page")
     assert "its hash is another" in cli_error(
         "page", "phantom-28", "--output", output, "--runtime", str(tmp_path / "other.tgz")
@@ -183,3 +185,4 @@ def test_mistakes(tmp_path: Path, cli_error: CliError, monkeypatch: pytest.Monke
     monkeypatch.setattr(shutil, "which", lambda name: None)
     assert "npm is not installed here" in cli_error("page", "phantom-28", "--output", output)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["mine", "other.tgz"]
+    assert (tmp_path / "mine" / "thesis.txt").is_file()

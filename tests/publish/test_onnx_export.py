@@ -47,7 +47,7 @@ def test_the_table_makes_the_images_of_the_scheduler(order: int) -> None:
     np.testing.assert_allclose(found, wanted, atol=2e-3)
 
 
-def test_the_file_makes_the_images_of_the_pipeline(tmp_path: Path) -> None:
+def test_the_file_makes_the_images_of_the_pipeline(tmp_path: Path, cli_error: CliError) -> None:
     assert cli.main(["export", "onnx", "pneumoniamnist-28", "--output", str(tmp_path / "network.onnx")]) == 0
     pipe: Any = load_pipeline("pneumoniamnist-28")
     session = onnxruntime.InferenceSession(tmp_path / "network.onnx", providers=["CPUExecutionProvider"])
@@ -64,6 +64,8 @@ def test_the_file_makes_the_images_of_the_pipeline(tmp_path: Path) -> None:
     assert (tmp_path / "network.onnx").stat().st_size < 1.3 * weights.stat().st_size  # halves stay halves
     known = json.loads(session.get_modelmeta().custom_metadata_map[METADATA])
     assert known["labels"] == [pipe.id2label[0], pipe.id2label[1]]
+    assert len(known["weights"]) == len(known["timesteps"]) == 10  # all that a program needs
+    assert "exists already" in cli_error("export", "onnx", "phantom-28", "--output", str(tmp_path / "network.onnx"))
     assert b"medmnist_diffusion/" not in (tmp_path / "network.onnx").read_bytes()  # no paths of this machine
     onnx.checker.check_model(tmp_path / "network.onnx", full_check=True)
 

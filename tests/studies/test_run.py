@@ -35,11 +35,13 @@ def test_how_far_it_is_is_seen_from_outside(tmp_path: Path) -> None:
         study_status("kind", source, tmp_path)
     cells = run_cells(run, doubled, [(1,), (2,), (3,)], "losses")
     next(cells)
-    assert "losses: 1 of 3 cells" in study_status("kind", source, tmp_path)
-    assert "minutes are left" in study_status("kind", source, tmp_path)
+    assert "losses: 1 of 3 cells, at" in study_status("kind", source, tmp_path)
+    assert "2 were left then, about 0 minutes" in study_status("kind", source, tmp_path)
     list(cells)
     assert "losses: 3 of 3 cells" in study_status("kind", source, tmp_path)
-    assert "was finished" in study_status("kind", source, tmp_path)
+    assert "none is left then" in study_status("kind", source, tmp_path)
+    list(run_cells(replace(run, deadline=time.time() - 1), doubled, [(1,), (2,)], "more"))
+    assert "more: 0 of 2 cells, 2 left out as the time was over" in study_status("kind", source, tmp_path)
 
 
 def test_a_budget_sets_the_deadline_and_the_folder_is_named_by_the_data(

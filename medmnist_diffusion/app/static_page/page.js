@@ -15,6 +15,7 @@ function element(tag, properties = {}, ...children) {
 }
 
 function setUp() {
+  $("status").textContent = "";
   document.title = model.title;
   $("title").textContent = model.title;
   $("about").textContent = model.about;
@@ -133,7 +134,7 @@ function make(event) {
   working(true);
   worker ??= new Worker("worker.js", { type: "module" });
   const began = performance.now();
-  worker.onerror = () => stop("The work could not begin. This page must be served: python -m http.server");
+  worker.onerror = () => stop("The work could not begin: this browser could not start it.");
   worker.onmessage = ({ data }) => {
     if (data.error) return stop(`That did not work: ${data.error}`);
     if (data.progress !== undefined) {
