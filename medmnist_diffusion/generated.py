@@ -144,7 +144,7 @@ def check_format(shape: Sequence[int], output_format: Format) -> None:
 
 def _write_folder(output: Path, made: GeneratedImages) -> None:
     """PNGs in class folders, with metadata.csv: file_name, label, label_name, index and how they were drawn."""
-    conditioning, how = made.conditioning, made.record.model_dump(exclude={"id2label", "task"})
+    conditioning, how = made.conditioning, made.record.model_dump(exclude={"id2label", "task"}, exclude_none=True)
     volumes = made.images.ndim > 4
     with atomic_folder(output) as temporary:
         lines = []

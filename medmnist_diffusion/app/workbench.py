@@ -133,7 +133,10 @@ class Workbench:
             UserError: if the file cannot be read, or no one class is chosen.
         """
         conditioning = self.conditioning
-        image, notes = read_image(path, self.shape)
+        try:
+            image, notes = read_image(path, self.shape)
+        except UserError as error:  # where the page keeps the file is of no interest
+            raise UserError(str(error).replace(f"{path} in {path.parent}", path.name)) from None
         ids = [conditioning.names.index(name) for name in labels]
         if not conditioning.multi_label and len(ids) != 1:
             raise UserError("choose the one class that the variants are to show.")
