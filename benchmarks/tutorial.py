@@ -22,6 +22,7 @@ from medmnist_diffusion.files import write_text
 
 DOCS = Path(__file__).resolve().parent.parent / "docs"
 BLOCKS = re.compile(r"```bash\n(.*?)```\n\n```text\n.*?```\n", re.DOTALL)
+BAR = re.compile(r"(step|batch|it)/s[,\]]")
 PICTURES = ("preview.png", "runs/mine/pipeline/samples.png", "runs/mine/pipeline/ratios.png")
 
 
@@ -35,7 +36,7 @@ def output_of(command: str, folder: Path) -> str:
     done = subprocess.run(
         shlex.split(command), cwd=folder, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
     )
-    if done.returncode:
+    if done.returncode not in (0, UserError.exit_code):  # a refusal is a part of the story
         raise UserError(f"{command} ended with {done.returncode}: {done.stdout[-500:]}")
     lines = [
         line for line in done.stdout.split("\n") if "\r" not in line and "it/s]" not in line and "step/s]" not in line
