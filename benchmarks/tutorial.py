@@ -38,9 +38,7 @@ def output_of(command: str, folder: Path) -> str:
     )
     if done.returncode not in (0, UserError.exit_code):  # a refusal is a part of the story
         raise UserError(f"{command} ended with {done.returncode}: {done.stdout[-500:]}")
-    lines = [
-        line for line in done.stdout.split("\n") if "\r" not in line and "it/s]" not in line and "step/s]" not in line
-    ]
+    lines = [line for line in done.stdout.split("\n") if "\r" not in line and not BAR.search(line)]
     return "\n".join(line.rstrip() for line in lines).replace(f"{folder}/", "").strip("\n")
 
 
