@@ -9,7 +9,6 @@ against the same on the CPU, sampling, evaluation.
 """
 
 import argparse
-import contextlib
 import json
 import os
 import re
@@ -25,6 +24,7 @@ import numpy as np
 import torch
 from diffusers import DiffusionPipeline, DPMSolverMultistepScheduler
 from judging import RESULTS
+from time_to_quality import matmul_gflops
 
 from medmnist_diffusion.data import load_dataset, phantom
 from medmnist_diffusion.data.npz import write_npz
@@ -52,7 +52,9 @@ def main(argv: Sequence[str]) -> None:
     began = time.monotonic()
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     result: dict[str, Any] = {"command": "python benchmarks/gpu.py", "machine": describe_machine()}
-    result["matmul_tflops"] = round(matmul_tflops(device, 256 if args.tiny else 8192), 2)
+    result["matmul_tflops"] = round(
+        matmul_gflops(torch.bfloat16, 256 if args.tiny else 8192, device=device.type) / 1000, 2
+    )
     result["steps"] = []
     for size in (28, 64) if args.tiny else SIZES:
         for compiled in (False, True):
@@ -94,7 +96,8 @@ def speed(device: torch.device, size: int, count: int, compiled: bool, seconds: 
         wait_for(device)
         return time.monotonic() - start
 
-    reset_peak(device)
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats()
     first, fastest, began = step(), step(), time.monotonic()
     while time.monotonic() - began < seconds:
         fastest = min(fastest, step())
@@ -182,26 +185,9 @@ def timed(work: Callable[[], None]) -> float:
     return round(time.monotonic() - start, 1)
 
 
-def matmul_tflops(device: torch.device, size: int) -> float:
-    """The best rate of square matrix products in bfloat16."""
-    left, right = (torch.randn(size, size, device=device).bfloat16() for _ in range(2))
-    best = float("inf")
-    for _ in range(10):
-        start = time.monotonic()
-        left @ right
-        wait_for(device)
-        best = min(best, time.monotonic() - start)
-    return 2 * size**3 / best / 1e12
-
-
 def wait_for(device: torch.device) -> None:
     if device.type == "cuda":
         torch.cuda.synchronize()
-
-
-def reset_peak(device: torch.device) -> None:
-    with contextlib.suppress(RuntimeError, AssertionError):
-        torch.cuda.reset_peak_memory_stats()
 
 
 def peak_gib(device: torch.device) -> float:

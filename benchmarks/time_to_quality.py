@@ -62,13 +62,15 @@ def contend(args: argparse.Namespace) -> None:
     write_json(args.output, result)
 
 
-def matmul_gflops(dtype: torch.dtype, size: int = 2048, seconds: float = 2.0) -> float:
+def matmul_gflops(dtype: torch.dtype, size: int = 2048, seconds: float = 2.0, device: str = "cpu") -> float:
     """The best rate of square matrix products seen within so many seconds."""
-    left, right = torch.randn(size, size).to(dtype), torch.randn(size, size).to(dtype)
+    left, right = (torch.randn(size, size, device=device).to(dtype) for _ in range(2))
     best, began = 0.0, time.monotonic()
     while time.monotonic() - began < seconds:
         start = time.monotonic()
         left @ right
+        if device == "cuda":
+            torch.cuda.synchronize()
         best = max(best, 2 * size**3 / (time.monotonic() - start) / 1e9)
     return best
 

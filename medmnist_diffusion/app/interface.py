@@ -34,10 +34,8 @@ except ImportError as error:
     raise UserError(f"the page needs {error.name}. Install it: pip install 'medmnist-diffusion[app]'.") from None
 
 logger = logging.getLogger(__name__)
-ONE_AT_A_TIME: dict[str, Any] = {
-    "concurrency_id": "work",
-    "concurrency_limit": 1,
-}  # of all buttons and readers together
+# Of all buttons and readers together.
+ONE_AT_A_TIME: dict[str, Any] = {"concurrency_id": "work", "concurrency_limit": 1}
 LARGEST_UPLOAD = 20 * 2**20  # bytes
 # As many images in a row as fit, on a phone, too.
 STYLE = """
@@ -322,9 +320,8 @@ def _figures_tab(page: gr.Blocks, chosen: gr.Dropdown, benches: dict[str, Workbe
 
     def show(name: str) -> Any:
         bench = benches[name]
-        lines = (
-            verdict(bench.metrics) if bench.metrics else ["It has not been evaluated: medmnist-diffusion evaluate."]
-        )
+        metrics = bench.metrics
+        lines = verdict(metrics) if metrics else ["It has not been evaluated: medmnist-diffusion evaluate."]
         ratios, text = bench.folder / "ratios.png", bench.folder / "README.md"
         value = Image.open(ratios).convert("RGB") if ratios.is_file() else None
         html = _card_html(text.read_text(encoding="utf-8")) if text.is_file() else ""

@@ -19,13 +19,13 @@ import yaml
 from medmnist_diffusion.artifacts import TrainingSummary
 from medmnist_diffusion.cache import cache_dir
 from medmnist_diffusion.data.dataset import size_in_words
-from medmnist_diffusion.diffusion.samplers import DEFAULT_SAMPLER, DEFAULT_STEPS
 from medmnist_diffusion.diffusion.sampling import load_pipeline
 from medmnist_diffusion.errors import UserError, one_line
 from medmnist_diffusion.files import atomic_file, atomic_folder, write_json, write_text
+from medmnist_diffusion.pipelines import ClassConditionalDDPMPipeline
 from medmnist_diffusion.publish.card import escaped, measured_metrics
 from medmnist_diffusion.publish.licences import license_of
-from medmnist_diffusion.publish.onnx_export import description, export_onnx, sampler_table
+from medmnist_diffusion.publish.onnx_export import how_to_sample, write_onnx
 from medmnist_diffusion.publish.publish import reasons_against_publishing
 from medmnist_diffusion.publish.verdict import verdict
 from medmnist_diffusion.shipped import pipeline_folder
@@ -58,23 +58,24 @@ def write_page(pipeline: str | Path, output: str | Path, runtime: Path | None = 
         raise UserError(
             f"{output} is there, and holds more than a page that was written before. Give another --output."
         )
-    page = page_content(folder)
+    pipe = load_pipeline(folder)
+    page = page_content(folder, pipe)
     if reasons := reasons_against_publishing(folder, "somebody/page"):
         logger.warning("Keep this page to yourself: %s.", "; ".join(reasons))
     with atomic_folder(output) as temporary:
         for source in STATIC.iterdir():
             shutil.copy(source, temporary)
         _unpack_runtime(runtime or _runtime_of_npm(), temporary / "runtime")
-        export_onnx(folder, temporary / "network.onnx")
+        write_onnx(pipe, temporary / "network.onnx")
         write_json(temporary / "page.json", page)
-        write_text(temporary / "README.md", _space_card(page, TrainingSummary.of(folder)))
+        write_text(temporary / "README.md", _space_card(page))
     logger.info("Written to %s. To look at it: python -m http.server --directory %s", output, output)
     return output
 
 
-def page_content(folder: Path) -> dict[str, Any]:
+def page_content(folder: Path, pipe: ClassConditionalDDPMPipeline) -> dict[str, Any]:
     """What the page shows and what its sampler needs: page.json."""
-    pipe, summary = load_pipeline(folder), TrainingSummary.of(folder)
+    summary = TrainingSummary.of(folder)
     dataset = summary.dataset
     figures = measured_metrics(folder, summary)
     kind = "volumes" if len(dataset.full_shape) > 3 else "images"
@@ -89,12 +90,11 @@ def page_content(folder: Path) -> dict[str, Any]:
         "about": about,
         "figures": [line.strip() for line in verdict(figures)] if figures else NOT_MEASURED,
         "footer": f"Licence: {license_of(summary)}. {cited}Made by medmnist-diffusion; runs by {RUNTIME} {VERSION}.",
-        **description(pipe),
-        **sampler_table(pipe, DEFAULT_STEPS[DEFAULT_SAMPLER]),
+        **how_to_sample(pipe),
     }
 
 
-def _space_card(page: dict[str, Any], summary: TrainingSummary) -> str:
+def _space_card(page: dict[str, Any]) -> str:
     """README.md as a static Space of the Hub needs it."""
     header = {"title": page["title"], "emoji": "🩻", "sdk": "static", "app_file": "index.html", "pinned": False}
     return (

@@ -166,7 +166,8 @@ class Workbench:
             return None
         train = self.dataset.train
         nearest = nearest_pictures(Split("train", images, np.zeros(len(images), np.int64)), train)
-        unjudged = copy_tests(self.metrics).unjudged if self.metrics else None
+        metrics = self.metrics
+        unjudged = copy_tests(metrics).unjudged if metrics else None
         if self._threshold is None:
             unjudged = "no real image is known to be independent of the training images"
         return Likeness(train.images[nearest.rows[:, 0]], nearest.relative, self._threshold, unjudged)

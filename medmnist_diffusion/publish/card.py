@@ -125,9 +125,8 @@ def _metadata(summary: TrainingSummary, metrics: Metrics | None) -> ModelCardDat
             "research-only",
             dataset.name,
         ],
-        datasets=[dataset.name]
-        if dataset.source == "hub"
-        else None,  # ids of the Hub, where MedMNIST has none of its own
+        # Ids of the Hub, where MedMNIST has none of its own.
+        datasets=[dataset.name] if dataset.source == "hub" else None,
         model_name=_title(dataset),
         base_model=base,
         base_model_relation="finetune" if base else None,

@@ -14,10 +14,11 @@ from medmnist_diffusion.diffusion.samplers import DEFAULT_SAMPLER, DEFAULT_STEPS
 from medmnist_diffusion.diffusion.sampling import load_pipeline
 from medmnist_diffusion.errors import UserError
 from medmnist_diffusion.files import atomic_file
+from medmnist_diffusion.generated import check_new
 from medmnist_diffusion.pipelines import ClassConditionalDDPMPipeline, label_vectors
 
 TOLERANCE = 1e-3  # of the network's output, which is about −3 … 3
-METADATA = "medmnist_diffusion"  # the key of the file's metadata that holds `description` as JSON
+METADATA = "medmnist_diffusion"  # the key of the file's metadata that holds `how_to_sample` as JSON
 
 
 class Network(torch.nn.Module):
@@ -36,16 +37,26 @@ class Network(torch.nn.Module):
 
 
 def export_onnx(pipeline: str | Path, output: str | Path) -> Path:
+    """Write the network of a pipeline, by its folder or name, as ONNX: a new file, as `write_onnx` makes it.
+
+    Raises:
+        UserError: if the file exists, or it cannot be made.
+    """
+    check_new(Path(output))
+    write_onnx(load_pipeline(pipeline), Path(output))
+    return Path(output)
+
+
+def write_onnx(pipe: ClassConditionalDDPMPipeline, output: Path) -> None:
     """Write a pipeline's network as ONNX, checked by onnxruntime against torch.
 
     Inputs, with any number N of images: `sample` float N×C×H×W (images as the network sees them), `timestep` int64 N (0 … 999),
     `class_labels` as in `Network`. Output: `prediction` float N×C×H×W, of what `prediction_type` names. The file's metadata hold
-    `description` and `sampler_table` as JSON under the key `medmnist_diffusion`. Weights that were rounded to half precision are
+    `how_to_sample` as JSON under the key `medmnist_diffusion`. Weights that were rounded to half precision are
     kept so; all are computed with in single precision.
 
     Raises:
-        UserError: if the file exists, the packages of the extra `onnx` are missing, or the two disagree by more than 1e-3;
-            nothing is written then.
+        UserError: if the packages of the extra `onnx` are missing, or the two disagree by more than 1e-3; nothing is written then.
     """
     try:
         import onnx
@@ -53,9 +64,6 @@ def export_onnx(pipeline: str | Path, output: str | Path) -> Path:
         import onnxscript  # noqa: F401  torch's exporter needs it
     except ImportError as error:
         raise UserError(f"ONNX needs {error.name}. Install it: pip install 'medmnist-diffusion[onnx]'.") from None
-    if Path(output).exists():
-        raise UserError(f"{output} exists already. Choose another --output, or remove it.")
-    pipe = load_pipeline(pipeline)
     network, inputs = Network(pipe), _example(pipe, count=2)
     batch = torch.export.Dim("batch", min=1)
     with warnings.catch_warnings():
@@ -67,8 +75,7 @@ def export_onnx(pipeline: str | Path, output: str | Path) -> Path:
     model = program.model_proto
     _forget_where_it_was_made(model)
     _store_halves(model)
-    content = {**description(pipe), **sampler_table(pipe, DEFAULT_STEPS[DEFAULT_SAMPLER])}
-    model.metadata_props.add(key=METADATA, value=json.dumps(content))
+    model.metadata_props.add(key=METADATA, value=json.dumps(how_to_sample(pipe)))
     with atomic_file(output) as temporary:
         onnx.save(model, temporary)
         session = onnxruntime.InferenceSession(temporary, providers=["CPUExecutionProvider"])
@@ -82,7 +89,11 @@ def export_onnx(pipeline: str | Path, output: str | Path) -> Path:
                 raise UserError(
                     f"the ONNX network differs from torch's by {off:.2g}; up to {TOLERANCE:g} is rounding."
                 )
-    return Path(output)
+
+
+def how_to_sample(pipe: ClassConditionalDDPMPipeline) -> dict[str, Any]:
+    """All that is needed beside the network to make images in the default sampler's steps: JSON-ready."""
+    return {**description(pipe), **sampler_table(pipe, DEFAULT_STEPS[DEFAULT_SAMPLER])}
 
 
 def description(pipe: ClassConditionalDDPMPipeline) -> dict[str, Any]:

@@ -99,9 +99,5 @@ def as_html(text: str, folder: Path, title: str) -> str:
     chapters = re.findall(r"<h2>(.*?)</h2>", body)
     numbers = iter(range(len(chapters)))
     body = re.sub(r"<h2>", lambda _: f'<h2 id="chapter-{next(numbers)}">', body)
-    answer, rest = body[: body.find("<h2")], body[body.find("<h2") :]  # what stands before the first chapter
-    return (
-        render(PAGE, title=escape(title), answer=answer, chapters=chapters, rest=rest)
-        if chapters
-        else render(PAGE, title=escape(title), answer=body, chapters=[], rest="")
-    )
+    answer, chapter, rest = body.partition("<h2")  # first what stands before all chapters
+    return render(PAGE, title=escape(title), answer=answer, chapters=chapters, rest=chapter + rest)

@@ -160,7 +160,7 @@ def study_status(kind: str, source: DataSource, output: Path | None) -> str:
     """How far a study is, running or not.
 
     Raises:
-        UserError: where no cell of it was ever finished.
+        UserError: where none was begun.
     """
     folder = output or study_folder(kind, source.load(), None)
     status = read_kept(folder / STATUS, Status, "status of a study")

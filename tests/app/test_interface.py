@@ -19,16 +19,10 @@ from medmnist_diffusion.app.workbench import workbenches
 from medmnist_diffusion.data import load_dataset
 from medmnist_diffusion.data.sources import DataSource
 from medmnist_diffusion.shipped import pipeline_folder
-from tests.app.browser import needs_browser, running_browser, watched_page
+from tests.app.browser import needs_browser, watched_page
 from tests.conftest import CliError
 
 SLOW_MS = 120_000  # a test machine is a busy one
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    with running_browser() as browser:
-        yield browser
 
 
 @pytest.fixture(scope="module")

@@ -19,7 +19,7 @@ from medmnist_diffusion.app.page import RUNTIME, VERSION, page_content, write_pa
 from medmnist_diffusion.diffusion.sampling import load_pipeline
 from medmnist_diffusion.publish.onnx_export import description
 from medmnist_diffusion.shipped import pipeline_folder
-from tests.app.browser import needs_browser, running_browser, watched_page
+from tests.app.browser import needs_browser, watched_page
 from tests.conftest import ROOT, CliError
 from tests.pipelines.test_kinds import made
 
@@ -27,12 +27,6 @@ NPM_FILE = ROOT / "build" / f"{RUNTIME}-{VERSION}.tgz"
 needs_runtime = pytest.mark.skipif(
     not NPM_FILE.is_file(), reason=f"needs {RUNTIME} {VERSION} (npm pack --pack-destination build {RUNTIME}@{VERSION})"
 )
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    with running_browser() as browser:
-        yield browser
 
 
 @pytest.fixture(scope="module")
@@ -166,7 +160,7 @@ def test_volumes_and_several_labels_are_described(tmp_path: Path) -> None:
 
 
 def test_figures_are_those_of_the_card() -> None:
-    page = page_content(pipeline_folder("pneumoniamnist-28"))
+    page = page_content(pipeline_folder("pneumoniamnist-28"), load_pipeline("pneumoniamnist-28"))
     assert any("No sign" in line for line in page["figures"])
     assert len(page["weights"]) == len(page["timesteps"]) == 10
     assert all(len(row) == step + 2 for step, row in enumerate(page["weights"]))

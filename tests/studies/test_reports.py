@@ -1,6 +1,5 @@
 """The web page of a report, in a real browser: whole without its folder, a list of chapters, tables that sort, fit for a phone."""
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +8,7 @@ from PIL import Image
 from playwright.sync_api import Browser, expect
 
 from medmnist_diffusion.studies.reports import as_html, markdown_table
-from tests.app.browser import needs_browser, running_browser, watched_page
+from tests.app.browser import needs_browser, watched_page
 
 TEXT = """# Does it *help*?
 
@@ -25,12 +24,6 @@ No evidence.
 
 More.
 """
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    with running_browser() as browser:
-        yield browser
 
 
 def page_of(folder: Path) -> Path:
