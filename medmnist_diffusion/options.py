@@ -100,7 +100,7 @@ def _with_source(name: Decorator) -> Decorator:
             size, window = given.pop("size"), [one for one in given.pop("window") if one != NOTHING]
             how = {option: given.pop(option) for option in ("root", "fit", "slices")}
             name = given.pop("dataset")  # None where it need not be given
-            source = DataSource(name, size=size or None, window=window or None, **how) if name else None
+            source = DataSource(name, size=size or None, window=window or None, **how) if name is not None else None
             return command(*context, dataset=source, **given)
 
         return _together([name, *_DATASET_PLACE])(wrapped)
