@@ -51,12 +51,13 @@ KEPT = (
 SAMPLING_STEPS, SAMPLED_AT_ONCE = 10, 16
 
 
-def ours(dataset: ImageDataset, path: str, target: str, minutes: float, seed: int, labels: np.ndarray) -> Any:
-    """Volumes of our pipeline, and how many training volumes it saw a second."""
-    with tempfile.TemporaryDirectory() as folder:
+def ours(path: str, target: str, minutes: float, seed: int, labels: np.ndarray, keep: Path | None) -> Any:
+    """Volumes of our pipeline, and how many training volumes it saw a second. The run is left under `keep`, if that is given."""
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = keep / f"{target}-{seed}" if keep else Path(temporary)
         options = ["--prediction_type", target, "--block_out_channels", "128", "128", "--pixel_unshuffle", "2"]
         budget = ["--max_train_minutes", str(minutes), "--seed", str(seed)]
-        pipeline, summary = train_quietly(path, Path(folder) / "run", [*options, *budget])
+        pipeline, summary = train_quietly(path, folder / "run", [*options, *budget])
         images = generate_images(load_pipeline(pipeline), labels, num_inference_steps=SAMPLING_STEPS, seed=seed)
     return images, summary["images_seen"] / summary["seconds"], summary["parameters"]
 
@@ -141,6 +142,7 @@ def main(argv: Sequence[str]) -> None:
     parser.add_argument("--minutes", type=float, default=20.0)
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--arms", nargs="+", choices=ARMS, default=list(ARMS))
+    parser.add_argument("--keep", type=Path, help="a folder that our trained pipelines stay in")
     args = parser.parse_args(argv)
     start_processes()
     dataset = load_dataset(args.dataset)
@@ -159,7 +161,7 @@ def main(argv: Sequence[str]) -> None:
                 images, speed, parameters = monais(dataset, args.minutes, seed, labels)
             else:
                 target = {"image": "sample", "velocity": "v_prediction"}[arm]
-                images, speed, parameters = ours(dataset, args.dataset, target, args.minutes, seed, labels)
+                images, speed, parameters = ours(args.dataset, target, args.minutes, seed, labels, args.keep)
             figures = judged(dataset, images, labels, seed)
             result["rows"].append({**cell, "volumes_per_second": round(speed, 1), "parameters": parameters, **figures})
             result["command"] = f"python benchmarks/volumes.py --dataset {dataset.name} --minutes {args.minutes:g}"
