@@ -14,7 +14,7 @@ import json
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,7 @@ import torch
 import torch.nn.functional as F
 from judging import RESULTS, train_quietly
 from medmnist.evaluator import getAUC
+from trainings import Row
 
 from medmnist_diffusion.data import ImageDataset, Split, load_dataset, to_uint8
 from medmnist_diffusion.diffusion.batches import TrainingBatches
@@ -49,20 +50,29 @@ KEPT = (
     "label_accuracy",
 )
 SAMPLING_STEPS, SAMPLED_AT_ONCE = 10, 16
+GUIDANCES = (1.0, 1.2)
+TARGETS = {"image": "sample", "velocity": "v_prediction"}
 
 
-def ours(path: str, target: str, minutes: float, seed: int, labels: np.ndarray, keep: Path | None) -> Any:
-    """Volumes of our pipeline, and how many training volumes it saw a second. The run is left under `keep`, if that is given."""
+def ours(args: argparse.Namespace, target: str, seed: int, labels: np.ndarray) -> Iterator[tuple[Row, np.ndarray]]:
+    """Volumes of our pipeline, without guidance and with as much as a pipeline can have of its own, and what is known of it. The run
+    is left under `--keep`."""
     with tempfile.TemporaryDirectory() as temporary:
-        folder = keep / f"{target}-{seed}" if keep else Path(temporary)
+        folder = args.keep / f"{target}-{seed}" if args.keep else Path(temporary)
         options = ["--prediction_type", target, "--block_out_channels", "128", "128", "--pixel_unshuffle", "2"]
-        budget = ["--max_train_minutes", str(minutes), "--seed", str(seed)]
-        pipeline, summary = train_quietly(path, folder / "run", [*options, *budget])
-        images = generate_images(load_pipeline(pipeline), labels, num_inference_steps=SAMPLING_STEPS, seed=seed)
-    return images, summary["images_seen"] / summary["seconds"], summary["parameters"]
+        budget = ["--max_train_minutes", str(args.minutes), "--seed", str(seed)]
+        pipeline, summary = train_quietly(args.dataset, folder / "run", [*options, *budget])
+        pipe = load_pipeline(pipeline)
+        facts = figures_of(summary["images_seen"] / summary["seconds"], summary["parameters"])
+        for scale in GUIDANCES:
+            yield {**facts, "guidance_scale": scale}, generate_images(pipe, labels, SAMPLING_STEPS, scale, seed)
 
 
-def monais(dataset: ImageDataset, minutes: float, seed: int, labels: np.ndarray) -> Any:
+def figures_of(volumes_per_second: float, parameters: int) -> Row:
+    return {"volumes_per_second": round(volumes_per_second, 1), "parameters": parameters}
+
+
+def monais(dataset: ImageDataset, minutes: float, seed: int, labels: np.ndarray) -> Iterator[tuple[Row, np.ndarray]]:
     """The same of monai's network: AdamW, an average of the weights, DPM-Solver++ as in our pipeline."""
     from diffusers import DPMSolverMultistepScheduler
     from diffusers.training_utils import EMAModel
@@ -110,7 +120,7 @@ def monais(dataset: ImageDataset, minutes: float, seed: int, labels: np.ndarray)
     images = np.concatenate(made)
     if dataset.is_binary:  # as our pipeline does
         images = np.where(images > 127, 255, 0).astype(np.uint8)
-    return images, 16 * step / (60 * minutes), parameters
+    yield figures_of(16 * step / (60 * minutes), parameters), images
 
 
 def test_auc(dataset: ImageDataset, training: Split, seed: int) -> float:
@@ -157,16 +167,17 @@ def main(argv: Sequence[str]) -> None:
             cell = {"set": dataset.name, "arm": arm, "minutes": args.minutes, "seed": seed}
             if any(cell.items() <= row.items() for row in result["rows"]):
                 continue
-            if arm == "monai":
-                images, speed, parameters = monais(dataset, args.minutes, seed, labels)
-            else:
-                target = {"image": "sample", "velocity": "v_prediction"}[arm]
-                images, speed, parameters = ours(args.dataset, target, args.minutes, seed, labels, args.keep)
-            figures = judged(dataset, images, labels, seed)
-            result["rows"].append({**cell, "volumes_per_second": round(speed, 1), "parameters": parameters, **figures})
+            made = (
+                monais(dataset, args.minutes, seed, labels)
+                if arm == "monai"
+                else ours(args, TARGETS[arm], seed, labels)
+            )
+            rows = [{**cell, **facts, **judged(dataset, images, labels, seed)} for facts, images in made]
+            result["rows"] += rows
             result["command"] = f"python benchmarks/volumes.py --dataset {dataset.name} --minutes {args.minutes:g}"
             write_json(RESULT, result)
-            print(f"{arm}, seed {seed}: test AUC {figures['test_auc']:.3f} (real {figures['test_auc_of_real']:.3f})")
+            for row in rows:
+                print(f"{arm}, seed {seed}: test AUC {row['test_auc']:.3f} (real {row['test_auc_of_real']:.3f})")
 
 
 if __name__ == "__main__":

@@ -5,7 +5,7 @@ What a command needs is imported when it runs, so that `--help` and a mistake ar
 
 import shlex
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -327,14 +327,20 @@ def page(pipeline: Path, output: Path, runtime: Path | None) -> None:
 @commands.command()
 @click.argument("pipeline", type=FOLDER_OR_FILE)
 @options.publishing_options
-def publish(pipeline: Path, repo_id: str, public: bool, update: bool, dry_run: bool, data_license: str | None) -> None:
+@click.option("--space", is_flag=True, help="Its page, as a static Space: `page` in anybody's browser, at the Hub.")
+def publish(
+    pipeline: Path, repo_id: str, public: bool, update: bool, dry_run: bool, data_license: str | None, space: bool
+) -> None:
     """Check an evaluated pipeline folder and upload it to the Hugging Face Hub.
 
     PIPELINE is a folder or a name of `medmnist-diffusion models`; REPO_ID is namespace/name on the Hub, made if it is not there.
     """
-    from medmnist_diffusion.publish.publish import publish_pipeline
-
-    publish_pipeline(pipeline, repo_id, private=not public, update=update, dry_run=dry_run, data_license=data_license)
+    upload: Callable[..., Any]
+    if space:
+        from medmnist_diffusion.app.page import publish_space as upload
+    else:
+        from medmnist_diffusion.publish.publish import publish_pipeline as upload
+    upload(pipeline, repo_id, private=not public, update=update, dry_run=dry_run, data_license=data_license)
 
 
 @commands.command("publish-dataset")

@@ -2,6 +2,10 @@
 
 import re
 import runpy
+import shutil
+import sys
+import tomllib
+import urllib.request
 from pathlib import Path
 
 import nbclient
@@ -9,6 +13,8 @@ import nbformat
 import pytest
 
 from medmnist_diffusion.metrics.table import METRICS
+from medmnist_diffusion.shipped import pipeline_folder
+from tests.app.browser import served
 from tests.conftest import ROOT, WITHOUT_US, run_python
 
 EXAMPLES = ROOT / "examples"
@@ -46,6 +52,26 @@ def test_the_notebook_runs(tmp_path: Path) -> None:
     outputs = [output for cell in run.cells if cell.cell_type == "code" for output in cell.outputs]
     assert sum("image/png" in output.get("data", {}) for output in outputs) == 2
     assert any("Are they copies of training images?" in output.get("text", "") for output in outputs)
+
+
+def test_the_space_asks_for_what_the_package_needs() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    asked = (EXAMPLES / "space" / "requirements.txt").read_text(encoding="utf-8").splitlines()
+    assert [line for line in asked if not line.startswith("#")] == [
+        *project["dependencies"],
+        *project["optional-dependencies"]["app"],
+    ]
+
+
+def test_the_space_serves_the_page(tmp_path: Path) -> None:
+    """`python app.py`, as the Hub starts it, with a pipeline of one's own."""
+    space = shutil.copytree(EXAMPLES / "space", tmp_path / "space")
+    shutil.copytree(pipeline_folder("phantom-28"), space / "pipelines" / "mine")
+    with served([sys.executable, "app.py"], space, GRADIO_SERVER_NAME="127.0.0.1") as address:
+        page = urllib.request.urlopen(f"{address}config").read().decode()
+    assert "send it no images of patients" in page
+    assert '"mine"' in page
+    assert "phantom-28" not in page
 
 
 def test_the_list_is_whole() -> None:

@@ -50,7 +50,12 @@ GALLERY: dict[str, Any] = {
     "buttons": ["fullscreen"],
 }
 SHOWN_SIDE = 168  # pixels that a small image is drawn with, at least
-NOTICE = "**Research only, not for diagnosis.** All of this runs on this machine; nothing is sent anywhere."
+RESEARCH = "**Research only, not for diagnosis.**"
+HERE = "127.0.0.1"
+NOTICE = f"{RESEARCH} All of this runs on this machine; nothing is sent anywhere."
+NOTICE_OF_SERVER = (
+    f"{RESEARCH} All of this runs on the machine that serves this page: **send it no images of patients.**"
+)
 # Keys of the rating, wherever the reader is on its tab; not while a text is typed.
 KEYS = """() => document.addEventListener("keydown", (event) => {
   if (/INPUT|TEXTAREA/.test(event.target.tagName) || event.repeat) return;
@@ -60,16 +65,17 @@ KEYS = """() => document.addEventListener("keydown", (event) => {
 })"""
 
 
-def build(benches: dict[str, Workbench], ratings: Path) -> gr.Blocks:
+def build(benches: dict[str, Workbench], ratings: Path, notice: str = NOTICE) -> gr.Blocks:
     """The page for some pipelines.
 
     Args:
         benches: by name; the first is shown first.
         ratings: a folder for the answers to *real or generated?*.
+        notice: stands above all else.
     """
     names = list(benches)
     with gr.Blocks(title="medmnist-diffusion", analytics_enabled=False) as page:
-        gr.Markdown(f"# medmnist-diffusion\n{NOTICE}")
+        gr.Markdown(f"# medmnist-diffusion\n{notice}")
         chosen = gr.Dropdown(names, value=names[0], label="Pipeline", elem_id="pipeline")
         with gr.Tab("Make images"):
             _make_tab(page, chosen, benches)
@@ -83,8 +89,11 @@ def build(benches: dict[str, Workbench], ratings: Path) -> gr.Blocks:
     return page
 
 
-def serve(page: gr.Blocks, port: int | None, open_browser: bool) -> None:
-    """Show the page on 127.0.0.1 until Ctrl-C; one piece of work at a time.
+def serve(page: gr.Blocks, port: int | None, open_browser: bool, server_name: str | None = HERE) -> None:
+    """Show the page until Ctrl-C; one piece of work at a time. With another `server_name` other machines see it, too.
+
+    Args:
+        server_name: None for $GRADIO_SERVER_NAME.
 
     Raises:
         UserError: if the port is taken.
@@ -92,7 +101,7 @@ def serve(page: gr.Blocks, port: int | None, open_browser: bool) -> None:
     theme = gr.themes.Default(font=["system-ui", "sans-serif"], font_mono=["ui-monospace", "monospace"])
     try:
         _, address, _ = page.queue(max_size=16, default_concurrency_limit=1).launch(
-            server_name="127.0.0.1", server_port=port, inbrowser=open_browser, share=False, max_file_size=LARGEST_UPLOAD,
+            server_name=server_name, server_port=port, inbrowser=open_browser, share=False, max_file_size=LARGEST_UPLOAD,
             theme=theme, css=STYLE, footer_links=[], prevent_thread_lock=True, quiet=True,
         )  # fmt: skip
     except OSError as error:

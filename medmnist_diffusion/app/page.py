@@ -26,7 +26,14 @@ from medmnist_diffusion.pipelines import ClassConditionalDDPMPipeline
 from medmnist_diffusion.publish.card import escaped, measured_metrics
 from medmnist_diffusion.publish.licences import license_of
 from medmnist_diffusion.publish.onnx_export import how_to_sample, write_onnx
-from medmnist_diffusion.publish.publish import reasons_against_publishing
+from medmnist_diffusion.publish.publish import (
+    CHECKED,
+    Publication,
+    checked_copy,
+    publication_text,
+    reasons_against_publishing,
+    upload_unless_dry_run,
+)
 from medmnist_diffusion.publish.verdict import verdict
 from medmnist_diffusion.shipped import pipeline_folder
 
@@ -62,6 +69,12 @@ def write_page(pipeline: str | Path, output: str | Path, runtime: Path | None = 
     page = page_content(folder, pipe)
     if reasons := reasons_against_publishing(folder, "somebody/page"):
         logger.warning("Keep this page to yourself: %s.", "; ".join(reasons))
+    _write(pipe, page, output, runtime)
+    logger.info("Written to %s. To look at it: python -m http.server --directory %s", output, output)
+    return output
+
+
+def _write(pipe: ClassConditionalDDPMPipeline, page: dict[str, Any], output: Path, runtime: Path | None) -> None:
     with atomic_folder(output) as temporary:
         for source in STATIC.iterdir():
             shutil.copy(source, temporary)
@@ -69,8 +82,39 @@ def write_page(pipeline: str | Path, output: str | Path, runtime: Path | None = 
         write_onnx(pipe, temporary / "network.onnx")
         write_json(temporary / "page.json", page)
         write_text(temporary / "README.md", _space_card(page))
-    logger.info("Written to %s. To look at it: python -m http.server --directory %s", output, output)
-    return output
+
+
+def publish_space(
+    pipeline: Path,
+    repo_id: str,
+    *,
+    private: bool = True,
+    update: bool = False,
+    dry_run: bool = False,
+    data_license: str | None = None,
+    runtime: Path | None = None,
+) -> Publication:
+    """Check an evaluated pipeline folder as `publish_pipeline` does, and upload its page as a static Space of the Hub.
+
+    The arguments are those of `publish_pipeline` and `write_page`.
+
+    Raises:
+        UserError: if the pipeline should not be published, the page cannot be written, or for every refusal of the Hub.
+    """
+    with checked_copy(pipeline, repo_id, data_license) as copy, tempfile.TemporaryDirectory() as temporary:
+        pipe, page = load_pipeline(copy), Path(temporary) / "page"
+        _write(pipe, page_content(copy, pipe), page, runtime)
+        published = upload_unless_dry_run(
+            page,
+            repo_id,
+            "space",
+            private=private,
+            update=update,
+            dry_run=dry_run,
+            message="medmnist-diffusion: a page that makes images in the reader's browser",
+        )
+    logger.info("%s", publication_text(published, CHECKED))
+    return published
 
 
 def page_content(folder: Path, pipe: ClassConditionalDDPMPipeline) -> dict[str, Any]:

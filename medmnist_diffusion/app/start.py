@@ -28,3 +28,15 @@ def start(
         from medmnist_diffusion.app.interface import build, serve
 
         serve(build(benches, ratings), port, open_browser)
+
+
+def start_on_a_server(pipelines: Sequence[Path] = ()) -> None:
+    """The page for everybody who can reach this machine: a Space of the Hugging Face Hub. It says so at its top.
+
+    The address is Gradio's own choice: that of $GRADIO_SERVER_NAME, which a Space sets. The data that pipelines were trained on
+    are not at hand there, so nothing is said about nearest images, and nobody is asked *real or generated?*.
+    """
+    from medmnist_diffusion.app.interface import NOTICE_OF_SERVER, build, serve
+
+    benches = workbenches(pipelines or shipped_folders())
+    serve(build(benches, Path(tempfile.gettempdir()), NOTICE_OF_SERVER), None, False, server_name=None)

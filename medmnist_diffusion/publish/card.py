@@ -14,6 +14,7 @@ import medmnist_diffusion.model_cards
 from medmnist_diffusion.artifacts import DatasetDescription, Metrics, TrainingSummary, same_images
 from medmnist_diffusion.choices import OPEN_LICENSES
 from medmnist_diffusion.data.audit import findings
+from medmnist_diffusion.data.conditioning import Conditioning
 from medmnist_diffusion.data.dataset import size_in_words
 from medmnist_diffusion.diffusion.folder_check import MODEL_INDEX, WEIGHTS
 from medmnist_diffusion.errors import UserError, one_line
@@ -21,6 +22,7 @@ from medmnist_diffusion.files import file_hash, write_text
 from medmnist_diffusion.metrics.table import figure_name, record_label
 from medmnist_diffusion.publish.copies import copying_sentences
 from medmnist_diffusion.publish.figures import class_rows, overall_rows
+from medmnist_diffusion.publish.gallery import gallery_metadata
 from medmnist_diffusion.publish.licences import license_of
 from medmnist_diffusion.publish.verdict import LIGHTS, answers
 
@@ -58,7 +60,7 @@ def write_card(folder: Path, load_from: str | None = None) -> Path:
     metrics = measured_metrics(folder, summary)
     try:
         card = ModelCard.from_template(
-            _metadata(summary, metrics),
+            _metadata(summary, metrics, gallery_metadata(folder, load_from, _shown_names(summary.dataset))),
             template_path=str(TEMPLATE),
             **_values(folder, summary, metrics, load_from),
         )
@@ -90,7 +92,7 @@ def measured_metrics(folder: Path, summary: TrainingSummary) -> Metrics | None:
     return metrics
 
 
-def _metadata(summary: TrainingSummary, metrics: Metrics | None) -> ModelCardData:
+def _metadata(summary: TrainingSummary, metrics: Metrics | None, gallery: dict[str, Any]) -> ModelCardData:
     """The YAML block: what the Hub indexes. Only measured figures go into the model index."""
     dataset = summary.dataset
     results = [
@@ -131,11 +133,17 @@ def _metadata(summary: TrainingSummary, metrics: Metrics | None) -> ModelCardDat
         base_model=base,
         base_model_relation="finetune" if base else None,
         eval_results=results or None,
+        **gallery,
     )
 
 
 def _title(dataset: DatasetDescription) -> str:
     return f"{dataset.name}-{'x'.join(map(str, dict.fromkeys(dataset.full_shape[:-1])))}-ddpm"
+
+
+def _shown_names(dataset: DatasetDescription) -> list[str]:
+    """Of the classes; of several labels "no label" comes before them."""
+    return Conditioning({int(label): name for label, name in dataset.id2label.items()}, dataset.task).shown_names
 
 
 def _example(dataset: DatasetDescription) -> str:

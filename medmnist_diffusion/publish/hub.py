@@ -82,7 +82,7 @@ def upload(folder: Path, repo_id: str, repo_type: str, *, private: bool, update:
     the place of all that was there: weights that stayed beside the new ones might be loaded in their place.
 
     Args:
-        repo_type: "model" or "dataset".
+        repo_type: "model", "dataset", or "space" for a static one.
         message: of the commit.
 
     Raises:
@@ -92,7 +92,8 @@ def upload(folder: Path, repo_id: str, repo_type: str, *, private: bool, update:
     with hub_errors_as_user_errors(repo_id):
         before = _repo_info_if_there(api, repo_id, repo_type)
         if before is None:
-            api.create_repo(repo_id, repo_type=repo_type, private=private)
+            space = {"space_sdk": "static"} if repo_type == "space" else {}
+            api.create_repo(repo_id, repo_type=repo_type, private=private, **space)
             before = _repo_info(api, repo_id, repo_type)
         if private and not before.private:
             raise UserError(f"{repo_id} is public on the Hub. Make it private there, or say --public.")
@@ -160,7 +161,7 @@ def _repo_info(api: HfApi, repo_id: str, repo_type: str) -> Any:
 
 
 def _address(api: HfApi, repo_id: str, repo_type: str) -> str:
-    return f"{api.endpoint}/{'datasets/' if repo_type == 'dataset' else ''}{repo_id}"
+    return f"{api.endpoint}/{'' if repo_type == 'model' else f'{repo_type}s/'}{repo_id}"
 
 
 def _names(info: Any) -> set[str]:

@@ -3,10 +3,12 @@
 What is uploaded is a copy with a card drawn anew from the folder's own figures; the folder stays as it is.
 """
 
+import contextlib
 import inspect
 import logging
 import shutil
 import tempfile
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,6 +24,7 @@ from medmnist_diffusion.pipelines import ClassConditionalDDPMPipeline
 from medmnist_diffusion.publish.card import write_card
 from medmnist_diffusion.publish.copies import copy_tests
 from medmnist_diffusion.publish.figures import table_text
+from medmnist_diffusion.publish.gallery import GALLERY, write_gallery
 from medmnist_diffusion.publish.hub import Upload, check_repo_id, check_token, upload
 from medmnist_diffusion.publish.licences import check_data
 from medmnist_diffusion.publish.private import private_findings
@@ -34,6 +37,7 @@ SAMPLES = (
     "samples_seed*.npz",
     "samples_seed*.json",
 )  # what `evaluate` measured: it stays, or goes by `publish-dataset`
+CHECKED = "safetensors only, manifest, pipeline.py, figures, copies, licence, no private text"
 PUBLISHED = {*FIXED, MANIFEST, "README.md", "metrics.json", *(f"{name}.png" for name in PICTURES)}
 
 
@@ -43,7 +47,7 @@ class Publication:
 
     Attributes:
         repo_id: namespace/name on the Hub.
-        repo_type: "model" or "dataset".
+        repo_type: "model", "dataset" or "space".
         private: whether only its owners see it.
         files: name in the repository → bytes.
         upload: what became of it; None after a dry run.
@@ -111,7 +115,7 @@ def copy_for_publication(folder: Path, target: Path, repo_id: str, data_license:
         path.relative_to(folder).as_posix()
         for path in sorted({*folder.rglob("*")} - kept_here)
         if path.is_symlink() or not (path.is_dir() or path.is_file())
-        or (path.is_file() and path.relative_to(folder).as_posix() not in PUBLISHED)
+        or (path.is_file() and path.relative_to(folder).as_posix() not in PUBLISHED and path.parent != folder / GALLERY)
     ]  # fmt: skip
     if others:
         raise UserError(
@@ -119,12 +123,29 @@ def copy_for_publication(folder: Path, target: Path, repo_id: str, data_license:
         )
     summary = TrainingSummary.of(folder)
     check_data(summary.dataset.license, data_license, summary.bases, summary.unlabeled)
-    shutil.copytree(folder, target, ignore=shutil.ignore_patterns(*SAMPLES))
+    shutil.copytree(folder, target, ignore=shutil.ignore_patterns(*SAMPLES, GALLERY))
     if data_license:
         licensed = summary.dataset.model_copy(update={"license": data_license})
         write_json(target / TRAINING_SUMMARY, summary.model_copy(update={"dataset": licensed}).model_dump())
         write_manifest(target)
+    write_gallery(target)
     write_card(target, repo_id)
+
+
+@contextlib.contextmanager
+def checked_copy(pipeline: Path, repo_id: str, data_license: str | None) -> Iterator[Path]:
+    """A copy of an evaluated pipeline folder that may be published, with a card that names the repository.
+
+    Raises:
+        UserError: if it should not be published, with all reasons.
+    """
+    check_repo_id(repo_id)
+    with tempfile.TemporaryDirectory() as temporary:
+        copy = Path(temporary) / repo_id.split("/")[1]
+        copy_for_publication(pipeline, copy, repo_id, data_license)
+        if reasons := reasons_against_publishing(copy, repo_id):
+            raise UserError(f"{pipeline} cannot be published: {'; '.join(reasons)}.")
+        yield copy
 
 
 def publish_pipeline(
@@ -149,12 +170,7 @@ def publish_pipeline(
     Raises:
         UserError: if the folder should not be published, or for every refusal of the Hub: nothing is committed then.
     """
-    check_repo_id(repo_id)
-    with tempfile.TemporaryDirectory() as temporary:
-        copy = Path(temporary) / "pipeline"
-        copy_for_publication(pipeline, copy, repo_id, data_license)
-        if reasons := reasons_against_publishing(copy, repo_id):
-            raise UserError(f"{pipeline} cannot be published: {'; '.join(reasons)}.")
+    with checked_copy(pipeline, repo_id, data_license) as copy:
         published = upload_unless_dry_run(
             copy,
             repo_id,
@@ -164,8 +180,7 @@ def publish_pipeline(
             dry_run=dry_run,
             message="medmnist-diffusion: class-conditional pipeline",
         )
-    checked = "safetensors only, manifest, pipeline.py, figures, copies, licence, no private text"
-    logger.info("%s", publication_text(published, checked))
+    logger.info("%s", publication_text(published, CHECKED))
     return published
 
 
@@ -199,7 +214,9 @@ def publication_text(published: Publication, checked: str) -> str:
         if done.removed:
             lines.append("Removed there: " + ", ".join(done.removed))
         lines.append(f"Committed: {done.address}{' (it holds all of this already)' if done.was_there else ''}")
-    if published.repo_type == "dataset":
+    if published.repo_type == "space":
+        lines.append(f"\nThe Hub shows it at https://huggingface.co/spaces/{repo_id}, in a minute or two.")
+    elif published.repo_type == "dataset":
         lines.append(f'\nLoad it with\n  from datasets import load_dataset\n  load_dataset("{repo_id}")')
     else:
         lines.append(

@@ -1,7 +1,12 @@
 """A real browser for the tests: Debian's Chromium, driven by Playwright. What its console complains of fails a test."""
 
-from collections.abc import Iterator
+import os
+import re
+import subprocess
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
 
 import pytest
 from playwright.sync_api import Browser, Page
@@ -24,3 +29,29 @@ def watched_page(browser: Browser, address: str, width: int = 375) -> Iterator[P
     yield tab
     tab.close()
     assert not complaints, complaints
+
+
+@contextmanager
+def served(command: Sequence[str], folder: Path, **environment: str) -> Iterator[str]:
+    """A program that shows the page, started in a folder; its address."""
+    with subprocess.Popen(
+        command,
+        cwd=folder,
+        env={**os.environ, **environment},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    ) as process:
+        try:
+            yield _address(process.stdout)
+        finally:
+            process.terminate()
+
+
+def _address(lines: Any) -> str:
+    said = []
+    for line in lines:
+        said.append(line)
+        if found := re.search(r"The page is at (http://\S+:\d+/)", line):
+            return found[1]
+    raise AssertionError("".join(said))

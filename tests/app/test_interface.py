@@ -2,8 +2,6 @@
 
 import io
 import json
-import re
-import subprocess
 import sys
 import time
 from collections.abc import Iterator
@@ -19,44 +17,25 @@ from medmnist_diffusion.app.workbench import workbenches
 from medmnist_diffusion.data import load_dataset
 from medmnist_diffusion.data.sources import DataSource
 from medmnist_diffusion.shipped import pipeline_folder
-from tests.app.browser import needs_browser, watched_page
+from tests.app.browser import needs_browser, served, watched_page
 from tests.conftest import CliError
 
 SLOW_MS = 120_000  # a test machine is a busy one
 
 
 @pytest.fixture(scope="module")
-def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, Path]]:
+def started(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, Path]]:
     """The command as a user starts it, and the folder that it was started in."""
     folder = tmp_path_factory.mktemp("app")
-    command = [
-        sys.executable,
-        "-m",
-        "medmnist_diffusion.cli",
-        "app",
-        "phantom-28",
-        "pbc-blood-28",
-        "--dataset",
-        "phantom",
-    ]
-    process = subprocess.Popen(
-        [*command, "--no_browser"], cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
-    )
-    lines = []
-    for line in process.stdout:
-        lines.append(line)
-        if found := re.search(r"The page is at (http://127\.0\.0\.1:\d+/)", line):
-            break
-    else:
-        raise AssertionError("".join(lines))
-    yield found[1], folder
-    process.terminate()
-    process.wait(30)
+    command = [sys.executable, "-m", "medmnist_diffusion.cli", "app", "phantom-28", "pbc-blood-28"]
+    with served([*command, "--dataset", "phantom", "--no_browser"], folder) as address:
+        assert address.startswith("http://127.0.0.1:")
+        yield address, folder
 
 
 @pytest.fixture
-def page(browser: Browser, served: tuple[str, Path]) -> Iterator[Page]:
-    with watched_page(browser, served[0]) as tab:
+def page(browser: Browser, started: tuple[str, Path]) -> Iterator[Page]:
+    with watched_page(browser, started[0]) as tab:
         expect(tab.get_by_label("clear lungs", exact=True).first).to_be_visible(timeout=SLOW_MS)
         yield tab
 
@@ -137,11 +116,11 @@ def rated(path: Path) -> int:
 
 
 @needs_browser
-def test_real_or_generated_by_key_is_stored(page: Page, served: tuple[str, Path]) -> None:
+def test_real_or_generated_by_key_is_stored(page: Page, started: tuple[str, Path]) -> None:
     tab_of(page, "Real or generated?")
     page.locator("#start").click()
     expect(page.locator("#rate img")).to_be_visible(timeout=SLOW_MS)
-    folder = served[1] / "runs" / "app"
+    folder = started[1] / "runs" / "app"
     for answers in (1, 2, 3):
         page.keyboard.press("g" if answers == 2 else "r")
         deadline = time.monotonic() + 60

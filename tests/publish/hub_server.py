@@ -14,7 +14,7 @@ from typing import Any
 from urllib.parse import parse_qs, unquote, urlsplit
 
 WRITE_TOKEN, READ_TOKEN = "hf_" + "w" * 34, "hf_" + "r" * 34
-LARGE = (".safetensors", ".png", ".parquet")
+LARGE = (".safetensors", ".png", ".parquet", ".onnx", ".wasm")
 
 
 @dataclass
@@ -113,7 +113,7 @@ class _Handler(BaseHTTPRequestHandler):
         del self._send
 
     def _route(self, parts: list[str], body: bytes) -> None:
-        kind, parts = ("dataset", parts[1:]) if parts[0] == "datasets" else ("model", parts)
+        kind, parts = (parts[0][:-1], parts[1:]) if parts[0] in ("datasets", "spaces") else ("model", parts)
         match parts:
             case ["api", "validate-yaml"]:
                 self._json({"errors": [], "warnings": []})
@@ -143,9 +143,11 @@ class _Handler(BaseHTTPRequestHandler):
             raise _HTTPError(403, "you have no rights there")
         if (kind, repo_id) in self.hub.repos:
             raise _HTTPError(409, "you already created this repo")
+        if kind == "space" and wanted.get("sdk") not in ("static", "gradio", "docker"):
+            raise _HTTPError(400, "a space needs an sdk")
         private = wanted.get("private", wanted.get("visibility") == "private")
         self.hub.repos[kind, repo_id] = Repo(private, {".gitattributes": b""})
-        self._json({"url": f"{self.hub.endpoint}/{'datasets/' if kind == 'dataset' else ''}{repo_id}"})
+        self._json({"url": f"{self.hub.endpoint}/{'' if kind == 'model' else f'{kind}s/'}{repo_id}"})
 
     def _api(self, kind: str, repo_id: str, rest: list[str], body: bytes) -> None:
         repo = self._repo(kind, repo_id, write=bool(rest) and rest[0] in ("preupload", "commit"))

@@ -1,11 +1,13 @@
 """The Hub round trip over real HTTP against hub_server.py."""
 
+import io
 import json
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from huggingface_hub import ModelCard
 from PIL import Image
 
 from medmnist_diffusion import cli
@@ -49,6 +51,15 @@ def test_published_loaded_by_a_stranger_and_the_same_images(
     card = repo.files["README.md"].decode()
     assert f'from_pretrained("{REPO}"' in card
     assert "license: cc0-1.0" in card
+    header = ModelCard(card).data.to_dict()
+    assert [one["text"] for one in header["widget"]] == [*load_pipeline(folder).id2label.values()]
+    shown = [
+        Image.open(io.BytesIO(repo.files[one["output"]["url"]])) for one in header["widget"]
+    ]  # a class each, enlarged
+    expected = generate_images(load_pipeline(folder), range(len(shown)))
+    for one, image in zip(shown, expected, strict=True):
+        np.testing.assert_array_equal(np.asarray(one)[::3, ::3], image[..., 0])
+    assert header["thumbnail"].removeprefix(f"https://huggingface.co/{REPO}/resolve/main/") in repo.files
 
     cache = {"HF_HOME": str(tmp_path / "home"), "HF_MODULES_CACHE": str(tmp_path / "home" / "modules")}
     result = run_python("-c", STRANGER, REPO, str(tmp_path / "images.npy"), cwd=tmp_path, **environment(hub), **cache)
