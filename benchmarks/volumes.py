@@ -55,8 +55,10 @@ TARGETS = {"image": "sample", "velocity": "v_prediction"}
 
 
 def ours(args: argparse.Namespace, target: str, seed: int, labels: np.ndarray) -> Iterator[tuple[Row, np.ndarray]]:
-    """Volumes of our pipeline, without guidance and with as much as a pipeline can have of its own, and what is known of it. The run
-    is left under `--keep`."""
+    """Volumes of our pipeline and what is known of it, without guidance and with as much as a pipeline can have of its own.
+
+    Its run is left under `--keep`.
+    """
     with tempfile.TemporaryDirectory() as temporary:
         folder = args.keep / f"{target}-{seed}" if args.keep else Path(temporary)
         options = ["--prediction_type", target, "--block_out_channels", "128", "128", "--pixel_unshuffle", "2"]

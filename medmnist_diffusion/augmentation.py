@@ -10,6 +10,7 @@ from medmnist_diffusion.artifacts import TrainingSummary, same_images
 from medmnist_diffusion.console import bar_options
 from medmnist_diffusion.data import ImageDataset, Split
 from medmnist_diffusion.data.audit import describe
+from medmnist_diffusion.data.dataset import joined
 from medmnist_diffusion.data.npz import SYNTHETIC, npz_arrays, write_npz
 from medmnist_diffusion.data.sources import DataSource, as_dataset
 from medmnist_diffusion.diffusion.samplers import Sampling
@@ -103,9 +104,8 @@ def augment(
 
 def augmented_split(train: Split, generated: Split) -> tuple[Split, np.ndarray]:
     """The real images, then the generated ones, and a mask of the latter."""
-    images = np.concatenate([train.images[:], generated.images])
-    labels = np.concatenate([train.labels, generated.labels])
-    return Split("train", images, labels), np.arange(len(labels)) >= len(train)
+    whole = joined("train", [train, generated])
+    return whole, np.arange(len(whole)) >= len(train)
 
 
 def _generated_beside(

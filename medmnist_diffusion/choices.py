@@ -8,12 +8,18 @@ from typing import Literal
 OPEN_LICENSES = {"CC BY 4.0": "cc-by-4.0", "CC BY-NC 4.0": "cc-by-nc-4.0", "CC0 1.0": "cc0-1.0"}  # name → the Hub's id
 INCEPTION_DIMENSIONS = (64, 192, 768, 2048)
 SELECTIONS = ("confident", "in-distribution", "not-memorized", "diverse")
+SITUATIONS = ("few-images", "few-labels", "rare-class", "synthetic-first", "sharing", "soft-labels")
+SITUATION_HELP = (
+    "What is asked: more images of few (default); few labels beside many images without; a rare class; generated images first, "
+    "real ones then; generated images in place of real ones that cannot be shared; generated images with soft labels."
+)
 LOSS_PARTS = ("losses", "waterfall", "parameters", "robustness")
 FITS = ("crop", "pad", "squash")
 WINDOW_HELP = (
     "Of images with more than 8 bits, which values become black and white: auto, percentile, file, or two numbers (default auto: "
     "the files' own where all say the same, else 0.5 and 99.5 % of all values)."
 )
+
 Format = Literal["folder", "npz", "parquet"]
 
 # How other training scripts spell our options (diffusers' above all), and what to say.
@@ -38,3 +44,8 @@ OTHER_SPELLINGS = {
     "rate": "Real or generated? is on the page of `medmnist-diffusion app PIPELINE --dataset DATASET`.",
     "cache_dir": "MEDMNIST_DIFFUSION_CACHE names the cache, --root where MedMNIST files lie.",
 }
+
+
+def study_kind(situation: str) -> str:
+    """What the folder of a study in a situation is called after, beside its data set."""
+    return "augmentation" if situation == "few-images" else situation

@@ -416,16 +416,24 @@ def study_loss(ctx: click.Context, /, **given: Any) -> None:
 @click.option(
     "--output", type=FOLDER_OR_FILE, help="A folder (default runs/augmentation-DATASET); the same one goes on."
 )
+@click.option("--situation", type=click.Choice(choices.SITUATIONS), default="few-images", help=choices.SITUATION_HELP)
 @click.option(
-    "--shares", multiple=True, type=float, default=(0.01, 0.05, 0.25, 1.0), help="Of the real images, in 0 … 1."
+    "--shares",
+    multiple=True,
+    type=float,
+    help="Of the real images, in 0 … 1 (default: the situation's). Of rare-class: of the rarest class's images.",
 )
 @click.option(
     "--imbalance",
     type=float,
-    default=0.05,
-    help="One more regime: the rarest class cut to this share (0: none; default 0.05).",
+    help="Of few images one more regime: the rarest class cut to this share (0: none; default 0.05).",
 )
 @click.option("--seeds", type=AT_LEAST_2, default=8, help="Draws of subset, generator and classifier (default 8).")
+@click.option(
+    "--effect",
+    type=ABOVE_0,
+    help="End after 8, 16, 32 … draws (--seeds: at most) once the verdict is certain or such an effect would have shown: 0.005.",
+)
 @click.option(
     "--arms",
     multiple=True,
@@ -445,11 +453,12 @@ def study_loss(ctx: click.Context, /, **given: Any) -> None:
 @click.pass_context
 def study_augmentation(ctx: click.Context, /, **given: Any) -> None:
     """Do generated images help a classifier? A generator and classifiers for every amount of real data, and a verdict."""
-    if _said_status("augmentation", given):
+    if _said_status(choices.study_kind(given["situation"]), given):
         return
     from medmnist_diffusion.studies.augmentation.study import study_augmentation
 
-    study_augmentation(**{**given, "arms": given["arms"] or None}, command=_as_typed(ctx))
+    chosen = {name: given[name] or None for name in ("arms", "shares")}
+    study_augmentation(**{**given, **chosen}, command=_as_typed(ctx))
 
 
 def _said_status(kind: str, given: dict[str, Any]) -> bool:

@@ -5,6 +5,7 @@ from medmnist_diffusion.pipelines.class_conditional_ddpm import (
     PixelUnshuffle,
     UnusableImagesError,
     label_vectors,
+    label_width,
 )
 
-__all__ = ["ClassConditionalDDPMPipeline", "PixelUnshuffle", "UnusableImagesError", "label_vectors"]
+__all__ = ["ClassConditionalDDPMPipeline", "PixelUnshuffle", "UnusableImagesError", "label_vectors", "label_width"]

@@ -11,6 +11,7 @@ from medmnist_diffusion.diffusion.encoder import choose_encoder
 from medmnist_diffusion.diffusion.loss import Objective
 from medmnist_diffusion.diffusion.machine import probe_precision
 from medmnist_diffusion.diffusion.unet import build_noise_scheduler, build_unet
+from medmnist_diffusion.pipelines import label_width
 from medmnist_diffusion.training.config import TrainingConfig
 
 # The first block's channels bear as many of an image; the network can then remove noise from all of them.
@@ -78,7 +79,7 @@ def build_objective(config: TrainingConfig, dataset: ImageDataset) -> Objective:
         config.loss_type,
         config.huber_delta,
         config.snr_gamma,
-        label_width=4 * options["block_out_channels"][0],
+        label_width=label_width(options["block_out_channels"]),
     )
 
 

@@ -25,7 +25,7 @@ from medmnist_diffusion.artifacts import TrainingSummary
 from medmnist_diffusion.console import bar_options
 from medmnist_diffusion.data import ImageDataset
 from medmnist_diffusion.data.duplicates import drop_leaks
-from medmnist_diffusion.data.unlabeled import load_unlabeled
+from medmnist_diffusion.data.unlabeled import Unlabeled, load_unlabeled
 from medmnist_diffusion.diffusion.batches import Batch, TrainingBatches
 from medmnist_diffusion.diffusion.checkpoints import load_checkpoint
 from medmnist_diffusion.diffusion.held_out import fixed_batch, held_out_row
@@ -51,13 +51,14 @@ from medmnist_diffusion.training.setup import build_network, build_objective, ne
 logger = logging.getLogger(__name__)
 
 
-def train(config: TrainingConfig, dataset: ImageDataset | None = None) -> Path:
+def train(config: TrainingConfig, dataset: ImageDataset | None = None, unlabeled: Unlabeled | None = None) -> Path:
     """Train as configured; returns the pipeline folder with the latest averaged weights, or where these have begun to memorize
     with the best ones (`config.keep`).
 
     Args:
         config: all settings, from `training_config`.
         dataset: train on this one instead of loading `config.dataset`.
+        unlabeled: the same for `config.unlabeled`.
 
     Raises:
         UserError: for anything that the user can mend, before training starts.
@@ -72,14 +73,21 @@ def train(config: TrainingConfig, dataset: ImageDataset | None = None) -> Path:
     start_processes()
     folder = Path(config.output_dir).expanduser()
     with exclusive(folder), stop_signals() as stop:
-        return _train(config, dataset, folder, stop)
+        return _train(config, dataset, unlabeled, folder, stop)
 
 
-def _train(config: TrainingConfig, dataset: ImageDataset | None, folder: Path, stop: StopRequest) -> Path:
+def _train(
+    config: TrainingConfig,
+    dataset: ImageDataset | None,
+    unlabeled: Unlabeled | None,
+    folder: Path,
+    stop: StopRequest,
+) -> Path:
     # 1. The data, uint8 images with their classes or labels; and what the run's folder says if it was begun before.
     given = dataset or source_of(config).load()  # what evaluation will compare with
     base = load_base(config.pretrained_model_name_or_path) if config.pretrained_model_name_or_path else None
-    unlabeled = load_unlabeled(config.unlabeled, given, source_of(config)) if config.unlabeled else None
+    if config.unlabeled and unlabeled is None:
+        unlabeled = load_unlabeled(config.unlabeled, given, source_of(config))
     if config.push_to_hub:
         bases_of_it = [base.record, *base.earlier] if base else []
         check_data(given.license, config.data_license, bases_of_it, unlabeled.record if unlabeled else None)

@@ -3,9 +3,8 @@
 from pathlib import Path
 
 from medmnist_diffusion.app.start import start_on_a_server
+from medmnist_diffusion.console import messages_shown
 
-OWN = sorted(
-    path.parent for path in Path("pipelines").glob("*/model_index.json")
-)  # where there are none: what comes with the package
-
-start_on_a_server(OWN)
+own = sorted(path.parent for path in Path("pipelines").glob("*/model_index.json"))
+with messages_shown():
+    start_on_a_server(own)  # where there are none: those that come with the package

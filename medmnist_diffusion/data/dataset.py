@@ -182,6 +182,13 @@ def size_in_words(shape: Sequence[int]) -> str:
     return f"{'×'.join(map(str, shape[:-1]))} {'grey' if shape[-1] == 1 else 'RGB'}"
 
 
+def joined(name: str, splits: Sequence[Split]) -> Split:
+    """The images of several splits after each other, in memory; names of files and groups are not kept."""
+    return Split(
+        name, np.concatenate([one.images[:] for one in splits]), np.concatenate([one.labels for one in splits])
+    )
+
+
 def to_model_range(images: np.ndarray) -> torch.Tensor:
     """uint8 N×H×W×C → float32 N×C×H×W in −1 … 1; volumes N×D×H×W×C → N×C×D×H×W."""
     return torch.from_numpy(np.ascontiguousarray(images)).movedim(-1, 1).float() / 127.5 - 1

@@ -7,10 +7,12 @@ of the training and validation images. The test images are the whole set's own.
 
 import hashlib
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import numpy as np
 
-from medmnist_diffusion.data.dataset import ImageDataset
+from medmnist_diffusion.data.dataset import ImageDataset, Split, joined
+from medmnist_diffusion.data.duplicates import clean_held_out
 
 LEAST = 5  # images a class in train and in val, however small the share
 
@@ -42,16 +44,44 @@ class RegimeData:
     dataset: ImageDataset
     train_rows: np.ndarray
     val_rows: np.ndarray
+    whole: ImageDataset
+
+    def left_out(self, name: str) -> Split:
+        """The images of the whole set's train or val that were not drawn, with their labels."""
+        whole, drawn = self.whole.splits[name], {"train": self.train_rows, "val": self.val_rows}[name]
+        return whole.subset(np.setdiff1d(np.arange(len(whole)), drawn))
+
+    @cached_property
+    def fresh(self) -> Split:
+        """The images of train and val that were not drawn, without those that have a twin among the drawn training images.
+
+        They come from where these come from, which is not always true of test images.
+        """
+        return self._without_twins(joined("fresh", [self.left_out("train"), self.left_out("val")]))
+
+    @cached_property
+    def fresh_val(self) -> Split:
+        """Those of val alone: where the others are trained on without their labels."""
+        return self._without_twins(self.left_out("val"))
+
+    def _without_twins(self, split: Split) -> Split:
+        if not len(split):
+            return split
+        return clean_held_out(replace(self.dataset, splits={**self.dataset.splits, "val": split}))
 
     @property
     def index_hash(self) -> str:
         return index_hash(self.dataset, self.train_rows, self.val_rows)
 
 
+def rarest_class(dataset: ImageDataset) -> int:
+    """The class, or label, of the fewest training images."""
+    return int(np.argmin(dataset.conditioning.counts(dataset.train.labels)))
+
+
 def draw_regime(dataset: ImageDataset, regime: Regime, seed: int) -> RegimeData:
     """The draw of a regime by seed. Draws of one seed are nested: a larger share holds the images of a smaller one."""
-    conditioning = dataset.conditioning
-    rare = int(np.argmin(conditioning.counts(dataset.train.labels)))
+    conditioning, rare = dataset.conditioning, rarest_class(dataset)
     rows = {}
     for stream, name in enumerate(("train", "val")):
         labels, chosen = dataset.splits[name].labels, []
@@ -65,7 +95,7 @@ def draw_regime(dataset: ImageDataset, regime: Regime, seed: int) -> RegimeData:
         for name, kept in rows.items()
     }
     drawn = replace(dataset, splits={**dataset.splits, **splits})
-    return RegimeData(regime, seed, drawn, rows["train"], rows["val"])
+    return RegimeData(regime, seed, drawn, rows["train"], rows["val"], dataset)
 
 
 def index_hash(dataset: ImageDataset, train_rows: np.ndarray, val_rows: np.ndarray) -> str:

@@ -64,16 +64,23 @@ def load_unlabeled(name: str, dataset: ImageDataset, source: DataSource) -> Unla
             f"--unlabeled {name} has images of shape {tuple(images.shape[1:])} (H×W×C), {dataset.name} of {dataset.shape}. "
             "They must be alike."
         )
+    return unlabeled_images(images, dataset, title, license_name, notes)
+
+
+def unlabeled_images(
+    images: np.ndarray, dataset: ImageDataset, name: str, license_name: str, notes: list[str]
+) -> Unlabeled:
+    """The same of uint8 images N×H×W×C that were read already."""
     everything = Split("train", images, np.zeros(len(images), np.int64))
     kept, left_out = drop_leaks(replace(dataset, splits={**dataset.splits, "train": everything}, notes=[]), twins=True)
     if not len(kept.train):
         raise UserError(
-            f"--unlabeled {name}: all of its images stand in {dataset.name}'s val or test, or have a twin there."
+            f"--unlabeled: all images of {name} stand in {dataset.name}'s val or test, or have a twin there."
         )
     if left_out:
         notes = [*notes, f"{left_out} unlabeled images stand in val or test, or have a twin there, and were left out."]
     record = UnlabeledRecord(
-        name=title,
+        name=name,
         images=len(kept.train),
         content_hash=kept.train.content_hash,
         license=license_name,

@@ -6,7 +6,7 @@ from diffusers import DDPMScheduler, UNet2DModel
 
 from medmnist_diffusion.data.conditioning import Conditioning
 from medmnist_diffusion.errors import UserError
-from medmnist_diffusion.pipelines import PixelUnshuffle
+from medmnist_diffusion.pipelines import PixelUnshuffle, label_width
 
 
 def build_unet(
@@ -32,10 +32,10 @@ def build_unet(
             f"images of {' × '.join(map(str, encoder.image_shape[-2:]))} pixels are smaller than {smallest} (pixel_unshuffle "
             f"{encoder.factor}, {blocks} blocks). Use fewer blocks or a smaller factor."
         )
-    if conditioning.multi_label and conditioning.num_classes >= 4 * block_out_channels[0]:
+    if conditioning.multi_label and conditioning.num_classes >= (width := label_width(block_out_channels)):
         raise UserError(
             f"{conditioning.num_classes} labels do not fit a first block of {block_out_channels[0]} channels, which takes "
-            f"{4 * block_out_channels[0] - 1}. Use a wider one: --block_out_channels."
+            f"{width - 1}. Use a wider one: --block_out_channels."
         )
     return UNet2DModel(
         sample_size=height if height == width else (height, width),

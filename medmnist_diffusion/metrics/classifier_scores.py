@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from medmnist.evaluator import getACC, getAUC
 from scipy.special import expit, log_expit
-from sklearn.metrics import balanced_accuracy_score, recall_score
+from sklearn.metrics import average_precision_score, balanced_accuracy_score, recall_score
 from torchmetrics.functional.classification import binary_calibration_error, multiclass_calibration_error
 
 from medmnist_diffusion.data.conditioning import rows_of
@@ -88,6 +88,17 @@ def _figures_of_labels(values: np.ndarray, truth: np.ndarray) -> dict[str, Any]:
         "recall": recall_score(truth, found, average=None, zero_division=0).tolist(),
         "ece": float(np.mean(errors)),
     }
+
+
+def average_precisions(scores: np.ndarray, truth: np.ndarray) -> list[float]:
+    """Of each class, or label, against the rest; what `figures_of` takes. Without an image of the class it is 0."""
+    several = truth.ndim == 2
+    values = probabilities(scores, several)
+    has = truth.astype(bool) if several else np.eye(values.shape[1], dtype=bool)[truth]
+    return [
+        float(average_precision_score(of, value)) if of.any() else 0.0
+        for of, value in zip(has.T, values.T, strict=True)
+    ]
 
 
 def resampled_test_sets(labels: np.ndarray, times: int, seed: int = 0) -> np.ndarray:

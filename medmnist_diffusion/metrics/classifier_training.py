@@ -1,7 +1,7 @@
 """How every classifier here is trained: the real-data classifier of the metrics and those of the augmentation study alike."""
 
 import copy
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import torch
 import torch.nn.functional as F
@@ -14,6 +14,18 @@ WORST_LOSS = 1e9  # of a training whose validation loss is never finite
 
 # Images float −1 … 1 N×C×H×W (volumes N×C×D×H×W), and labels int64 N, or float N×K of several labels an image; without end
 Batches = Iterator[tuple[torch.Tensor, torch.Tensor]]
+Loss = Callable[
+    [torch.Tensor, torch.Tensor], torch.Tensor
+]  # of logits N×K and of what a batch holds beside its images
+
+
+def classification_loss(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    """Cross-entropy of one class an image, labels int64 N; of several labels an image, float N×K, binary for each of them."""
+    return (
+        F.binary_cross_entropy_with_logits(logits, labels)
+        if labels.is_floating_point()
+        else F.cross_entropy(logits, labels)
+    )
 
 
 def train_classifier(
@@ -24,12 +36,14 @@ def train_classifier(
     weight_decay: float = 0.01,
     val: tuple[Split, torch.Tensor] | None = None,
     bfloat16: bool = False,
+    loss: Loss = classification_loss,
 ) -> tuple[int, float]:
     """Train `model` in place, on its own device, by AdamW with a one-cycle learning rate.
 
     Args:
         val: images, and what is to be learned of them: ten times in a training their loss is measured, and the weights with the
             lowest one are kept at the end.
+        loss: what is trained; validation always counts by `classification_loss`.
 
     Returns:
         the step whose weights were kept, and their validation loss; the last step and no number without `val`.
@@ -46,9 +60,8 @@ def train_classifier(
         images, labels = next(batches)
         with torch.autocast(device.type, torch.bfloat16, enabled=bfloat16):
             logits = model(images.to(device).contiguous(memory_format=layout))
-        loss = classification_loss(logits.float(), labels.to(device))
         optimizer.zero_grad()
-        loss.backward()
+        loss(logits.float(), labels.to(device)).backward()
         optimizer.step()
         schedule.step()
         if val is not None and (step % check_every == 0 or step == steps):
@@ -74,12 +87,3 @@ def _layout(model: nn.Module) -> torch.memory_format:
     """A third faster on CPUs than the usual one."""
     volumes = any(isinstance(layer, nn.Conv3d) for layer in model.modules())
     return torch.channels_last_3d if volumes else torch.channels_last
-
-
-def classification_loss(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-    """Cross-entropy of one class an image, labels int64 N; of several labels an image, float N×K, binary for each of them."""
-    return (
-        F.binary_cross_entropy_with_logits(logits, labels)
-        if labels.is_floating_point()
-        else F.cross_entropy(logits, labels)
-    )

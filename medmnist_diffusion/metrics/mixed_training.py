@@ -4,12 +4,14 @@ Every training takes the same number of steps and sees the same random numbers: 
 the first weights are those of every other arm with the same seed. The weights with the lowest validation loss are kept.
 """
 
+import math
 import time
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from accelerate import PartialState
 from huggingface_hub import PyTorchModelHubMixin
 from torch import nn
@@ -20,10 +22,13 @@ from medmnist_diffusion.data.conditioning import Conditioning
 from medmnist_diffusion.data.dataset import Split
 from medmnist_diffusion.diffusion.batches import derived_seed
 from medmnist_diffusion.metrics.classifier import SmallCNN, targets
-from medmnist_diffusion.metrics.classifier_training import Batches, train_classifier
+from medmnist_diffusion.metrics.classifier_training import Batches, Loss, classification_loss, train_classifier
+
+Balance = Literal["none", "weights", "adjusted"]
 
 AUGMENTED_AT_ONCE = 16  # images that share one draw of the augmentation's parameters
 SHIFT_SHARE = 0.08  # of the image's width
+SURE = 0.95  # of a label that an image without one is given
 
 # `save_pretrained(folder, model_card_kwargs={"facts": …})`
 CARD = """---
@@ -68,6 +73,11 @@ class Mixture:
             label, and those without one); None for none.
         until: they do so in this first part of the training, real images alone after it.
         classical: whether all images are augmented.
+        chances: what is to be learned of the extra images in their labels' place, of each class, float32 N×K.
+        balance: what the loss does about rare classes: nothing, a weight for each class that makes all count alike, or logits
+            adjusted by the classes' shares (Menon et al. 2021, arXiv 2007.07314); of several labels an image weights alone.
+        unlabeled: images that half of every batch holds twice, as they are augmented and much more strongly: what a classifier
+            is sure of in the first is to be found in the second (FixMatch, Sohn et al. 2020, arXiv 2001.07685).
     """
 
     real: Split
@@ -75,6 +85,9 @@ class Mixture:
     share: float = 0.0
     until: float = 1.0
     classical: bool = True
+    chances: torch.Tensor | None = None
+    balance: Balance = "none"
+    unlabeled: Split | None = None
 
 
 @dataclass(frozen=True)
@@ -141,8 +154,9 @@ def _fit(
         bfloat16 = recipe.precision == "bf16"
         held_out = val, targets(val.labels, conditioning)
         step, loss = train_classifier(
-            model, batches, recipe.steps, learning_rate, recipe.weight_decay, held_out, bfloat16
-        )
+            model, batches, recipe.steps, learning_rate, recipe.weight_decay, held_out, bfloat16,
+            loss_of(mixture, conditioning),
+        )  # fmt: skip
     model.cpu().to(memory_format=torch.contiguous_format)  # as it is saved
     return Fitted(model.eval(), learning_rate, step, loss)
 
@@ -151,13 +165,53 @@ def _augmented_batches(recipe: Recipe, mixture: Mixture, conditioning: Condition
     """What a training sees, step by step."""
     height, width = mixture.real.images.shape[1:3]
     augment = classical_augmentation(height, width)
-    batches = MixedBatches(mixture, recipe.batch_size, conditioning, seed)
+    labelled = recipe.batch_size // (1 if mixture.unlabeled is None else 2)
+    batches = MixedBatches(mixture, labelled, conditioning, seed)
     for step in range(recipe.steps):
         images, labels = batches.draw(extra=step < mixture.until * recipe.steps)
         if mixture.classical:
             torch.manual_seed(derived_seed(seed, step))  # the same parameters in every arm
             images = torch.cat([augment(part) for part in images.split(AUGMENTED_AT_ONCE)])
+        if mixture.unlabeled is not None:
+            images = torch.cat([images, *batches.twice(len(images) // 2, augment)])
         yield images.to(PartialState().device).float() / 127.5 - 1, labels
+
+
+def loss_of(mixture: Mixture, conditioning: Conditioning) -> Loss:
+    """What a classifier of the mixture learns by: of logits N×K and what is known of the first images of a batch, N or fewer."""
+    several = conditioning.multi_label
+    labelled = _balanced(mixture, conditioning)
+    if mixture.chances is not None and not several:
+        labelled = F.cross_entropy  # which takes chances of classes, too
+    if mixture.unlabeled is None:
+        return labelled
+
+    def consistent(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+        known, weak, strong = logits.split([len(labels), *2 * [(len(logits) - len(labels)) // 2]])
+        chances = weak.detach().sigmoid() if several else weak.detach().softmax(1)
+        sure = (torch.maximum(chances, 1 - chances) if several else chances.amax(1)) >= SURE
+        if several:
+            found = F.binary_cross_entropy_with_logits(strong, chances.round(), reduction="none")
+        else:
+            found = F.cross_entropy(strong, chances.argmax(1), reduction="none")
+        return labelled(known, labels) + (found * sure).mean()
+
+    return consistent
+
+
+def _balanced(mixture: Mixture, conditioning: Conditioning) -> Loss:
+    if mixture.balance == "none":
+        return classification_loss
+    counts = torch.from_numpy(conditioning.counts(mixture.real.labels)).float().clamp(min=1)
+    device = PartialState().device
+    if conditioning.multi_label:
+        weights = ((len(mixture.real) - counts).clamp(min=1) / counts).to(device)
+        return lambda logits, labels: F.binary_cross_entropy_with_logits(logits, labels, pos_weight=weights)
+    if mixture.balance == "weights":
+        weights = (counts.sum() / (len(counts) * counts)).to(device)
+        return lambda logits, labels: F.cross_entropy(logits, labels, weight=weights)
+    shares = (counts / counts.sum()).log().to(device)
+    return lambda logits, labels: F.cross_entropy(logits + shares, labels)
 
 
 class MixedBatches:
@@ -169,6 +223,7 @@ class MixedBatches:
         extra = mixture.extra
         members = conditioning.shown_members(extra.labels) if extra is not None else []
         self.members = [rows for rows in members if len(rows)]
+        self.strongly = strong_augmentation(*mixture.real.images.shape[1:3])
 
     def draw(self, extra: bool = True) -> tuple[torch.Tensor, torch.Tensor]:
         """uint8 images N×C×H×W, and what is to be learned of them (`classifier.targets`)."""
@@ -181,7 +236,21 @@ class MixedBatches:
             taken = np.array([self.extra_rng.choice(self.members[label]) for label in classes])
             images = np.concatenate([images[:-count], mixture.extra.images[taken]])
             labels = np.concatenate([labels[:-count], mixture.extra.labels[taken]])
-        return torch.from_numpy(images).permute(0, 3, 1, 2), targets(labels, self.conditioning)
+        wanted = targets(labels, self.conditioning)
+        if mixture.chances is not None:
+            wanted = torch.from_numpy(self.conditioning.matrix(labels)).float()
+            if count:
+                wanted[-count:] = mixture.chances[taken]
+        return torch.from_numpy(images).permute(0, 3, 1, 2), wanted
+
+    def twice(self, count: int, augment: v2.Compose) -> tuple[torch.Tensor, torch.Tensor]:
+        """Images without labels, uint8 N×C×H×W: as all are augmented, and the same ones more strongly."""
+        unlabeled = self.mixture.unlabeled
+        assert unlabeled is not None
+        rows = self.extra_rng.integers(len(unlabeled), size=count)
+        images = torch.from_numpy(unlabeled.images[rows]).permute(0, 3, 1, 2)
+        weak, strong = ([one(part) for part in images.split(AUGMENTED_AT_ONCE)] for one in (augment, self.strongly))
+        return torch.cat(weak), torch.cat(strong)
 
 
 def classical_augmentation(height: int, width: int) -> v2.Compose:
@@ -189,17 +258,29 @@ def classical_augmentation(height: int, width: int) -> v2.Compose:
 
     uint8 N×C×H×W → the same; all images of a call get the same parameters. What moves in at the edges repeats them.
     """
-    pad = -(-max(height, width) // 4)  # no rotated corner reaches beyond it
+    return v2.Compose(_moved_and_shaded(height, width, degrees=10, shift=SHIFT_SHARE, shade=0.2, beyond=1 / 4))
+
+
+def strong_augmentation(height: int, width: int) -> v2.Compose:
+    """The same two and a half times as far, and a patch of up to a quarter of the image is grey: what consistency is asked of."""
+    patch = v2.RandomErasing(p=1.0, scale=(0.05, 0.25), value=128)
+    moved = _moved_and_shaded(height, width, degrees=25, shift=2.5 * SHIFT_SHARE, shade=0.5, beyond=1 / 2)
+    return v2.Compose([*moved, patch])
+
+
+def _moved_and_shaded(
+    height: int, width: int, degrees: float, shift: float, shade: float, beyond: float
+) -> list[v2.Transform]:
+    """`beyond`: the part of an image that repeats its edge on every side; no rotated corner reaches farther."""
+    pad = math.ceil(beyond * max(height, width))
     # RandomAffine counts in widths and heights of what it gets.
-    shift_x, shift_y = (SHIFT_SHARE * width / (side + 2 * pad) for side in (width, height))
-    return v2.Compose(
-        [
-            v2.Pad(pad, padding_mode="edge"),
-            v2.RandomAffine(10, translate=(shift_x, shift_y), interpolation=v2.InterpolationMode.BILINEAR),
-            v2.CenterCrop((height, width)),
-            v2.ColorJitter(brightness=0.2, contrast=0.2),
-        ]
-    )
+    shift_x, shift_y = (shift * width / (side + 2 * pad) for side in (width, height))
+    return [
+        v2.Pad(pad, padding_mode="edge"),
+        v2.RandomAffine(degrees, translate=(shift_x, shift_y), interpolation=v2.InterpolationMode.BILINEAR),
+        v2.CenterCrop((height, width)),
+        v2.ColorJitter(brightness=shade, contrast=shade),
+    ]
 
 
 def timed_step(recipe: Recipe, mixture: Mixture, conditioning: Conditioning) -> float:

@@ -92,7 +92,9 @@ def measured_metrics(folder: Path, summary: TrainingSummary) -> Metrics | None:
     return metrics
 
 
-def _metadata(summary: TrainingSummary, metrics: Metrics | None, gallery: dict[str, Any]) -> ModelCardData:
+def _metadata(
+    summary: TrainingSummary, metrics: Metrics | None, gallery: dict[str, Any] | None = None
+) -> ModelCardData:
     """The YAML block: what the Hub indexes. Only measured figures go into the model index."""
     dataset = summary.dataset
     results = [
@@ -133,7 +135,7 @@ def _metadata(summary: TrainingSummary, metrics: Metrics | None, gallery: dict[s
         base_model=base,
         base_model_relation="finetune" if base else None,
         eval_results=results or None,
-        **gallery,
+        **(gallery or {}),
     )
 
 

@@ -92,8 +92,8 @@ def upload(folder: Path, repo_id: str, repo_type: str, *, private: bool, update:
     with hub_errors_as_user_errors(repo_id):
         before = _repo_info_if_there(api, repo_id, repo_type)
         if before is None:
-            space = {"space_sdk": "static"} if repo_type == "space" else {}
-            api.create_repo(repo_id, repo_type=repo_type, private=private, **space)
+            sdk = "static" if repo_type == "space" else None
+            api.create_repo(repo_id, repo_type=repo_type, private=private, space_sdk=sdk)
             before = _repo_info(api, repo_id, repo_type)
         if private and not before.private:
             raise UserError(f"{repo_id} is public on the Hub. Make it private there, or say --public.")

@@ -15,7 +15,7 @@ from medmnist_diffusion.diffusion.sampling import load_pipeline
 from medmnist_diffusion.errors import UserError
 from medmnist_diffusion.files import atomic_file
 from medmnist_diffusion.generated import check_new
-from medmnist_diffusion.pipelines import ClassConditionalDDPMPipeline, label_vectors
+from medmnist_diffusion.pipelines import ClassConditionalDDPMPipeline, label_vectors, label_width
 
 TOLERANCE = 1e-3  # of the network's output, which is about −3 … 3
 METADATA = "medmnist_diffusion"  # the key of the file's metadata that holds `how_to_sample` as JSON
@@ -28,7 +28,7 @@ class Network(torch.nn.Module):
     def __init__(self, pipe: ClassConditionalDDPMPipeline) -> None:
         super().__init__()
         self.unet: UNet2DModel = pipe.unet.float().eval()
-        self.width = 4 * pipe.unet.config.block_out_channels[0] if pipe.multi_label else None
+        self.width = label_width(pipe.unet.config.block_out_channels) if pipe.multi_label else None
 
     def forward(self, sample: torch.Tensor, timestep: torch.Tensor, class_labels: torch.Tensor) -> torch.Tensor:
         labels = class_labels if self.width is None else label_vectors(class_labels, self.width)

@@ -16,7 +16,15 @@ ALPHA, POWER = 0.05, 0.8
 FEWEST = 4  # pairs, for a correlation
 BOOTSTRAPS = 1000
 Values = Mapping[str, Mapping[int, float]]  # recipe → seed → a figure above 0, the lower the better
-Verdict = Literal["helps", "harms", "no evidence"]
+Verdict = Literal[
+    "helps",
+    "harms",
+    "no evidence",
+    "an easier thing is as good",
+    "can stand in",
+    "can partly stand in",
+    "cannot stand in",
+]
 
 
 # Student's t: of a difference with its standard error and the error's degrees of freedom
@@ -246,15 +254,19 @@ class Judgement:
     beats_controls: Mapping[str, float]
 
 
-def best_plain(results: ArmFigures, plain: Sequence[str]) -> str:
+def best_plain(results: ArmFigures, plain: Sequence[str], alpha: float = ALPHA) -> str:
     """The first, unless others are better than it after Holm's correction: then the best of these."""
     found = effects(results, [(arm, plain[0]) for arm in plain[1:]], plain[1:])
-    better = [one for one in found if one.difference > 0 and one.corrected_p_value < ALPHA]
+    better = [one for one in found if one.difference > 0 and one.corrected_p_value < alpha]
     return max(better, key=lambda one: one.difference).arm if better else plain[0]
 
 
 def judge(
-    results: ArmFigures, controls: Mapping[str, Sequence[str]], primary: str, plain: Sequence[str] = ()
+    results: ArmFigures,
+    controls: Mapping[str, Sequence[str]],
+    primary: str,
+    plain: Sequence[str] = (),
+    alpha: float = ALPHA,
 ) -> Judgement:
     """Do generated images help?
 
@@ -265,6 +277,7 @@ def judge(
     Args:
         controls: of every candidate arm, the primary one among them.
         plain: arms without generated images, the first control first; the primary's controls where there are no others.
+        alpha: below which a p-value counts.
     """
     against = {
         arm: [one for control in of_arm if (one := effect(results, arm, control)) is not None]
@@ -274,19 +287,19 @@ def judge(
     better = {arm: max(one.p_value if one.difference > 0 else 1.0 for one in found) for arm, found in against.items()}
     corrected = dict(zip(better, holm(list(better.values())), strict=True))
     m = max(1, len(corrected))
-    helping = {arm: min(against[arm], key=lambda one: one.difference) for arm, p in corrected.items() if p < ALPHA}
+    helping = {arm: min(against[arm], key=lambda one: one.difference) for arm, p in corrected.items() if p < alpha}
     if helping:
         best = max(helping, key=lambda arm: helping[arm].difference)
         one = helping[best]
         wide = (one.difference - one.reach(m), one.difference + one.reach(m))
         return Judgement("helps", replace(one, interval=wide), corrected[best], best, m, corrected)
     of_primary = against.get(primary, [])
-    fallback = best_plain(results, plain or controls[primary])
+    fallback = best_plain(results, plain or controls[primary], alpha)
     if not of_primary:
         return Judgement("no evidence", None, 1.0, fallback, m, corrected)
     harder = min(of_primary, key=lambda one: one.difference)
     worse = max(of_primary, key=lambda one: one.difference)
-    if worse.difference < 0 and max(one.p_value for one in of_primary) < ALPHA:
+    if worse.difference < 0 and max(one.p_value for one in of_primary) < alpha:
         return Judgement("harms", worse, max(one.p_value for one in of_primary), fallback, m, corrected)
     return Judgement("no evidence", harder, harder.p_value, fallback, m, corrected)
 

@@ -12,6 +12,7 @@ from filelock import FileLock
 
 from medmnist_diffusion.console import bar_options, messages_in
 from medmnist_diffusion.data import ImageDataset, Split
+from medmnist_diffusion.data.unlabeled import Unlabeled
 from medmnist_diffusion.diffusion.samplers import DEFAULT_SAMPLER
 from medmnist_diffusion.diffusion.sampling import generate_images, load_pipeline
 from medmnist_diffusion.metrics.evaluation import Evaluated, Part, evaluate_images
@@ -52,17 +53,25 @@ def settings_of(config: TrainingConfig, dataset: ImageDataset, also: Sequence[st
     return {name: value for name, value in values.items() if value is not None or name not in LATER}
 
 
-def train_generator(config: TrainingConfig, dataset: ImageDataset, run: Path, log: Path, leave: Sequence[str]) -> Path:
+def train_generator(
+    config: TrainingConfig,
+    dataset: ImageDataset,
+    run: Path,
+    log: Path,
+    leave: Sequence[str],
+    unlabeled: Unlabeled | None = None,
+) -> Path:
     """The run's pipeline, trained now or before, here or in another process; what training prints goes to `log`.
 
     Args:
         leave: what is removed from the run's folder afterwards.
+        unlabeled: what it also sees, as of unknown class.
     """
     run.mkdir(parents=True, exist_ok=True)
     with FileLock(run / "lock"):
         if saved_step(run / "pipeline") is None:  # written last
             with log.open("a", encoding="utf-8") as file, messages_in(file), threads_kept():
-                train(replace(config, output_dir=str(run)), dataset)
+                train(replace(config, output_dir=str(run)), dataset, unlabeled)
         for name in leave:
             shutil.rmtree(run / name, ignore_errors=True)
     return run / "pipeline"

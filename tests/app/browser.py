@@ -3,6 +3,7 @@
 import os
 import re
 import subprocess
+import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,6 +15,7 @@ from playwright.sync_api import Browser, Page
 from tests.conftest import CHROMIUM
 
 needs_browser = pytest.mark.skipif(CHROMIUM is None, reason="needs chromium (Debian: apt install chromium)")
+MOST_SECONDS = 180.0  # until a program says where its page is
 OWN = ("data:", "blob:")  # beside the page's own address nothing may be asked for
 
 
@@ -42,16 +44,20 @@ def served(command: Sequence[str], folder: Path, **environment: str) -> Iterator
         stderr=subprocess.STDOUT,
         text=True,
     ) as process:
+        watch = threading.Timer(MOST_SECONDS, process.kill)  # one that says nothing would be waited for
+        watch.start()
         try:
-            yield _address(process.stdout)
+            yield _address(process.stdout, watch)
         finally:
+            watch.cancel()
             process.terminate()
 
 
-def _address(lines: Any) -> str:
+def _address(lines: Any, watch: threading.Timer) -> str:
     said = []
     for line in lines:
         said.append(line)
         if found := re.search(r"The page is at (http://\S+:\d+/)", line):
+            watch.cancel()
             return found[1]
     raise AssertionError("".join(said))

@@ -12,9 +12,9 @@ from medmnist_diffusion.data import load_dataset
 from medmnist_diffusion.data.regimes import Regime
 from medmnist_diffusion.metrics.mixed_training import Recipe
 from medmnist_diffusion.studies.augmentation import report as augmentation_report
-from medmnist_diffusion.studies.augmentation.arms import with_controls
 from medmnist_diffusion.studies.augmentation.draws import AugmentationProtocol, draws_in
 from medmnist_diffusion.studies.augmentation.generators import DiffusionSource
+from medmnist_diffusion.studies.augmentation.situations import few_images
 from medmnist_diffusion.studies.loss import report as loss_report
 from medmnist_diffusion.studies.loss.analysis import PartResult
 from medmnist_diffusion.studies.loss.cells import cells_in
@@ -81,14 +81,18 @@ def test_augmentation(tmp_path: Path, real_data: Path, monkeypatch: pytest.Monke
     identities = {json.loads(one)["mixed_precision"]: one for one in results["sources"]}
     monkeypatch.setattr(DiffusionSource, "identity", property(lambda s: identities[s.options["mixed_precision"]]))
     dataset = load_dataset("pneumoniamnist", str(real_data))
-    arms = with_controls(list({cell["arm"] for cell in results["cells"]}))
+    asked = few_images(sorted({cell["arm"] for cell in results["cells"]}))
     here, earlier = (
         AugmentationProtocol(
-            folder, dataset, DiffusionSource(folder, dataset, {"mixed_precision": one}, 1), Recipe(precision=one), arms
+            folder,
+            dataset,
+            DiffusionSource(folder, dataset, {"mixed_precision": one}, 1),
+            Recipe(precision=one),
+            asked,
         )
         for one in identities
     )
-    protocol = AugmentationProtocol(folder, dataset, here.source, here.recipe, arms, (earlier,))
+    protocol = AugmentationProtocol(folder, dataset, here.source, here.recipe, asked, (earlier,))
     regimes = [Regime(0.05), Regime(0.25), Regime(1.0), Regime(1.0, 0.05)]
     ordered = sorted(draws, key=lambda draw: draw.seed)
     augmentation_report.write_report(protocol, regimes, ordered, results["dropped"], results["command"])

@@ -2,7 +2,7 @@
 
 import json
 import shutil
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,61 +14,32 @@ from medmnist_diffusion.errors import TrainingDivergedError, UserError
 from medmnist_diffusion.metrics import selection
 from medmnist_diffusion.metrics.mixed_training import Recipe
 from medmnist_diffusion.studies import budget, steps
-from medmnist_diffusion.studies.augmentation.arms import ARMS, CLASSICAL, LEAKY, MAIN_ARM, with_controls
+from medmnist_diffusion.studies.augmentation.arms import CLASSICAL, LEAKY, MAIN_ARM, ClassifierArm
 from medmnist_diffusion.studies.augmentation.draws import AugmentationProtocol, measure_draw, pool_metrics, train_draw
 from medmnist_diffusion.studies.augmentation.generators import DiffusionSource, Pool
 from medmnist_diffusion.studies.augmentation.report import write_report
-from medmnist_diffusion.studies.augmentation.verdicts import judge_regime
+from medmnist_diffusion.studies.augmentation.situations import Situation, few_images
 from medmnist_diffusion.training.config import training_config
+from tests.studies.planting import QUICK, Oracle, verdict_on
 
-QUICK = Recipe(steps=60, batch_size=64, learning_rates=(3e-3,))
-
-
-@dataclass(frozen=True)
-class Oracle:
-    """Fresh images of the true distribution, or with shuffled labels; as honest as a generator could be."""
-
-    shuffled: bool = False
-
-    @property
-    def identity(self) -> str:
-        return f"oracle, shuffled {self.shuffled}"
-
-    def summary(self, regime: Regime, seed: int) -> None:
-        return None
-
-    def draw(self, pool: str, regime: RegimeData) -> Pool:
-        arrays = phantom.make_phantom(size=regime.dataset.image_size, seed=1000 + regime.seed, counts={"train": 1000})
-        labels = arrays["train_labels"][:, 0].astype(np.int64)
-        if self.shuffled:
-            labels = np.random.default_rng(regime.seed).permutation(labels)
-        return Pool(Split(pool, arrays["train_images"][..., None], labels), regime.index_hash)
+FEW = few_images([MAIN_ARM.name])
 
 
-def planted(tmp_path: Path, source: Oracle, share: float, seeds: int = 6) -> str:
-    """The verdict on a small phantom set (16 pixels, 400 training images)."""
-    arrays = phantom.make_phantom(size=16, seed=7, counts={"train": 400, "val": 120, "test": 400})
-    splits = {
-        name: Split(name, arrays[f"{name}_images"][..., None], arrays[f"{name}_labels"][:, 0].astype(np.int64))
-        for name in ("train", "val", "test")
-    }
-    dataset = ImageDataset("planted", splits, dict(phantom.CLASSES), synthetic=True)
-    study, regime = AugmentationProtocol(tmp_path, dataset, source, QUICK, with_controls([])), Regime(share)
-    units = [train_draw(study, regime, seed) for seed in range(seeds)]
-    return judge_regime(dataset, regime, units).judgement.verdict
+def of_arms(*arms: ClassifierArm) -> Situation:
+    return replace(FEW, arms=arms)
 
 
 def test_an_oracle_helps_and_shuffled_labels_harm(tmp_path: Path) -> None:
-    assert planted(tmp_path / "oracle", Oracle(), 0.1) == "helps"
-    assert planted(tmp_path / "shuffled", Oracle(shuffled=True), 0.5) == "harms"
+    assert verdict_on(tmp_path / "oracle", Oracle(), FEW, Regime(0.1)).verdict == "helps"
+    assert verdict_on(tmp_path / "shuffled", Oracle(shuffled=True), FEW, Regime(0.5)).verdict == "harms"
 
 
 def test_a_generator_of_other_images_is_refused(small: ImageDataset, tmp_path: Path) -> None:
     class Leaking(Oracle):
-        def draw(self, pool: str, regime: RegimeData) -> Pool:
+        def draw(self, pool: str, regime: RegimeData, beside: Split | None = None) -> Pool:
             return replace(super().draw(pool, regime), index_hash=draw_regime(small, Regime(1.0), 0).index_hash)
 
-    study = AugmentationProtocol(tmp_path, small, Leaking(), QUICK, (MAIN_ARM,))
+    study = AugmentationProtocol(tmp_path, small, Leaking(), QUICK, of_arms(MAIN_ARM))
     with pytest.raises(RuntimeError, match="other real images"):
         train_draw(study, Regime(0.1), 0)
 
@@ -77,14 +48,16 @@ def test_a_generator_that_diverges_ends_its_draw_and_a_leaky_one_only_its_arm(
     small: ImageDataset, tmp_path: Path
 ) -> None:
     class Diverging(Oracle):
-        def draw(self, pool: str, regime: RegimeData) -> Pool:
+        def draw(self, pool: str, regime: RegimeData, beside: Split | None = None) -> Pool:
             if pool == diverging:
                 raise TrainingDivergedError("the loss exploded")
             return super().draw(pool, regime)
 
     quick = replace(QUICK, steps=2)
     for diverging, lost in (("leaky", False), ("plain", True)):
-        study = AugmentationProtocol(tmp_path / diverging, small, Diverging(), quick, (CLASSICAL, MAIN_ARM, LEAKY))
+        study = AugmentationProtocol(
+            tmp_path / diverging, small, Diverging(), quick, of_arms(CLASSICAL, MAIN_ARM, LEAKY)
+        )
         unit = train_draw(study, Regime(0.3), 0)
         assert bool(unit.failed) == lost
         assert unit.skipped == ({} if lost else {LEAKY.name: "the loss exploded"})
@@ -118,7 +91,7 @@ def test_generators_train_on_the_regime_alone(small: ImageDataset, tmp_path: Pat
 def test_units_know_the_whole_recipe(small: ImageDataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Another default of the training, or of a selection, makes other units."""
     source = DiffusionSource(tmp_path, small, {"max_train_steps": 20}, 8)
-    study = AugmentationProtocol(tmp_path, small, source, Recipe(), ARMS)
+    study = AugmentationProtocol(tmp_path, small, source, Recipe(), few_images())
     before = study.fingerprint(Regime(0.1), 0)
     monkeypatch.setattr(steps, "training_config", lambda **given: training_config(**{**given, "ema_decay": 0.5}))
     recipe = study.fingerprint(Regime(0.1), 0)
@@ -129,11 +102,11 @@ def test_units_know_the_whole_recipe(small: ImageDataset, tmp_path: Path, monkey
 
 def test_a_report_on_draws_of_two_precisions(small: ImageDataset, tmp_path: Path) -> None:
     """A draw that lacks an arm in the other one is made again in this one; all arms of a draw have one precision."""
-    regime, arms = Regime(0.3), with_controls([])
-    there = AugmentationProtocol(tmp_path, small, Oracle(), replace(QUICK, steps=2, precision="bf16"), arms)
+    regime = Regime(0.3)
+    there = AugmentationProtocol(tmp_path, small, Oracle(), replace(QUICK, steps=2, precision="bf16"), FEW)
     here = replace(there, recipe=replace(there.recipe, precision="no"), earlier=(there,))
     train_draw(there, regime, 0)
-    train_draw(replace(there, arms=arms[:1]), regime, 1)
+    train_draw(replace(there, situation=of_arms(CLASSICAL)), regime, 1)
     assert [here.of(regime, seed) is here for seed in (0, 1, 2)] == [False, True, True]
     units = [train_draw(here.of(regime, seed), regime, seed) for seed in (0, 1)]
     write_report(here, [regime], units, [], "command")

@@ -9,6 +9,7 @@ from medmnist_diffusion.data.regimes import Regime
 from medmnist_diffusion.studies.augmentation.arms import CLASSICAL, LEAKY, MAIN_ARM, OVERSAMPLED
 from medmnist_diffusion.studies.augmentation.draws import ClassifierResult, DrawResult
 from medmnist_diffusion.studies.augmentation.insights import correlations, leak, real_images_worth
+from medmnist_diffusion.studies.augmentation.situations import few_images
 from medmnist_diffusion.studies.augmentation.study import planned_effect
 from medmnist_diffusion.studies.augmentation.verdicts import RegimeResult
 from medmnist_diffusion.studies.statistics import ArmFigures, judge
@@ -32,7 +33,7 @@ def curve_of(auc: dict[int, tuple[float, float]], spread: float = 0.0) -> list[R
         ]  # fmt: skip
         auc_results = ArmFigures(values, again)
         judgement = judge(auc_results, {MAIN_ARM.name: [CLASSICAL.name, OVERSAMPLED.name]}, MAIN_ARM.name)
-        results.append(RegimeResult(Regime(count / 1000), units, {"auc": auc_results}, judgement))
+        results.append(RegimeResult(Regime(count / 1000), few_images(), units, {"auc": auc_results}, judgement))
     return results
 
 

@@ -3,20 +3,27 @@ from."""
 
 import difflib
 import re
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import asdict, dataclass, fields
+from typing import Any, Literal
 
 from medmnist_diffusion.errors import UserError
+from medmnist_diffusion.metrics.mixed_training import Balance
 
-PoolName = Literal["plain", "guided", "variants", "leaky", "real"]
+PoolName = Literal["plain", "guided", "variants", "leaky", "semi", "conditioned", "real", "pseudo", "both"]
 
 FILLERS: dict[PoolName, str] = {
     "plain": "generated images",
     "guided": "images generated with classifier-free guidance",
     "variants": "variants of real images (noised in part, and denoised)",
     "leaky": "images of a generator that saw the whole training set",
+    "semi": "images of a generator that also saw the unlabelled images, as of unknown class",
+    "conditioned": "images of a generator that also saw the unlabelled images, by their pseudo-labels",
     "real": "the real images again, each class equally often",
+    "pseudo": "the unlabelled images, with the labels that the classical arm's classifier gives them (pseudo-labels)",
+    "both": "the unlabelled images by their pseudo-labels, and generated images",
 }
+NOT_GENERATED = ("real", "pseudo")
+BALANCES = {"weights": "rare classes weigh more in the loss", "adjusted": "logits adjusted by the classes' shares"}
 CHOICES = {
     "confident": "those of whose label a classifier of the real images is surest",
     "in-distribution": "those that lie as near to real ones as fresh real images do",
@@ -32,10 +39,14 @@ class ClassifierArm:
     Attributes:
         classical: all images are shifted, rotated and changed in brightness.
         share: of each batch, filled from the pool, each class equally often.
-        pool: `plain` samples, `guided` ones (classifier-free guidance), `variants` of real images (noised and denoised), `leaky`
-            ones (of a generator that saw the whole training set), or `real` duplicates.
+        pool: a name of `FILLERS`.
         selection: which images of the pool are used, a name of `SELECTIONS`; all where it is None.
         until: the pool is used in this first part of the training.
+        rare: of the pool only the images of the rarest class.
+        times: so many distinct images of the pool for each real one; None for what the pool has.
+        soft: the pool's images are learned with the chances that the classical arm's classifier gives them.
+        balance: what the loss does about rare classes (`Mixture`).
+        consistent: half of each batch asks for consistency on the unlabelled images (`Mixture.unlabeled`).
     """
 
     name: str
@@ -44,11 +55,27 @@ class ClassifierArm:
     pool: PoolName = "plain"
     selection: str | None = None
     until: float = 1.0
+    rare: bool = False
+    times: float | None = None
+    soft: bool = False
+    balance: Balance = "none"
+    consistent: bool = False
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """What a result of it is known by; settings that came later only where they are given."""
+        later = {field.name: field.default for field in fields(self) if field.name in LATER}
+        return {name: value for name, value in asdict(self).items() if name not in later or value != later[name]}
 
     @property
     def generated(self) -> bool:
         """Whether generated images are in it."""
-        return self.share > 0 and self.pool != "real"
+        return self.share > 0 and self.pool not in NOT_GENERATED
+
+    @property
+    def unlabelled(self) -> bool:
+        """Whether images without labels are in it, or in its generator."""
+        return self.consistent or (self.share > 0 and self.pool in ("semi", "conditioned", "pseudo", "both"))
 
     @property
     def leaky(self) -> bool:
@@ -64,14 +91,23 @@ class ClassifierArm:
         """In words."""
         if self == CLASSICAL:
             return "real images, shifted, rotated and changed in brightness, as in all arms that do not say otherwise"
+        filler = FILLERS[self.pool] + (", of the rarest class alone" if self.rare else "")
+        early = f" in the first {100 * self.until:.0f} % of the training" if self.until < 1 else ""
         if self.share == 0:
             words = "real images"
         elif self.share == 1:
-            words = f"{FILLERS[self.pool]} alone"
+            words = f"{filler}{early}, then real images" if early else f"{filler} alone"
         else:
-            early = f", in the first {100 * self.until:.0f} % of the training" if self.until < 1 else ""
-            words = f"real images, and {100 * self.share:.0f} % of each batch {FILLERS[self.pool]}{early}"
+            words = f"real images, and {100 * self.share:.0f} % of each batch {filler}{',' if early else ''}{early}"
         words += f": {CHOICES[self.selection]}" if self.selection else ""
+        words += f", {self.times:g} for each real one" if self.times else ""
+        words += "; learned with the chances that the classical arm's classifier gives them" if self.soft else ""
+        words += f"; {BALANCES[self.balance]}" if self.balance != "none" else ""
+        words += (
+            "; half of each batch are unlabelled images, to be seen alike however they are changed"
+            if self.consistent
+            else ""
+        )
         return words + ("" if self.classical else "; all as they are")
 
     @property
@@ -80,6 +116,7 @@ class ClassifierArm:
         return self.generated and self.classical and self.share < 1 and not self.leaky and self.until == 1
 
 
+LATER = ("rare", "times", "soft", "balance", "consistent")
 CLASSICAL = ClassifierArm("classical")
 OVERSAMPLED = ClassifierArm("oversampled-25", share=0.25, pool="real")
 MAIN_ARM = ClassifierArm("synthetic-25", share=0.25)
@@ -103,7 +140,29 @@ ARMS = (
     ClassifierArm("guided-25", share=0.25, pool="guided"),
     ClassifierArm("variants-25", share=0.25, pool="variants"),
 )
-BY_NAME = {arm.name: arm for arm in (*ARMS, LEAKY)}  # all arms of this process, in the order of every table
+# What situations.py asks for beside these.
+OTHER_ARMS = (
+    ClassifierArm("pseudo-labels", share=0.5, pool="pseudo"),
+    ClassifierArm("pseudo-labels-confident", share=0.5, pool="pseudo", selection="confident"),
+    ClassifierArm("pseudo-and-synthetic-50", share=0.5, pool="both"),
+    ClassifierArm("consistency", consistent=True),
+    ClassifierArm("synthetic-semi-25", share=0.25, pool="semi"),
+    ClassifierArm("synthetic-conditioned-25", share=0.25, pool="conditioned"),
+    ClassifierArm("synthetic-consistency-25", share=0.25, consistent=True),
+    ClassifierArm("balanced", share=1.0, pool="real"),
+    ClassifierArm("balanced-unaugmented", classical=False, share=1.0, pool="real"),
+    ClassifierArm("weighted", balance="weights"),
+    ClassifierArm("adjusted", balance="adjusted"),
+    ClassifierArm("rare-again-25", share=0.25, pool="real", rare=True),
+    ClassifierArm("rare-synthetic-25", share=0.25, rare=True),
+    ClassifierArm("rare-variants-25", share=0.25, pool="variants", rare=True),
+    ClassifierArm("synthetic-first", share=1.0, until=0.5),
+    ClassifierArm("real-first", share=1.0, until=0.5, pool="real"),
+    *(ClassifierArm(f"synthetic-only-{times}x", share=1.0, times=times) for times in (1, 3, 10)),
+    ClassifierArm("soft-25", share=0.25, soft=True),
+    ClassifierArm("soft-real-25", share=0.25, pool="real", soft=True),
+)
+BY_NAME = {arm.name: arm for arm in (*ARMS, *OTHER_ARMS, LEAKY)}  # all of this process, in the order of every table
 OF_ANY_SHARE = re.compile(r"(synthetic|oversampled)-([1-9]\d?)")
 
 

@@ -14,19 +14,29 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from medmnist_diffusion.cache import digest, kept_arrays
 from medmnist_diffusion.data import ImageDataset, Split
+from medmnist_diffusion.data.conditioning import conditions_of
+from medmnist_diffusion.data.dataset import joined
 from medmnist_diffusion.data.duplicates import clean_held_out
-from medmnist_diffusion.data.regimes import Regime, RegimeData, draw_regime
+from medmnist_diffusion.data.regimes import Regime, RegimeData, draw_regime, rarest_class
 from medmnist_diffusion.data.twins import find_twins, nearest_pictures
 from medmnist_diffusion.errors import TrainingDivergedError, UserError
 from medmnist_diffusion.metrics import memorization, selection
-from medmnist_diffusion.metrics.classifier_scores import figures_of, kept_scores, scores_of
+from medmnist_diffusion.metrics.classifier_scores import (
+    FIGURES,
+    average_precisions,
+    figures_of,
+    kept_scores,
+    scores_of,
+)
 from medmnist_diffusion.metrics.classifier_training import predicted_logits
 from medmnist_diffusion.metrics.extractors import OFFLINE_PAIR, make_extractor
+from medmnist_diffusion.metrics.membership import Attack, classifier_familiarity
 from medmnist_diffusion.metrics.mixed_training import Fitted, ImageClassifier, Mixture, Recipe, fit
 from medmnist_diffusion.publish.card import escaped
 from medmnist_diffusion.publish.plots import save_sides
 from medmnist_diffusion.studies.augmentation.arms import CLASSICAL, ClassifierArm
 from medmnist_diffusion.studies.augmentation.generators import Pool, Source
+from medmnist_diffusion.studies.augmentation.situations import Situation
 from medmnist_diffusion.studies.grid import CellRecord, ResultFile
 from medmnist_diffusion.studies.steps import measure_images
 
@@ -35,6 +45,8 @@ VERSION = 3  # change it with what a draw's figures mean: draws of another versi
 JUDGED = 500  # generated images whose metrics stand beside the gain
 GENERATOR = ("step", "val_loss", "training_images", "max_train_steps")  # what is kept of its training
 METRICS = ("frechet_distance", "precision", "recall", "density", "coverage")
+GENERATOR_ATTACKED = "the generator"  # among a draw's attacks
+FEWEST_HELD_OUT = 10  # images a class, for figures on left-out ones
 
 
 class ClassifierResult(BaseModel):
@@ -62,6 +74,8 @@ class ClassifierResult(BaseModel):
     recall: list[float]
     ece: float
     seconds: float
+    average_precision: list[float] | None = None  # a class; of later results
+    held_out: dict[str, float] | None = None  # figures on real images that the regime left out: `images`, `auc`, …
 
 
 class DrawResult(CellRecord):
@@ -83,6 +97,9 @@ class DrawResult(CellRecord):
     skipped: dict[str, str] = Field(default_factory=dict)  # leaky arms without a generator, and why; the draw stays
     generator: dict[str, Any] | None = None  # steps, losses and images of its training
     scores: dict[str, list[list[float]]] = Field(default_factory=dict)
+    attacks: dict[str, dict[str, Any]] = Field(
+        default_factory=dict
+    )  # on arms' classifiers and on the generator: `Attack`
 
     @property
     def regime(self) -> Regime:
@@ -99,7 +116,9 @@ class DrawResult(CellRecord):
         """Both together; of an arm that both have the newer result counts."""
         again = {cell.arm for cell in newer.cells}
         changes: dict[str, Any] = {"cells": [cell for cell in self.cells if cell.arm not in again] + newer.cells}
-        changes |= {name: getattr(self, name) | getattr(newer, name) for name in ("pools", "skipped", "scores")}
+        changes |= {
+            name: getattr(self, name) | getattr(newer, name) for name in ("pools", "skipped", "scores", "attacks")
+        }
         changes |= {name: getattr(newer, name) or getattr(self, name) for name in ("failed", "generator")}
         return self.model_copy(update=changes)
 
@@ -123,14 +142,20 @@ class AugmentationProtocol:
 
     Attributes:
         earlier: the same in the precisions of other machines, which made a part of the draws.
+        looks: how many verdicts may be asked for as the study goes.
     """
 
     folder: Path
     dataset: ImageDataset
     source: Source
     recipe: Recipe
-    arms: tuple[ClassifierArm, ...]
+    situation: Situation
     earlier: "tuple[AugmentationProtocol, ...]" = ()
+    looks: int = 1
+
+    @property
+    def arms(self) -> tuple[ClassifierArm, ...]:
+        return self.situation.arms
 
     def of(self, regime: Regime, seed: int) -> "AugmentationProtocol":
         """The one in whose precision the draw has all arms; else itself. All arms of a draw have one precision."""
@@ -141,6 +166,10 @@ class AugmentationProtocol:
         """Of all that a draw's figures depend on; not of which arms there are."""
         content = [self.dataset.content_hash, asdict(regime), seed, self.source.identity, asdict(self.recipe)]
         return digest([*content, selection.SETTINGS, VERSION])
+
+    def held_out(self, data: RegimeData) -> Split:
+        """Real images that no arm of a draw has seen, labelled or not, beside the test images."""
+        return data.fresh_val if self.situation.unlabelled else data.fresh
 
     def arms_of(self, regime: Regime) -> list[ClassifierArm]:
         """With all real images there is nothing that a leaky generator could see beyond them."""
@@ -156,12 +185,12 @@ class AugmentationProtocol:
         if draw is None or draw.failed:
             return [] if draw else arms
         done = {cell.arm: cell.settings for cell in draw.cells if cell.arm in draw.scores}
-        return [arm for arm in arms if done.get(arm.name) != asdict(arm) and arm.name not in draw.skipped]
+        return [arm for arm in arms if done.get(arm.name) != arm.settings and arm.name not in draw.skipped]
 
     def pools_of(self, draw: DrawResult) -> list[str]:
         """The pools of generated images that a draw's arms use."""
         arms = [arm for arm in self.arms_of(draw.regime) if arm.generated and arm.name not in draw.skipped]
-        return list(dict.fromkeys(arm.pool for arm in arms))
+        return list(dict.fromkeys(arm.pool for arm in arms if arm.pool != "both"))  # which is another pool, and more
 
     def finished(self, regime: Regime, seed: int) -> bool:
         """Whether all arms of a draw are trained, and its pools measured; or it failed for good."""
@@ -184,7 +213,7 @@ def train_draw(
         if time.time() > deadline:
             break
         try:
-            pool = protocol.source.draw(arm.pool, data) if arm.generated else None
+            pool = _pool(protocol, data, arm) if arm.generated else None
         except TrainingDivergedError as error:
             why = {"skipped": {arm.name: str(error)}} if arm.leaky else {"failed": f"{arm.pool}: {error}"}
             _add(protocol, data, **why)
@@ -196,11 +225,29 @@ def train_draw(
         began = time.time()
         mixture = _mixture(protocol, data, arm, pool)
         fitted = _classical(protocol, data) if arm == CLASSICAL else _fit(protocol, data, mixture)
-        logits = predicted_logits(fitted.model, protocol.dataset.splits["test"])
-        scores = scores_of(logits, protocol.dataset.conditioning.multi_label)
+        scores = _scores(protocol, fitted.model, protocol.dataset.splits["test"])
         cell = _result(protocol, data, arm, mixture, pool, fitted, scores, time.time() - began)
-        _add(protocol, data, cells=[cell], scores={arm.name: kept_scores(scores)})
+        attacks = {arm.name: _attack(protocol, data, fitted.model)} if protocol.situation.attacked else {}
+        _add(protocol, data, cells=[cell], scores={arm.name: kept_scores(scores)}, attacks=attacks)
     return protocol.read(regime, seed)
+
+
+def _scores(protocol: AugmentationProtocol, model: ImageClassifier, split: Split) -> np.ndarray:
+    return scores_of(predicted_logits(model, split), protocol.dataset.conditioning.multi_label)
+
+
+def _attack(protocol: AugmentationProtocol, data: RegimeData, model: ImageClassifier) -> dict[str, Any]:
+    """How well a regime's training images are told from real images that it left out, by what a classifier knows of them."""
+    sides = (data.dataset.train, protocol.held_out(data))
+    members, others = (classifier_familiarity(model, side, protocol.dataset.conditioning) for side in sides)
+    return asdict(Attack.of(members, others))
+
+
+def _pool(protocol: AugmentationProtocol, data: RegimeData, arm: ClassifierArm) -> Pool:
+    """The generated images of an arm."""
+    if arm.pool == "both":
+        return protocol.source.draw("plain", data)
+    return protocol.source.draw(arm.pool, data, _pseudo_labelled(protocol, data) if arm.unlabelled else None)
 
 
 def measure_draw(
@@ -211,15 +258,19 @@ def measure_draw(
     if draw is None or draw.failed:
         return draw
     pools: dict[str, Split] = {}
+    using: dict[str, ClassifierArm] = {arm.pool: arm for arm in protocol.arms if arm.generated}
     for name in protocol.pools_of(draw):
         if time.time() > deadline:
             return protocol.read(regime, seed)
-        pools[name] = protocol.source.draw(name, data).split
+        pools[name] = _pool(protocol, data, using[name]).split
         if name not in draw.pools:
             measured = pool_metrics(protocol.dataset, data, pools[name])
             summary = protocol.source.summary(regime, seed) or {}
             kept = {key: value for key, value in summary.items() if key in GENERATOR}
             _add(protocol, data, pools={name: measured}, generator=kept or None)
+    if protocol.situation.attacked and pools and GENERATOR_ATTACKED not in draw.attacks:
+        members, others = protocol.source.familiarity(data, [data.dataset.train, protocol.held_out(data)])
+        _add(protocol, data, attacks={GENERATOR_ATTACKED: asdict(Attack.of(members, others))})
     if seed == 0 and pools:
         sides = {"real": data.dataset.train, **pools}
         save_sides(sides, protocol.dataset.conditioning, picture_path(protocol.folder, regime))
@@ -243,12 +294,50 @@ def _add(protocol: AugmentationProtocol, data: RegimeData, **news: Any) -> None:
 
 def _mixture(protocol: AugmentationProtocol, data: RegimeData, arm: ClassifierArm, pool: Pool | None) -> Mixture:
     """What the arm's classifier is trained on."""
-    extra = data.dataset.train if arm.share and arm.pool == "real" else pool.split if pool else None
-    if extra and arm.selection:
-        extra = extra.subset(selection.SELECTIONS[arm.selection](extra, data.dataset, _selector(protocol, data)))
-    elif extra and arm.generated and arm.pool == "plain":
-        extra = extra.subset(selection.unselected(protocol.dataset.conditioning.strata(extra.labels)))
-    return Mixture(data.dataset.train, extra, arm.share, arm.until, arm.classical)
+    extra = _extra(protocol, data, arm, pool) if arm.share else None
+    several = protocol.dataset.conditioning.multi_label
+    chances = None
+    if extra and arm.soft:
+        logits = predicted_logits(_selector(protocol, data), extra)
+        chances = logits.sigmoid() if several else logits.softmax(1)
+    unlabeled = data.left_out("train") if arm.consistent else None
+    return Mixture(data.dataset.train, extra, arm.share, arm.until, arm.classical, chances, arm.balance, unlabeled)
+
+
+def _extra(protocol: AugmentationProtocol, data: RegimeData, arm: ClassifierArm, pool: Pool | None) -> Split:
+    """The images that an arm has beside the real ones."""
+    conditioning = protocol.dataset.conditioning
+    if pool is not None and arm.pool == "both":
+        extra = joined("both", [_pseudo_labelled(protocol, data), pool.split])
+    elif pool is not None:
+        extra = pool.split
+    else:
+        extra = data.dataset.train if arm.pool == "real" else _pseudo_labelled(protocol, data)
+    if arm.selection:
+        return extra.subset(selection.SELECTIONS[arm.selection](extra, data.dataset, _selector(protocol, data)))
+    if arm.times:
+        return extra.subset(_first(conditioning.strata(extra.labels), round(arm.times * len(data.dataset.train))))
+    if arm.pool == "plain":
+        extra = extra.subset(selection.unselected(conditioning.strata(extra.labels)))
+    if arm.rare:
+        extra = extra.subset(np.flatnonzero(conditioning.shows(extra.labels, rarest_class(protocol.dataset))))
+    return extra
+
+
+def _first(strata: np.ndarray, count: int) -> np.ndarray:
+    """The rows of so many images, the first ones of each stratum, as many of each as of the others; all where there are fewer."""
+    kinds = np.unique(strata)
+    each = -(-count // len(kinds))
+    return np.sort(np.concatenate([np.flatnonzero(strata == kind)[:each] for kind in kinds]))
+
+
+def _pseudo_labelled(protocol: AugmentationProtocol, data: RegimeData) -> Split:
+    """The training images that the regime leaves out, with the labels that the classical arm's classifier finds in them."""
+    others = data.left_out("train")
+    logits = predicted_logits(_selector(protocol, data), others)
+    several = protocol.dataset.conditioning.multi_label
+    labels = conditions_of((logits > 0).numpy()) if several else logits.argmax(1).numpy()
+    return Split("unlabelled", others.images, labels)
 
 
 def _fit(protocol: AugmentationProtocol, data: RegimeData, mixture: Mixture) -> Fitted:
@@ -284,10 +373,11 @@ def _result(
     protocol: AugmentationProtocol, data: RegimeData, arm: ClassifierArm, mixture: Mixture, pool: Pool | None,
     fitted: Fitted, scores: np.ndarray, seconds: float,
 ) -> ClassifierResult:  # fmt: skip
+    truth = protocol.dataset.conditioning.truth(protocol.dataset.splits["test"].labels)
     return ClassifierResult(
         regime=data.regime.name,
         arm=arm.name,
-        settings=asdict(arm),
+        settings=arm.settings,
         seed=data.seed,
         classifier=protocol.recipe.network,
         leaky=arm.leaky,
@@ -300,8 +390,22 @@ def _result(
         step=fitted.step,
         val_loss=fitted.val_loss,
         seconds=round(seconds, 1),
-        **figures_of(scores, protocol.dataset.conditioning.truth(protocol.dataset.splits["test"].labels)),
+        **figures_of(scores, truth),
+        average_precision=average_precisions(scores, truth),
+        held_out=_held_out_figures(protocol, data, fitted.model),
     )
+
+
+def _held_out_figures(
+    protocol: AugmentationProtocol, data: RegimeData, model: ImageClassifier
+) -> dict[str, float] | None:
+    """On real images that the regime left out, which is a larger test set, and no shifted one; None where there are too few."""
+    held_out = protocol.held_out(data)
+    if protocol.dataset.conditioning.counts(held_out.labels).min() < FEWEST_HELD_OUT:
+        return None
+    truth = protocol.dataset.conditioning.truth(held_out.labels)
+    figures = figures_of(_scores(protocol, model, held_out), truth)
+    return {"images": len(held_out), **{name: figures[name] for name in FIGURES}}
 
 
 def pool_metrics(whole: ImageDataset, data: RegimeData, pool: Split) -> dict[str, float]:

@@ -2,7 +2,8 @@
 
 import hashlib
 import json
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -11,9 +12,13 @@ import numpy as np
 from medmnist_diffusion.artifacts import TRAINING_SUMMARY, TrainingSummary
 from medmnist_diffusion.cache import cached_arrays, digest
 from medmnist_diffusion.data import ImageDataset, Split
+from medmnist_diffusion.data.dataset import joined
 from medmnist_diffusion.data.regimes import Regime, RegimeData, draw_regime
+from medmnist_diffusion.data.unlabeled import Unlabeled, unlabeled_images
 from medmnist_diffusion.diffusion.samplers import DEFAULT_SAMPLER, DEFAULT_STEPS
+from medmnist_diffusion.diffusion.sampling import load_pipeline
 from medmnist_diffusion.files import write_text
+from medmnist_diffusion.metrics.membership import denoising_familiarity
 from medmnist_diffusion.studies.steps import generator_config, sample_generator, settings_of, train_generator
 from medmnist_diffusion.training.config import TrainingConfig
 
@@ -22,7 +27,7 @@ STEPS = DEFAULT_STEPS[DEFAULT_SAMPLER]
 INDEX_HASH = "index_hash.txt"  # in a generator's folder: of the real images that it is trained on
 VALIDATIONS, LEAST_STEPS = 20, 20
 # Of the images asked for, a pool. Selections take at most half of `plain`.
-FRACTION = {"plain": 1.0, "leaky": 0.5, "guided": 0.5, "variants": 0.5}
+FRACTION = {"plain": 1.0, "leaky": 0.5, "guided": 0.5, "variants": 0.5, "semi": 0.5, "conditioned": 0.5}
 
 
 @dataclass(frozen=True)
@@ -41,8 +46,17 @@ class Source(Protocol):
         """Of all that its images depend on, beside the regime."""
         ...
 
-    def draw(self, pool: str, regime: RegimeData) -> Pool:
-        """The named pool of one draw of a regime; the same arguments give the same images."""
+    def draw(self, pool: str, regime: RegimeData, beside: Split | None = None) -> Pool:
+        """The named pool of one draw of a regime; the same arguments give the same images.
+
+        Args:
+            beside: images without labels that the pool's generator sees, too, with the labels that they are given: `conditioned`
+                learns these, `semi` does not.
+        """
+        ...
+
+    def familiarity(self, regime: RegimeData, splits: Sequence[Split]) -> list[np.ndarray]:
+        """How well the generator of the `plain` pool knows the images of each split, N each: what an attack would look at."""
         ...
 
     def summary(self, regime: Regime, seed: int) -> dict[str, Any] | None:
@@ -60,31 +74,44 @@ class DiffusionSource:
         whole: the whole data set; only the `leaky` pool comes from a generator of all of it.
         options: settings of TrainingConfig, with a budget.
         num_images: of the plain pool.
+        times: it has at least so many for each real image.
     """
 
     folder: Path
     whole: ImageDataset
     options: dict[str, Any]
     num_images: int
+    times: float = 0.0
 
     @property
     def identity(self) -> str:
         sampling: dict[str, Any] = {"num_images": self.num_images, "guidance_scale": GUIDANCE, "strength": STRENGTH}
-        sampling |= {"sampler": DEFAULT_SAMPLER, "steps": STEPS}
+        sampling |= {"sampler": DEFAULT_SAMPLER, "steps": STEPS, **({"times": self.times} if self.times else {})}
         content = [self._training(self._config("any", 0)), sampling]
         return json.dumps({**self.options, **sampling, "recipe": digest(content)}, sort_keys=True)
 
-    def draw(self, pool: str, regime: RegimeData) -> Pool:
-        teacher = draw_regime(self.whole, Regime(1.0), regime.seed) if pool == "leaky" else regime
-        labels = regime.dataset.labels_to_add(round(self.num_images * FRACTION[pool]))
+    def draw(self, pool: str, regime: RegimeData, beside: Split | None = None) -> Pool:
+        teacher, unlabeled = regime, None
+        if pool == "leaky":
+            teacher = draw_regime(self.whole, Regime(1.0), regime.seed)
+        elif pool == "conditioned" and beside is not None:
+            teacher = _with_more(regime, beside)
+        elif pool == "semi" and beside is not None:
+            unlabeled = unlabeled_images(
+                beside.images[:], regime.dataset, "the images without labels", "as the others", []
+            )
+        count = max(self.num_images, round(self.times * len(regime.dataset.train)))
+        labels = regime.dataset.labels_to_add(round(count * FRACTION[pool]))
         settings = hashlib.sha256(self.identity.encode()).hexdigest()[:8]
-        path = self.folder / "pools" / f"{self._key(teacher)}-{settings}-{pool}.npz"
-        arrays = cached_arrays(path, lambda: self._sampled(pool, teacher, labels))
+        path = self.folder / "pools" / f"{self._key(teacher, unlabeled)}-{settings}-{pool}.npz"
+        arrays = cached_arrays(path, lambda: self._sampled(pool, teacher, labels, unlabeled))
         return Pool(Split(pool, arrays["images"], labels), str(arrays["index_hash"]))
 
-    def _sampled(self, pool: str, teacher: RegimeData, labels: np.ndarray) -> dict[str, np.ndarray]:
+    def _sampled(
+        self, pool: str, teacher: RegimeData, labels: np.ndarray, unlabeled: Unlabeled | None
+    ) -> dict[str, np.ndarray]:
         """The images, and the index hash that the generator's own folder names."""
-        folder, seed, options = self.trained(teacher), teacher.seed, dict[str, Any]()
+        folder, seed, options = self.trained(teacher, unlabeled), teacher.seed, dict[str, Any]()
         if pool == "guided":
             options = {"guidance_scale": GUIDANCE}
         elif pool == "variants":
@@ -93,23 +120,28 @@ class DiffusionSource:
         images = sample_generator(folder, labels, seed, f"{pool} images", **options)
         return {"images": images, "index_hash": np.array(index_hash)}
 
+    def familiarity(self, regime: RegimeData, splits: Sequence[Split]) -> list[np.ndarray]:
+        pipe = load_pipeline(self.trained(regime))
+        return [denoising_familiarity(pipe, split) for split in splits]
+
     def summary(self, regime: Regime, seed: int) -> dict[str, Any] | None:
         best = self.folder / "generators" / self._key(draw_regime(self.whole, regime, seed)) / "pipeline_best"
         if not (best / TRAINING_SUMMARY).is_file():
             return None
         return TrainingSummary.of(best).model_dump() | {"max_train_steps": self.options.get("max_train_steps")}
 
-    def trained(self, teacher: RegimeData) -> Path:
+    def trained(self, teacher: RegimeData, unlabeled: Unlabeled | None = None) -> Path:
         """The generator's pipeline with the best weights, trained now or before, here or in another process.
 
         Raises:
             RuntimeError: if the pipeline was trained on anything but the teacher's images.
         """
-        run = self.folder / "generators" / self._key(teacher)
+        run = self.folder / "generators" / self._key(teacher, unlabeled)
         if not (run / INDEX_HASH).is_file():
             write_text(run / INDEX_HASH, teacher.index_hash)
         config = self._config(teacher.dataset.name, teacher.seed)
-        best = train_generator(config, teacher.dataset, run, run / "log.txt", ("checkpoints", "samples")).with_name(
+        left = ("checkpoints", "samples")
+        best = train_generator(config, teacher.dataset, run, run / "log.txt", left, unlabeled).with_name(
             "pipeline_best"
         )
         if TrainingSummary.of(best).dataset.content_hash != teacher.dataset.content_hash:
@@ -123,8 +155,14 @@ class DiffusionSource:
         """All settings that a training depends on, defaults among them."""
         return [settings_of(config, self.whole) | self.options, VALIDATIONS, LEAST_STEPS]
 
-    def _key(self, teacher: RegimeData) -> str:
+    def _key(self, teacher: RegimeData, unlabeled: Unlabeled | None = None) -> str:
         """Of all that a generator depends on: not the size of the pools."""
         splits, config = teacher.dataset.splits, self._config(teacher.dataset.name, teacher.seed)
         content = [*self._training(config), splits["train"].content_hash, splits["val"].content_hash]
-        return digest(content)
+        return digest([*content, unlabeled.record.content_hash] if unlabeled else content)
+
+
+def _with_more(regime: RegimeData, beside: Split) -> RegimeData:
+    """The regime with more training images, which keep the labels that they come with."""
+    splits = {**regime.dataset.splits, "train": joined("train", [regime.dataset.train, beside])}
+    return replace(regime, dataset=replace(regime.dataset, splits=splits))

@@ -55,7 +55,7 @@ def real_images_worth(results: Sequence[RegimeResult]) -> list[dict[str, Any]]:
 
 
 def _shared_seeds(results: Sequence[RegimeResult]) -> list[int]:
-    seeds = [set(result.auc.values[arm]) for result in results for arm in (CLASSICAL.name, MAIN_ARM.name)]
+    seeds = [set(result.auc.values.get(arm, {})) for result in results for arm in (CLASSICAL.name, MAIN_ARM.name)]
     return sorted(set.intersection(*seeds)) if seeds else []
 
 

@@ -13,7 +13,7 @@ from medmnist_diffusion.studies.augmentation.arms import (
     ClassifierArm,
     PoolName,
 )
-from medmnist_diffusion.studies.augmentation.verdicts import RegimeResult
+from medmnist_diffusion.studies.augmentation.verdicts import NAMES, RegimeResult
 from medmnist_diffusion.studies.reports import panels
 
 WIDTH = 4.2  # of a panel, inches
@@ -65,14 +65,16 @@ def plot_effects(results: Sequence[RegimeResult], path: Path) -> None:
     arms = [arm for arm in arms if any(arm in result.arms for result in results)]
     with panels(path, [result.regime.name for result in results], (WIDTH, 1.1 + 0.24 * len(arms))) as axes:
         for axis, result in zip(axes, results, strict=True):
-            for which, (control, found) in enumerate(result.effects().items()):
+            against = result.effects(result.situation.figure)
+            offsets = np.linspace(-0.2, 0.2, max(2, len(against)))
+            for which, (control, found) in enumerate(against.items()):
                 for one in found:
-                    y = arms.index(one.arm) + 0.2 * (2 * which - 1)
+                    y = arms.index(one.arm) + offsets[which]
                     axis.plot(one.interval, [y, y], color=f"C{which}")
                     axis.plot(one.difference, y, "o", ms=4, color=f"C{which}")
                 axis.plot([], [], "o-", color=f"C{which}", label=f"− {control}")
             axis.axvline(0, color="0.5", lw=1)
-            axis.set(xlabel="difference in AUC")
+            axis.set(xlabel=f"difference in {NAMES[result.situation.figure]}")
             axis.set_yticks(range(len(arms)), arms, fontsize=8)
             axis.invert_yaxis()
         axes[0].legend(fontsize=7)

@@ -17,17 +17,24 @@ from medmnist_diffusion.metrics.classifier_scores import probabilities
 from medmnist_diffusion.metrics.evaluator_file import write_evaluator_file
 from medmnist_diffusion.metrics.table import METRICS
 from medmnist_diffusion.studies.augmentation.arms import BY_NAME, CLASSICAL, LEAKY, MAIN_ARM, OVERSAMPLED
-from medmnist_diffusion.studies.augmentation.draws import AugmentationProtocol, DrawResult, picture_path
+from medmnist_diffusion.studies.augmentation.draws import (
+    AugmentationProtocol,
+    ClassifierResult,
+    DrawResult,
+    picture_path,
+)
 from medmnist_diffusion.studies.augmentation.generators import GUIDANCE, STRENGTH
 from medmnist_diffusion.studies.augmentation.insights import Insights
 from medmnist_diffusion.studies.augmentation.plots import plot_effects, plot_learning, plot_shares, plot_usefulness
 from medmnist_diffusion.studies.augmentation.verdicts import (
     NAMES,
     RegimeResult,
+    advice,
     baseline_line,
     difference,
     interval,
     judge_regime,
+    mean_and_reach,
     sentence,
 )
 from medmnist_diffusion.studies.reports import write_results
@@ -44,10 +51,10 @@ def write_report(
     """results.json, report.md, report.html and the plots, from the draws that have all arms; returns the verdicts as sentences."""
     results, dropped, folder = [], list(dropped), protocol.folder
     for regime in regimes:
-        whole, left_out = _whole_draws(protocol, regime, draws)
+        whole, left_out = whole_draws(protocol, regime, draws)
         dropped += left_out
         if whole:
-            results.append(judge_regime(protocol.dataset, regime, whole))
+            results.append(judge_regime(protocol.dataset, regime, whole, protocol.situation, protocol.looks))
     if not results:
         return []
     insights = Insights.of(results)
@@ -69,7 +76,7 @@ def _write_evaluator_files(dataset: ImageDataset, results: Sequence[RegimeResult
                 write_evaluator_file(folder, dataset, chances, run)
 
 
-def _whole_draws(
+def whole_draws(
     protocol: AugmentationProtocol, regime: Regime, draws: Sequence[DrawResult]
 ) -> tuple[list[DrawResult], list[str]]:
     """The regime's draws that have all arms, without what was not asked for; and what is left out."""
@@ -101,6 +108,7 @@ def _json(
         "classifier": {name: value for name, value in asdict(protocol.recipe).items() if name != "precision"},  # a cell's own
         "sources": _sources(protocol, results),
         "dropped": dropped,
+        **({} if protocol.situation.name == "few-images" else {"situation": protocol.situation.name}),
         "versions": {name: version(name) for name in ("medmnist-diffusion", "torch", "diffusers", "numpy")},
         "regimes": [_regime_json(result) for result in results],
         "worth": [{**row, "interval": [_finite(end) for end in row["interval"]], "worth": _finite(row["worth"])}
@@ -109,13 +117,18 @@ def _json(
             {name: asdict(value) if isinstance(value, Effect) else value for name, value in row.items()} for row in insights.leak
         ],
         "correlations": insights.correlations,
-        "cells": [{**cell.model_dump(), "precision": precisions[id(draw)]} for _, draw in draws for cell in draw.cells],
+        "cells": [{**_cell_json(cell), "precision": precisions[id(draw)]} for _, draw in draws for cell in draw.cells],
         "pools": [
             {"regime": regime.name, "seed": draw.seed, "pool": name, **figures}
             for regime, draw in draws
             for name, figures in draw.pools.items()
         ],
     }  # fmt: skip
+
+
+def _cell_json(cell: ClassifierResult) -> dict[str, Any]:
+    """What came later is left out where it is not known."""
+    return cell.model_dump(exclude={name for name in ("average_precision", "held_out") if getattr(cell, name) is None})
 
 
 def _regime_json(result: RegimeResult) -> dict[str, Any]:
@@ -142,6 +155,7 @@ def _regime_json(result: RegimeResult) -> dict[str, Any]:
             for name in result.figures
         },
         "beats_controls": dict(judgement.beats_controls),
+        **({"attacks": attack_means(result.draws)} if result.situation.attacked else {}),
     }
 
 
@@ -191,9 +205,17 @@ def _content(protocol: AugmentationProtocol, results: Sequence[RegimeResult], in
         "classes": list(dataset.id2label.values()),
         "several": dataset.conditioning.multi_label,
         "figures": list(NAMES.values()),
+        "judged_first": [
+            NAMES[protocol.situation.figure],
+            *(shown for name, shown in NAMES.items() if name != protocol.situation.figure),
+        ],
         "classical": CLASSICAL.name,
         "oversampled": OVERSAMPLED.name,
         "main_arm": MAIN_ARM.name,
+        "situation": protocol.situation,
+        "judged": NAMES[protocol.situation.figure],
+        "advice": [advice(result) for result in results],
+        "study_of_few": protocol.situation.name == "few-images",
         "leaky_arm": LEAKY.name,
     }
 
@@ -246,8 +268,37 @@ def _of_regime(protocol: AugmentationProtocol, result: RegimeResult) -> dict[str
         "picture": picture.name if may_be_shown else "",
         "means": means,
         "effects": _effect_rows(result),
+        "held_out": _held_out_rows(result),
+        "attacks": [[who, *row] for who, row in _attack_rows(result.draws)],
         "recalls": [[arm, *(_mean(result, f"recall_{label}", arm) for label in classes)] for arm in result.arms],
     }
+
+
+def _held_out_rows(result: RegimeResult) -> list[list[str]]:
+    """A row an arm: its figures on real images that the regime left out, mean and interval over draws; empty without any."""
+    rows = []
+    for arm in result.arms:
+        known = [cell.held_out for draw in result.draws if (cell := draw.cell(arm)) and cell.held_out]
+        if not known:
+            return []
+        values = [mean_and_reach([one[name] for one in known]) for name in NAMES]
+        images = f"{np.mean([one['images'] for one in known]):.0f}"
+        rows.append([arm, images, *(f"{mean:.3f} ± {reach:.3f}" for mean, reach in values)])
+    return rows
+
+
+def attack_means(draws: Sequence[DrawResult]) -> dict[str, dict[str, float]]:
+    """Of every model that was attacked: how well its training images are told from others, AUC, mean and half the interval."""
+    known: dict[str, list[float]] = {}
+    for draw in draws:
+        for who, attack in draw.attacks.items():
+            known.setdefault(who, []).append(attack["auc"])
+    means = {who: mean_and_reach(values) for who, values in known.items()}
+    return {who: {"auc": mean, "reach": reach} for who, (mean, reach) in means.items()}
+
+
+def _attack_rows(draws: Sequence[DrawResult]) -> list[tuple[str, list[str]]]:
+    return [(who, [f"{one['auc']:.3f} ± {one['reach']:.3f}"]) for who, one in attack_means(draws).items()]
 
 
 def _mean(result: RegimeResult, name: str, arm: str) -> str:
@@ -256,13 +307,14 @@ def _mean(result: RegimeResult, name: str, arm: str) -> str:
 
 
 def _effect_rows(result: RegimeResult) -> list[list[str]]:
-    """A row a pair of arms: the AUC's difference with its p-values, then the other figures' differences."""
-    found = ([one for of_control in result.effects(name).values() for one in of_control] for name in NAMES)
+    """A row a pair of arms: the judged figure's difference with its p-values, then the other figures' differences."""
+    names = [result.situation.figure, *(name for name in NAMES if name != result.situation.figure)]
+    found = ([one for of_control in result.effects(name).values() for one in of_control] for name in names)
     rows = []
-    for auc, *others in zip(*found, strict=True):  # every figure has the same pairs
-        corrected = f"{auc.corrected_p_value:.2g}" if auc.arm in result.judgement.beats_controls else ""
-        tested = [_with_interval(auc), f"{auc.p_value:.2g}", corrected]
-        rows.append([auc.arm, auc.control, *tested, *map(_with_interval, others)])
+    for judged, *others in zip(*found, strict=True):  # every figure has the same pairs
+        corrected = f"{judged.corrected_p_value:.2g}" if judged.arm in result.judgement.beats_controls else ""
+        tested = [_with_interval(judged), f"{judged.p_value:.2g}", corrected]
+        rows.append([judged.arm, judged.control, *tested, *map(_with_interval, others)])
     return rows
 
 

@@ -9,12 +9,14 @@ import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cache
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
+from medmnist_diffusion import choices
 from medmnist_diffusion.data import ImageDataset
 from medmnist_diffusion.data.regimes import LEAST, Regime
 from medmnist_diffusion.data.sources import DataSource, as_source
@@ -24,21 +26,23 @@ from medmnist_diffusion.errors import UserError
 from medmnist_diffusion.metrics.mixed_training import Mixture, Recipe, timed_step
 from medmnist_diffusion.processes import available_cores, threads_kept
 from medmnist_diffusion.studies import budget
-from medmnist_diffusion.studies.augmentation.arms import ARMS, CLASSICAL, LEAKY, MAIN_ARM, arm_named, with_controls
+from medmnist_diffusion.studies.augmentation.arms import CLASSICAL
 from medmnist_diffusion.studies.augmentation.draws import AugmentationProtocol, DrawResult, measure_draw, train_draw
 from medmnist_diffusion.studies.augmentation.generators import FRACTION, STRENGTH, DiffusionSource
-from medmnist_diffusion.studies.augmentation.report import write_report
+from medmnist_diffusion.studies.augmentation.report import whole_draws, write_report
+from medmnist_diffusion.studies.augmentation.situations import Situation, situation_named
+from medmnist_diffusion.studies.augmentation.verdicts import judge_regime
 from medmnist_diffusion.studies.run import StudyRun, loaded_here, run_cells, start_study
 from medmnist_diffusion.studies.statistics import smallest_detectable
 from medmnist_diffusion.training.config import TrainingConfig
 
 logger = logging.getLogger(__name__)
-SHARES = (0.01, 0.05, 0.25, 1.0)
 IMBALANCE = 0.05
 FEWEST_SEEDS = 3
+LOOKS = (8, 16, 32, 64)  # draws, after which a study that may end early asks for its verdicts
 METRICS_SECONDS = 8.0  # of one pool's metrics, to plan with
 ASSUMED_AUC, ASSUMED_CORRELATION, ASSUMED_SPREAD = 0.95, 0.9, 0.01
-PASSES = {"plain": 1.0, "leaky": 1.0, "guided": 2.0, "variants": STRENGTH}  # of the network, a sampling step
+PASSES = {"guided": 2.0, "variants": STRENGTH}  # of the network, a sampling step
 
 
 @dataclass(frozen=True)
@@ -47,17 +51,20 @@ class AugmentationStudy:
 
     Attributes:
         precisions: this machine's, then those of the machines that began the study.
-        arms: names, to which their controls are added.
+        situation, arms, leaky: what is compared, as `situation_named` takes it.
     """
 
     source: DataSource
     folder: Path
     precisions: tuple[str, ...]
-    arms: tuple[str, ...]
+    situation: str
+    arms: tuple[str, ...] | None
+    leaky: bool
     classifier: str
     classifier_steps: int
     max_train_steps: int
     num_images: int
+    looks: int = 1
 
 
 def make_protocol(study: AugmentationStudy, dataset: ImageDataset) -> AugmentationProtocol:
@@ -66,11 +73,11 @@ def make_protocol(study: AugmentationStudy, dataset: ImageDataset) -> Augmentati
     for precision in study.precisions:
         options = {"max_train_steps": study.max_train_steps, "mixed_precision": precision}
         recipe = Recipe(network=study.classifier, steps=study.classifier_steps, precision=precision)
-        source = DiffusionSource(study.folder, dataset, options, study.num_images)
-        arms = with_controls(list(study.arms))
-        protocols.append(AugmentationProtocol(study.folder, dataset, source, recipe, arms))
+        situation = situation_named(study.situation, study.arms, study.leaky)
+        source = DiffusionSource(study.folder, dataset, options, study.num_images, situation.times)
+        protocols.append(AugmentationProtocol(study.folder, dataset, source, recipe, situation))
     here, *earlier = protocols
-    return replace(here, earlier=tuple(earlier))
+    return replace(here, earlier=tuple(earlier), looks=study.looks)
 
 
 class DrawClock:
@@ -91,10 +98,14 @@ class DrawClock:
         missing = self._protocol.of(regime, seed).missing(regime, seed)
         if not missing:
             return 0.0
-        pools = {arm.pool for arm in missing if arm.generated}
-        images = sum(self._num_images * FRACTION[pool] * PASSES[pool] for pool in pools)
+        pools = {"plain" if arm.pool == "both" else arm.pool for arm in missing if arm.generated}
+        num_images = max(
+            self._num_images, round(self._protocol.situation.times * len(self._protocol.dataset.train) * regime.share)
+        )
+        images = sum(num_images * FRACTION[pool] * PASSES.get(pool, 1.0) for pool in pools)
         sampling = self._clock.sampling(self._config, images, DEFAULT_STEPS[DEFAULT_SAMPLER])
-        generator = self._generator if pools else 0.0
+        own = len(pools & {"semi", "conditioned"})  # which have generators of their own
+        generator = self._generator * (own + bool(pools - {"semi", "conditioned", "leaky"}))
         if "leaky" in pools:
             generator += self._clock.training_once(("leaky", seed), self._config)  # one for all regimes
         return generator + sampling + len(missing) * self._classifier + METRICS_SECONDS * len(pools)
@@ -119,7 +130,7 @@ def plan(
     dropped += [f"all of {regime.name}" for regime in regimes[kept:]]
     left, test = cost[:kept, :count], protocol.dataset.splits["test"].labels
     truth = protocol.dataset.conditioning.truth(test)
-    to_go, candidates = int((left > 0).sum()), sum(arm.candidate for arm in protocol.arms)
+    to_go, candidates = int((left > 0).sum()), len(protocol.situation.candidates)
     trainings = to_go * len(protocol.arms) * len(protocol.recipe.learning_rates)
     logger.info(
         "%s",
@@ -173,7 +184,8 @@ def _draw_here(study: AugmentationStudy, regime: Regime, seed: int, deadline: fl
 def run_draws(run: StudyRun, study: AugmentationStudy, draws: Sequence[tuple[Regime, int]]) -> None:
     """All draws, those of one seed after those of the one before."""
     for result in run_cells(run, _draw_here, [(study, *draw, run.deadline) for draw in draws], "study", "draw"):
-        ours, control = (result.cell(name) if result else None for name in (MAIN_ARM.name, CLASSICAL.name))
+        primary = situation_named(study.situation).primary
+        ours, control = (result.cell(name) if result else None for name in (primary, CLASSICAL.name))
         if ours and control:
             logger.info(
                 "%s",
@@ -182,22 +194,19 @@ def run_draws(run: StudyRun, study: AugmentationStudy, draws: Sequence[tuple[Reg
 
 
 def run_augmentation_study(
-    run: StudyRun, study: AugmentationStudy, regimes: Sequence[Regime], seeds: int, command: str
+    run: StudyRun, study: AugmentationStudy, regimes: Sequence[Regime], seeds: int, effect: float | None, command: str
 ) -> list[str]:
     """Plan, train what is missing, and report; returns the verdicts as sentences. `command` is named in the report."""
     protocol = make_protocol(study, run.dataset)
     clock = DrawClock(protocol, study.max_train_steps, study.num_images)
     regimes, seeds, dropped = plan(run, protocol, clock, regimes, seeds)
-    teachers_first = sorted(regimes, key=lambda regime: regime != Regime(1.0))  # leaky arms need its generator
-    draws = [(regime, seed) for seed in range(seeds) for regime in teachers_first]
-    to_do = [draw for draw in draws if not protocol.of(*draw).finished(*draw)]
-    again = [draw for draw in to_do if not protocol.read(*draw) and any(one.read(*draw) for one in protocol.earlier)]
-    if again:
-        logger.info(
-            "%d draws lack something and were begun on a machine of another precision: they are made again.",
-            len(again),
-        )
-    run_draws(run, study, to_do)
+    draws: list[tuple[Regime, int]] = []
+    for first, last in pairwise([0, *looks_at(seeds, effect)]):
+        undecided = [regime for regime in regimes if not _decided(protocol, regime, first, effect)]
+        teachers_first = sorted(undecided, key=lambda regime: regime != Regime(1.0))  # leaky arms need its generator
+        of_look = [(regime, seed) for seed in range(first, last) for regime in teachers_first]
+        run_missing_draws(run, study, protocol, of_look)
+        draws += of_look
     results = [result for draw in draws if (result := protocol.of(*draw).read(*draw)) is not None]
     if late := sum(len(protocol.of(*draw).missing(*draw)) for draw in draws):
         dropped.append(f"{late} classifiers, and with them their draws ({run.why_missing})")
@@ -207,6 +216,42 @@ def run_augmentation_study(
             dropped.append(f"{name}: {result.failed} (leaving it out favours generated images)")
         dropped += [f"{name}: {arm} ({why})" for arm, why in result.skipped.items()]
     return write_report(protocol, regimes, results, dropped, command)
+
+
+def looks_at(seeds: int, effect: float | None) -> list[int]:
+    """After how many draws verdicts are asked for: at the end, or also on the way where an effect's size may end the study."""
+    return [look for look in LOOKS if look < seeds] * (effect is not None) + [seeds]
+
+
+def _decided(protocol: AugmentationProtocol, regime: Regime, draws: int, effect: float | None) -> bool:
+    """Whether a regime needs no more than its first draws: its verdict is certain, or an effect of that size would have shown.
+
+    Of what is to stand in for real images the interval must be as narrow as that.
+    """
+    if effect is None or not draws:
+        return False
+    known = [one for seed in range(draws) if (one := protocol.of(regime, seed).read(regime, seed)) is not None]
+    whole, _ = whole_draws(protocol, regime, known)
+    judgement = judge_regime(protocol.dataset, regime, whole, protocol.situation, protocol.looks).judgement
+    if protocol.situation.attacked:
+        return judgement.effect is not None and judgement.effect.reach() <= effect
+    if judgement.verdict != "no evidence":
+        return True
+    return judgement.effect is not None and judgement.effect.detectable(judgement.comparisons) <= effect
+
+
+def run_missing_draws(
+    run: StudyRun, study: AugmentationStudy, protocol: AugmentationProtocol, draws: Sequence[tuple[Regime, int]]
+) -> None:
+    """Those of the draws that lack something."""
+    to_do = [draw for draw in draws if not protocol.of(*draw).finished(*draw)]
+    again = [draw for draw in to_do if not protocol.read(*draw) and any(one.read(*draw) for one in protocol.earlier)]
+    if again:
+        logger.info(
+            "%d draws lack something and were begun on a machine of another precision: they are made again.",
+            len(again),
+        )
+    run_draws(run, study, to_do)
 
 
 def check_splits(dataset: ImageDataset) -> None:
@@ -222,15 +267,41 @@ def check_splits(dataset: ImageDataset) -> None:
             )
 
 
+def regimes_of(situation: Situation, shares: Sequence[float] | None, imbalance: float | None) -> list[Regime]:
+    """The amounts of real images that are asked for, or else the situation's own.
+
+    Raises:
+        UserError: for shares that cannot be.
+    """
+    for share in shares or []:
+        if not 0 < share <= 1:
+            raise UserError(f"--shares has {share:g}; shares in 0 … 1 are needed, such as 0.05.")
+    if imbalance is not None and not 0 <= imbalance < 1:
+        raise UserError(f"--imbalance is {imbalance:g}; a share below 1 is needed, or 0 for no such regime.")
+    if situation.name != "few-images" and imbalance is not None:
+        raise UserError(f"--imbalance belongs to few images. With --situation {situation.name}, give --shares.")
+    asked = sorted(set(shares or []))
+    if situation.name == "rare-class":
+        return [Regime(1.0, share) for share in asked] or list(situation.regimes)
+    if (situation.attacked or situation.unlabelled) and 1.0 in asked:
+        raise UserError(f"--situation {situation.name} needs real images that are left out: give --shares below 1.")
+    regimes = [Regime(share) for share in asked] or [one for one in situation.regimes if one.rare_share == 1]
+    if situation.name == "few-images" and imbalance != 0:
+        regimes.append(Regime(1.0, IMBALANCE if imbalance is None else imbalance))
+    return regimes
+
+
 def study_augmentation(
     dataset: str | DataSource,
     *,
     root: str | None = None,
     size: int | None = None,
     output: str | Path | None = None,
-    shares: Sequence[float] = SHARES,
-    imbalance: float = IMBALANCE,
+    situation: str = "few-images",
+    shares: Sequence[float] | None = None,
+    imbalance: float | None = None,
     seeds: int = 8,
+    effect: float | None = None,
     arms: Sequence[str] | None = None,
     classifier: str = "small-cnn",
     classifier_steps: int = 300,
@@ -247,9 +318,13 @@ def study_augmentation(
     Args:
         dataset: a name as `load_dataset` takes it, with `root` and `size`; or a `DataSource`.
         output: a folder (default runs/augmentation-DATASET); the same one goes on with what is missing.
-        shares: of the real images, each in 0 … 1, one regime each.
-        imbalance: one more regime: the rarest class cut to this share; 0 for none.
-        seeds: draws of subset, generator and classifier.
+        situation: what is asked, a name of `SITUATIONS`.
+        shares: of the real images, each in 0 … 1, one regime each; default the situation's. Of a rare class they are the shares of
+            the rarest class beside all images of the others.
+        imbalance: of few images one more regime: the rarest class cut to this share (default 0.05); 0 for none.
+        seeds: draws of subset, generator and classifier; at most so many where an `effect` is given.
+        effect: end a regime after 8, 16, 32 or 64 draws, once its verdict is certain or an effect of this size would have been
+            found in four cases of five. Every look has its part of the 5 % (`judge_in`).
         arms: beside the controls and synthetic-25; default all.
         classifier: `small-cnn` or `resnet18`, with so many `classifier_steps`.
         max_train_steps: of each generator.
@@ -272,15 +347,11 @@ def study_augmentation(
         >>> (folder / "results.json").is_file()
         True
     """
-    for share in shares:
-        if not 0 < share <= 1:
-            raise UserError(f"--shares has {share:g}; shares in 0 … 1 are needed, such as 0.05.")
-    if not 0 <= imbalance < 1:
-        raise UserError(f"--imbalance is {imbalance:g}; a share below 1 is needed, or 0 for no such regime.")
-    chosen = [arm_named(arm).name for arm in arms or [arm.name for arm in ARMS]] + ([LEAKY.name] if leaky else [])
+    asked = situation_named(situation, arms, leaky)
+    regimes = regimes_of(asked, shares, imbalance)
     processes = processes or (1 if torch.accelerator.is_available() else len(available_cores()))
     run = start_study(
-        "augmentation",
+        choices.study_kind(situation),
         as_source(dataset, root, size),
         output,
         time_budget,
@@ -289,13 +360,12 @@ def study_augmentation(
     )
     check_splits(run.dataset)
     folder = run.folder
-    regimes = [Regime(share) for share in sorted(set(shares))] + ([Regime(1.0, imbalance)] if imbalance else [])
     with exclusive(folder, "--output"):
         study = AugmentationStudy(
-            run.source, folder, budget.precisions(folder, run.dataset), tuple(chosen), classifier, classifier_steps,
-            max_train_steps, num_images,
+            run.source, folder, budget.precisions(folder, run.dataset), situation, tuple(arms) if arms else None, leaky,
+            classifier, classifier_steps, max_train_steps, num_images, len(looks_at(seeds, effect)),
         )  # fmt: skip
-        verdicts = run_augmentation_study(run, study, regimes, seeds, command)
+        verdicts = run_augmentation_study(run, study, regimes, seeds, effect, command)
     done = f"Written to {folder}: report.html, report.md, results.json and plots."
     for line in (*verdicts, done if verdicts else "No draw is complete yet; the same command goes on."):
         logger.info("%s", line)

@@ -1,19 +1,33 @@
 """What the draws of one regime say: every arm's figures with their uncertainty, and the verdict in words."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from medmnist_diffusion.data import ImageDataset
 from medmnist_diffusion.data.regimes import Regime
 from medmnist_diffusion.metrics.classifier_scores import FIGURES, resampled_figures, resampled_test_sets
-from medmnist_diffusion.studies.augmentation.arms import BY_NAME, CLASSICAL, MAIN_ARM, OVERSAMPLED
-from medmnist_diffusion.studies.augmentation.draws import DrawResult
-from medmnist_diffusion.studies.statistics import ALPHA, ArmFigures, Effect, Judgement, effect, effects, judge
+from medmnist_diffusion.studies.augmentation.arms import BY_NAME, CLASSICAL, OVERSAMPLED
+from medmnist_diffusion.studies.augmentation.draws import GENERATOR_ATTACKED, DrawResult
+from medmnist_diffusion.studies.augmentation.situations import Situation
+from medmnist_diffusion.studies.statistics import (
+    ALPHA,
+    ArmFigures,
+    Effect,
+    Judgement,
+    Verdict,
+    effect,
+    effects,
+    half_width,
+    judge,
+)
 
 RESAMPLINGS = 500
 ENOUGH = 8  # draws, for a verdict
+# Where generated images are to stand in for real ones: so much AUC may be lost (to stand in, or in part), so well may an attacker
+# tell the generator's training images from others, and so many of its images may be copies.
+LOST, LOST_IN_PART, TOLD_APART, COPIES = 0.01, 0.05, 0.6, 0.05
 NAMES = {"auc": "AUC", "acc": "ACC", "balanced_accuracy": "balanced accuracy", "ece": "ECE"}
 
 # ResNet-18 (28): AUC and ACC of MedMNIST v2's Table 3 (Yang et al., Scientific Data 10, 41, 2023).
@@ -29,9 +43,15 @@ class RegimeResult:
     """A regime's draws, every figure of its arms with resampled test sets (`recall_0` … are those of the classes), the verdict."""
 
     regime: Regime
+    situation: Situation
     draws: list[DrawResult]
     figures: dict[str, ArmFigures]
     judgement: Judgement
+
+    @property
+    def judged(self) -> ArmFigures:
+        """What the verdict is on."""
+        return self.figures[self.situation.figure]
 
     @property
     def auc(self) -> ArmFigures:
@@ -48,11 +68,18 @@ class RegimeResult:
         return [arm for arm in BY_NAME if arm in made]
 
     def effects(self, figure: str = "auc") -> dict[str, list[Effect]]:
-        """Of every honest arm: against `classical`, and against the oversampled control of its own share, or of 25 % where there
-        is none. The candidates of either list are corrected for their number."""
+        """Of every honest arm: against `classical`. Of those with generated images: against each easier thing of the situation, or
+        where it names none against the oversampled control of the own share (of 25 % where there is none).
+
+        The candidates of a list are corrected for their number.
+        """
         honest = [arm for arm in self.arms if not BY_NAME[arm].leaky and arm != CLASSICAL.name]
-        twins = [(arm, self._oversampled(arm)) for arm in honest if arm != OVERSAMPLED.name]
-        pairs = {CLASSICAL.name: [(arm, CLASSICAL.name) for arm in honest], "oversampled": twins}
+        pairs = {CLASSICAL.name: [(arm, CLASSICAL.name) for arm in honest]}
+        if not self.situation.easier:
+            pairs["oversampled"] = [(arm, self._oversampled(arm)) for arm in honest if arm != OVERSAMPLED.name]
+        for control in self.situation.easier:
+            if control in honest:
+                pairs[control] = [(arm, control) for arm in honest if BY_NAME[arm].generated]
         candidates = self.judgement.beats_controls
         return {control: effects(self.figures[figure], listed, candidates) for control, listed in pairs.items()}
 
@@ -65,8 +92,10 @@ class RegimeResult:
         return list(self.figures[name].values.get(arm, {}).values())
 
 
-def judge_regime(dataset: ImageDataset, regime: Regime, draws: list[DrawResult]) -> RegimeResult:
-    """The verdict, from the AUC of the draws' classifiers on the test images."""
+def judge_regime(
+    dataset: ImageDataset, regime: Regime, draws: list[DrawResult], situation: Situation, looks: int = 1
+) -> RegimeResult:
+    """The verdict, from the situation's figure of the draws' classifiers on the test images; `looks` as `judge_in` has it."""
     test_labels, conditioning = dataset.splits["test"].labels, dataset.conditioning
     test_sets = resampled_test_sets(conditioning.strata(test_labels), RESAMPLINGS)
     truth = conditioning.truth(test_labels)
@@ -84,15 +113,74 @@ def judge_regime(dataset: ImageDataset, regime: Regime, draws: list[DrawResult])
                 add(name, cell.arm, draw.seed, getattr(cell, name), again[name])
             for label, recall in enumerate(cell.recall):
                 add(f"recall_{label}", cell.arm, draw.seed, recall, again["recall"][:, label])
-    known = figures["auc"].values
-    controls = {arm: [CLASSICAL.name, BY_NAME[arm].twin or ""] for arm in known if BY_NAME[arm].candidate}
-    plain = [CLASSICAL.name, *(arm for arm in known if not BY_NAME[arm].generated and arm != CLASSICAL.name)]
-    return RegimeResult(regime, draws, figures, judge(figures["auc"], controls, MAIN_ARM.name, plain))
+    judgement = judge_in(situation, figures[situation.figure], leaks(draws), looks)
+    return RegimeResult(regime, situation, draws, figures, judgement)
+
+
+def judge_in(situation: Situation, judged: ArmFigures, leaking: Sequence[str] = (), looks: int = 1) -> Judgement:
+    """The verdict of a situation on its arms' figures.
+
+    Where no candidate beats all its controls, but one beats `classical` (after Holm), something easier is as good.
+
+    Args:
+        leaking: what `leaks` has found.
+        looks: how many verdicts the study may ask for as it goes. A p-value counts below 0.05 ÷ looks: the chance of a wrong
+            verdict at any of them is then at most 0.05, whenever the study ends (Bonferroni's inequality).
+    """
+    alpha = ALPHA / looks
+    if situation.attacked:
+        return stand_in(judged, situation, leaking)
+    controls, plain = situation.controls(list(judged.values)), situation.plain(list(judged.values))
+    judgement = judge(judged, controls, situation.primary, plain, alpha)
+    if judgement.verdict != "no evidence":
+        return judgement
+    against = effects(judged, [(arm, CLASSICAL.name) for arm in controls], list(controls))
+    if not any(one.difference > 0 and one.corrected_p_value < alpha for one in against):
+        return judgement
+    return replace(judgement, verdict="an easier thing is as good")
+
+
+def leaks(draws: Sequence[DrawResult]) -> list[str]:
+    """What the draws' generators give away of their training images, if it is too much; empty if it is not."""
+    found = []
+    told = [draw.attacks[GENERATOR_ATTACKED]["auc"] for draw in draws if GENERATOR_ATTACKED in draw.attacks]
+    if told:
+        mean, reach = mean_and_reach(told)
+        if mean - reach > TOLD_APART:
+            found.append(
+                f"an attacker with the generator tells its training images from others (AUC {mean:.2f} ± {reach:.2f})"
+            )
+    copies = [pool["copied_share"] for draw in draws for pool in draw.pools.values() if "copied_share" in pool]
+    if copies and float(np.mean(copies)) > COPIES:
+        found.append(f"{np.mean(copies):.0%} of the generated images are copies of training images")
+    return found
+
+
+def mean_and_reach(values: Sequence[float]) -> tuple[float, float]:
+    """The mean over draws and half of its 95 % interval (Student's); of one draw no interval."""
+    if len(values) < 2:
+        return float(np.mean(values)), 0.0
+    return float(np.mean(values)), half_width(float(np.std(values, ddof=1) / np.sqrt(len(values))), len(values) - 1)
+
+
+def stand_in(judged: ArmFigures, situation: Situation, leaking: Sequence[str]) -> Judgement:
+    """Whether a classifier of the primary arm's generated images alone is about as good as one of the real images: as its 95 %
+    interval says, and only where nothing is given away of the real ones."""
+    one = effect(judged, situation.primary, CLASSICAL.name)
+    if one is None:
+        return Judgement("no evidence", None, 1.0, CLASSICAL.name, 1, {})
+    lost = -one.interval[0]
+    enough: Verdict = (
+        "can stand in" if lost < LOST else "can partly stand in" if lost < LOST_IN_PART else "cannot stand in"
+    )
+    verdict: Verdict = "cannot stand in" if leaking else enough
+    recommended = CLASSICAL.name if verdict == "cannot stand in" else situation.primary
+    return Judgement(verdict, one, one.p_value, recommended, 1, {})
 
 
 def sentence(result: RegimeResult) -> str:
     """The verdict in words and numbers; of an arm that was chosen among others its interval says so."""
-    judgement = result.judgement
+    judgement, situation = result.judgement, result.situation
     head = f"{result.regime.name} ({result.n_real:.0f} real images): {judgement.verdict}"
     if judgement.effect is None:
         return f"{head}; fewer than two draws have all arms."
@@ -102,15 +190,17 @@ def sentence(result: RegimeResult) -> str:
     worse = judgement.verdict == "no evidence" and one.p_value < ALPHA
     but = f"; worse than {one.control}, not than each control" if worse else ""
     text = (
-        f"{head}; {one.arm} − {one.control}: AUC {difference(one)} (95 % interval {interval(one)}, "
+        f"{head}; {one.arm} − {one.control}: {NAMES[situation.figure]} {difference(one)} (95 % interval {interval(one)}, "
         f"p = {judgement.p_value:.2g}{chosen}; {one.draws} draws{but}). Recommended: {judgement.recommended}."
     )
-    of_primary = effect(result.auc, MAIN_ARM.name, one.control)
-    if one.arm != MAIN_ARM.name and of_primary:
+    of_primary = effect(result.judged, situation.primary, one.control)
+    if one.arm != situation.primary and of_primary:
         text += (
-            f" {MAIN_ARM.name}, named in advance: {difference(of_primary)} ({interval(of_primary)}, "
+            f" {situation.primary}, named in advance: {difference(of_primary)} ({interval(of_primary)}, "
             f"p = {of_primary.p_value:.2g})."
         )
+    if situation.attacked and (why := leaks(result.draws)):
+        text += f" They give too much away: {'; '.join(why)}."
     return text + (f" Fewer than {ENOUGH} draws: read it as a first look." if one.draws < ENOUGH else "")
 
 
@@ -142,3 +232,31 @@ def baseline_line(dataset: ImageDataset, network: str, results: Sequence[RegimeR
         )
         + f"; MedMNIST's published ResNet-18 (28) has {published[0]:.3f} and {published[1]:.3f}."
     )
+
+
+ADVICE = {
+    "pseudo-labels": "Let a classifier of the labelled images label the others, and train on both, half of each batch.",
+    "pseudo-labels-confident": "Let a classifier of the labelled images label the others, keep the half of each class that it is "
+    "surest of, and train on both, half of each batch.",
+    "consistency": "Train with consistency on the unlabelled images (FixMatch).",
+    "balanced": "Draw each class equally often.",
+    "balanced-unaugmented": "Draw each class equally often, without augmentation.",
+    "weighted": "Let rare classes weigh more in the loss.",
+    "adjusted": "Adjust the logits by the classes' shares.",
+    "rare-again-25": "Fill a quarter of each batch with images of the rarest class.",
+    "real-first": "Draw each class equally often in the first half of the training.",
+}
+
+
+def advice(result: RegimeResult) -> str:
+    """What to do with such an amount of real images, and how sure that is."""
+    judgement = result.judgement
+    arm, name = judgement.recommended, result.regime.name
+    if result.situation.attacked and arm == CLASSICAL.name:
+        return f"{name}: share no generated images in the real ones' place."
+    sure = {"no evidence": "generated images were not shown to help"}.get(judgement.verdict, judgement.verdict)
+    if BY_NAME[arm].generated:
+        return f"{name}: make a training set like that of *{arm}* ({sure}; the command is at the end)."
+    if arm == CLASSICAL.name:
+        return f"{name}: train on the real images as they are, shifted, rotated and changed in brightness ({sure})."
+    return f"{name}: {ADVICE.get(arm, f'Train as *{arm}* does.')} No images need be generated ({sure})."

@@ -1,0 +1,187 @@
+"""Situations: what generated images are held against in each, and verdicts on known truths."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from medmnist_diffusion import choices
+from medmnist_diffusion.data import ImageDataset, Split
+from medmnist_diffusion.data.regimes import Regime, draw_regime
+from medmnist_diffusion.studies.augmentation.arms import BY_NAME, CLASSICAL
+from medmnist_diffusion.studies.augmentation.draws import AugmentationProtocol, train_draw
+from medmnist_diffusion.studies.augmentation.generators import DiffusionSource
+from medmnist_diffusion.studies.augmentation.situations import SITUATIONS, Situation
+from medmnist_diffusion.studies.augmentation.verdicts import ADVICE, judge_in
+from medmnist_diffusion.studies.statistics import ArmFigures, Verdict
+from tests.studies.planting import QUICK, Copier, Oracle, verdict_on
+from tests.studies.test_effects import simulated
+
+COMPARED = [one for one in SITUATIONS.values() if not one.attacked]
+
+
+def test_the_command_line_names_them_all() -> None:
+    assert tuple(SITUATIONS) == choices.SITUATIONS
+
+
+@pytest.mark.parametrize("situation", SITUATIONS.values(), ids=SITUATIONS)
+def test_each_is_whole(situation: Situation) -> None:
+    """Its arms are there, those that may be recommended have generated images, and what they must beat has none."""
+    names = {arm.name for arm in situation.arms}
+    assert {CLASSICAL.name, *situation.candidates, *situation.easier} <= names
+    assert all(BY_NAME[arm].generated for arm in situation.candidates)
+    for arm, controls in situation.controls(sorted(names)).items():
+        assert CLASSICAL.name in controls
+        assert set(controls) <= names, arm
+        assert not any(BY_NAME[control].generated for control in controls)
+    if situation.name != "few-images":
+        assert set(situation.plain(sorted(names))) - {CLASSICAL.name, "oversampled-25", "soft-real-25"} <= set(ADVICE)
+
+
+def figures(rng: np.random.Generator, situation: Situation, **gains: float) -> ArmFigures:
+    return simulated(rng, {arm.name: gains.get(arm.name.replace("-", "_"), 0.0) for arm in situation.arms})
+
+
+@pytest.mark.parametrize("situation", COMPARED, ids=lambda one: one.name)
+def test_equal_arms_are_no_evidence_in_at_least_95_percent(situation: Situation) -> None:
+    rng = np.random.default_rng(0)
+    found = [judge_in(situation, figures(rng, situation)).verdict for _ in range(200)]
+    assert found.count("no evidence") >= 0.95 * 200
+
+
+@pytest.mark.parametrize("situation", COMPARED, ids=lambda one: one.name)
+def test_what_was_planted_is_found(situation: Situation) -> None:
+    rng = np.random.default_rng(1)
+    primary, easy = situation.primary.replace("-", "_"), [one.replace("-", "_") for one in situation.easier]
+    helping = [judge_in(situation, figures(rng, situation, **{primary: 0.06})) for _ in range(20)]
+    assert sum(one.verdict == "helps" and one.recommended == situation.primary for one in helping) >= 19
+    harming = [judge_in(situation, figures(rng, situation, **{primary: -0.06})) for _ in range(20)]
+    assert sum(one.verdict == "harms" for one in harming) >= 18
+    if easy:
+        both = {primary: 0.06, easy[0]: 0.06}
+        as_good = [judge_in(situation, figures(rng, situation, **both)) for _ in range(20)]
+        assert sum(one.verdict == "an easier thing is as good" for one in as_good) >= 17
+        assert sum(one.recommended == situation.easier[0] for one in as_good) >= 17
+
+
+def test_looks_on_the_way_do_not_make_wrong_verdicts_more_likely() -> None:
+    """Equal arms, looked at after 8, 16 and 32 draws: at most one study of twenty ever says anything but "no evidence"."""
+    rng, situation, wrong = np.random.default_rng(3), SITUATIONS["synthetic-first"], 0
+    for _ in range(200):
+        whole = simulated(rng, {arm.name: 0.0 for arm in situation.arms}, draws=32)
+        for draws in (8, 16, 32):
+            first = {name: {d: v for d, v in of.items() if d < draws} for name, of in whole.values.items()}
+            if judge_in(situation, ArmFigures(first, whole.resampled), looks=3).verdict != "no evidence":
+                wrong += 1
+                break
+    assert wrong <= 0.05 * 200
+
+
+def test_standing_in_is_a_matter_of_the_interval_and_of_what_leaks() -> None:
+    rng, situation = np.random.default_rng(2), SITUATIONS["sharing"]
+    primary = situation.primary.replace("-", "_")
+    expected: list[tuple[float, Verdict]] = [
+        (-0.05, "can stand in"),
+        (0.03, "can partly stand in"),
+        (0.1, "cannot stand in"),
+    ]
+    for lost, words in expected:
+        found = [judge_in(situation, figures(rng, situation, **{primary: -lost})).verdict for _ in range(10)]
+        assert found.count(words) >= 8, words
+    leaking = judge_in(situation, figures(rng, situation, **{primary: 0.05}), ["half of them are copies"])
+    assert leaking.verdict == "cannot stand in"
+    assert leaking.recommended == CLASSICAL.name
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("name", "regime"),
+    [
+        ("few-labels", Regime(0.08)),
+        ("rare-class", Regime(1.0, 0.05)),
+        ("synthetic-first", Regime(0.08)),
+        ("soft-labels", Regime(0.08)),
+    ],
+)
+def test_an_oracle_is_not_harmful_and_beats_real_images_alone(name: str, regime: Regime, tmp_path: Path) -> None:
+    """Fresh images of the true distribution: they help, or something easier is as good."""
+    judgement = verdict_on(tmp_path, Oracle(), SITUATIONS[name], regime)
+    assert judgement.verdict in ("helps", "an easier thing is as good"), judgement
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["few-labels", "rare-class", "synthetic-first"])
+def test_shuffled_labels_never_help(name: str, tmp_path: Path) -> None:
+    regime = Regime(1.0, 0.3) if name == "rare-class" else Regime(0.5)
+    judgement = verdict_on(tmp_path, Oracle(shuffled=True), SITUATIONS[name], regime)
+    assert judgement.verdict in ("harms", "no evidence"), judgement
+
+
+@pytest.mark.slow
+def test_copies_cannot_stand_in_and_fresh_images_can(tmp_path: Path) -> None:
+    situation, regime = SITUATIONS["sharing"], Regime(0.25)
+    assert verdict_on(tmp_path / "fresh", Oracle(), situation, regime, 3).verdict == "can stand in"
+    assert verdict_on(tmp_path / "copies", Copier(), situation, regime, 3).verdict == "cannot stand in"
+
+
+# What the arms are made of
+
+
+def protocol(folder: Path, dataset: ImageDataset, name: str) -> AugmentationProtocol:
+    return AugmentationProtocol(folder, dataset, Oracle(), replace(QUICK, steps=4), SITUATIONS[name])
+
+
+@pytest.mark.parametrize("name", ["few-labels", "rare-class", "sharing", "soft-labels", "synthetic-first"])
+def test_every_arm_trains(name: str, small: ImageDataset, tmp_path: Path) -> None:
+    regime = Regime(1.0, 0.3) if name == "rare-class" else Regime(0.3)
+    draw = train_draw(protocol(tmp_path, small, name), regime, 0)
+    assert draw is not None
+    assert {cell.arm for cell in draw.cells} == {arm.name for arm in SITUATIONS[name].arms}
+    for cell in draw.cells:
+        assert len(cell.average_precision or []) == small.num_classes
+    if name == "sharing":
+        assert set(draw.attacks) == {arm.name for arm in SITUATIONS[name].arms}
+        counts = {cell.arm: cell.n_synthetic for cell in draw.cells}
+        assert counts["synthetic-only-3x"] == pytest.approx(3 * draw.n_real, abs=small.num_classes)
+
+
+def test_left_out_images_are_apart_from_drawn_ones(small: ImageDataset) -> None:
+    data = draw_regime(small, Regime(0.3), 0)
+    for name, rows in (("train", data.train_rows), ("val", data.val_rows)):
+        left = data.left_out(name)
+        assert len(left) + len(rows) == len(small.splits[name])
+        drawn = {image.tobytes() for image in small.splits[name].images[:][rows]}
+        assert not drawn & {image.tobytes() for image in left.images[:]}
+    assert len(data.fresh_val) <= len(data.left_out("val"))
+    assert len(data.fresh) > len(data.fresh_val)
+    everything = draw_regime(small, Regime(1.0), 0)
+    assert len(everything.fresh) == 0
+
+
+def test_generators_see_the_images_without_labels(small: ImageDataset, tmp_path: Path) -> None:
+    """`semi` as of unknown class, `conditioned` with the labels that they are given; each is a generator of its own."""
+    options = {"max_train_steps": 6, "mixed_precision": "no", "block_out_channels": [16, 32], "train_batch_size": 16}
+    source, regime = DiffusionSource(tmp_path, small, options, 8), draw_regime(small, Regime(0.3), 0)
+    others = regime.left_out("train")
+    given = Split("given", others.images, np.zeros(len(others), np.int64))
+    semi, conditioned = (source.draw(name, regime, given) for name in ("semi", "conditioned"))
+    assert semi.index_hash == conditioned.index_hash == regime.index_hash
+    assert not np.array_equal(semi.split.images[:], conditioned.split.images[:])
+    summaries = [path.read_text() for path in tmp_path.glob("generators/*/pipeline_best/training_summary.json")]
+    assert len(summaries) == 2
+    assert sum('"the images without labels"' in one for one in summaries) == 1
+    members, fresh = source.familiarity(regime, [regime.dataset.train, regime.fresh])
+    assert len(members) == len(regime.dataset.train)
+    assert np.isfinite(members).all()
+    assert np.isfinite(fresh).all()
+
+
+def test_mistakes_are_named(small_npz: Path, cli_error: Callable[..., str], tmp_path: Path) -> None:
+    start = ("study", "augmentation", str(small_npz), "--output", str(tmp_path))
+    assert "--situation few-labels has its own arms" in cli_error(
+        *start, "--situation", "few-labels", "--arms", "real"
+    )
+    assert "--imbalance belongs to few images" in cli_error(*start, "--situation", "sharing", "--imbalance", "0.1")
+    assert "give --shares below 1" in cli_error(*start, "--situation", "sharing", "--shares", "1")
