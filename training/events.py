@@ -108,7 +108,6 @@ class Log:
         self.bar.set_postfix_str(words, refresh=False)
         if "val_loss" in row:
             self.log.write()
-            plot_loss(self.log.rows, self.run.folder / "loss.png")
 
 
 @dataclass
@@ -162,6 +161,8 @@ class Checkpoint:
         with could_not_write(f"the state of step {state.step} in {run.folder}", remedy):
             if run.accelerator.is_main_process:
                 self.log.write()
+                if self.log.rows:
+                    plot_loss(self.log.rows, run.folder / "loss.png")
                 run.save_best(state, self.log)
             values, keep = run.checkpoint_state(state, self.log), run.config.checkpoints_total_limit
             self.newest = save_checkpoint(run.accelerator, run.folder / "checkpoints", state, values, keep)

@@ -226,13 +226,8 @@ def _make_tab(page: gr.Blocks, chosen: gr.Dropdown, benches: dict[str, Workbench
         guidance = gr.Number(1, label="Guidance", elem_id="guidance")
     press = gr.Button("Make images", variant="primary", elem_id="make")
     kept = gr.State(None)
-    shown = gr.Gallery(elem_id="made", **GALLERY)
     part = gr.Slider(0, 1, 0, step=1, label="Slice", visible=False, elem_id="slice")
-    with gr.Row():
-        as_png = gr.DownloadButton("Save as PNG", visible=False, elem_id="as-png")
-        as_npz = gr.DownloadButton("Save as npz", visible=False, elem_id="as-npz")
-    text = gr.Markdown(elem_id="likeness")
-    pairs = gr.Gallery(visible=False, elem_id="pairs", elem_classes="pairs", **GALLERY)
+    results = _results("made")
 
     def make(
         name: str,
@@ -251,14 +246,24 @@ def _make_tab(page: gr.Blocks, chosen: gr.Dropdown, benches: dict[str, Workbench
         bench = benches[name]
         return _labels(bench, all_of_them=True), _guidance(bench), _slices(bench), None, *_nothing_made()
 
-    results = [shown, as_png, as_npz, text, pairs]
     _when_chosen(page, chosen, show, [labels, guidance, part, kept, *results])
     press.click(_said(make), [chosen, labels, count, seed, steps, guidance, part], [kept, *results], **ONE_AT_A_TIME)
-    part.change(_said(lambda made, one: _gallery(made, int(one)) if made else []), [kept, part], shown)
+    part.change(_said(lambda made, one: _gallery(made, int(one)) if made else []), [kept, part], results[0])
+
+
+def _results(what: str) -> list[Any]:
+    """The places for what was made: gallery, both downloads, what its nearest training images say, and these."""
+    shown = gr.Gallery(elem_id=what, **GALLERY)
+    with gr.Row():
+        as_png = gr.DownloadButton("Save as PNG", visible=False, elem_id=f"{what}-png")
+        as_npz = gr.DownloadButton("Save as npz", visible=False, elem_id=f"{what}-npz")
+    text = gr.Markdown(elem_id=f"{what}-likeness")
+    pairs = gr.Gallery(visible=False, elem_id=f"{what}-pairs", elem_classes="pairs", **GALLERY)
+    return [shown, as_png, as_npz, text, pairs]
 
 
 def _shown(bench: Workbench, made: GeneratedImages, part: int = 0) -> tuple[Any, ...]:
-    """Gallery, both downloads, and the nearest training images."""
+    """What stands in `_results`."""
     likeness = bench.likeness(made.images)
     picture, arrays = saved(made)
     return (
@@ -290,12 +295,8 @@ def _variants_tab(page: gr.Blocks, chosen: gr.Dropdown, benches: dict[str, Workb
         seed = gr.Number(0, label="Seed", minimum=0, maximum=2**32 - 1, precision=0)
         guidance = gr.Number(1, label="Guidance")
     press = gr.Button("Make variants", variant="primary", elem_id="vary")
-    shown = gr.Gallery(elem_id="variants", **GALLERY)
-    with gr.Row():
-        as_png = gr.DownloadButton("Save as PNG", visible=False)
-        as_npz = gr.DownloadButton("Save as npz", visible=False)
-    notes, text = gr.Markdown(elem_id="notes"), gr.Markdown()
-    pairs = gr.Gallery(visible=False, elem_classes="pairs", **GALLERY)
+    notes = gr.Markdown(elem_id="notes")
+    results = [seen, notes, *_results("variants")]
 
     def vary(
         name: str,
@@ -315,7 +316,6 @@ def _variants_tab(page: gr.Blocks, chosen: gr.Dropdown, benches: dict[str, Workb
     def show(name: str) -> Any:
         return _labels(benches[name], all_of_them=False), _guidance(benches[name]), None, "", *_nothing_made()
 
-    results = [seen, notes, shown, as_png, as_npz, text, pairs]
     _when_chosen(page, chosen, show, [labels, guidance, *results])
     inputs = [chosen, given, labels, strength, count, seed, guidance]
     press.click(_said(vary), inputs, results, **ONE_AT_A_TIME)

@@ -57,15 +57,15 @@ def test_images_are_made_beside_their_nearest_and_saved(page: Page) -> None:
     page.locator("#make").focus()
     page.keyboard.press("Enter")
     expect(page.locator("#made img")).to_have_count(8, timeout=SLOW_MS)
-    expect(page.locator("#likeness")).to_contain_text("of 8 count as copies")
-    expect(page.locator("#pairs img")).to_have_count(8)
+    expect(page.locator("#made-likeness")).to_contain_text("of 8 count as copies")
+    expect(page.locator("#made-pairs img")).to_have_count(8)
     with page.expect_download() as download:
-        page.locator("#as-npz").click()
+        page.locator("#made-npz").click()
     arrays = np.load(download.value.path())
     assert arrays["train_images"].shape == (8, 28, 28)
     assert arrays["train_labels"].ravel().tolist() == [0, 0, 1, 1, 2, 2, 3, 3]
     with page.expect_download() as download:
-        page.locator("#as-png").click()
+        page.locator("#made-png").click()
     assert min(Image.open(io.BytesIO(Path(download.value.path()).read_bytes())).size) > 28
     assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
 
