@@ -12,6 +12,7 @@ from medmnist_diffusion.data import ImageDataset, Split
 from medmnist_diffusion.data.audit import describe
 from medmnist_diffusion.data.dataset import joined
 from medmnist_diffusion.data.npz import SYNTHETIC, npz_arrays, write_npz
+from medmnist_diffusion.data.regimes import rarest_class
 from medmnist_diffusion.data.sources import DataSource, as_dataset
 from medmnist_diffusion.diffusion.samplers import Sampling
 from medmnist_diffusion.diffusion.sampling import generate_images, load_pipeline, with_own
@@ -40,6 +41,7 @@ def augment(
     share: float = SHARE,
     strength: float | None = None,
     selection: str | None = None,
+    rare: bool = False,
     sampling: Sampling | None = None,
 ) -> None:
     """Write a data set whose training images are the real ones and generated ones, each class equally often.
@@ -51,6 +53,7 @@ def augment(
         share: of the training images that is generated.
         strength: variants of real images instead, by so much of the noise, in 0 … 1.
         selection: generate twice as many and keep these, at most half of each class: a name of `SELECTIONS`.
+        rare: generate images of the rarest class alone.
         sampling: how images are drawn.
 
     Raises:
@@ -81,7 +84,7 @@ def augment(
         raise UserError(
             f"--output {output}: a folder for `datasets` holds pictures, and these are volumes: give a .npz file."
         )
-    generated = _generated_beside(pipeline, real, share, strength, selection, sampling)
+    generated = _generated_beside(pipeline, real, share, strength, selection, rare, sampling)
     train, synthetic = augmented_split(real.train, generated)
     made = {
         "dataset": real.name,
@@ -90,6 +93,7 @@ def augment(
         "generated_images": len(generated),
         "strength": strength,
         "selection": selection,
+        "rare": rare,
         **pipeline_record(pipeline),
         **sampling.model_dump(),
     }
@@ -114,17 +118,20 @@ def _generated_beside(
     share: float,
     strength: float | None,
     selection: str | None,
+    rare: bool,
     sampling: Sampling,
 ) -> Split:
     """As many generated images as give the share that was asked for, each class equally often (of several labels an image:
-    combinations as in train); with `strength` variants of real ones."""
+    combinations as in train), or the `rare` class alone; with `strength` variants of real ones."""
     pipe = load_pipeline(folder, sampling.sampler)
     pipe.to(start_processes().device)
     pipe.set_progress_bar_config(desc="sampling", **bar_options())
     wanted = max(1, round(len(dataset.train) * share / (1 - share)))
     wanted *= 1 if selection is None else round(1 / KEPT_SHARE)
     check_images_memory(pipe.image_shape, wanted + len(dataset.train), "Give a smaller --share.")
-    labels = dataset.labels_to_add(wanted)
+    labels = (
+        np.full(wanted, dataset.conditioning.alone(rarest_class(dataset))) if rare else dataset.labels_to_add(wanted)
+    )
     variants: dict[str, Any] = {}
     if strength is not None:
         variants = {"image": dataset.train.images_of(labels, sampling.seed), "strength": strength}

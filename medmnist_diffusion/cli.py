@@ -233,6 +233,7 @@ def evaluate(
     type=click.Choice(choices.SELECTIONS),
     help="Generate twice as many and keep these, at most half of each class (see docs/augmentation.md).",
 )
+@click.option("--rare", is_flag=True, help="Generate images of the rarest class alone.")
 @options.sampling_options
 def augment(
     pipeline: Path,
@@ -241,6 +242,7 @@ def augment(
     share: float,
     strength: float | None,
     selection: str | None,
+    rare: bool,
     **sampling: Any,
 ) -> None:
     """A training set with generated images beside the real ones.
@@ -257,6 +259,7 @@ def augment(
         share=share,
         strength=strength,
         selection=selection,
+        rare=rare,
         sampling=how,
     )
 

@@ -35,6 +35,15 @@ def test_npz_holds_the_real_images_and_marks_the_others(command: list[str], smal
     assert record["trained_on"] == "small"
 
 
+def test_the_rarest_class_alone(command: list[str], small_npz: Path, tmp_path: Path) -> None:
+    out, real = tmp_path / "rare.npz", load_dataset(str(small_npz))
+    assert cli.main([*command, "--output", str(out), "--share", "0.1", "--rare"]) == 0
+    again = load_dataset(str(out))
+    more = np.bincount(again.train.labels) - np.bincount(real.train.labels)
+    rarest = int(np.argmin(np.bincount(real.train.labels)))
+    assert more[rarest] == len(again.train) - len(real.train) > 0
+
+
 def test_folder_is_read_by_datasets_with_its_column(command: list[str], small_npz: Path, tmp_path: Path) -> None:
     import datasets
 
