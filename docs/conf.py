@@ -23,7 +23,7 @@ ROOT = HERE.parent
 RESULTS = ROOT / "benchmarks" / "results"
 PAGES = {f"models/{name}": MODEL_CARDS / name / "README.md" for name in shipped_names()}
 PAGES |= {f"reports/{study}": RESULTS / study / "pneumoniamnist" / "report.md" for study in ("augmentation", "loss")}
-PAGES["examples"] = ROOT / "examples" / "README.md"
+PAGES |= {"examples": ROOT / "examples" / "README.md", "space": ROOT / "examples" / "space" / "README.md"}
 PAGES |= {"extending": ROOT / "CONTRIBUTING.md", "changes": ROOT / "CHANGELOG.md", "security": ROOT / "SECURITY.md"}
 LINK = re.compile(r"\]\((?!\w+:|#)([^)#]+)")  # to a file
 

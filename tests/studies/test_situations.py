@@ -19,7 +19,7 @@ from medmnist_diffusion.studies.statistics import ArmFigures, Verdict
 from tests.studies.planting import QUICK, Copier, Oracle, verdict_on
 from tests.studies.test_effects import simulated
 
-COMPARED = [one for one in SITUATIONS.values() if not one.attacked]
+COMPARED = [one for one in SITUATIONS.values() if not one.attacked and one.name != "few-images"]  # see test_effects.py
 
 
 def test_the_command_line_names_them_all() -> None:
@@ -84,7 +84,7 @@ def test_standing_in_is_a_matter_of_the_interval_and_of_what_leaks() -> None:
     primary = situation.primary.replace("-", "_")
     expected: list[tuple[float, Verdict]] = [
         (-0.05, "can stand in"),
-        (0.03, "can partly stand in"),
+        (0.02, "can partly stand in"),
         (0.1, "cannot stand in"),
     ]
     for lost, words in expected:

@@ -165,7 +165,8 @@ class AugmentationProtocol:
     def fingerprint(self, regime: Regime, seed: int) -> str:
         """Of all that a draw's figures depend on; not of which arms there are."""
         content = [self.dataset.content_hash, asdict(regime), seed, self.source.identity, asdict(self.recipe)]
-        return digest([*content, selection.SETTINGS, VERSION])
+        which = [] if self.situation.name == "few-images" else [self.situation.name]  # which was the only one once
+        return digest([*content, selection.SETTINGS, VERSION, *which])
 
     def held_out(self, data: RegimeData) -> Split:
         """Real images that no arm of a draw has seen, labelled or not, beside the test images."""
