@@ -21,10 +21,11 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
-from judging import RESULTS, train_quietly
+from judging import RESULTS
 from medmnist.evaluator import getAUC
 from trainings import Row
 
+from medmnist_diffusion.artifacts import TrainingSummary
 from medmnist_diffusion.data import ImageDataset, Split, load_dataset, to_uint8
 from medmnist_diffusion.diffusion.batches import TrainingBatches
 from medmnist_diffusion.diffusion.loss import log_snr, prediction_target
@@ -38,6 +39,8 @@ from medmnist_diffusion.metrics.classifier_training import predicted_logits
 from medmnist_diffusion.metrics.evaluation import evaluate_images
 from medmnist_diffusion.metrics.extractors import OFFLINE_PAIR, make_extractor
 from medmnist_diffusion.processes import start_processes
+from medmnist_diffusion.training.config import training_config
+from medmnist_diffusion.training.train import train
 
 ARMS = ("image", "velocity", "monai")
 RESULT = RESULTS / "volumes.json"
@@ -61,11 +64,13 @@ def ours(args: argparse.Namespace, target: str, seed: int, labels: np.ndarray) -
     """
     with tempfile.TemporaryDirectory() as temporary:
         folder = args.keep / f"{target}-{seed}" if args.keep else Path(temporary)
-        options = ["--prediction_type", target, "--block_out_channels", "128", "128", "--pixel_unshuffle", "2"]
-        budget = ["--max_train_minutes", str(args.minutes), "--seed", str(seed)]
-        pipeline, summary = train_quietly(args.dataset, folder / "run", [*options, *budget])
-        pipe = load_pipeline(pipeline)
-        facts = figures_of(summary["images_seen"] / summary["seconds"], summary["parameters"])
+        config = training_config(
+            dataset=args.dataset, output_dir=f"{folder}/run", prediction_type=target, block_out_channels=[128, 128],
+            pixel_unshuffle=2, max_train_minutes=args.minutes, seed=seed, report_to="none",
+        )  # fmt: skip
+        pipeline = train(config)
+        pipe, summary = load_pipeline(pipeline), TrainingSummary.of(pipeline)
+        facts = figures_of(summary.images_seen / summary.seconds, summary.parameters)
         for scale in GUIDANCES:
             yield {**facts, "guidance_scale": scale}, generate_images(pipe, labels, SAMPLING_STEPS, scale, seed)
 
