@@ -1,6 +1,7 @@
 """Which network for volumes? Depth as channels with two targets, and a real three-dimensional one, at equal time.
 
     python benchmarks/volumes.py --dataset ../shared/data/medmnist/adrenalmnist3d.npz --minutes 20 --seeds 3
+    python benchmarks/volumes.py --table            # of results/volumes.json, as Markdown, for docs/sets.md
 
 Arms: `image` and `velocity` are our pipeline (a stock UNet2DModel that sees slices as channels), which learns the image itself or
 the velocity; `monai` is monai's DiffusionModelUNet on the whole volume (pip install monai), with the same noise schedule, batches
@@ -153,14 +154,45 @@ def judged(dataset: ImageDataset, images: np.ndarray, labels: np.ndarray, seed: 
     return {"test_auc": auc, "test_auc_of_real": real, "of_real": auc / real, **figures}
 
 
+def table(rows: Sequence[Row]) -> Iterator[str]:
+    """A line a training and guidance, in the order of ARMS."""
+    heads = [
+        "network",
+        "seed",
+        "guidance",
+        "test AUC ÷ real's",
+        "foreground off",
+        "its spread off",
+        "classifier ÷ floor",
+    ]
+    heads += ["texture ÷ floor", "volumes/s", "parameters"]
+    yield f"| {' | '.join(heads)} |"
+    yield "| --- " * len(heads) + "|"
+    for row in sorted(rows, key=lambda one: (ARMS.index(one["arm"]), one["seed"])):
+        off = [
+            f"{row[f'{name} pixels']['value']:.1%}" for name in ("foreground_deviation", "foreground_spread_deviation")
+        ]
+        distances = [row[f"frechet_distance {space}"] for space in OFFLINE_PAIR]
+        ratios = [f"{one['value'] / one['floor']:.1f}" for one in distances]
+        first = [row["arm"], str(row["seed"]), f"{row.get('guidance_scale', 1):g}", f"{row['of_real']:.3f}"]
+        cells = [*first, *off, *ratios, f"{row['volumes_per_second']:.0f}", f"{row['parameters'] / 1e6:.1f} M"]
+        yield f"| {' | '.join(cells)} |"
+
+
 def main(argv: Sequence[str]) -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
-    parser.add_argument("--dataset", required=True, help="an npz of volumes")
+    parser.add_argument("--dataset", help="an npz of volumes")
+    parser.add_argument("--table", action="store_true", help="print the table of the results that are there")
     parser.add_argument("--minutes", type=float, default=20.0)
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--arms", nargs="+", choices=ARMS, default=list(ARMS))
     parser.add_argument("--keep", type=Path, help="a folder that our trained pipelines stay in")
     args = parser.parse_args(argv)
+    if args.table:
+        print("\n".join(table(json.loads(RESULT.read_text(encoding="utf-8"))["rows"])))
+        return
+    if args.dataset is None:
+        raise UserError("--dataset is needed: an npz of volumes.")
     start_processes()
     dataset = load_dataset(args.dataset)
     if not dataset.is_volume:
