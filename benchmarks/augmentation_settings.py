@@ -105,8 +105,8 @@ def study_of(folder: Path, data: DataSource) -> AugmentationProtocol:
             f"{folder} holds no finished study. Run `medmnist-diffusion study augmentation` first."
         ) from None
     study = AugmentationStudy(
-        data, folder, precisions(folder, dataset), tuple(OF_STUDY), classifier["network"], classifier["steps"],
-        source["max_train_steps"], source["num_images"],
+        data, folder, precisions(folder, dataset), "few-images", tuple(OF_STUDY), False, classifier["network"],
+        classifier["steps"], source["max_train_steps"], source["num_images"],
     )  # fmt: skip
     return make_protocol(study, dataset)
 

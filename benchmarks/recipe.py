@@ -7,8 +7,8 @@
 Each run has one core to itself, as many run at once as there are cores, and all of a seed's arms run before the next seed's. It is
 judged by 1,000 images with the default sampler: Fréchet distance to train in both spaces, label accuracy, memorized share. Runs
 that stand in the result file already are not done again, so that an interrupted benchmark goes on, and a longer list of arms adds
-to it. The arm `guided` is the default's training drawn with guidance of two kinds: by the unknown class, and by a weaker network,
-which is the default after an eighth of the time.
+to it. The arm `guided` draws from the default's training with guidance of two kinds: by the unknown class, and by a weaker
+network, a default of an eighth of the time, which is trained beside it.
 """
 
 import argparse
@@ -149,8 +149,8 @@ def main(argv: Sequence[str]) -> None:
             for seed in range(args.seeds)
             for arm in args.arms
         ]
-        run_trainings("recipe", f"--seconds {args.seconds:g}", args, cells, run)
-    print("\n".join(table(kept_results())))
+        rows = run_trainings("recipe", f"--seconds {args.seconds:g}", args, cells, run)
+    print("\n".join(table(kept_results() if args.table else {str(args.dataset): rows})))
 
 
 if __name__ == "__main__":

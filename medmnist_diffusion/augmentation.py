@@ -129,15 +129,20 @@ def _generated_beside(
     wanted = max(1, round(len(dataset.train) * share / (1 - share)))
     wanted *= 1 if selection is None else round(1 / KEPT_SHARE)
     check_images_memory(pipe.image_shape, wanted + len(dataset.train), "Give a smaller --share.")
-    labels = (
-        np.full(wanted, dataset.conditioning.alone(rarest_class(dataset))) if rare else dataset.labels_to_add(wanted)
-    )
+    labels = _rare_labels(dataset, wanted, sampling.seed) if rare else dataset.labels_to_add(wanted)
     variants: dict[str, Any] = {}
     if strength is not None:
         variants = {"image": dataset.train.images_of(labels, sampling.seed), "strength": strength}
     options = (sampling.num_inference_steps, sampling.guidance_scale, sampling.seed, sampling.batch_size)
     generated = Split("generated", generate_images(pipe, labels, *options, **variants), labels)
     return generated if selection is None else _selected(generated, dataset, selection, sampling.seed)
+
+
+def _rare_labels(dataset: ImageDataset, count: int, seed: int) -> np.ndarray:
+    """Conditions of training images that show the rarest class, as often as they have them."""
+    labels = dataset.train.labels
+    of_rarest = labels[dataset.conditioning.shows(labels, rarest_class(dataset))]
+    return np.sort(np.random.default_rng([seed, 13]).choice(of_rarest, count))
 
 
 def _selected(generated: Split, dataset: ImageDataset, selection: str, seed: int) -> Split:

@@ -5,7 +5,7 @@ What a command needs is imported when it runs, so that `--help` and a mistake ar
 
 import shlex
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -331,19 +331,32 @@ def page(pipeline: Path, output: Path, runtime: Path | None) -> None:
 @click.argument("pipeline", type=FOLDER_OR_FILE)
 @options.publishing_options
 @click.option("--space", is_flag=True, help="Its page, as a static Space: `page` in anybody's browser, at the Hub.")
+@click.option("--runtime", type=FOLDER_OR_FILE, help="Of a Space: as `page` takes it.")
 def publish(
-    pipeline: Path, repo_id: str, public: bool, update: bool, dry_run: bool, data_license: str | None, space: bool
+    pipeline: Path,
+    repo_id: str,
+    public: bool,
+    update: bool,
+    dry_run: bool,
+    data_license: str | None,
+    space: bool,
+    runtime: Path | None,
 ) -> None:
     """Check an evaluated pipeline folder and upload it to the Hugging Face Hub.
 
     PIPELINE is a folder or a name of `medmnist-diffusion models`; REPO_ID is namespace/name on the Hub, made if it is not there.
     """
-    upload: Callable[..., Any]
+    how: dict[str, Any] = {"private": not public, "update": update, "dry_run": dry_run, "data_license": data_license}
     if space:
-        from medmnist_diffusion.app.page import publish_space as upload
-    else:
-        from medmnist_diffusion.publish.publish import publish_pipeline as upload
-    upload(pipeline, repo_id, private=not public, update=update, dry_run=dry_run, data_license=data_license)
+        from medmnist_diffusion.app.page import publish_space
+
+        publish_space(pipeline, repo_id, runtime=runtime, **how)
+        return
+    if runtime:
+        raise UserError("--runtime belongs to --space.")
+    from medmnist_diffusion.publish.publish import publish_pipeline
+
+    publish_pipeline(pipeline, repo_id, **how)
 
 
 @commands.command("publish-dataset")
@@ -417,7 +430,9 @@ def study_loss(ctx: click.Context, /, **given: Any) -> None:
 @study.command("augmentation")
 @options.dataset_argument
 @click.option(
-    "--output", type=FOLDER_OR_FILE, help="A folder (default runs/augmentation-DATASET); the same one goes on."
+    "--output",
+    type=FOLDER_OR_FILE,
+    help="A folder (default runs/augmentation-DATASET, or runs/SITUATION-DATASET); the same one goes on.",
 )
 @click.option("--situation", type=click.Choice(choices.SITUATIONS), default="few-images", help=choices.SITUATION_HELP)
 @click.option(
@@ -431,11 +446,15 @@ def study_loss(ctx: click.Context, /, **given: Any) -> None:
     type=float,
     help="Of few images one more regime: the rarest class cut to this share (0: none; default 0.05).",
 )
-@click.option("--seeds", type=AT_LEAST_2, default=8, help="Draws of subset, generator and classifier (default 8).")
+@click.option(
+    "--seeds",
+    type=AT_LEAST_2,
+    help="Draws of subset, generator and classifier (default 8); with --effect at most so many (default 64).",
+)
 @click.option(
     "--effect",
     type=ABOVE_0,
-    help="End after 8, 16, 32 … draws (--seeds: at most) once the verdict is certain or such an effect would have shown: 0.005.",
+    help="End after 8, 16, 32 or 64 draws, once generated images help or harm, or so small an effect would have shown: 0.005.",
 )
 @click.option(
     "--arms",

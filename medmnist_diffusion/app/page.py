@@ -69,16 +69,18 @@ def write_page(pipeline: str | Path, output: str | Path, runtime: Path | None = 
     page = page_content(folder, pipe)
     if reasons := reasons_against_publishing(folder, "somebody/page"):
         logger.warning("Keep this page to yourself: %s.", "; ".join(reasons))
-    _write(pipe, page, output, runtime)
+    _write(pipe, page, output, runtime or _runtime_of_npm())
     logger.info("Written to %s. To look at it: python -m http.server --directory %s", output, output)
     return output
 
 
 def _write(pipe: ClassConditionalDDPMPipeline, page: dict[str, Any], output: Path, runtime: Path | None) -> None:
+    """The folder of the page; without its runtime where that is None."""
     with atomic_folder(output) as temporary:
         for source in STATIC.iterdir():
             shutil.copy(source, temporary)
-        _unpack_runtime(runtime or _runtime_of_npm(), temporary / "runtime")
+        if runtime is not None:
+            _unpack_runtime(runtime, temporary / "runtime")
         write_onnx(pipe, temporary / "network.onnx")
         write_json(temporary / "page.json", page)
         write_text(temporary / "README.md", _space_card(page))
@@ -103,7 +105,11 @@ def publish_space(
     """
     with checked_copy(pipeline, repo_id, data_license) as copy, tempfile.TemporaryDirectory() as temporary:
         pipe, page = load_pipeline(copy), Path(temporary) / "page"
-        _write(pipe, page_content(copy, pipe), page, runtime)
+        if dry_run and runtime is None and not _kept_runtime().is_file():
+            logger.info("%s %s is not here: npm will get it, about 14 MB more.", RUNTIME, VERSION)
+            _write(pipe, page_content(copy, pipe), page, None)
+        else:
+            _write(pipe, page_content(copy, pipe), page, runtime or _runtime_of_npm())
         published = upload_unless_dry_run(
             page,
             repo_id,
@@ -149,9 +155,13 @@ def _space_card(page: dict[str, Any]) -> str:
     )
 
 
+def _kept_runtime() -> Path:
+    return cache_dir() / "npm" / f"{RUNTIME}-{VERSION}.tgz"
+
+
 def _runtime_of_npm() -> Path:
     """The package's file from the cache; where it is not there, npm gets it."""
-    kept = cache_dir() / "npm" / f"{RUNTIME}-{VERSION}.tgz"
+    kept = _kept_runtime()
     if kept.is_file():
         return kept
     if (npm := shutil.which("npm")) is None:

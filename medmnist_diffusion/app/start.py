@@ -5,7 +5,7 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
-from medmnist_diffusion.app.workbench import workbenches
+from medmnist_diffusion.app.workbench import Workbench, workbenches
 from medmnist_diffusion.data.sources import DataSource
 from medmnist_diffusion.errors import UserError
 from medmnist_diffusion.shipped import shipped_folders
@@ -20,14 +20,19 @@ def start(
     Raises:
         UserError: for a pipeline or a data set that cannot be used, or a missing extra.
     """
-    benches = workbenches(pipelines or shipped_folders(), source)
-    if not benches:
-        raise UserError("no pipelines come with this installation. Give a pipeline folder.")
+    benches = _benches(pipelines, source)
     with tempfile.TemporaryDirectory(prefix="medmnist-diffusion-") as private:
         os.environ["GRADIO_TEMP_DIR"] = private  # before gradio is imported
         from medmnist_diffusion.app.interface import build, serve
 
         serve(build(benches, ratings), port, open_browser)
+
+
+def _benches(pipelines: Sequence[Path], source: DataSource | None) -> dict[str, Workbench]:
+    benches = workbenches(pipelines or shipped_folders(), source)
+    if not benches:
+        raise UserError("no pipelines come with this installation. Give a pipeline folder.")
+    return benches
 
 
 def start_on_a_server(pipelines: Sequence[Path] = ()) -> None:
@@ -36,7 +41,9 @@ def start_on_a_server(pipelines: Sequence[Path] = ()) -> None:
     The address is Gradio's own choice: that of $GRADIO_SERVER_NAME, which a Space sets. The data that pipelines were trained on
     are not at hand there, so nothing is said about nearest images, and nobody is asked *real or generated?*.
     """
-    from medmnist_diffusion.app.interface import NOTICE_OF_SERVER, build, serve
+    benches = _benches(pipelines, None)
+    with tempfile.TemporaryDirectory(prefix="medmnist-diffusion-") as private:
+        os.environ["GRADIO_TEMP_DIR"] = private  # before gradio is imported
+        from medmnist_diffusion.app.interface import NOTICE_OF_SERVER, build, serve
 
-    benches = workbenches(pipelines or shipped_folders())
-    serve(build(benches, Path(tempfile.gettempdir()), NOTICE_OF_SERVER), None, False, server_name=None)
+        serve(build(benches, Path(private), NOTICE_OF_SERVER), None, False, server_name=None)

@@ -95,10 +95,6 @@ class Conditioning:
             return [condition]
         return [label for label in range(self.num_classes) if condition >> label & 1]
 
-    def alone(self, label: int) -> int:
-        """The condition that asks for one class and nothing else."""
-        return 1 << label if self.multi_label else label
-
     def asked(self, condition: int) -> Any:
         """A condition as files hold it: a class id, or a list of them."""
         return self.labels_in(condition) if self.multi_label else condition

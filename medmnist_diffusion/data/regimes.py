@@ -12,9 +12,10 @@ from functools import cached_property
 import numpy as np
 
 from medmnist_diffusion.data.dataset import ImageDataset, Split, joined
-from medmnist_diffusion.data.duplicates import clean_held_out
+from medmnist_diffusion.data.duplicates import clean_held_out, drop_leaks
 
 LEAST = 5  # images a class in train and in val, however small the share
+MOST_FRESH = 4000  # left-out images that are looked at
 
 
 @dataclass(frozen=True)
@@ -52,26 +53,38 @@ class RegimeData:
         return whole.subset(np.setdiff1d(np.arange(len(whole)), drawn))
 
     @cached_property
-    def fresh(self) -> Split:
-        """The images of train and val that were not drawn, without those that have a twin among the drawn training images.
+    def unlabelled(self) -> Split:
+        """The training images that were not drawn, without those that stand in val or test, or have a twin there."""
+        others = replace(self.whole, splits={**self.whole.splits, "train": self.left_out("train")}, notes=[])
+        return drop_leaks(others, twins=True)[0].train
 
-        They come from where these come from, which is not always true of test images.
-        """
-        return self._without_twins(joined("fresh", [self.left_out("train"), self.left_out("val")]))
+    @cached_property
+    def fresh(self) -> Split:
+        """At most MOST_FRESH images of train and val that were not drawn, without those that have a twin among the drawn training
+        images. They come from where these come from, which is not always true of test images."""
+        parts = [self.left_out(name) for name in ("train", "val")]
+        rng = np.random.default_rng([self.seed, 31])
+        return self._without_twins(
+            joined("fresh", [_some(part, MOST_FRESH // 2, rng) for part in parts]), self.dataset
+        )
 
     @cached_property
     def fresh_val(self) -> Split:
-        """Those of val alone: where the others are trained on without their labels."""
-        return self._without_twins(self.left_out("val"))
+        """The same of val alone, without twins among all training images: where the others are trained on without their labels."""
+        return self._without_twins(
+            _some(self.left_out("val"), MOST_FRESH, np.random.default_rng([self.seed, 31])), self.whole
+        )
 
-    def _without_twins(self, split: Split) -> Split:
-        if not len(split):
-            return split
-        return clean_held_out(replace(self.dataset, splits={**self.dataset.splits, "val": split}))
+    def _without_twins(self, split: Split, known: ImageDataset) -> Split:
+        return clean_held_out(replace(known, splits={**known.splits, "val": split})) if len(split) else split
 
     @property
     def index_hash(self) -> str:
         return index_hash(self.dataset, self.train_rows, self.val_rows)
+
+
+def _some(split: Split, most: int, rng: np.random.Generator) -> Split:
+    return split if len(split) <= most else split.subset(np.sort(rng.permutation(len(split))[:most]))
 
 
 def rarest_class(dataset: ImageDataset) -> int:

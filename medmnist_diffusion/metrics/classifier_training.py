@@ -37,13 +37,15 @@ def train_classifier(
     val: tuple[Split, torch.Tensor] | None = None,
     bfloat16: bool = False,
     loss: Loss = classification_loss,
+    val_loss: Loss = classification_loss,
 ) -> tuple[int, float]:
     """Train `model` in place, on its own device, by AdamW with a one-cycle learning rate.
 
     Args:
         val: images, and what is to be learned of them: ten times in a training their loss is measured, and the weights with the
             lowest one are kept at the end.
-        loss: what is trained; validation always counts by `classification_loss`.
+        loss: what is trained.
+        val_loss: by which validation counts.
 
     Returns:
         the step whose weights were kept, and their validation loss; the last step and no number without `val`.
@@ -65,9 +67,9 @@ def train_classifier(
         optimizer.step()
         schedule.step()
         if val is not None and (step % check_every == 0 or step == steps):
-            val_loss = float(classification_loss(predicted_logits(model, val[0]), val[1]))
-            if val_loss < best_loss:
-                best, best_step, best_loss = copy.deepcopy(model.state_dict()), step, val_loss
+            measured = float(val_loss(predicted_logits(model, val[0]), val[1]))
+            if measured < best_loss:
+                best, best_step, best_loss = copy.deepcopy(model.state_dict()), step, measured
     if val is None:
         return steps, float("nan")
     model.load_state_dict(best)

@@ -26,6 +26,7 @@ from medmnist_diffusion.pipelines import label_width
 LEVELS = 16  # of noise, at each of which an image is denoised once
 RESAMPLINGS = 1000
 AT_ONCE = 128
+MOST_ATTACKED = 500  # members, and others
 
 
 @dataclass(frozen=True)

@@ -137,14 +137,26 @@ def _resnet18(channels: int, num_classes: int) -> nn.Module:
 NETWORKS: dict[str, Any] = {"small-cnn": SmallCNN, "resnet18": _resnet18}
 
 
-def fit(recipe: Recipe, mixture: Mixture, val: Split, conditioning: Conditioning, seed: int) -> Fitted:
-    """The best of the recipe's learning rates by validation loss. Of several labels an image there is a sigmoid for each."""
-    tried = [_fit(recipe, rate, mixture, val, conditioning, seed) for rate in recipe.learning_rates]
+def fit(
+    recipe: Recipe, mixture: Mixture, val: Split, conditioning: Conditioning, seed: int, balanced_val: bool = False
+) -> Fitted:
+    """The best of the recipe's learning rates by validation loss. Of several labels an image there is a sigmoid for each.
+
+    Args:
+        balanced_val: every class counts as much in the validation loss.
+    """
+    tried = [_fit(recipe, rate, mixture, val, conditioning, seed, balanced_val) for rate in recipe.learning_rates]
     return min(tried, key=lambda fitted: fitted.val_loss)
 
 
 def _fit(
-    recipe: Recipe, learning_rate: float, mixture: Mixture, val: Split, conditioning: Conditioning, seed: int
+    recipe: Recipe,
+    learning_rate: float,
+    mixture: Mixture,
+    val: Split,
+    conditioning: Conditioning,
+    seed: int,
+    balanced_val: bool = False,
 ) -> Fitted:
     with torch.random.fork_rng():
         torch.manual_seed(seed)
@@ -155,7 +167,7 @@ def _fit(
         held_out = val, targets(val.labels, conditioning)
         step, loss = train_classifier(
             model, batches, recipe.steps, learning_rate, recipe.weight_decay, held_out, bfloat16,
-            loss_of(mixture, conditioning),
+            loss_of(mixture, conditioning), _balanced("weights" if balanced_val else "none", val, conditioning, "cpu"),
         )  # fmt: skip
     model.cpu().to(memory_format=torch.contiguous_format)  # as it is saved
     return Fitted(model.eval(), learning_rate, step, loss)
@@ -180,7 +192,7 @@ def _augmented_batches(recipe: Recipe, mixture: Mixture, conditioning: Condition
 def loss_of(mixture: Mixture, conditioning: Conditioning) -> Loss:
     """What a classifier of the mixture learns by: of logits N×K and what is known of the first images of a batch, N or fewer."""
     several = conditioning.multi_label
-    labelled = _balanced(mixture, conditioning)
+    labelled = _balanced(mixture.balance, mixture.real, conditioning, PartialState().device)
     if mixture.chances is not None and not several:
         labelled = F.cross_entropy  # which takes chances of classes, too
     if mixture.unlabeled is None:
@@ -199,15 +211,15 @@ def loss_of(mixture: Mixture, conditioning: Conditioning) -> Loss:
     return consistent
 
 
-def _balanced(mixture: Mixture, conditioning: Conditioning) -> Loss:
-    if mixture.balance == "none":
+def _balanced(balance: Balance, split: Split, conditioning: Conditioning, device: torch.device | str) -> Loss:
+    """The loss that does this about the rare classes of a split."""
+    if balance == "none":
         return classification_loss
-    counts = torch.from_numpy(conditioning.counts(mixture.real.labels)).float().clamp(min=1)
-    device = PartialState().device
+    counts = torch.from_numpy(conditioning.counts(split.labels)).float().clamp(min=1)
     if conditioning.multi_label:
-        weights = ((len(mixture.real) - counts).clamp(min=1) / counts).to(device)
+        weights = ((len(split) - counts).clamp(min=1) / counts).to(device)
         return lambda logits, labels: F.binary_cross_entropy_with_logits(logits, labels, pos_weight=weights)
-    if mixture.balance == "weights":
+    if balance == "weights":
         weights = (counts.sum() / (len(counts) * counts)).to(device)
         return lambda logits, labels: F.cross_entropy(logits, labels, weight=weights)
     shares = (counts / counts.sum()).log().to(device)

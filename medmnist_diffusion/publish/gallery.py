@@ -30,4 +30,5 @@ def gallery_metadata(folder: Path, repo_id: str | None, names: list[str]) -> dic
     shown = [
         {"text": name, "output": {"url": f"{GALLERY}/{path.name}"}} for name, path in zip(names, files, strict=False)
     ]
-    return {"widget": shown, "thumbnail": f"https://huggingface.co/{repo_id}/resolve/main/samples.png"}
+    thumbnail = {"thumbnail": f"https://huggingface.co/{repo_id}/resolve/main/samples.png"} if repo_id else {}
+    return {"widget": shown, **thumbnail}

@@ -37,6 +37,7 @@ SAMPLES = (
     "samples_seed*.npz",
     "samples_seed*.json",
 )  # what `evaluate` measured: it stays, or goes by `publish-dataset`
+LEFT_BY_THE_HUB = (".gitattributes", ".cache")  # where a published folder was downloaded
 CHECKED = "safetensors only, manifest, pipeline.py, figures, copies, licence, no private text"
 PUBLISHED = {*FIXED, MANIFEST, "README.md", "metrics.json", *(f"{name}.png" for name in PICTURES)}
 
@@ -111,9 +112,10 @@ def copy_for_publication(folder: Path, target: Path, repo_id: str, data_license:
     kept_here = {
         path for pattern in SAMPLES for path in folder.glob(pattern) if path.is_file() and not path.is_symlink()
     }
+    of_the_hub = {path for name in LEFT_BY_THE_HUB for path in (folder / name, *(folder / name).rglob("*"))}
     others = [
         path.relative_to(folder).as_posix()
-        for path in sorted({*folder.rglob("*")} - kept_here)
+        for path in sorted({*folder.rglob("*")} - kept_here - of_the_hub)
         if path.is_symlink() or not (path.is_dir() or path.is_file())
         or (path.is_file() and path.relative_to(folder).as_posix() not in PUBLISHED and path.parent != folder / GALLERY)
     ]  # fmt: skip
@@ -123,12 +125,11 @@ def copy_for_publication(folder: Path, target: Path, repo_id: str, data_license:
         )
     summary = TrainingSummary.of(folder)
     check_data(summary.dataset.license, data_license, summary.bases, summary.unlabeled)
-    shutil.copytree(folder, target, ignore=shutil.ignore_patterns(*SAMPLES, GALLERY))
+    shutil.copytree(folder, target, ignore=shutil.ignore_patterns(*SAMPLES, GALLERY, *LEFT_BY_THE_HUB))
     if data_license:
         licensed = summary.dataset.model_copy(update={"license": data_license})
         write_json(target / TRAINING_SUMMARY, summary.model_copy(update={"dataset": licensed}).model_dump())
         write_manifest(target)
-    write_gallery(target)
     write_card(target, repo_id)
 
 
@@ -171,6 +172,8 @@ def publish_pipeline(
         UserError: if the folder should not be published, or for every refusal of the Hub: nothing is committed then.
     """
     with checked_copy(pipeline, repo_id, data_license) as copy:
+        write_gallery(copy)
+        write_card(copy, repo_id)
         published = upload_unless_dry_run(
             copy,
             repo_id,

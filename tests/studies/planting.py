@@ -73,5 +73,5 @@ def verdict_on(
     draws = []
     for seed in range(seeds):
         train_draw(study, regime, seed)
-        draws.append(measure_draw(study, regime, seed) if situation.attacked else study.read(regime, seed))
+        draws.append(measure_draw(study, regime, seed) if situation.sharing else study.read(regime, seed))
     return judge_regime(dataset, regime, [draw for draw in draws if draw], situation).judgement

@@ -8,18 +8,21 @@ import numpy as np
 import pytest
 
 from medmnist_diffusion import choices
-from medmnist_diffusion.data import ImageDataset, Split
+from medmnist_diffusion.data import ImageDataset, Split, phantom
+from medmnist_diffusion.data.npz import write_npz
 from medmnist_diffusion.data.regimes import Regime, draw_regime
 from medmnist_diffusion.studies.augmentation.arms import BY_NAME, CLASSICAL
-from medmnist_diffusion.studies.augmentation.draws import AugmentationProtocol, train_draw
+from medmnist_diffusion.studies.augmentation.draws import AugmentationProtocol, _half_and_half, train_draw
 from medmnist_diffusion.studies.augmentation.generators import DiffusionSource
 from medmnist_diffusion.studies.augmentation.situations import SITUATIONS, Situation
+from medmnist_diffusion.studies.augmentation.study import looks_at
 from medmnist_diffusion.studies.augmentation.verdicts import ADVICE, judge_in
 from medmnist_diffusion.studies.statistics import ArmFigures, Verdict
 from tests.studies.planting import QUICK, Copier, Oracle, verdict_on
 from tests.studies.test_effects import simulated
 
-COMPARED = [one for one in SITUATIONS.values() if not one.attacked and one.name != "few-images"]  # see test_effects.py
+COUNTS = ("train", "val", "test")
+COMPARED = [one for one in SITUATIONS.values() if not one.sharing and one.name != "few-images"]  # see test_effects.py
 
 
 def test_the_command_line_names_them_all() -> None:
@@ -37,7 +40,7 @@ def test_each_is_whole(situation: Situation) -> None:
         assert set(controls) <= names, arm
         assert not any(BY_NAME[control].generated for control in controls)
     if situation.name != "few-images":
-        assert set(situation.plain(sorted(names))) - {CLASSICAL.name, "oversampled-25", "soft-real-25"} <= set(ADVICE)
+        assert set(situation.plain(sorted(names))) - {CLASSICAL.name} <= set(ADVICE)
 
 
 def figures(rng: np.random.Generator, situation: Situation, **gains: float) -> ArmFigures:
@@ -77,6 +80,22 @@ def test_looks_on_the_way_do_not_make_wrong_verdicts_more_likely() -> None:
                 wrong += 1
                 break
     assert wrong <= 0.05 * 200
+
+
+def test_a_study_that_may_end_early_looks_on_the_way() -> None:
+    assert looks_at(64, 0.005) == [8, 16, 32, 64]
+    assert looks_at(20, 0.005) == [8, 16, 20]
+    assert looks_at(20, None) == [20]
+
+
+def test_pools_of_two_kinds_are_drawn_as_often() -> None:
+    rng = np.random.default_rng(0)
+    many = Split("many", rng.integers(0, 256, (90, 4, 4, 1), np.uint8), np.repeat([0, 1], [60, 30]))
+    few = Split("few", rng.integers(0, 256, (8, 4, 4, 1), np.uint8), np.repeat([0, 1], 4))
+    both = _half_and_half(many, few)
+    known = {image.tobytes() for image in few.images[:]}
+    assert np.mean([image.tobytes() in known for image in both.images[:]]) == pytest.approx(0.5)
+    assert np.bincount(both.labels).tolist() == [120, 60]
 
 
 def test_standing_in_is_a_matter_of_the_interval_and_of_what_leaks() -> None:
@@ -144,7 +163,8 @@ def test_every_arm_trains(name: str, small: ImageDataset, tmp_path: Path) -> Non
     if name == "sharing":
         assert set(draw.attacks) == {arm.name for arm in SITUATIONS[name].arms}
         counts = {cell.arm: cell.n_synthetic for cell in draw.cells}
-        assert counts["synthetic-only-3x"] == pytest.approx(3 * draw.n_real, abs=small.num_classes)
+        assert counts["synthetic-only-3x"] == min(3 * draw.n_real, 1000)
+        assert {cell.arm for cell in draw.cells if cell.n_real == 0} == set(SITUATIONS[name].candidates)
 
 
 def test_left_out_images_are_apart_from_drawn_ones(small: ImageDataset) -> None:
@@ -156,6 +176,9 @@ def test_left_out_images_are_apart_from_drawn_ones(small: ImageDataset) -> None:
         assert not drawn & {image.tobytes() for image in left.images[:]}
     assert len(data.fresh_val) <= len(data.left_out("val"))
     assert len(data.fresh) > len(data.fresh_val)
+    assert {image.tobytes() for image in data.unlabelled.images[:]} <= {
+        image.tobytes() for image in data.left_out("train").images[:]
+    }
     everything = draw_regime(small, Regime(1.0), 0)
     assert len(everything.fresh) == 0
 
@@ -164,7 +187,7 @@ def test_generators_see_the_images_without_labels(small: ImageDataset, tmp_path:
     """`semi` as of unknown class, `conditioned` with the labels that they are given; each is a generator of its own."""
     options = {"max_train_steps": 6, "mixed_precision": "no", "block_out_channels": [16, 32], "train_batch_size": 16}
     source, regime = DiffusionSource(tmp_path, small, options, 8), draw_regime(small, Regime(0.3), 0)
-    others = regime.left_out("train")
+    others = regime.unlabelled
     given = Split("given", others.images, np.zeros(len(others), np.int64))
     semi, conditioned = (source.draw(name, regime, given) for name in ("semi", "conditioned"))
     assert semi.index_hash == conditioned.index_hash == regime.index_hash
@@ -185,3 +208,10 @@ def test_mistakes_are_named(small_npz: Path, cli_error: Callable[..., str], tmp_
     )
     assert "--imbalance belongs to few images" in cli_error(*start, "--situation", "sharing", "--imbalance", "0.1")
     assert "give --shares below 1" in cli_error(*start, "--situation", "sharing", "--shares", "1")
+    assert "belongs to another --situation" in cli_error(*start, "--arms", "pseudo-labels")
+    assert "--effect looks after 8 draws" in cli_error(*start, "--effect", "0.005", "--seeds", "8")
+    write_npz(tmp_path / "several.npz", phantom.make_phantom(form="multi-label", counts=dict.fromkeys(COUNTS, 90)))
+    several = ("study", "augmentation", str(tmp_path / "several.npz"), "--output", str(tmp_path))
+    assert "is made for one class each" in cli_error(*several, "--situation", "rare-class")
+    (tmp_path / "results.json").write_text('{"situation": "sharing"}')
+    assert "holds a study of --situation sharing" in cli_error(*start)

@@ -82,6 +82,12 @@ class ClassifierArm:
         return self.pool == "leaky"
 
     @property
+    def command(self) -> str | None:
+        """How `augment` makes its training set from a pipeline; None where it does not."""
+        made = self.generated and 0 < self.share < 1 and self.until == 1 and not (self.soft or self.unlabelled)
+        return f"--share {self.share:g}" if made else None
+
+    @property
     def twin(self) -> str | None:
         """The control that fills the same places of a batch with real images again: all but the new images."""
         return f"oversampled-{100 * self.share:.0f}" if 0 < self.share < 1 else None
@@ -95,6 +101,8 @@ class ClassifierArm:
         early = f" in the first {100 * self.until:.0f} % of the training" if self.until < 1 else ""
         if self.share == 0:
             words = "real images"
+        elif self.share == 1 and self.pool == "real" and not early:
+            words = "real images, each class equally often"
         elif self.share == 1:
             words = f"{filler}{early}, then real images" if early else f"{filler} alone"
         else:
@@ -167,20 +175,23 @@ OF_ANY_SHARE = re.compile(r"(synthetic|oversampled)-([1-9]\d?)")
 
 
 def arm_named(name: str) -> ClassifierArm:
-    """An arm of `BY_NAME`, or `synthetic-N` or `oversampled-N` for N in 1 … 99 % of a batch.
+    """An arm of few images by its name, or `synthetic-N` or `oversampled-N` for N in 1 … 99 % of a batch.
 
     Raises:
         UserError: for any other name.
     """
     match = OF_ANY_SHARE.fullmatch(name)
+    elsewhere = {arm.name for arm in OTHER_ARMS}
     if name not in BY_NAME and match:
         BY_NAME[name] = ClassifierArm(
             name, share=int(match[2]) / 100, pool="plain" if match[1] == "synthetic" else "real"
         )
-    if name not in BY_NAME:
-        nearest = difflib.get_close_matches(name, BY_NAME, 1)
+    if name not in BY_NAME or name in elsewhere:
+        there = [known for known in BY_NAME if known not in elsewhere]
+        nearest = difflib.get_close_matches(name, there, 1)
         hint = f" Did you mean {nearest[0]}?" if nearest else ""
-        known = ", ".join(BY_NAME)
+        hint = f" It belongs to another --situation than few-images.{hint}" if name in elsewhere else hint
+        known = ", ".join(there)
         raise UserError(
             f"{name!r} is no arm.{hint} There are {known}, and synthetic-N and oversampled-N for any N in 1 … 99 % of a batch."
         )

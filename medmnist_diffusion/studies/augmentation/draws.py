@@ -30,7 +30,7 @@ from medmnist_diffusion.metrics.classifier_scores import (
 )
 from medmnist_diffusion.metrics.classifier_training import predicted_logits
 from medmnist_diffusion.metrics.extractors import OFFLINE_PAIR, make_extractor
-from medmnist_diffusion.metrics.membership import Attack, classifier_familiarity
+from medmnist_diffusion.metrics.membership import MOST_ATTACKED, Attack, classifier_familiarity
 from medmnist_diffusion.metrics.mixed_training import Fitted, ImageClassifier, Mixture, Recipe, fit
 from medmnist_diffusion.publish.card import escaped
 from medmnist_diffusion.publish.plots import save_sides
@@ -47,6 +47,7 @@ GENERATOR = ("step", "val_loss", "training_images", "max_train_steps")  # what i
 METRICS = ("frechet_distance", "precision", "recall", "density", "coverage")
 GENERATOR_ATTACKED = "the generator"  # among a draw's attacks
 FEWEST_HELD_OUT = 10  # images a class, for figures on left-out ones
+MOST_REPEATED = 5000  # images a class, of pools that are made equally large
 
 
 class ClassifierResult(BaseModel):
@@ -169,7 +170,7 @@ class AugmentationProtocol:
         return digest([*content, selection.SETTINGS, VERSION, *which])
 
     def held_out(self, data: RegimeData) -> Split:
-        """Real images that no arm of a draw has seen, labelled or not, beside the test images."""
+        """Real images, beside the test images, that no arm of a draw has seen, labelled or not."""
         return data.fresh_val if self.situation.unlabelled else data.fresh
 
     def arms_of(self, regime: Regime) -> list[ClassifierArm]:
@@ -198,7 +199,8 @@ class AugmentationProtocol:
         draw = self.read(regime, seed)
         if draw is None or self.missing(regime, seed):
             return False
-        return draw.failed is not None or set(self.pools_of(draw)) <= set(draw.pools)
+        attacked = not self.situation.sharing or GENERATOR_ATTACKED in draw.attacks
+        return draw.failed is not None or (attacked and set(self.pools_of(draw)) <= set(draw.pools))
 
 
 def train_draw(
@@ -225,10 +227,12 @@ def train_draw(
             raise RuntimeError(f"{arm.name}: the generator saw other real images than the classifier.")
         began = time.time()
         mixture = _mixture(protocol, data, arm, pool)
-        fitted = _classical(protocol, data) if arm == CLASSICAL else _fit(protocol, data, mixture)
+        fitted = (
+            _classical(protocol, data) if arm == CLASSICAL else _fit(protocol, data, mixture, _val(data, arm, pool))
+        )
         scores = _scores(protocol, fitted.model, protocol.dataset.splits["test"])
         cell = _result(protocol, data, arm, mixture, pool, fitted, scores, time.time() - began)
-        attacks = {arm.name: _attack(protocol, data, fitted.model)} if protocol.situation.attacked else {}
+        attacks = {arm.name: _attack(protocol, data, fitted.model)} if protocol.situation.sharing else {}
         _add(protocol, data, cells=[cell], scores={arm.name: kept_scores(scores)}, attacks=attacks)
     return protocol.read(regime, seed)
 
@@ -239,9 +243,17 @@ def _scores(protocol: AugmentationProtocol, model: ImageClassifier, split: Split
 
 def _attack(protocol: AugmentationProtocol, data: RegimeData, model: ImageClassifier) -> dict[str, Any]:
     """How well a regime's training images are told from real images that it left out, by what a classifier knows of them."""
-    sides = (data.dataset.train, protocol.held_out(data))
+    sides = _sides(protocol, data)
     members, others = (classifier_familiarity(model, side, protocol.dataset.conditioning) for side in sides)
     return asdict(Attack.of(members, others))
+
+
+def _sides(protocol: AugmentationProtocol, data: RegimeData) -> tuple[Split, Split]:
+    """Members and others for an attack: some of each, drawn by the draw's seed."""
+    rng = np.random.default_rng([data.seed, 41])
+    members, others = data.dataset.train, protocol.held_out(data)
+    rows = [np.sort(rng.permutation(len(side))[:MOST_ATTACKED]) for side in (members, others)]
+    return members.subset(rows[0]), others.subset(rows[1])
 
 
 def _pool(protocol: AugmentationProtocol, data: RegimeData, arm: ClassifierArm) -> Pool:
@@ -269,8 +281,8 @@ def measure_draw(
             summary = protocol.source.summary(regime, seed) or {}
             kept = {key: value for key, value in summary.items() if key in GENERATOR}
             _add(protocol, data, pools={name: measured}, generator=kept or None)
-    if protocol.situation.attacked and pools and GENERATOR_ATTACKED not in draw.attacks:
-        members, others = protocol.source.familiarity(data, [data.dataset.train, protocol.held_out(data)])
+    if protocol.situation.sharing and pools and GENERATOR_ATTACKED not in draw.attacks:
+        members, others = protocol.source.familiarity(data, _sides(protocol, data))
         _add(protocol, data, attacks={GENERATOR_ATTACKED: asdict(Attack.of(members, others))})
     if seed == 0 and pools:
         sides = {"real": data.dataset.train, **pools}
@@ -301,7 +313,7 @@ def _mixture(protocol: AugmentationProtocol, data: RegimeData, arm: ClassifierAr
     if extra and arm.soft:
         logits = predicted_logits(_selector(protocol, data), extra)
         chances = logits.sigmoid() if several else logits.softmax(1)
-    unlabeled = data.left_out("train") if arm.consistent else None
+    unlabeled = data.unlabelled if arm.consistent else None
     return Mixture(data.dataset.train, extra, arm.share, arm.until, arm.classical, chances, arm.balance, unlabeled)
 
 
@@ -309,7 +321,8 @@ def _extra(protocol: AugmentationProtocol, data: RegimeData, arm: ClassifierArm,
     """The images that an arm has beside the real ones."""
     conditioning = protocol.dataset.conditioning
     if pool is not None and arm.pool == "both":
-        extra = joined("both", [_pseudo_labelled(protocol, data), pool.split])
+        generated = pool.split.subset(selection.unselected(conditioning.strata(pool.split.labels)))
+        return _half_and_half(_pseudo_labelled(protocol, data), generated)
     elif pool is not None:
         extra = pool.split
     else:
@@ -317,7 +330,7 @@ def _extra(protocol: AugmentationProtocol, data: RegimeData, arm: ClassifierArm,
     if arm.selection:
         return extra.subset(selection.SELECTIONS[arm.selection](extra, data.dataset, _selector(protocol, data)))
     if arm.times:
-        return extra.subset(_first(conditioning.strata(extra.labels), round(arm.times * len(data.dataset.train))))
+        return extra.subset(_spread(extra.labels, round(arm.times * len(data.dataset.train))))
     if arm.pool == "plain":
         extra = extra.subset(selection.unselected(conditioning.strata(extra.labels)))
     if arm.rare:
@@ -325,30 +338,50 @@ def _extra(protocol: AugmentationProtocol, data: RegimeData, arm: ClassifierArm,
     return extra
 
 
-def _first(strata: np.ndarray, count: int) -> np.ndarray:
-    """The rows of so many images, the first ones of each stratum, as many of each as of the others; all where there are fewer."""
-    kinds = np.unique(strata)
-    each = -(-count // len(kinds))
-    return np.sort(np.concatenate([np.flatnonzero(strata == kind)[:each] for kind in kinds]))
+def _spread(labels: np.ndarray, count: int) -> np.ndarray:
+    """So many rows of a pool, evenly over it, in which the labels stand in order: in its shares; all where it has no more."""
+    return np.unique(np.linspace(0, len(labels) - 1, min(count, len(labels))).round().astype(np.int64))
+
+
+def _half_and_half(first: Split, second: Split) -> Split:
+    """Of each condition as many images of one split as of the other, the fewer ones again and again, at most MOST_REPEATED."""
+    parts = []
+    for condition in np.intersect1d(first.labels, second.labels):
+        rows = [np.flatnonzero(split.labels == condition) for split in (first, second)]
+        count = min(max(map(len, rows)), MOST_REPEATED)
+        parts += [split.subset(np.resize(of, count)) for split, of in zip((first, second), rows, strict=True)]
+    return joined("both", parts or [first, second])
+
+
+def _val(data: RegimeData, arm: ClassifierArm, pool: Pool | None) -> Split:
+    """What chooses an arm's classifier: the regime's validation images. Where generated images stand in for real ones, generated
+    ones that are not trained on."""
+    val = data.dataset.splits["val"]
+    if not arm.times or pool is None:
+        return val
+    trained_on = _spread(pool.split.labels, round(arm.times * len(data.dataset.train)))
+    left = np.setdiff1d(np.arange(len(pool.split)), trained_on)
+    return pool.split.subset(left[_spread(left, len(val))])
 
 
 def _pseudo_labelled(protocol: AugmentationProtocol, data: RegimeData) -> Split:
     """The training images that the regime leaves out, with the labels that the classical arm's classifier finds in them."""
-    others = data.left_out("train")
+    others = data.unlabelled
     logits = predicted_logits(_selector(protocol, data), others)
     several = protocol.dataset.conditioning.multi_label
     labels = conditions_of((logits > 0).numpy()) if several else logits.argmax(1).numpy()
     return Split("unlabelled", others.images, labels)
 
 
-def _fit(protocol: AugmentationProtocol, data: RegimeData, mixture: Mixture) -> Fitted:
-    return fit(protocol.recipe, mixture, data.dataset.splits["val"], protocol.dataset.conditioning, data.seed)
+def _fit(protocol: AugmentationProtocol, data: RegimeData, mixture: Mixture, val: Split) -> Fitted:
+    balanced = protocol.situation.balanced_val
+    return fit(protocol.recipe, mixture, val, protocol.dataset.conditioning, data.seed, balanced)
 
 
 def _classical(protocol: AugmentationProtocol, data: RegimeData) -> Fitted:
     """The classical arm's classifier; kept, as selections look through its eyes."""
     train, dataset = data.dataset.train, protocol.dataset
-    fitted = _fit(protocol, data, Mixture(train))
+    fitted = _fit(protocol, data, Mixture(train), data.dataset.splits["val"])
     facts = (
         f"{protocol.recipe.network}, trained for {fitted.step} steps on {len(train)} real images of {dataset.name} "
         f"({data.regime.name}, draw {data.seed}), shifted, rotated and changed in brightness; classes: "
@@ -384,9 +417,9 @@ def _result(
         leaky=arm.leaky,
         real_index_hash=data.index_hash,
         generator_index_hash=pool.index_hash if pool else None,
-        n_real=len(mixture.real) if arm.share < 1 else 0,
+        n_real=len(mixture.real) if arm.share < 1 or arm.until < 1 or arm.pool == "real" else 0,
         n_val=len(data.dataset.splits["val"]),
-        n_synthetic=len(mixture.extra) if pool and mixture.extra else 0,
+        n_synthetic=_distinct(protocol, arm, mixture, pool),
         learning_rate=fitted.learning_rate,
         step=fitted.step,
         val_loss=fitted.val_loss,
@@ -397,10 +430,21 @@ def _result(
     )
 
 
+def _distinct(protocol: AugmentationProtocol, arm: ClassifierArm, mixture: Mixture, pool: Pool | None) -> int:
+    """How many generated images could be drawn."""
+    if pool is None or mixture.extra is None:
+        return 0
+    if arm.pool == "both":
+        return len(selection.unselected(protocol.dataset.conditioning.strata(pool.split.labels)))
+    return len(mixture.extra)
+
+
 def _held_out_figures(
     protocol: AugmentationProtocol, data: RegimeData, model: ImageClassifier
 ) -> dict[str, float] | None:
-    """On real images that the regime left out, which is a larger test set, and no shifted one; None where there are too few."""
+    """On real images that the regime left out; None where there are too few of a class, or they are not asked for."""
+    if not protocol.situation.left_out:
+        return None
     held_out = protocol.held_out(data)
     if protocol.dataset.conditioning.counts(held_out.labels).min() < FEWEST_HELD_OUT:
         return None

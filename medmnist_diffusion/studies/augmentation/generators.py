@@ -56,7 +56,7 @@ class Source(Protocol):
         ...
 
     def familiarity(self, regime: RegimeData, splits: Sequence[Split]) -> list[np.ndarray]:
-        """How well the generator of the `plain` pool knows the images of each split, N each: what an attack would look at."""
+        """How well the generator of the `plain` pool knows the images of each split, float N each: what an attack looks at."""
         ...
 
     def summary(self, regime: Regime, seed: int) -> dict[str, Any] | None:

@@ -18,6 +18,7 @@ from medmnist_diffusion.metrics.evaluator_file import write_evaluator_file
 from medmnist_diffusion.metrics.table import METRICS
 from medmnist_diffusion.studies.augmentation.arms import BY_NAME, CLASSICAL, LEAKY, MAIN_ARM, OVERSAMPLED
 from medmnist_diffusion.studies.augmentation.draws import (
+    GENERATOR_ATTACKED,
     AugmentationProtocol,
     ClassifierResult,
     DrawResult,
@@ -83,7 +84,10 @@ def whole_draws(
     asked, whole, left_out = {arm.name for arm in protocol.arms_of(regime)}, [], []
     for draw in draws:
         missing = draw.regime != regime or draw.failed or protocol.of(regime, draw.seed).missing(regime, draw.seed)
-        if draw.cells and not missing:
+        unattacked = (
+            protocol.situation.sharing and GENERATOR_ATTACKED not in draw.attacks
+        )  # nothing is said of leaks then
+        if draw.cells and not missing and not unattacked:
             whole.append(draw)
     if more := sorted({cell.arm for draw in whole for cell in draw.cells} - asked):  # of an earlier command
         left_out.append(f"{regime.name}: {', '.join(more)} (trained by an earlier command, in no correction here)")
@@ -109,6 +113,7 @@ def _json(
         "sources": _sources(protocol, results),
         "dropped": dropped,
         **({} if protocol.situation.name == "few-images" else {"situation": protocol.situation.name}),
+        **({} if protocol.looks == 1 else {"looks": protocol.looks}),
         "versions": {name: version(name) for name in ("medmnist-diffusion", "torch", "diffusers", "numpy")},
         "regimes": [_regime_json(result) for result in results],
         "worth": [{**row, "interval": [_finite(end) for end in row["interval"]], "worth": _finite(row["worth"])}
@@ -155,7 +160,7 @@ def _regime_json(result: RegimeResult) -> dict[str, Any]:
             for name in result.figures
         },
         "beats_controls": dict(judgement.beats_controls),
-        **({"attacks": attack_means(result.draws)} if result.situation.attacked else {}),
+        **({"attacks": attack_means(result.draws)} if result.situation.sharing else {}),
     }
 
 
@@ -183,7 +188,9 @@ def _content(protocol: AugmentationProtocol, results: Sequence[RegimeResult], in
     correlations = _correlations(insights)
     if correlations:
         plot_usefulness(insights.pools, folder / "usefulness.png")
-    helping = dict.fromkeys(result.judgement.recommended for result in results if result.judgement.verdict == "helps")
+    recommended = dict.fromkeys(result.judgement.recommended for result in results)
+    helping = [arm for arm in recommended if BY_NAME[arm].command]
+    shared = [arm for arm in recommended if protocol.situation.sharing and BY_NAME[arm].generated]
     return {
         "dataset": dataset,
         "baseline": baseline_line(dataset, protocol.recipe.network, results),
@@ -201,6 +208,8 @@ def _content(protocol: AugmentationProtocol, results: Sequence[RegimeResult], in
         "leaks": _leaks(results, insights),
         "correlations": correlations,
         "helping": [BY_NAME[name] for name in helping],
+        "shared": [BY_NAME[name] for name in shared],
+        "looks": protocol.looks,
         "options": OPTIONS,
         "classes": list(dataset.id2label.values()),
         "several": dataset.conditioning.multi_label,

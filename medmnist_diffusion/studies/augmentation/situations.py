@@ -35,7 +35,9 @@ class Situation:
         easier: those without generated images that every candidate must beat, beside `classical`. Where there are none, a
             candidate must beat the oversampled arm of its own share.
         figure: what the verdict is on, a name of `classifier_scores.FIGURES`.
-        attacked: whether it is also asked how well training images are told from others by what the models know of them.
+        sharing: whether generated images are to stand in for real ones: by how much they are worse is asked, and how well training
+            images are told from others by what the models know of them. Classifiers of generated images see no real ones, not even
+            to be chosen by.
     """
 
     name: str
@@ -45,7 +47,17 @@ class Situation:
     candidates: tuple[str, ...]
     easier: tuple[str, ...] = ()
     figure: str = "auc"
-    attacked: bool = False
+    sharing: bool = False
+
+    @property
+    def balanced_val(self) -> bool:
+        """Whether classifiers are chosen by a validation loss in which every class counts as much, as it does in the figure."""
+        return self.figure == "balanced_accuracy"
+
+    @property
+    def left_out(self) -> bool:
+        """Whether figures on left-out real images are asked for: not of few images, nor where only a class's are left out."""
+        return self.name not in ("few-images", "rare-class")
 
     @property
     def primary(self) -> str:
@@ -58,8 +70,8 @@ class Situation:
 
     @property
     def times(self) -> float:
-        """So many generated images for each real one are needed, at least."""
-        return max(arm.times or 0.0 for arm in self.arms)
+        """So many generated images for each real one are needed, at least; where they stand in, some more to choose by."""
+        return max(arm.times or 0.0 for arm in self.arms) + self.sharing
 
     def controls(self, known: Sequence[str]) -> dict[str, list[str]]:
         """Of every candidate among the known arms, what it must beat."""
@@ -91,11 +103,11 @@ def few_images(names: Sequence[str] | None = None, leaky: bool = False) -> Situa
 
 def _situation(
     name: str, question: str, regimes: Sequence[Regime], candidates: Sequence[str], easier: Sequence[str],
-    others: Sequence[str] = (), figure: str = "auc", attacked: bool = False,
+    others: Sequence[str] = (), figure: str = "auc", sharing: bool = False,
 ) -> Situation:  # fmt: skip
     names = {CLASSICAL.name, *candidates, *easier, *others}
     arms = tuple(arm for arm in BY_NAME.values() if arm.name in names)
-    return Situation(name, question, tuple(regimes), arms, tuple(candidates), tuple(easier), figure, attacked)
+    return Situation(name, question, tuple(regimes), arms, tuple(candidates), tuple(easier), figure, sharing)
 
 
 SITUATIONS: Mapping[str, Situation] = {
@@ -131,8 +143,8 @@ SITUATIONS: Mapping[str, Situation] = {
             "Real images that cannot be shared: can generated ones stand in for them?",
             [Regime(0.05), Regime(0.25)],
             ["synthetic-only-3x", "synthetic-only-1x", "synthetic-only-10x"],
-            [CLASSICAL.name],
-            attacked=True,
+            ["balanced"],
+            sharing=True,
         ),
         _situation(
             "soft-labels",

@@ -5,6 +5,7 @@ A seed is a draw of its own: another subset, another generator, another first st
 them, so that they are compared in pairs.
 """
 
+import json
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -64,7 +65,6 @@ class AugmentationStudy:
     classifier_steps: int
     max_train_steps: int
     num_images: int
-    looks: int = 1
 
 
 def make_protocol(study: AugmentationStudy, dataset: ImageDataset) -> AugmentationProtocol:
@@ -77,7 +77,7 @@ def make_protocol(study: AugmentationStudy, dataset: ImageDataset) -> Augmentati
         source = DiffusionSource(study.folder, dataset, options, study.num_images, situation.times)
         protocols.append(AugmentationProtocol(study.folder, dataset, source, recipe, situation))
     here, *earlier = protocols
-    return replace(here, earlier=tuple(earlier), looks=study.looks)
+    return replace(here, earlier=tuple(earlier))
 
 
 class DrawClock:
@@ -135,10 +135,12 @@ def plan(
     logger.info(
         "%s",
         f"{kept} regimes × {count} seeds × {len(protocol.arms)} arms: at most {trainings} classifier trainings and {to_go} "
-        f"generators to go, about {left.sum() / run.processes / 60:.0f} minutes in {run.processes} process(es).",
+        f"draws' generators to go, about {left.sum() / run.processes / 60:.0f} minutes in {run.processes} process(es).",
     )
     for line in dropped:
         logger.info("Left out for the budget: %s.", line)
+    if protocol.situation.figure != "auc":
+        return list(regimes[:kept]), count, dropped
     logger.info(
         "%s",
         f"Smallest effect that {count} seeds and {len(test)} test images find in four cases of five, for one of {candidates} "
@@ -200,6 +202,7 @@ def run_augmentation_study(
     protocol = make_protocol(study, run.dataset)
     clock = DrawClock(protocol, study.max_train_steps, study.num_images)
     regimes, seeds, dropped = plan(run, protocol, clock, regimes, seeds)
+    protocol = replace(protocol, looks=len(looks_at(seeds, effect)))
     draws: list[tuple[Regime, int]] = []
     for first, last in pairwise([0, *looks_at(seeds, effect)]):
         undecided = [regime for regime in regimes if not _decided(protocol, regime, first, effect)]
@@ -233,11 +236,12 @@ def _decided(protocol: AugmentationProtocol, regime: Regime, draws: int, effect:
     known = [one for seed in range(draws) if (one := protocol.of(regime, seed).read(regime, seed)) is not None]
     whole, _ = whole_draws(protocol, regime, known)
     judgement = judge_regime(protocol.dataset, regime, whole, protocol.situation, protocol.looks).judgement
-    if protocol.situation.attacked:
+    if protocol.situation.sharing:
         return judgement.effect is not None and judgement.effect.reach() <= effect
-    if judgement.verdict != "no evidence":
+    if judgement.verdict in ("helps", "harms"):
         return True
-    return judgement.effect is not None and judgement.effect.detectable(judgement.comparisons) <= effect
+    comparisons = judgement.comparisons * protocol.looks
+    return judgement.effect is not None and judgement.effect.detectable(comparisons) <= effect
 
 
 def run_missing_draws(
@@ -252,6 +256,17 @@ def run_missing_draws(
             len(again),
         )
     run_draws(run, study, to_do)
+
+
+def check_own_folder(folder: Path, situation: str) -> None:
+    """Raises:
+    UserError: for a folder with the results of another situation, which would be lost.
+    """
+    path = folder / "results.json"
+    if path.is_file():
+        kept = json.loads(path.read_text(encoding="utf-8")).get("situation", "few-images")
+        if kept != situation:
+            raise UserError(f"{folder} holds a study of --situation {kept}. Give another --output.")
 
 
 def check_splits(dataset: ImageDataset) -> None:
@@ -283,7 +298,7 @@ def regimes_of(situation: Situation, shares: Sequence[float] | None, imbalance: 
     asked = sorted(set(shares or []))
     if situation.name == "rare-class":
         return [Regime(1.0, share) for share in asked] or list(situation.regimes)
-    if (situation.attacked or situation.unlabelled) and 1.0 in asked:
+    if (situation.sharing or situation.unlabelled) and 1.0 in asked:
         raise UserError(f"--situation {situation.name} needs real images that are left out: give --shares below 1.")
     regimes = [Regime(share) for share in asked] or [one for one in situation.regimes if one.rare_share == 1]
     if situation.name == "few-images" and imbalance != 0:
@@ -300,7 +315,7 @@ def study_augmentation(
     situation: str = "few-images",
     shares: Sequence[float] | None = None,
     imbalance: float | None = None,
-    seeds: int = 8,
+    seeds: int | None = None,
     effect: float | None = None,
     arms: Sequence[str] | None = None,
     classifier: str = "small-cnn",
@@ -317,14 +332,15 @@ def study_augmentation(
 
     Args:
         dataset: a name as `load_dataset` takes it, with `root` and `size`; or a `DataSource`.
-        output: a folder (default runs/augmentation-DATASET); the same one goes on with what is missing.
+        output: a folder (default runs/augmentation-DATASET, or runs/SITUATION-DATASET); the same one goes on with what is missing.
         situation: what is asked, a name of `SITUATIONS`.
         shares: of the real images, each in 0 … 1, one regime each; default the situation's. Of a rare class they are the shares of
             the rarest class beside all images of the others.
         imbalance: of few images one more regime: the rarest class cut to this share (default 0.05); 0 for none.
-        seeds: draws of subset, generator and classifier; at most so many where an `effect` is given.
-        effect: end a regime after 8, 16, 32 or 64 draws, once its verdict is certain or an effect of this size would have been
-            found in four cases of five. Every look has its part of the 5 % (`judge_in`).
+        seeds: draws of subset, generator and classifier (default 8); where an `effect` is given at most so many (default 64).
+        effect: end a regime after 8, 16, 32 or 64 draws, once generated images help or harm, or an effect of this size over one
+            control would have been found in four cases of five; of sharing, once the interval reaches no farther to either side.
+            Every look has its part of the 5 % (`judge_in`).
         arms: beside the controls and synthetic-25; default all.
         classifier: `small-cnn` or `resnet18`, with so many `classifier_steps`.
         max_train_steps: of each generator.
@@ -347,6 +363,9 @@ def study_augmentation(
         >>> (folder / "results.json").is_file()
         True
     """
+    seeds = seeds or (LOOKS[-1] if effect else 8)
+    if effect and seeds <= LOOKS[0]:
+        raise UserError(f"--effect looks after {LOOKS[0]} draws for the first time: give more --seeds, or none.")
     asked = situation_named(situation, arms, leaky)
     regimes = regimes_of(asked, shares, imbalance)
     processes = processes or (1 if torch.accelerator.is_available() else len(available_cores()))
@@ -359,11 +378,16 @@ def study_augmentation(
         scheduler,
     )
     check_splits(run.dataset)
+    if situation == "rare-class" and run.dataset.conditioning.multi_label:
+        raise UserError(
+            f"{run.dataset.name} has several labels an image; --situation rare-class is made for one class each."
+        )
     folder = run.folder
+    check_own_folder(folder, situation)
     with exclusive(folder, "--output"):
         study = AugmentationStudy(
             run.source, folder, budget.precisions(folder, run.dataset), situation, tuple(arms) if arms else None, leaky,
-            classifier, classifier_steps, max_train_steps, num_images, len(looks_at(seeds, effect)),
+            classifier, classifier_steps, max_train_steps, num_images,
         )  # fmt: skip
         verdicts = run_augmentation_study(run, study, regimes, seeds, effect, command)
     done = f"Written to {folder}: report.html, report.md, results.json and plots."

@@ -120,7 +120,8 @@ def judge_regime(
 def judge_in(situation: Situation, judged: ArmFigures, leaking: Sequence[str] = (), looks: int = 1) -> Judgement:
     """The verdict of a situation on its arms' figures.
 
-    Where no candidate beats all its controls, but one beats `classical` (after Holm), something easier is as good.
+    An easier thing is as good where a candidate beats `classical` (after Holm), and was not shown to beat everything easier. The
+    effect is then that of the candidate that comes nearest, and the easier thing that is hardest to beat is recommended.
 
     Args:
         leaking: what `leaks` has found.
@@ -128,30 +129,55 @@ def judge_in(situation: Situation, judged: ArmFigures, leaking: Sequence[str] = 
             verdict at any of them is then at most 0.05, whenever the study ends (Bonferroni's inequality).
     """
     alpha = ALPHA / looks
-    if situation.attacked:
+    if situation.sharing:
         return stand_in(judged, situation, leaking)
     controls, plain = situation.controls(list(judged.values)), situation.plain(list(judged.values))
     judgement = judge(judged, controls, situation.primary, plain, alpha)
-    if judgement.verdict != "no evidence":
+    if judgement.verdict != "no evidence" or not situation.easier:
         return judgement
     against = effects(judged, [(arm, CLASSICAL.name) for arm in controls], list(controls))
-    if not any(one.difference > 0 and one.corrected_p_value < alpha for one in against):
+    better = [one.arm for one in against if one.difference > 0 and one.corrected_p_value < alpha]
+    hardest = [
+        min(
+            (one for control in situation.easier if (one := effect(judged, arm, control))),
+            key=_difference,
+            default=None,
+        )
+        for arm in better
+    ]
+    if not (found := [one for one in hardest if one]):
         return judgement
-    return replace(judgement, verdict="an easier thing is as good")
+    nearest = max(found, key=_difference)
+    return replace(
+        judgement,
+        verdict="an easier thing is as good",
+        effect=nearest,
+        p_value=nearest.p_value,
+        recommended=nearest.control,
+    )
+
+
+def _difference(one: Effect) -> float:
+    return one.difference
 
 
 def leaks(draws: Sequence[DrawResult]) -> list[str]:
-    """What the draws' generators give away of their training images, if it is too much; empty if it is not."""
+    """What the draws' generators may give away of their training images, where it is not shown to be little; empty if it is.
+
+    The upper end of the attack's 95 % interval over draws counts.
+    """
     found = []
     told = [draw.attacks[GENERATOR_ATTACKED]["auc"] for draw in draws if GENERATOR_ATTACKED in draw.attacks]
     if told:
         mean, reach = mean_and_reach(told)
-        if mean - reach > TOLD_APART:
+        if mean + reach > TOLD_APART:
             found.append(
-                f"an attacker with the generator tells its training images from others (AUC {mean:.2f} ± {reach:.2f})"
+                f"an attacker with the generator may tell its training images from others (AUC {mean:.2f} ± {reach:.2f})"
             )
     copies = [pool["copied_share"] for draw in draws for pool in draw.pools.values() if "copied_share" in pool]
-    if copies and float(np.mean(copies)) > COPIES:
+    if not copies:
+        found.append("whether they are copies could not be judged")
+    elif float(np.mean(copies)) > COPIES:
         found.append(f"{np.mean(copies):.0%} of the generated images are copies of training images")
     return found
 
@@ -164,9 +190,11 @@ def mean_and_reach(values: Sequence[float]) -> tuple[float, float]:
 
 
 def stand_in(judged: ArmFigures, situation: Situation, leaking: Sequence[str]) -> Judgement:
-    """Whether a classifier of the primary arm's generated images alone is about as good as one of the real images: as its 95 %
-    interval says, and only where nothing is given away of the real ones."""
-    one = effect(judged, situation.primary, CLASSICAL.name)
+    """Whether a classifier of the primary arm's generated images alone is about as good as one of the real images, against the
+    better of its controls: as the 95 % interval says, and only where little is given away of the real ones."""
+    controls = situation.controls([situation.primary])[situation.primary]
+    found = [one for control in controls if (one := effect(judged, situation.primary, control)) is not None]
+    one = min(found, key=_difference, default=None)
     if one is None:
         return Judgement("no evidence", None, 1.0, CLASSICAL.name, 1, {})
     lost = -one.interval[0]
@@ -187,11 +215,13 @@ def sentence(result: RegimeResult) -> str:
     one = judgement.effect
     helps = judgement.verdict == "helps"
     chosen = f", both corrected for {judgement.comparisons} candidates (Bonferroni, Holm)" if helps else ""
-    worse = judgement.verdict == "no evidence" and one.p_value < ALPHA
+    worse = judgement.verdict == "no evidence" and one.p_value < ALPHA and one.difference < 0
     but = f"; worse than {one.control}, not than each control" if worse else ""
+    easier = judgement.verdict == "an easier thing is as good"
+    as_good = f"; better than {CLASSICAL.name}, not shown to be better than {one.control}" if easier else ""
     text = (
         f"{head}; {one.arm} − {one.control}: {NAMES[situation.figure]} {difference(one)} (95 % interval {interval(one)}, "
-        f"p = {judgement.p_value:.2g}{chosen}; {one.draws} draws{but}). Recommended: {judgement.recommended}."
+        f"p = {judgement.p_value:.2g}{chosen}; {one.draws} draws{but}{as_good}). Recommended: {judgement.recommended}."
     )
     of_primary = effect(result.judged, situation.primary, one.control)
     if one.arm != situation.primary and of_primary:
@@ -199,7 +229,7 @@ def sentence(result: RegimeResult) -> str:
             f" {situation.primary}, named in advance: {difference(of_primary)} ({interval(of_primary)}, "
             f"p = {of_primary.p_value:.2g})."
         )
-    if situation.attacked and (why := leaks(result.draws)):
+    if situation.sharing and (why := leaks(result.draws)):
         text += f" They give too much away: {'; '.join(why)}."
     return text + (f" Fewer than {ENOUGH} draws: read it as a first look." if one.draws < ENOUGH else "")
 
@@ -240,6 +270,8 @@ ADVICE = {
     "surest of, and train on both, half of each batch.",
     "consistency": "Train with consistency on the unlabelled images (FixMatch).",
     "balanced": "Draw each class equally often.",
+    "oversampled-25": "Fill a quarter of each batch with real images again, each class equally often.",
+    "soft-real-25": "Fill a quarter of each batch with real images again, with what a classifier of them says of each.",
     "balanced-unaugmented": "Draw each class equally often, without augmentation.",
     "weighted": "Let rare classes weigh more in the loss.",
     "adjusted": "Adjust the logits by the classes' shares.",
@@ -252,11 +284,16 @@ def advice(result: RegimeResult) -> str:
     """What to do with such an amount of real images, and how sure that is."""
     judgement = result.judgement
     arm, name = judgement.recommended, result.regime.name
-    if result.situation.attacked and arm == CLASSICAL.name:
+    if result.situation.sharing and arm == CLASSICAL.name:
         return f"{name}: share no generated images in the real ones' place."
     sure = {"no evidence": "generated images were not shown to help"}.get(judgement.verdict, judgement.verdict)
     if BY_NAME[arm].generated:
-        return f"{name}: make a training set like that of *{arm}* ({sure}; the command is at the end)."
+        where = (
+            "the commands are at the end"
+            if BY_NAME[arm].command or result.situation.sharing
+            else "no command makes it"
+        )
+        return f"{name}: make a training set like that of *{arm}* ({sure}; {where})."
     if arm == CLASSICAL.name:
         return f"{name}: train on the real images as they are, shifted, rotated and changed in brightness ({sure})."
     return f"{name}: {ADVICE.get(arm, f'Train as *{arm}* does.')} No images need be generated ({sure})."
