@@ -15,6 +15,7 @@ from medmnist_diffusion.studies.augmentation.situations import Situation
 from medmnist_diffusion.studies.augmentation.verdicts import judge_regime
 from medmnist_diffusion.studies.statistics import Judgement
 
+IMAGES = 1200  # of a pool
 QUICK = Recipe(steps=60, batch_size=64, learning_rates=(3e-3,))
 
 
@@ -32,7 +33,7 @@ class Oracle:
         return None
 
     def draw(self, pool: str, regime: RegimeData, beside: Split | None = None) -> Pool:
-        arrays = phantom.make_phantom(size=regime.dataset.image_size, seed=1000 + regime.seed, counts={"train": 1000})
+        arrays = phantom.make_phantom(size=regime.dataset.image_size, seed=1000 + regime.seed, counts={"train": IMAGES})
         labels = arrays["train_labels"][:, 0].astype(np.int64)
         if self.shuffled:
             labels = np.random.default_rng(regime.seed).permutation(labels)
@@ -49,8 +50,8 @@ class Copier(Oracle):
 
     def draw(self, pool: str, regime: RegimeData, beside: Split | None = None) -> Pool:
         train = regime.dataset.train
-        rows = np.arange(1000) % len(train)
-        noise = np.random.default_rng(regime.seed).integers(-2, 3, (1000, *train.images.shape[1:]))
+        rows = np.arange(IMAGES) % len(train)
+        noise = np.random.default_rng(regime.seed).integers(-2, 3, (IMAGES, *train.images.shape[1:]))
         images = (train.images[rows].astype(int) + noise).clip(0, 255).astype(np.uint8)
         return Pool(Split(pool, images, train.labels[rows]), regime.index_hash)
 
