@@ -43,6 +43,20 @@ def test_a_page_becomes_a_static_space(hub: Hub, folder: Path, capsys: pytest.Ca
     assert ("model", REPO) not in hub.repos
 
 
+def test_a_dry_run_needs_neither_npm_nor_a_network(
+    folder: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    cli_error: CliError,
+) -> None:
+    monkeypatch.setenv("MEDMNIST_DIFFUSION_CACHE", str(tmp_path / "empty"))
+    monkeypatch.setenv("PATH", "")
+    assert cli.main(publishing(folder, "--space", "--dry_run")) == 0
+    assert "npm will get it" in capsys.readouterr().out
+    assert "--runtime belongs to --space" in cli_error(*publishing(folder, "--runtime", "x.tgz"))
+
+
 @needs_runtime
 @pytest.mark.usefixtures("runtime")
 def test_what_may_not_be_published_becomes_no_space(hub: Hub, folder: Path, cli_error: CliError) -> None:

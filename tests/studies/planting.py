@@ -33,7 +33,9 @@ class Oracle:
         return None
 
     def draw(self, pool: str, regime: RegimeData, beside: Split | None = None) -> Pool:
-        arrays = phantom.make_phantom(size=regime.dataset.image_size, seed=1000 + regime.seed, counts={"train": IMAGES})
+        arrays = phantom.make_phantom(
+            size=regime.dataset.image_size, seed=1000 + regime.seed, counts={"train": IMAGES}
+        )
         labels = arrays["train_labels"][:, 0].astype(np.int64)
         if self.shuffled:
             labels = np.random.default_rng(regime.seed).permutation(labels)
