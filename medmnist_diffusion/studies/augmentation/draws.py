@@ -323,14 +323,14 @@ def _extra(protocol: AugmentationProtocol, data: RegimeData, arm: ClassifierArm,
     if pool is not None and arm.pool == "both":
         generated = pool.split.subset(selection.unselected(conditioning.strata(pool.split.labels)))
         return _half_and_half(_pseudo_labelled(protocol, data), generated)
-    elif pool is not None:
+    if pool is not None:
         extra = pool.split
     else:
         extra = data.dataset.train if arm.pool == "real" else _pseudo_labelled(protocol, data)
     if arm.selection:
         return extra.subset(selection.SELECTIONS[arm.selection](extra, data.dataset, _selector(protocol, data)))
     if arm.times:
-        return extra.subset(_spread(extra.labels, round(arm.times * len(data.dataset.train))))
+        return extra.subset(_spread(len(extra), round(arm.times * len(data.dataset.train))))
     if arm.pool == "plain":
         extra = extra.subset(selection.unselected(conditioning.strata(extra.labels)))
     if arm.rare:
@@ -338,9 +338,9 @@ def _extra(protocol: AugmentationProtocol, data: RegimeData, arm: ClassifierArm,
     return extra
 
 
-def _spread(labels: np.ndarray, count: int) -> np.ndarray:
-    """So many rows of a pool, evenly over it, in which the labels stand in order: in its shares; all where it has no more."""
-    return np.unique(np.linspace(0, len(labels) - 1, min(count, len(labels))).round().astype(np.int64))
+def _spread(length: int, count: int) -> np.ndarray:
+    """So many rows of a pool, evenly over it. Its labels stand in order, so that their shares are kept. All where it has no more."""
+    return np.unique(np.linspace(0, length - 1, min(count, length)).round().astype(np.int64))
 
 
 def _half_and_half(first: Split, second: Split) -> Split:
@@ -359,9 +359,9 @@ def _val(data: RegimeData, arm: ClassifierArm, pool: Pool | None) -> Split:
     val = data.dataset.splits["val"]
     if not arm.times or pool is None:
         return val
-    trained_on = _spread(pool.split.labels, round(arm.times * len(data.dataset.train)))
+    trained_on = _spread(len(pool.split), round(arm.times * len(data.dataset.train)))
     left = np.setdiff1d(np.arange(len(pool.split)), trained_on)
-    return pool.split.subset(left[_spread(left, len(val))])
+    return pool.split.subset(left[_spread(len(left), len(val))])
 
 
 def _pseudo_labelled(protocol: AugmentationProtocol, data: RegimeData) -> Split:
