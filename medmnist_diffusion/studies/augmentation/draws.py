@@ -323,10 +323,7 @@ def _extra(protocol: AugmentationProtocol, data: RegimeData, arm: ClassifierArm,
     if pool is not None and arm.pool == "both":
         generated = pool.split.subset(selection.unselected(conditioning.strata(pool.split.labels)))
         return _half_and_half(_pseudo_labelled(protocol, data), generated)
-    if pool is not None:
-        extra = pool.split
-    else:
-        extra = data.dataset.train if arm.pool == "real" else _pseudo_labelled(protocol, data)
+    extra = pool.split if pool else data.dataset.train if arm.pool == "real" else _pseudo_labelled(protocol, data)
     if arm.selection:
         return extra.subset(selection.SELECTIONS[arm.selection](extra, data.dataset, _selector(protocol, data)))
     if arm.times:
@@ -339,7 +336,7 @@ def _extra(protocol: AugmentationProtocol, data: RegimeData, arm: ClassifierArm,
 
 
 def _spread(length: int, count: int) -> np.ndarray:
-    """So many rows of a pool, evenly over it. Its labels stand in order, so that their shares are kept. All where it has no more."""
+    """So many rows of a pool, evenly over it, so that its labels, which stand in order, keep their shares; all if it has fewer."""
     return np.unique(np.linspace(0, length - 1, min(count, length)).round().astype(np.int64))
 
 
