@@ -105,6 +105,11 @@ class PixelUnshuffle:
         return cropped.unflatten(1, self.image_shape[:-2]) if len(self.image_shape) > 3 else cropped
 
 
+def label_width(block_out_channels: Sequence[int]) -> int:
+    """How many numbers labels as vectors have in a UNet2DModel with these blocks: as many as its time embedding."""
+    return 4 * block_out_channels[0]
+
+
 def label_vectors(labels: torch.Tensor, width: int) -> torch.Tensor:
     """Whether each label is there, n×K, as what a UNet2DModel with `class_embed_type="identity"` adds to its time embedding: float
     n×width, LABEL_SCALE where it is, filled up with zeros."""
@@ -182,8 +187,8 @@ class ClassConditionalDDPMPipeline(DiffusionPipeline):
                 f"The UNet embeds {unet.config.num_class_embeds or 'several'} labels, which does not fit id2label with ids "
                 f"{sorted(names)} and null_label={null_label}."
             )
-        if self.multi_label and num_classes >= self._label_width(unet):
-            raise ValueError(f"The UNet has room for {self._label_width(unet) - 1} labels, not for {num_classes}.")
+        if self.multi_label and num_classes >= (width := label_width(unet.config.block_out_channels)):
+            raise ValueError(f"The UNet has room for {width - 1} labels, not for {num_classes}.")
         self.register_modules(unet=unet, scheduler=scheduler)
         self.image_encoder = PixelUnshuffle(
             pixel_unshuffle, shape, pixel_unshuffle * 2 ** (len(unet.config.block_out_channels) - 1)
@@ -546,7 +551,7 @@ class ClassConditionalDDPMPipeline(DiffusionPipeline):
     def _label_tensor(self, class_labels: Any) -> torch.Tensor:
         """What the network takes of each entry: ids, int64 N; or of several labels vectors, float N×width."""
         if self.multi_label:
-            return label_vectors(self._label_rows(class_labels), self._label_width(self.unet))
+            return label_vectors(self._label_rows(class_labels), label_width(self.unet.config.block_out_channels))
         if isinstance(class_labels, (torch.Tensor, np.ndarray)):
             if class_labels.ndim > 1:
                 shape = tuple(class_labels.shape)
@@ -590,11 +595,6 @@ class ClassConditionalDDPMPipeline(DiffusionPipeline):
         unknown = torch.zeros_like(labels)
         unknown[:, self.config.null_label] = LABEL_SCALE
         return unknown
-
-    @staticmethod
-    def _label_width(unet: UNet2DModel) -> int:
-        """How many numbers labels as vectors have: as many as the time embedding."""
-        return 4 * unet.config.block_out_channels[0]
 
     def _label_id(self, label: Any) -> int:
         if isinstance(label, str):
