@@ -187,8 +187,8 @@ class ClassConditionalDDPMPipeline(DiffusionPipeline):
                 f"The UNet embeds {unet.config.num_class_embeds or 'several'} labels, which does not fit id2label with ids "
                 f"{sorted(names)} and null_label={null_label}."
             )
-        if self.multi_label and num_classes >= (width := label_width(unet.config.block_out_channels)):
-            raise ValueError(f"The UNet has room for {width - 1} labels, not for {num_classes}.")
+        if self.multi_label and num_classes >= (numbers := label_width(unet.config.block_out_channels)):
+            raise ValueError(f"The UNet has room for {numbers - 1} labels, not for {num_classes}.")
         self.register_modules(unet=unet, scheduler=scheduler)
         self.image_encoder = PixelUnshuffle(
             pixel_unshuffle, shape, pixel_unshuffle * 2 ** (len(unet.config.block_out_channels) - 1)
