@@ -32,10 +32,10 @@ def build_unet(
             f"images of {' × '.join(map(str, encoder.image_shape[-2:]))} pixels are smaller than {smallest} (pixel_unshuffle "
             f"{encoder.factor}, {blocks} blocks). Use fewer blocks or a smaller factor."
         )
-    if conditioning.multi_label and conditioning.num_classes >= (width := label_width(block_out_channels)):
+    if conditioning.multi_label and conditioning.num_classes >= (numbers := label_width(block_out_channels)):
         raise UserError(
             f"{conditioning.num_classes} labels do not fit a first block of {block_out_channels[0]} channels, which takes "
-            f"{width - 1}. Use a wider one: --block_out_channels."
+            f"{numbers - 1}. Use a wider one: --block_out_channels."
         )
     return UNet2DModel(
         sample_size=height if height == width else (height, width),
