@@ -14,9 +14,8 @@ WORST_LOSS = 1e9  # of a training whose validation loss is never finite
 
 # Images float −1 … 1 N×C×H×W (volumes N×C×D×H×W), and labels int64 N, or float N×K of several labels an image; without end
 Batches = Iterator[tuple[torch.Tensor, torch.Tensor]]
-Loss = Callable[
-    [torch.Tensor, torch.Tensor], torch.Tensor
-]  # of logits N×K and of what a batch holds beside its images
+# Of logits N×K and of what a batch holds beside its images
+Loss = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 
 
 def classification_loss(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:

@@ -30,7 +30,7 @@ from medmnist_diffusion.metrics.classifier_scores import (
 )
 from medmnist_diffusion.metrics.classifier_training import predicted_logits
 from medmnist_diffusion.metrics.extractors import OFFLINE_PAIR, make_extractor
-from medmnist_diffusion.metrics.membership import MOST_ATTACKED, Attack, classifier_familiarity
+from medmnist_diffusion.metrics.membership import MOST_ATTACKED, attack_auc, classifier_familiarity
 from medmnist_diffusion.metrics.mixed_training import Fitted, ImageClassifier, Mixture, Recipe, fit
 from medmnist_diffusion.publish.card import escaped
 from medmnist_diffusion.publish.plots import save_sides
@@ -98,9 +98,7 @@ class DrawResult(CellRecord):
     skipped: dict[str, str] = Field(default_factory=dict)  # leaky arms without a generator, and why; the draw stays
     generator: dict[str, Any] | None = None  # steps, losses and images of its training
     scores: dict[str, list[list[float]]] = Field(default_factory=dict)
-    attacks: dict[str, dict[str, Any]] = Field(
-        default_factory=dict
-    )  # on arms' classifiers and on the generator: `Attack`
+    attacks: dict[str, float] = Field(default_factory=dict)  # `attack_auc` on classifiers and on the generator
 
     @property
     def regime(self) -> Regime:
@@ -241,11 +239,11 @@ def _scores(protocol: AugmentationProtocol, model: ImageClassifier, split: Split
     return scores_of(predicted_logits(model, split), protocol.dataset.conditioning.multi_label)
 
 
-def _attack(protocol: AugmentationProtocol, data: RegimeData, model: ImageClassifier) -> dict[str, Any]:
+def _attack(protocol: AugmentationProtocol, data: RegimeData, model: ImageClassifier) -> float:
     """How well a regime's training images are told from real images that it left out, by what a classifier knows of them."""
     sides = _sides(protocol, data)
     members, others = (classifier_familiarity(model, side, protocol.dataset.conditioning) for side in sides)
-    return asdict(Attack.of(members, others))
+    return attack_auc(members, others)
 
 
 def _sides(protocol: AugmentationProtocol, data: RegimeData) -> tuple[Split, Split]:
@@ -283,7 +281,7 @@ def measure_draw(
             _add(protocol, data, pools={name: measured}, generator=kept or None)
     if protocol.situation.sharing and pools and GENERATOR_ATTACKED not in draw.attacks:
         members, others = protocol.source.familiarity(data, _sides(protocol, data))
-        _add(protocol, data, attacks={GENERATOR_ATTACKED: asdict(Attack.of(members, others))})
+        _add(protocol, data, attacks={GENERATOR_ATTACKED: attack_auc(members, others)})
     if seed == 0 and pools:
         sides = {"real": data.dataset.train, **pools}
         save_sides(sides, protocol.dataset.conditioning, picture_path(protocol.folder, regime))

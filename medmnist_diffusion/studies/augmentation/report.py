@@ -300,8 +300,8 @@ def attack_means(draws: Sequence[DrawResult]) -> dict[str, dict[str, float]]:
     """Of every model that was attacked: how well its training images are told from others, AUC, mean and half the interval."""
     known: dict[str, list[float]] = {}
     for draw in draws:
-        for who, attack in draw.attacks.items():
-            known.setdefault(who, []).append(attack["auc"])
+        for who, auc in draw.attacks.items():
+            known.setdefault(who, []).append(auc)
     means = {who: mean_and_reach(values) for who, values in known.items()}
     return {who: {"auc": mean, "reach": reach} for who, (mean, reach) in means.items()}
 

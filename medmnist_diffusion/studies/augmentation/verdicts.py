@@ -167,7 +167,7 @@ def leaks(draws: Sequence[DrawResult]) -> list[str]:
     The upper end of the attack's 95 % interval over draws counts.
     """
     found = []
-    told = [draw.attacks[GENERATOR_ATTACKED]["auc"] for draw in draws if GENERATOR_ATTACKED in draw.attacks]
+    told = [draw.attacks[GENERATOR_ATTACKED] for draw in draws if GENERATOR_ATTACKED in draw.attacks]
     if told:
         mean, reach = mean_and_reach(told)
         if mean + reach > TOLD_APART:
@@ -230,7 +230,7 @@ def sentence(result: RegimeResult) -> str:
             f"p = {of_primary.p_value:.2g})."
         )
     if situation.sharing and (why := leaks(result.draws)):
-        text += f" They give too much away: {'; '.join(why)}."
+        text += f" They may give too much away: {'; '.join(why)}."
     return text + (f" Fewer than {ENOUGH} draws: read it as a first look." if one.draws < ENOUGH else "")
 
 
