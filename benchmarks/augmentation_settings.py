@@ -41,8 +41,8 @@ from medmnist_diffusion.metrics.classifier_training import predicted_logits
 from medmnist_diffusion.metrics.mixed_training import Mixture, fit
 from medmnist_diffusion.processes import available_cores
 from medmnist_diffusion.studies.augmentation.arms import CLASSICAL, MAIN_ARM, OVERSAMPLED
-from medmnist_diffusion.studies.augmentation.draws import AugmentationProtocol
 from medmnist_diffusion.studies.augmentation.generators import GUIDANCE, STRENGTH, DiffusionSource
+from medmnist_diffusion.studies.augmentation.protocol import AugmentationProtocol
 from medmnist_diffusion.studies.augmentation.study import AugmentationStudy, make_protocol
 from medmnist_diffusion.studies.augmentation.verdicts import RESAMPLINGS
 from medmnist_diffusion.studies.budget import precisions

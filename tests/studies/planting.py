@@ -9,8 +9,9 @@ import numpy as np
 from medmnist_diffusion.data import ImageDataset, Split, phantom
 from medmnist_diffusion.data.regimes import Regime, RegimeData
 from medmnist_diffusion.metrics.mixed_training import Recipe
-from medmnist_diffusion.studies.augmentation.draws import AugmentationProtocol, measure_draw, train_draw
+from medmnist_diffusion.studies.augmentation.draws import measure_draw, train_draw
 from medmnist_diffusion.studies.augmentation.generators import Pool
+from medmnist_diffusion.studies.augmentation.protocol import AugmentationProtocol
 from medmnist_diffusion.studies.augmentation.situations import Situation
 from medmnist_diffusion.studies.augmentation.verdicts import judge_regime
 from medmnist_diffusion.studies.statistics import Judgement

@@ -26,7 +26,7 @@ from medmnist_diffusion.studies.augmentation.arms import (
     ClassifierArm,
     with_controls,
 )
-from medmnist_diffusion.studies.augmentation.draws import DRAWS
+from medmnist_diffusion.studies.augmentation.protocol import DRAWS
 from tests.conftest import CHROMIUM
 
 SMALL = [

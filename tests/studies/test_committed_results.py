@@ -12,8 +12,8 @@ from medmnist_diffusion.data import load_dataset
 from medmnist_diffusion.data.regimes import Regime
 from medmnist_diffusion.metrics.mixed_training import Recipe
 from medmnist_diffusion.studies.augmentation import report as augmentation_report
-from medmnist_diffusion.studies.augmentation.draws import AugmentationProtocol, draws_in
 from medmnist_diffusion.studies.augmentation.generators import DiffusionSource
+from medmnist_diffusion.studies.augmentation.protocol import AugmentationProtocol, draws_in
 from medmnist_diffusion.studies.augmentation.situations import few_images
 from medmnist_diffusion.studies.loss import report as loss_report
 from medmnist_diffusion.studies.loss.analysis import PartResult

@@ -15,8 +15,9 @@ from medmnist_diffusion.metrics import selection
 from medmnist_diffusion.metrics.mixed_training import Recipe
 from medmnist_diffusion.studies import budget, steps
 from medmnist_diffusion.studies.augmentation.arms import CLASSICAL, LEAKY, MAIN_ARM, ClassifierArm
-from medmnist_diffusion.studies.augmentation.draws import AugmentationProtocol, measure_draw, pool_metrics, train_draw
+from medmnist_diffusion.studies.augmentation.draws import measure_draw, pool_metrics, train_draw
 from medmnist_diffusion.studies.augmentation.generators import DiffusionSource, Pool
+from medmnist_diffusion.studies.augmentation.protocol import AugmentationProtocol
 from medmnist_diffusion.studies.augmentation.report import write_report
 from medmnist_diffusion.studies.augmentation.situations import Situation, few_images
 from medmnist_diffusion.training.config import training_config

@@ -8,7 +8,7 @@ import pytest
 
 from medmnist_diffusion.errors import UserError
 from medmnist_diffusion.metrics.classifier_scores import kept_scores
-from medmnist_diffusion.studies.augmentation.draws import DRAWS, draws_in
+from medmnist_diffusion.studies.augmentation.protocol import DRAWS, draws_in
 from medmnist_diffusion.studies.grid import ResultFile
 from medmnist_diffusion.studies.loss.cells import VariantResult, cells_in
 from medmnist_diffusion.studies.loss.variants import TrainingVariant

@@ -7,8 +7,8 @@ import pytest
 
 from medmnist_diffusion.data.regimes import Regime
 from medmnist_diffusion.studies.augmentation.arms import CLASSICAL, LEAKY, MAIN_ARM, OVERSAMPLED
-from medmnist_diffusion.studies.augmentation.draws import ClassifierResult, DrawResult
 from medmnist_diffusion.studies.augmentation.insights import correlations, leak, real_images_worth
+from medmnist_diffusion.studies.augmentation.protocol import ClassifierResult, DrawResult
 from medmnist_diffusion.studies.augmentation.situations import few_images
 from medmnist_diffusion.studies.augmentation.study import planned_effect
 from medmnist_diffusion.studies.augmentation.verdicts import RegimeResult

@@ -12,8 +12,10 @@ from medmnist_diffusion.data import ImageDataset, Split, phantom
 from medmnist_diffusion.data.npz import write_npz
 from medmnist_diffusion.data.regimes import Regime, draw_regime
 from medmnist_diffusion.studies.augmentation.arms import BY_NAME, CLASSICAL
-from medmnist_diffusion.studies.augmentation.draws import AugmentationProtocol, _half_and_half, train_draw
+from medmnist_diffusion.studies.augmentation.draws import train_draw
 from medmnist_diffusion.studies.augmentation.generators import DiffusionSource
+from medmnist_diffusion.studies.augmentation.mixtures import _half_and_half
+from medmnist_diffusion.studies.augmentation.protocol import AugmentationProtocol
 from medmnist_diffusion.studies.augmentation.situations import SITUATIONS, Situation
 from medmnist_diffusion.studies.augmentation.study import looks_at
 from medmnist_diffusion.studies.augmentation.verdicts import ADVICE, judge_in

@@ -17,16 +17,16 @@ from medmnist_diffusion.metrics.classifier_scores import probabilities
 from medmnist_diffusion.metrics.evaluator_file import write_evaluator_file
 from medmnist_diffusion.metrics.table import METRICS
 from medmnist_diffusion.studies.augmentation.arms import BY_NAME, CLASSICAL, LEAKY, MAIN_ARM, OVERSAMPLED
-from medmnist_diffusion.studies.augmentation.draws import (
+from medmnist_diffusion.studies.augmentation.draws import picture_path
+from medmnist_diffusion.studies.augmentation.generators import GUIDANCE, STRENGTH
+from medmnist_diffusion.studies.augmentation.insights import Insights
+from medmnist_diffusion.studies.augmentation.plots import plot_effects, plot_learning, plot_shares, plot_usefulness
+from medmnist_diffusion.studies.augmentation.protocol import (
     GENERATOR_ATTACKED,
     AugmentationProtocol,
     ClassifierResult,
     DrawResult,
-    picture_path,
 )
-from medmnist_diffusion.studies.augmentation.generators import GUIDANCE, STRENGTH
-from medmnist_diffusion.studies.augmentation.insights import Insights
-from medmnist_diffusion.studies.augmentation.plots import plot_effects, plot_learning, plot_shares, plot_usefulness
 from medmnist_diffusion.studies.augmentation.verdicts import (
     NAMES,
     RegimeResult,

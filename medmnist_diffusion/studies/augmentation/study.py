@@ -28,8 +28,9 @@ from medmnist_diffusion.metrics.mixed_training import Mixture, Recipe, timed_ste
 from medmnist_diffusion.processes import available_cores, threads_kept
 from medmnist_diffusion.studies import budget
 from medmnist_diffusion.studies.augmentation.arms import CLASSICAL
-from medmnist_diffusion.studies.augmentation.draws import AugmentationProtocol, DrawResult, measure_draw, train_draw
+from medmnist_diffusion.studies.augmentation.draws import measure_draw, train_draw
 from medmnist_diffusion.studies.augmentation.generators import FRACTION, STRENGTH, DiffusionSource
+from medmnist_diffusion.studies.augmentation.protocol import AugmentationProtocol, DrawResult
 from medmnist_diffusion.studies.augmentation.report import whole_draws, write_report
 from medmnist_diffusion.studies.augmentation.situations import Situation, situation_named
 from medmnist_diffusion.studies.augmentation.verdicts import judge_regime

@@ -9,7 +9,7 @@ from medmnist_diffusion.data import ImageDataset
 from medmnist_diffusion.data.regimes import Regime
 from medmnist_diffusion.metrics.classifier_scores import FIGURES, resampled_figures, resampled_test_sets
 from medmnist_diffusion.studies.augmentation.arms import BY_NAME, CLASSICAL, OVERSAMPLED
-from medmnist_diffusion.studies.augmentation.draws import GENERATOR_ATTACKED, DrawResult
+from medmnist_diffusion.studies.augmentation.protocol import GENERATOR_ATTACKED, DrawResult
 from medmnist_diffusion.studies.augmentation.situations import Situation
 from medmnist_diffusion.studies.statistics import (
     ALPHA,
