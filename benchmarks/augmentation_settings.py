@@ -41,7 +41,7 @@ from medmnist_diffusion.metrics.classifier_training import predicted_logits
 from medmnist_diffusion.metrics.mixed_training import Mixture, fit
 from medmnist_diffusion.processes import available_cores
 from medmnist_diffusion.studies.augmentation.arms import CLASSICAL, MAIN_ARM, OVERSAMPLED
-from medmnist_diffusion.studies.augmentation.generators import GUIDANCE, STRENGTH, DiffusionSource
+from medmnist_diffusion.studies.augmentation.generators import GUIDANCE, STRENGTH, DiffusionSource, Lesson
 from medmnist_diffusion.studies.augmentation.protocol import AugmentationProtocol
 from medmnist_diffusion.studies.augmentation.study import AugmentationStudy, make_protocol
 from medmnist_diffusion.studies.augmentation.verdicts import RESAMPLINGS
@@ -74,7 +74,7 @@ def scores_with(study: AugmentationProtocol, regime: Regime, seed: int, name: st
 
     def compute() -> dict[str, np.ndarray]:
         settings = dict(SETTINGS[name])
-        pipe = load_pipeline(source.trained(data))
+        pipe = load_pipeline(source.trained(Lesson(data)))
         pipe.scheduler.init_noise_sigma = settings.pop("temperature", 1.0)
         pipe.to(PartialState().device)
         pipe.set_progress_bar_config(disable=True)

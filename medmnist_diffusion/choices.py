@@ -8,10 +8,11 @@ from typing import Literal
 OPEN_LICENSES = {"CC BY 4.0": "cc-by-4.0", "CC BY-NC 4.0": "cc-by-nc-4.0", "CC0 1.0": "cc0-1.0"}  # name → the Hub's id
 INCEPTION_DIMENSIONS = (64, 192, 768, 2048)
 SELECTIONS = ("confident", "in-distribution", "not-memorized", "diverse")
-SITUATIONS = ("few-images", "few-labels", "rare-class", "synthetic-first", "sharing", "soft-labels")
+SITUATIONS = ("few-images", "few-labels", "outside-data", "rare-class", "synthetic-first", "sharing", "soft-labels")
 SITUATION_HELP = (
-    "What is asked: more images of few (default); few labels beside many images without; a rare class; generated images first, "
-    "real ones then; generated images in place of real ones that cannot be shared; generated images with soft labels."
+    "What is asked: more images of few (default); few labels beside many images without; another set beside few images; a rare "
+    "class; generated images first, real ones then; generated images in place of real ones that cannot be shared; generated "
+    "images with soft labels."
 )
 LOSS_PARTS = ("losses", "waterfall", "parameters", "robustness")
 FITS = ("crop", "pad", "squash")

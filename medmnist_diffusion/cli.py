@@ -472,6 +472,12 @@ def study_loss(ctx: click.Context, /, **given: Any) -> None:
     is_flag=True,
     help="Also show how much a leak inflates: an arm whose generator saw the whole training set.",
 )
+@click.option(
+    "--outside", help="Another set with real images: of outside-data, and of synthetic-first one more control."
+)
+@click.option(
+    "--pretrained_model_name_or_path", help="Of outside-data: a pipeline of that set, which generators start from."
+)
 @click.pass_context
 def study_augmentation(ctx: click.Context, /, **given: Any) -> None:
     """Do generated images help a classifier? A generator and classifiers for every amount of real data, and a verdict."""

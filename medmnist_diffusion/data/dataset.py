@@ -53,6 +53,11 @@ class Split:
         return self.images[random_rows(self.labels, labels, np.random.default_rng([seed, 11]))]
 
     @cached_property
+    def is_binary(self) -> bool:
+        """Whether the images hold nothing but black (0) and white (255)."""
+        return all(bool(((chunk == 0) | (chunk == 255)).all()) for chunk in self.chunks())
+
+    @cached_property
     def content_hash(self) -> str:
         """SHA-256 over shape, pixels and labels: the same content has the same hash whatever file it came from."""
         if isinstance(self.images, ArrowImages):
@@ -142,7 +147,7 @@ class ImageDataset:
     @cached_property
     def is_binary(self) -> bool:
         """Whether the training images hold nothing but black (0) and white (255)."""
-        return all(bool(((chunk == 0) | (chunk == 255)).all()) for chunk in self.train.chunks())
+        return self.train.is_binary
 
     @property
     def channels(self) -> int:

@@ -80,8 +80,9 @@ def evaluate_images(
     shapes = dataset.is_volume and dataset.is_binary
     records: list[MetricRecord] = []
     if "features" in parts:
-        # Shapes of black and white: also after thresholding, in the spaces that see what a shape is like.
-        for extractor in [*extractors, *(thresholded(one) for one in extractors if shapes)]:
+        # Shapes of black and white that were made with greys: also after thresholding.
+        greys = shapes and not generated.is_binary
+        for extractor in [*extractors, *(thresholded(one) for one in extractors if greys)]:
             records += _measured(draw, comparisons.feature_evidence(draw, extractor, dimensions))
     if "labels" in parts:
         records += _measured(draw, label_comparisons.label_evidence(draw))

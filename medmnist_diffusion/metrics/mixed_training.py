@@ -19,7 +19,7 @@ from torchvision.models import resnet18
 from torchvision.transforms import v2
 
 from medmnist_diffusion.data.conditioning import Conditioning
-from medmnist_diffusion.data.dataset import Split
+from medmnist_diffusion.data.dataset import ImageDataset, Split
 from medmnist_diffusion.diffusion.batches import derived_seed
 from medmnist_diffusion.metrics.classifier import SmallCNN, targets
 from medmnist_diffusion.metrics.classifier_training import Batches, Loss, classification_loss, train_classifier
@@ -78,6 +78,8 @@ class Mixture:
             adjusted by the classes' shares (Menon et al. 2021, arXiv 2007.07314); of several labels an image weights alone.
         unlabeled: images that half of every batch holds twice, as they are augmented and much more strongly: what a classifier
             is sure of in the first is to be found in the second (FixMatch, Sohn et al. 2020, arXiv 2001.07685).
+        outside: another set, as large and with as many channels, on whose real images the first half of the training is, with a
+            last layer of its own; the rest is on the images above.
     """
 
     real: Split
@@ -88,6 +90,7 @@ class Mixture:
     chances: torch.Tensor | None = None
     balance: Balance = "none"
     unlabeled: Split | None = None
+    outside: ImageDataset | None = None
 
 
 @dataclass(frozen=True)
@@ -162,6 +165,9 @@ def _fit(
         torch.manual_seed(seed)
         model = ImageClassifier(recipe.network, mixture.real.images.shape[3], conditioning.num_classes)
         model.to(PartialState().device)
+        if mixture.outside is not None:
+            recipe = replace(recipe, steps=recipe.steps // 2)
+            _start_from(model, _fit_outside(recipe, learning_rate, mixture.outside, seed))
         batches = _augmented_batches(recipe, mixture, conditioning, seed)
         bfloat16 = recipe.precision == "bf16"
         held_out = val, targets(val.labels, conditioning)
@@ -171,6 +177,20 @@ def _fit(
         )  # fmt: skip
     model.cpu().to(memory_format=torch.contiguous_format)  # as it is saved
     return Fitted(model.eval(), learning_rate, step, loss)
+
+
+def _fit_outside(recipe: Recipe, learning_rate: float, outside: ImageDataset, seed: int) -> ImageClassifier:
+    """A classifier of another set's images, each class equally often."""
+    mixture = Mixture(outside.train, outside.train, share=1.0)
+    return _fit(recipe, learning_rate, mixture, outside.splits["val"], outside.conditioning, seed).model
+
+
+def _start_from(model: ImageClassifier, other: ImageClassifier) -> None:
+    """All weights of another classifier but those of its last layer, the only one whose shape depends on the classes."""
+    known = list(other.network.named_parameters())
+    last = {name for name, _ in known[-2:]}  # its weight and its bias
+    taken = {name: value for name, value in other.network.state_dict().items() if name not in last}
+    model.network.load_state_dict(taken, strict=False)
 
 
 def _augmented_batches(recipe: Recipe, mixture: Mixture, conditioning: Conditioning, seed: int) -> Batches:

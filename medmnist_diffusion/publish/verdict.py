@@ -27,7 +27,8 @@ LIGHTS = (
     f"Green: the distance is at most {REALISM[0][0]:g} times that of real images, the right class is seen at least "
     f"{CLASS_SHOWN[0][0]:.0%} as often as in real ones (of several labels: the AUC is as far above chance), there is no sign of "
     f"copies. Yellow: at most {REALISM[1][0]:g} times, at least {CLASS_SHOWN[1][0]:.0%}. Red: worse, or copies. White: not "
-    "measured, or it cannot be judged. These limits are a convention of medmnist-diffusion. The figures are what counts."
+    "measured, or it cannot be judged. A distance whose 95 % interval goes from green to red decides nothing. These limits are a "
+    "convention of medmnist-diffusion. The figures are what counts."
 )
 
 
@@ -73,16 +74,44 @@ def _overall(metrics: Metrics, name: str) -> list[MetricRecord]:
 
 def _realistic(metrics: Metrics) -> Answer:
     question = "Are the images realistic?"
-    distances = [(r.ratio, r) for r in _overall(metrics, "frechet_distance") if r.ratio is not None]
+    distances = [r for r in _overall(metrics, "frechet_distance") if r.ratio is not None]
     if not distances:
         return Answer(question, "Not measured: too few images for a distance.")
-    worst = max(ratio for ratio, _ in distances)
+    told = [record for record in distances if not _could_be_anything(record)]
+    unclear = [record for record in distances if record not in told]
+    figures = []
+    if told:
+        shown = ", ".join(f"{record.ratio:.2g} times in the {record.extractor} features" for record in told)
+        figures.append(
+            f"Their distance to the training images, compared with that of real images: {shown} (1 is as real images)."
+        )
+    if unclear:
+        between = ", ".join(
+            f"{_between(one)} in the {one.extractor} features ({one.n_generated} images)" for one in unclear
+        )
+        figures.append(f"The distance of too few images could be anything: {between}.")
+    if not told:
+        return Answer(question, "That cannot be judged.", " ".join(figures))
+    worst = max(record.ratio or 0.0 for record in told)
     answer, light = next((answer, light) for limit, answer, light in REALISM if worst <= limit)
-    shown = ", ".join(f"{ratio:.2g} times in the {record.extractor} features" for ratio, record in distances)
-    figures = (
-        f"Their distance to the training images, compared with that of real images: {shown} (1 is as real images)."
-    )
-    return Answer(question, f"{answer}.", figures, light)
+    return Answer(question, f"{answer}.", " ".join(figures), light)
+
+
+def _between(record: MetricRecord) -> str:
+    low, high = _ends(record)
+    return f"{low:.2g} to {high:.2g} times that of real images"
+
+
+def _ends(record: MetricRecord) -> tuple[float, float]:
+    """Of the 95 % interval of a distance, ÷ that of real images."""
+    low, high = record.interval or (record.value, record.value)
+    return low / record.floor, high / record.floor
+
+
+def _could_be_anything(record: MetricRecord) -> bool:
+    """Whether the interval goes from as good as real images to plainly worse."""
+    low, high = _ends(record)
+    return low <= REALISM[0][0] and high > REALISM[1][0]
 
 
 def _of_their_class(metrics: Metrics) -> Answer:

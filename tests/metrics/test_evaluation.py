@@ -112,3 +112,24 @@ def test_a_distance_with_too_few_images_is_refused_aloud(small: Any) -> None:
         "more than 81 images on either side are needed; the real ones are too few (class: all" in line
         for line in evaluation.refused
     )
+
+
+def test_shapes_with_greys_are_judged_black_and_white_too() -> None:
+    """A grey haze is seen in the space as it is and gone after thresholding; what is black and white already is judged once."""
+    arrays = phantom.make_phantom(size=12, form="volume", counts={"train": 120, "val": 60, "test": 60})
+    splits = {
+        name: Split(name, arrays[f"{name}_images"][..., None], arrays[f"{name}_labels"][:, 0].astype(np.int64))
+        for name in ("train", "val", "test")
+    }
+    shapes = ImageDataset("shapes", splits, dict(phantom.SHAPES), synthetic=True)
+    haze = Split("haze", np.clip(splits["test"].images[:], 40, 215), splits["test"].labels)
+    texture = [make_extractor("texture", shapes)]
+
+    def distances(generated: Split) -> dict[str, float]:
+        records = evaluate_images(shapes, generated, texture, parts=["features"], per_class=False).records
+        return {record.extractor: record.value for record in records if record.name == "kernel_distance"}
+
+    plain, hazy = distances(splits["test"]), distances(haze)
+    assert set(plain) == {"texture"}
+    assert hazy["texture-thresholded"] == pytest.approx(plain["texture"])
+    assert hazy["texture"] > plain["texture"]

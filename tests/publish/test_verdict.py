@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from medmnist_diffusion.artifacts import Metrics
+from medmnist_diffusion.artifacts import MetricRecord, Metrics
 from medmnist_diffusion.publish.verdict import answers, verdict
 
 
@@ -39,7 +39,29 @@ def test_a_light_is_what_its_definition_says(folder: Path, ratio: float | None, 
     others = [record for record in metrics.metrics if record.name != "frechet_distance"]
     (distance, *_) = (record for record in metrics.metrics if record.name == "frechet_distance")
     if ratio is not None:
-        others.append(distance.model_copy(update={"ratio": ratio, "class_": None}))
+        sure = {"value": ratio * distance.floor, "interval": (ratio * distance.floor,) * 2}
+        others.append(distance.model_copy(update={**sure, "ratio": ratio, "class_": None}))
     realistic, *_ = answers(metrics.model_copy(update={"metrics": others}))
     assert realistic.light == light
     assert bool(realistic.figures) == (ratio is not None)
+
+
+def test_a_distance_that_could_be_anything_is_said_and_decides_nothing(folder: Path) -> None:
+    """Of few images a distance of 15 times that of real ones may be chance: its interval holds 1."""
+    metrics = Metrics.read(folder / "metrics.json")
+    others = [record for record in metrics.metrics if record.name != "frechet_distance"]
+    (distance, *_) = (record for record in metrics.metrics if record.name == "frechet_distance")
+    floor = distance.floor
+
+    def measured(space: str, ratio: float, low: float, high: float) -> MetricRecord:
+        figures = {"value": ratio * floor, "interval": (low * floor, high * floor), "ratio": ratio}
+        return distance.model_copy(update={**figures, "extractor": space, "class_": None})
+
+    unclear, clear = measured("classifier", 15.0, 0.0, 43.0), measured("texture", 2.0, 1.8, 2.2)
+    both, *_ = answers(metrics.model_copy(update={"metrics": [*others, unclear, clear]}))
+    assert both.light == "yellow"
+    assert "0 to 43 times that of real images in the classifier features" in both.figures
+    alone, *_ = answers(metrics.model_copy(update={"metrics": [*others, unclear]}))
+    assert (alone.answer, alone.light) == ("That cannot be judged.", "none")
+    worse, *_ = answers(metrics.model_copy(update={"metrics": [*others, measured("classifier", 15.0, 3.5, 43.0)]}))
+    assert worse.light == "red"

@@ -64,8 +64,9 @@ class Copier(Oracle):
 
 
 def verdict_on(
-    folder: Path, source: Oracle, situation: Situation, regime: Regime, seeds: int = 6, train: int = 400
-) -> Judgement:
+    folder: Path, source: Oracle, situation: Situation, regime: Regime, seeds: int = 6, train: int = 400,
+    outside: ImageDataset | None = None,
+) -> Judgement:  # fmt: skip
     """The verdict on a small phantom set (16 pixels)."""
     arrays = phantom.make_phantom(size=16, seed=7, counts={"train": train, "val": 120, "test": 400})
     splits = {
@@ -73,7 +74,7 @@ def verdict_on(
         for name in ("train", "val", "test")
     }
     dataset = ImageDataset("planted", splits, dict(phantom.CLASSES), synthetic=True)
-    study = AugmentationProtocol(folder, dataset, source, QUICK, situation)
+    study = AugmentationProtocol(folder, dataset, source, QUICK, situation, outside=outside)
     draws = []
     for seed in range(seeds):
         train_draw(study, regime, seed)

@@ -16,7 +16,7 @@ from medmnist_diffusion.metrics.mixed_training import Recipe
 from medmnist_diffusion.studies import budget, steps
 from medmnist_diffusion.studies.augmentation.arms import CLASSICAL, LEAKY, MAIN_ARM, ClassifierArm
 from medmnist_diffusion.studies.augmentation.draws import measure_draw, pool_metrics, train_draw
-from medmnist_diffusion.studies.augmentation.generators import DiffusionSource, Pool
+from medmnist_diffusion.studies.augmentation.generators import DiffusionSource, Lesson, Pool
 from medmnist_diffusion.studies.augmentation.protocol import AugmentationProtocol
 from medmnist_diffusion.studies.augmentation.report import write_report
 from medmnist_diffusion.studies.augmentation.situations import Situation, few_images
@@ -70,7 +70,9 @@ def test_a_generator_that_diverges_ends_its_draw_and_a_leaky_one_only_its_arm(
 def test_a_pipeline_trained_on_other_images_is_refused(small: ImageDataset, trained_run: Path, tmp_path: Path) -> None:
     source = DiffusionSource(tmp_path, small, {"max_train_steps": 20, "mixed_precision": "no"}, 16)
     regime = draw_regime(small, Regime(0.1), 0)
-    run = shutil.copytree(trained_run, tmp_path / "generators" / source._key(regime))  # of all images of the set
+    run = shutil.copytree(
+        trained_run, tmp_path / "generators" / source._key(Lesson(regime))
+    )  # of all images of the set
     (run / "index_hash.txt").write_text(regime.index_hash)
     with pytest.raises(RuntimeError, match="a leak"):
         source.draw("plain", regime)

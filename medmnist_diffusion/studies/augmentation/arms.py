@@ -9,7 +9,7 @@ from typing import Any, Literal
 from medmnist_diffusion.errors import UserError
 from medmnist_diffusion.metrics.mixed_training import Balance
 
-PoolName = Literal["plain", "guided", "variants", "leaky", "semi", "conditioned", "real", "pseudo", "both"]
+PoolName = Literal["plain", "guided", "variants", "leaky", "semi", "conditioned", "tuned", "real", "pseudo", "both"]
 
 FILLERS: dict[PoolName, str] = {
     "plain": "generated images",
@@ -18,6 +18,7 @@ FILLERS: dict[PoolName, str] = {
     "leaky": "images of a generator that saw the whole training set",
     "semi": "images of a generator that also saw the unlabelled images, as of unknown class",
     "conditioned": "images of a generator that also saw the unlabelled images, by their pseudo-labels",
+    "tuned": "images of a generator that was trained on another set before",
     "real": "the real images again, each class equally often",
     "pseudo": "the unlabelled images, with the labels that the classical arm's classifier gives them (pseudo-labels)",
     "both": "the unlabelled images by their pseudo-labels, and generated images",
@@ -47,6 +48,7 @@ class ClassifierArm:
         soft: the pool's images are learned with the chances that the classical arm's classifier gives them.
         balance: what the loss does about rare classes (`Mixture`).
         consistent: half of each batch asks for consistency on the unlabelled images (`Mixture.unlabeled`).
+        outside: the first half of the training is on real images of another set (`Mixture.outside`).
     """
 
     name: str
@@ -60,6 +62,7 @@ class ClassifierArm:
     soft: bool = False
     balance: Balance = "none"
     consistent: bool = False
+    outside: bool = False
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -84,7 +87,12 @@ class ClassifierArm:
     @property
     def command(self) -> str | None:
         """How `augment` makes its training set from a pipeline; None where it does not."""
-        made = self.generated and 0 < self.share < 1 and self.until == 1 and not (self.soft or self.unlabelled)
+        made = (
+            self.generated
+            and 0 < self.share < 1
+            and self.until == 1
+            and not (self.soft or self.unlabelled or self.outside)
+        )
         return f"--share {self.share:g}" if made else None
 
     @property
@@ -116,6 +124,9 @@ class ClassifierArm:
             if self.consistent
             else ""
         )
+        words = (
+            f"real images of another set in the first half of the training, then {words}" if self.outside else words
+        )
         return words + ("" if self.classical else "; all as they are")
 
     @property
@@ -124,7 +135,7 @@ class ClassifierArm:
         return self.generated and self.classical and self.share < 1 and not self.leaky and self.until == 1
 
 
-LATER = ("rare", "times", "soft", "balance", "consistent")
+LATER = ("rare", "times", "soft", "balance", "consistent", "outside")
 CLASSICAL = ClassifierArm("classical")
 OVERSAMPLED = ClassifierArm("oversampled-25", share=0.25, pool="real")
 MAIN_ARM = ClassifierArm("synthetic-25", share=0.25)
@@ -157,6 +168,9 @@ OTHER_ARMS = (
     ClassifierArm("synthetic-semi-25", share=0.25, pool="semi"),
     ClassifierArm("synthetic-conditioned-25", share=0.25, pool="conditioned"),
     ClassifierArm("synthetic-consistency-25", share=0.25, consistent=True),
+    ClassifierArm("tuned-25", share=0.25, pool="tuned"),
+    ClassifierArm("outside-first", outside=True),
+    ClassifierArm("outside-first-tuned-25", share=0.25, pool="tuned", outside=True),
     ClassifierArm("balanced", share=1.0, pool="real"),
     ClassifierArm("balanced-unaugmented", classical=False, share=1.0, pool="real"),
     ClassifierArm("weighted", balance="weights"),

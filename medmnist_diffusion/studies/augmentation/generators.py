@@ -15,9 +15,10 @@ from medmnist_diffusion.data import ImageDataset, Split
 from medmnist_diffusion.data.dataset import joined
 from medmnist_diffusion.data.regimes import Regime, RegimeData, draw_regime
 from medmnist_diffusion.data.unlabeled import Unlabeled, unlabeled_images
+from medmnist_diffusion.diffusion.folder_check import WEIGHTS
 from medmnist_diffusion.diffusion.samplers import DEFAULT_SAMPLER, DEFAULT_STEPS
 from medmnist_diffusion.diffusion.sampling import load_pipeline
-from medmnist_diffusion.files import write_text
+from medmnist_diffusion.files import file_hash, write_text
 from medmnist_diffusion.metrics.membership import denoising_familiarity
 from medmnist_diffusion.studies.steps import generator_config, sample_generator, settings_of, train_generator
 from medmnist_diffusion.training.config import TrainingConfig
@@ -27,7 +28,7 @@ STEPS = DEFAULT_STEPS[DEFAULT_SAMPLER]
 INDEX_HASH = "index_hash.txt"  # in a generator's folder: of the real images that it is trained on
 VALIDATIONS, LEAST_STEPS = 20, 20
 # Of the images asked for, a pool. Selections take at most half of `plain`.
-FRACTION = {"plain": 1.0, "leaky": 0.5, "guided": 0.5, "variants": 0.5, "semi": 0.5, "conditioned": 0.5}
+FRACTION = {"plain": 1.0, "leaky": 0.5, "guided": 0.5, "variants": 0.5, "semi": 0.5, "conditioned": 0.5, "tuned": 1.0}
 
 
 @dataclass(frozen=True)
@@ -36,6 +37,15 @@ class Pool:
 
     split: Split
     index_hash: str
+
+
+@dataclass(frozen=True)
+class Lesson:
+    """What a generator learns from: a regime's images, others without labels, and the pipeline that it starts from."""
+
+    regime: RegimeData
+    unlabeled: Unlabeled | None = None
+    start: Path | None = None
 
 
 class Source(Protocol):
@@ -75,6 +85,7 @@ class DiffusionSource:
         options: settings of TrainingConfig, with a budget.
         num_images: of the plain pool.
         times: it has at least so many for each real image.
+        start: the pipeline that the generator of the `tuned` pool starts from.
     """
 
     folder: Path
@@ -82,69 +93,69 @@ class DiffusionSource:
     options: dict[str, Any]
     num_images: int
     times: float = 0.0
+    start: Path | None = None
 
     @property
     def identity(self) -> str:
         sampling: dict[str, Any] = {"num_images": self.num_images, "guidance_scale": GUIDANCE, "strength": STRENGTH}
         sampling |= {"sampler": DEFAULT_SAMPLER, "steps": STEPS, **({"times": self.times} if self.times else {})}
+        sampling |= {"start": file_hash(self.start / WEIGHTS)} if self.start else {}
         content = [self._training(self._config("any", 0)), sampling]
         return json.dumps({**self.options, **sampling, "recipe": digest(content)}, sort_keys=True)
 
     def draw(self, pool: str, regime: RegimeData, beside: Split | None = None) -> Pool:
-        teacher, unlabeled = regime, None
+        lesson = Lesson(regime, start=self.start if pool == "tuned" else None)
         if pool == "leaky":
-            teacher = draw_regime(self.whole, Regime(1.0), regime.seed)
+            lesson = Lesson(draw_regime(self.whole, Regime(1.0), regime.seed))
         elif pool == "conditioned" and beside is not None:
-            teacher = _with_more(regime, beside)
+            lesson = Lesson(_with_more(regime, beside))
         elif pool == "semi" and beside is not None:
-            unlabeled = unlabeled_images(
-                beside.images[:], regime.dataset, "the images without labels", "as the others", []
-            )
+            title, beside_images = "the images without labels", beside.images[:]
+            lesson = Lesson(regime, unlabeled_images(beside_images, regime.dataset, title, "as the others", []))
         count = max(self.num_images, round(self.times * len(regime.dataset.train)))
         labels = regime.dataset.labels_to_add(round(count * FRACTION[pool]))
         settings = hashlib.sha256(self.identity.encode()).hexdigest()[:8]
-        path = self.folder / "pools" / f"{self._key(teacher, unlabeled)}-{settings}-{pool}.npz"
-        arrays = cached_arrays(path, lambda: self._sampled(pool, teacher, labels, unlabeled))
+        path = self.folder / "pools" / f"{self._key(lesson)}-{settings}-{pool}.npz"
+        arrays = cached_arrays(path, lambda: self._sampled(pool, lesson, labels))
         return Pool(Split(pool, arrays["images"], labels), str(arrays["index_hash"]))
 
-    def _sampled(
-        self, pool: str, teacher: RegimeData, labels: np.ndarray, unlabeled: Unlabeled | None
-    ) -> dict[str, np.ndarray]:
+    def _sampled(self, pool: str, lesson: Lesson, labels: np.ndarray) -> dict[str, np.ndarray]:
         """The images, and the index hash that the generator's own folder names."""
-        folder, seed, options = self.trained(teacher, unlabeled), teacher.seed, dict[str, Any]()
+        folder, seed, options = self.trained(lesson), lesson.regime.seed, dict[str, Any]()
         if pool == "guided":
             options = {"guidance_scale": GUIDANCE}
         elif pool == "variants":
-            options = {"image": teacher.dataset.train.images_of(labels, seed), "strength": STRENGTH}
+            options = {"image": lesson.regime.dataset.train.images_of(labels, seed), "strength": STRENGTH}
         index_hash = (folder.parent / INDEX_HASH).read_text(encoding="utf-8")
         images = sample_generator(folder, labels, seed, f"{pool} images", **options)
         return {"images": images, "index_hash": np.array(index_hash)}
 
     def familiarity(self, regime: RegimeData, splits: Sequence[Split]) -> list[np.ndarray]:
-        pipe = load_pipeline(self.trained(regime))
+        pipe = load_pipeline(self.trained(Lesson(regime)))
         return [denoising_familiarity(pipe, split) for split in splits]
 
     def summary(self, regime: Regime, seed: int) -> dict[str, Any] | None:
-        best = self.folder / "generators" / self._key(draw_regime(self.whole, regime, seed)) / "pipeline_best"
+        best = self.folder / "generators" / self._key(Lesson(draw_regime(self.whole, regime, seed))) / "pipeline_best"
         if not (best / TRAINING_SUMMARY).is_file():
             return None
         return TrainingSummary.of(best).model_dump() | {"max_train_steps": self.options.get("max_train_steps")}
 
-    def trained(self, teacher: RegimeData, unlabeled: Unlabeled | None = None) -> Path:
+    def trained(self, lesson: Lesson) -> Path:
         """The generator's pipeline with the best weights, trained now or before, here or in another process.
 
         Raises:
-            RuntimeError: if the pipeline was trained on anything but the teacher's images.
+            RuntimeError: if the pipeline was trained on anything but the lesson's images.
         """
-        run = self.folder / "generators" / self._key(teacher, unlabeled)
+        run, regime = self.folder / "generators" / self._key(lesson), lesson.regime
         if not (run / INDEX_HASH).is_file():
-            write_text(run / INDEX_HASH, teacher.index_hash)
-        config = self._config(teacher.dataset.name, teacher.seed)
+            write_text(run / INDEX_HASH, regime.index_hash)
+        config = self._config(regime.dataset.name, regime.seed)
+        if lesson.start:
+            config = replace(config, pretrained_model_name_or_path=str(lesson.start))
         left = ("checkpoints", "samples")
-        best = train_generator(config, teacher.dataset, run, run / "log.txt", left, unlabeled).with_name(
-            "pipeline_best"
-        )
-        if TrainingSummary.of(best).dataset.content_hash != teacher.dataset.content_hash:
+        pipeline = train_generator(config, regime.dataset, run, run / "log.txt", left, lesson.unlabeled)
+        best = pipeline.with_name("pipeline_best")
+        if TrainingSummary.of(best).dataset.content_hash != regime.dataset.content_hash:
             raise RuntimeError(f"{best} was trained on other images than its regime's: a leak.")
         return best
 
@@ -155,11 +166,13 @@ class DiffusionSource:
         """All settings that a training depends on, defaults among them."""
         return [settings_of(config, self.whole) | self.options, VALIDATIONS, LEAST_STEPS]
 
-    def _key(self, teacher: RegimeData, unlabeled: Unlabeled | None = None) -> str:
+    def _key(self, lesson: Lesson) -> str:
         """Of all that a generator depends on: not the size of the pools."""
-        splits, config = teacher.dataset.splits, self._config(teacher.dataset.name, teacher.seed)
-        content = [*self._training(config), splits["train"].content_hash, splits["val"].content_hash]
-        return digest([*content, unlabeled.record.content_hash] if unlabeled else content)
+        regime, splits = lesson.regime, lesson.regime.dataset.splits
+        content = [*self._training(self._config(regime.dataset.name, regime.seed))]
+        content += [splits["train"].content_hash, splits["val"].content_hash]
+        content += [lesson.unlabeled.record.content_hash] if lesson.unlabeled else []
+        return digest([*content, file_hash(lesson.start / WEIGHTS)] if lesson.start else content)
 
 
 def _with_more(regime: RegimeData, beside: Split) -> RegimeData:

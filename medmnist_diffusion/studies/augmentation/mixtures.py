@@ -45,7 +45,10 @@ def _mixture(protocol: AugmentationProtocol, data: RegimeData, arm: ClassifierAr
         logits = predicted_logits(_selector(protocol, data), extra)
         chances = logits.sigmoid() if several else logits.softmax(1)
     unlabeled = data.unlabelled if arm.consistent else None
-    return Mixture(data.dataset.train, extra, arm.share, arm.until, arm.classical, chances, arm.balance, unlabeled)
+    outside = protocol.outside if arm.outside else None
+    return Mixture(
+        data.dataset.train, extra, arm.share, arm.until, arm.classical, chances, arm.balance, unlabeled, outside
+    )
 
 
 def _val(data: RegimeData, arm: ClassifierArm, pool: Pool | None) -> Split:

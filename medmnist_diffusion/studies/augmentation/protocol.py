@@ -118,6 +118,7 @@ class AugmentationProtocol:
 
     Attributes:
         earlier: the same in the precisions of other machines, which made a part of the draws.
+        outside: real images of another set, made like these, where the situation compares with them.
         looks: how many verdicts may be asked for as the study goes.
     """
 
@@ -128,6 +129,7 @@ class AugmentationProtocol:
     situation: Situation
     earlier: "tuple[AugmentationProtocol, ...]" = ()
     looks: int = 1
+    outside: ImageDataset | None = None
 
     @property
     def arms(self) -> tuple[ClassifierArm, ...]:
@@ -142,7 +144,8 @@ class AugmentationProtocol:
         """Of all that a draw's figures depend on; not of which arms there are."""
         content = [self.dataset.content_hash, asdict(regime), seed, self.source.identity, asdict(self.recipe)]
         which = [] if self.situation.name == "few-images" else [self.situation.name]  # which was the only one once
-        return digest([*content, selection.SETTINGS, VERSION, *which])
+        outside = [self.outside.content_hash] if self.outside else []
+        return digest([*content, selection.SETTINGS, VERSION, *which, *outside])
 
     def held_out(self, data: RegimeData) -> Split:
         """Real images, beside the test images, that no arm of a draw has seen, labelled or not."""

@@ -5,7 +5,7 @@ beat all of them.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from medmnist_diffusion.data.regimes import Regime
 from medmnist_diffusion.errors import UserError
@@ -20,6 +20,8 @@ from medmnist_diffusion.studies.augmentation.arms import (
     arm_named,
     with_controls,
 )
+
+OUTSIDE_FIRST = "outside-first"
 
 
 @dataclass(frozen=True)
@@ -67,6 +69,16 @@ class Situation:
     def unlabelled(self) -> bool:
         """Whether its arms use the real images that a regime leaves out, without their labels."""
         return any(arm.unlabelled for arm in self.arms)
+
+    @property
+    def outside(self) -> bool:
+        """Whether its arms use real images of another set."""
+        return any(arm.outside for arm in self.arms)
+
+    @property
+    def starts(self) -> bool:
+        """Whether some of its generators start from a trained pipeline."""
+        return any(arm.generated and arm.pool == "tuned" for arm in self.arms)
 
     @property
     def times(self) -> float:
@@ -123,6 +135,14 @@ SITUATIONS: Mapping[str, Situation] = {
             [MAIN_ARM.name],
         ),
         _situation(
+            "outside-data",
+            "Few images, and many real ones of another set: is a generator that starts from those the way to use them?",
+            [Regime(0.01), Regime(0.05)],
+            ["tuned-25", "outside-first-tuned-25"],
+            [OUTSIDE_FIRST],
+            [MAIN_ARM.name],
+        ),
+        _situation(
             "rare-class",
             "A class with few images beside others with many: do generated images of that class help?",
             [Regime(1.0, 0.02), Regime(1.0, 0.05), Regime(1.0, 0.1)],
@@ -158,14 +178,29 @@ SITUATIONS: Mapping[str, Situation] = {
 }  # fmt: skip
 
 
-def situation_named(name: str, arms: Sequence[str] | None = None, leaky: bool = False) -> Situation:
+def situation_named(
+    name: str, arms: Sequence[str] | None = None, leaky: bool = False, outside: bool = False
+) -> Situation:
     """The situation, of few images with the arms that are asked for.
 
+    Args:
+        outside: whether real images of another set are there: what is generated must then beat these, too.
+
     Raises:
-        UserError: for arms in another situation, where the comparison is fixed.
+        UserError: for arms in another situation, where the comparison is fixed; for another set where it has no place.
     """
     if name == "few-images":
+        if outside:
+            raise UserError("few images have no use for another set: give --situation outside-data with --outside.")
         return few_images(arms, leaky)
     if arms or leaky:
         raise UserError(f"--arms and --leaky belong to few images: --situation {name} has its own arms.")
-    return SITUATIONS[name]
+    situation = SITUATIONS[name]
+    if situation.outside and not outside:
+        raise UserError(f"--situation {name} compares with real images of another set: give --outside DATASET.")
+    if outside and not situation.outside:
+        if name != "synthetic-first":
+            raise UserError(f"--situation {name} has no use for another set: leave --outside out.")
+        arms_with = tuple(arm for arm in BY_NAME.values() if arm in situation.arms or arm.name == OUTSIDE_FIRST)
+        return replace(situation, arms=arms_with, easier=(*situation.easier, OUTSIDE_FIRST))
+    return situation

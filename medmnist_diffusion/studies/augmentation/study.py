@@ -30,11 +30,12 @@ from medmnist_diffusion.studies import budget
 from medmnist_diffusion.studies.augmentation.arms import CLASSICAL
 from medmnist_diffusion.studies.augmentation.draws import measure_draw, train_draw
 from medmnist_diffusion.studies.augmentation.generators import FRACTION, STRENGTH, DiffusionSource
+from medmnist_diffusion.studies.augmentation.outside import check_start, outside_for
 from medmnist_diffusion.studies.augmentation.protocol import AugmentationProtocol, DrawResult
 from medmnist_diffusion.studies.augmentation.report import whole_draws, write_report
 from medmnist_diffusion.studies.augmentation.situations import Situation, situation_named
 from medmnist_diffusion.studies.augmentation.verdicts import judge_regime
-from medmnist_diffusion.studies.run import StudyRun, loaded_here, run_cells, start_study
+from medmnist_diffusion.studies.run import StudyRun, absolute_source, loaded_here, run_cells, start_study
 from medmnist_diffusion.studies.statistics import smallest_detectable
 from medmnist_diffusion.training.config import TrainingConfig
 
@@ -44,6 +45,7 @@ FEWEST_SEEDS = 3
 LOOKS = (8, 16, 32, 64)  # draws, after which a study that may end early asks for its verdicts
 METRICS_SECONDS = 8.0  # of one pool's metrics, to plan with
 ASSUMED_AUC, ASSUMED_CORRELATION, ASSUMED_SPREAD = 0.95, 0.9, 0.01
+OF_THEIR_OWN = {"semi", "conditioned", "tuned"}  # pools that have generators of their own
 PASSES = {"guided": 2.0, "variants": STRENGTH}  # of the network, a sampling step
 
 
@@ -54,6 +56,8 @@ class AugmentationStudy:
     Attributes:
         precisions: this machine's, then those of the machines that began the study.
         situation, arms, leaky: what is compared, as `situation_named` takes it.
+        outside: real images of another set, as every worker finds them.
+        start: the pipeline of these that a part of the generators starts from.
     """
 
     source: DataSource
@@ -66,17 +70,20 @@ class AugmentationStudy:
     classifier_steps: int
     max_train_steps: int
     num_images: int
+    outside: DataSource | None = None
+    start: Path | None = None
 
 
 def make_protocol(study: AugmentationStudy, dataset: ImageDataset) -> AugmentationProtocol:
     """What the study's draws share, in this machine's precision and in those of the machines before it."""
     protocols = []
+    outside = outside_for(dataset, loaded_here(study.outside)) if study.outside else None
     for precision in study.precisions:
         options = {"max_train_steps": study.max_train_steps, "mixed_precision": precision}
         recipe = Recipe(network=study.classifier, steps=study.classifier_steps, precision=precision)
-        situation = situation_named(study.situation, study.arms, study.leaky)
-        source = DiffusionSource(study.folder, dataset, options, study.num_images, situation.times)
-        protocols.append(AugmentationProtocol(study.folder, dataset, source, recipe, situation))
+        situation = situation_named(study.situation, study.arms, study.leaky, outside is not None)
+        source = DiffusionSource(study.folder, dataset, options, study.num_images, situation.times, study.start)
+        protocols.append(AugmentationProtocol(study.folder, dataset, source, recipe, situation, outside=outside))
     here, *earlier = protocols
     return replace(here, earlier=tuple(earlier))
 
@@ -105,8 +112,8 @@ class DrawClock:
         )
         images = sum(num_images * FRACTION[pool] * PASSES.get(pool, 1.0) for pool in pools)
         sampling = self._clock.sampling(self._config, images, DEFAULT_STEPS[DEFAULT_SAMPLER])
-        own = len(pools & {"semi", "conditioned"})  # which have generators of their own
-        generator = self._generator * (own + bool(pools - {"semi", "conditioned", "leaky"}))
+        own = len(pools & OF_THEIR_OWN)
+        generator = self._generator * (own + bool(pools - OF_THEIR_OWN - {"leaky"}))
         if "leaky" in pools:
             generator += self._clock.training_once(("leaky", seed), self._config)  # one for all regimes
         return generator + sampling + len(missing) * self._classifier + METRICS_SECONDS * len(pools)
@@ -327,6 +334,8 @@ def study_augmentation(
     processes: int = 0,
     scheduler: str | None = None,
     leaky: bool = False,
+    outside: str | None = None,
+    pretrained_model_name_or_path: str | None = None,
     command: str = "study_augmentation",
 ) -> Path:
     """Train generators and classifiers for several amounts of real images, test the differences, and write a report.
@@ -350,6 +359,8 @@ def study_augmentation(
         processes: of one core each; 0 for one a core, on a GPU 1.
         scheduler: the address of a dask scheduler whose workers run the draws instead.
         leaky: also show how much a leak inflates: an arm whose generator saw the whole training set.
+        outside: another set, as `load_dataset` takes it: of `outside-data`, and of `synthetic-first` one more thing to beat.
+        pretrained_model_name_or_path: of `outside-data` the pipeline, trained on that set, that generators start from.
         command: named in the report.
 
     Returns:
@@ -367,7 +378,10 @@ def study_augmentation(
     seeds = seeds or (LOOKS[-1] if effect else 8)
     if effect and seeds <= LOOKS[0]:
         raise UserError(f"--effect looks after {LOOKS[0]} draws for the first time: give more --seeds, or none.")
-    asked = situation_named(situation, arms, leaky)
+    asked = situation_named(situation, arms, leaky, outside is not None)
+    if asked.starts != (pretrained_model_name_or_path is not None):
+        wrong = "needs a pipeline of the other set to start from" if asked.starts else "starts from no pipeline"
+        raise UserError(f"--situation {situation} {wrong}: --pretrained_model_name_or_path.")
     regimes = regimes_of(asked, shares, imbalance)
     processes = processes or (1 if torch.accelerator.is_available() else len(available_cores()))
     run = start_study(
@@ -385,10 +399,16 @@ def study_augmentation(
         )
     folder = run.folder
     check_own_folder(folder, situation)
+    other, start = None, None
+    if outside:
+        other = run.source._replace(dataset=absolute_source(outside), size=run.dataset.shape[:-1])
+        start = (
+            check_start(pretrained_model_name_or_path, loaded_here(other)) if pretrained_model_name_or_path else None
+        )
     with exclusive(folder, "--output"):
         study = AugmentationStudy(
             run.source, folder, budget.precisions(folder, run.dataset), situation, tuple(arms) if arms else None, leaky,
-            classifier, classifier_steps, max_train_steps, num_images,
+            classifier, classifier_steps, max_train_steps, num_images, other, start,
         )  # fmt: skip
         verdicts = run_augmentation_study(run, study, regimes, seeds, effect, command)
     done = f"Written to {folder}: report.html, report.md, results.json and plots."

@@ -269,6 +269,8 @@ ADVICE = {
     "pseudo-labels-confident": "Let a classifier of the labelled images label the others, keep the half of each class that it is "
     "surest of, and train on both, half of each batch.",
     "consistency": "Train with consistency on the unlabelled images (FixMatch).",
+    "outside-first": "Train on the other set's real images in the first half of the training, with a last layer of their own, "
+    "and on these images in the second.",
     "balanced": "Draw each class equally often.",
     "oversampled-25": "Fill a quarter of each batch with real images again, each class equally often.",
     "soft-real-25": "Fill a quarter of each batch with real images again, with what a classifier of them says of each.",
