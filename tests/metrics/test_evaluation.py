@@ -116,7 +116,7 @@ def test_a_distance_with_too_few_images_is_refused_aloud(small: Any) -> None:
 
 def test_shapes_with_greys_are_judged_black_and_white_too() -> None:
     """A grey haze is seen in the space as it is and gone after thresholding; what is black and white already is judged once."""
-    arrays = phantom.make_phantom(size=12, form="volume", counts={"train": 120, "val": 60, "test": 60})
+    arrays = phantom.make_phantom(size=12, form="volume", counts={"train": 120, "val": 120, "test": 240})
     splits = {
         name: Split(name, arrays[f"{name}_images"][..., None], arrays[f"{name}_labels"][:, 0].astype(np.int64))
         for name in ("train", "val", "test")

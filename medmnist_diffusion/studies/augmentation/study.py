@@ -73,6 +73,11 @@ class AugmentationStudy:
     outside: DataSource | None = None
     start: Path | None = None
 
+    @property
+    def compared(self) -> Situation:
+        """What is compared, with all arms."""
+        return situation_named(self.situation, self.arms, self.leaky, self.outside is not None)
+
 
 def make_protocol(study: AugmentationStudy, dataset: ImageDataset) -> AugmentationProtocol:
     """What the study's draws share, in this machine's precision and in those of the machines before it."""
@@ -81,9 +86,8 @@ def make_protocol(study: AugmentationStudy, dataset: ImageDataset) -> Augmentati
     for precision in study.precisions:
         options = {"max_train_steps": study.max_train_steps, "mixed_precision": precision}
         recipe = Recipe(network=study.classifier, steps=study.classifier_steps, precision=precision)
-        situation = situation_named(study.situation, study.arms, study.leaky, outside is not None)
-        source = DiffusionSource(study.folder, dataset, options, study.num_images, situation.times, study.start)
-        protocols.append(AugmentationProtocol(study.folder, dataset, source, recipe, situation, outside=outside))
+        source = DiffusionSource(study.folder, dataset, options, study.num_images, study.compared.times, study.start)
+        protocols.append(AugmentationProtocol(study.folder, dataset, source, recipe, study.compared, outside=outside))
     here, *earlier = protocols
     return replace(here, earlier=tuple(earlier))
 
@@ -194,8 +198,7 @@ def _draw_here(study: AugmentationStudy, regime: Regime, seed: int, deadline: fl
 def run_draws(run: StudyRun, study: AugmentationStudy, draws: Sequence[tuple[Regime, int]]) -> None:
     """All draws, those of one seed after those of the one before."""
     for result in run_cells(run, _draw_here, [(study, *draw, run.deadline) for draw in draws], "study", "draw"):
-        primary = situation_named(study.situation).primary
-        ours, control = (result.cell(name) if result else None for name in (primary, CLASSICAL.name))
+        ours, control = (result.cell(name) if result else None for name in (study.compared.primary, CLASSICAL.name))
         if ours and control:
             logger.info(
                 "%s",
