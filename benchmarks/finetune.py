@@ -2,7 +2,7 @@
 
     python benchmarks/finetune.py --data ../shared/data --bases runs/bases --seeds 3
     python benchmarks/finetune.py --data ../shared/data --bases runs/bases --counts 100 --arms "dropout 0.1" "varied images"
-    python benchmarks/finetune.py --table               # of results/finetune.json, as Markdown
+    python benchmarks/finetune.py --table               # of results/finetune.json, as Markdown; and results/finetune.png anew
 
 For each target set, 25, 100, 250 or 1,000 of its training images are drawn, classes in their shares. On these alone a network
 trains for --steps steps: from scratch, from the pipeline of one other set (TARGETS names it), or from a base trained on several
@@ -29,6 +29,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 from judging import RESULTS, drawn_labels, floor, judge
+from matplotlib import pyplot as plt
 from sets import SETS, described
 from torchvision.transforms import v2
 from trainings import Row, Run, run_missing
@@ -41,6 +42,7 @@ from medmnist_diffusion.diffusion.sampling import generate_images, load_pipeline
 from medmnist_diffusion.errors import UserError, run_command
 from medmnist_diffusion.metrics.memorization import Threshold, nearest_copies
 from medmnist_diffusion.processes import available_cores, threads_kept
+from medmnist_diffusion.publish.plots import save_figure
 from medmnist_diffusion.training.config import SETTINGS, training_config
 from medmnist_diffusion.training.train import train
 
@@ -214,9 +216,44 @@ def markdown(rows: Sequence[Row], way: str) -> Iterator[str]:
         yield f"| {key[0]} | {key[1]:,} | {key[2]} | {' | '.join(shown)} |"
 
 
+def plot(result: Row, path: Path) -> None:
+    """Distance ÷ floor in texture, and the share of copies, by the number of images: a column each target, a line each start."""
+    rows, targets = result["runs"], list(dict.fromkeys(row["target"] for row in result["runs"]))
+    panels: dict[str, Callable[[Row], float]] = {
+        "texture ÷ floor": lambda row: row["texture"]["frechet_distance"] / result["floors"][row["target"]]["texture"],
+        "nearer than 99 % of real ones": lambda row: row["copied_of_few"],
+    }
+    figure, axes = plt.subplots(
+        len(panels),
+        len(targets),
+        figsize=(3.2 * len(targets), 5.4),
+        constrained_layout=True,
+        squeeze=False,
+        sharex=True,
+    )
+    for across, target in enumerate(targets):
+        for down, (name, value) in enumerate(panels.items()):
+            axis = axes[down, across]
+            for start in MAIN_ARMS:
+                those = [row for row in rows if (row["target"], row["arm"]) == (target, start)]
+                counts = sorted({row["count"] for row in those})
+                values = [[value(row) for row in those if row["count"] == count] for count in counts]
+                spread = [np.std(one, ddof=1) if len(one) > 1 else 0.0 for one in values]
+                axis.errorbar(
+                    counts, [np.mean(one) for one in values], spread, marker="o", ms=4, label=start, capsize=2
+                )
+            axis.set(xscale="log", xticks=COUNTS, xticklabels=COUNTS, ylabel=name if across == 0 else "")
+            axis.grid(alpha=0.3)
+        axes[0, across].set(title=target, yscale="log")
+        axes[-1, across].set_xlabel("training images")
+    axes[0, 0].legend(fontsize=8)
+    save_figure(figure, path)
+
+
 def main(argv: Sequence[str]) -> None:
     args = arguments(__doc__, 800, COUNTS, "arm", list(ARMS), list(MAIN_ARMS)).parse_args(argv)
     measure(args, RESULT, "python benchmarks/finetune.py", "arm", run)
+    plot(json.loads(RESULT.read_text(encoding="utf-8")), RESULT.with_suffix(".png"))
 
 
 if __name__ == "__main__":
