@@ -37,7 +37,7 @@ SAMPLES = (
     "samples_seed*.npz",
     "samples_seed*.json",
 )  # what `evaluate` measured: it stays, or goes by `publish-dataset`
-LEFT_BY_THE_HUB = (".gitattributes", ".cache")  # where a published folder was downloaded
+LEFT_BY_OTHERS = (".gitattributes", ".cache", "__pycache__")  # by a download from the Hub, by pip and Python
 CHECKED = "safetensors only, manifest, pipeline.py, figures, copies, licence, no private text"
 PUBLISHED = {*FIXED, MANIFEST, "README.md", "metrics.json", *(f"{name}.png" for name in PICTURES)}
 
@@ -112,10 +112,10 @@ def copy_for_publication(folder: Path, target: Path, repo_id: str, data_license:
     kept_here = {
         path for pattern in SAMPLES for path in folder.glob(pattern) if path.is_file() and not path.is_symlink()
     }
-    of_the_hub = {path for name in LEFT_BY_THE_HUB for path in (folder / name, *(folder / name).rglob("*"))}
+    of_others = {path for name in LEFT_BY_OTHERS for path in (folder / name, *(folder / name).rglob("*"))}
     others = [
         path.relative_to(folder).as_posix()
-        for path in sorted({*folder.rglob("*")} - kept_here - of_the_hub)
+        for path in sorted({*folder.rglob("*")} - kept_here - of_others)
         if path.is_symlink() or not (path.is_dir() or path.is_file())
         or (path.is_file() and path.relative_to(folder).as_posix() not in PUBLISHED and path.parent != folder / GALLERY)
     ]  # fmt: skip
@@ -125,7 +125,7 @@ def copy_for_publication(folder: Path, target: Path, repo_id: str, data_license:
         )
     summary = TrainingSummary.of(folder)
     check_data(summary.dataset.license, data_license, summary.bases, summary.unlabeled)
-    shutil.copytree(folder, target, ignore=shutil.ignore_patterns(*SAMPLES, GALLERY, *LEFT_BY_THE_HUB))
+    shutil.copytree(folder, target, ignore=shutil.ignore_patterns(*SAMPLES, GALLERY, *LEFT_BY_OTHERS))
     if data_license:
         licensed = summary.dataset.model_copy(update={"license": data_license})
         write_json(target / TRAINING_SUMMARY, summary.model_copy(update={"dataset": licensed}).model_dump())

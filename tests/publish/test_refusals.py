@@ -1,5 +1,6 @@
 """What must not be published."""
 
+import compileall
 import json
 import shutil
 from pathlib import Path
@@ -12,6 +13,7 @@ from medmnist_diffusion import cli
 from medmnist_diffusion.diffusion import folder_check
 from medmnist_diffusion.files import file_hash
 from medmnist_diffusion.publish.card import write_card
+from medmnist_diffusion.publish.publish import publish_pipeline
 from tests.conftest import CliError
 from tests.publish.publishing import REPO, WEIGHTS, publishing
 
@@ -191,3 +193,14 @@ def test_private_text(
 @pytest.mark.parametrize("repo", ["no-namespace", "a/b/c", "bad name/x", "../x"])
 def test_ids_that_the_hub_does_not_know(repo: str, folder: Path, cli_error: CliError) -> None:
     assert "is no Hub id" in cli_error("publish", str(folder), repo, "--dry_run")
+
+
+def test_what_pip_and_a_download_leave_in_a_folder_stays_there(folder: Path) -> None:
+    """pip compiles the pipeline.py of a pipeline that comes with the package."""
+    assert compileall.compile_dir(folder, quiet=1)
+    assert list(folder.glob("__pycache__/*.pyc"))
+    (folder / ".cache" / "huggingface").mkdir(parents=True)
+    (folder / ".cache" / "huggingface" / "download.lock").touch()
+    published = publish_pipeline(folder, REPO, dry_run=True, data_license="CC BY 4.0")
+    assert "pipeline.py" in published.files
+    assert not [name for name in published.files if name.startswith((".", "__pycache__"))]
