@@ -41,7 +41,10 @@ KNOWN_ISSUES: dict[str, tuple[tuple[str, str], ...]] = {
         ),
     ),
     "pneumoniamnist": (
-        ("The test images come from another selection than train and val, and differ from these", "docs/sets.md"),
+        (
+            "Train and val are drawn from the source's training images, test is another of its splits, and differs from these",
+            "Yang et al. 2023, doi 10.1038/s41597-022-01721-8",
+        ),
     ),
     **dict.fromkeys(
         ("organamnist", "organcmnist", "organsmnist"),

@@ -164,8 +164,9 @@ def _copies(metrics: Metrics) -> Answer:
         assert tests.judge is not None
         shown, answer, light = tests.judge, "No sign of it", "green"
     of_class = "" if shown.class_ is None else f" of class {metrics.dataset['id2label'][str(shown.class_)]}"
-    figures = (
-        f"{shown.value:.1%}{of_class} lie nearer to a training image ({shown.extractor}) than {1 - shown.floor:.0%} of fresh real "
-        "images do."
-    )
+    if shown.name == "copied_share":
+        how = f"so much nearer to one training image than to the others around it as {shown.floor:.0%} of fresh real images do"
+    else:
+        how = f"nearer to a training image than {1 - shown.floor:.0%} of fresh real images do"
+    figures = f"{shown.value:.1%}{of_class} lie {how} ({shown.extractor})."
     return Answer(question, f"{answer}.", figures, light)

@@ -11,7 +11,7 @@ from medmnist_diffusion import choices
 from medmnist_diffusion.data import ImageDataset, Split, phantom
 from medmnist_diffusion.data.npz import write_npz
 from medmnist_diffusion.data.regimes import Regime, draw_regime
-from medmnist_diffusion.studies.augmentation.arms import BY_NAME, CLASSICAL
+from medmnist_diffusion.studies.augmentation.arms import BY_NAME, CLASSICAL, OTHER_ARMS
 from medmnist_diffusion.studies.augmentation.draws import train_draw
 from medmnist_diffusion.studies.augmentation.generators import DiffusionSource
 from medmnist_diffusion.studies.augmentation.mixtures import _half_and_half
@@ -20,6 +20,7 @@ from medmnist_diffusion.studies.augmentation.situations import SITUATIONS, Situa
 from medmnist_diffusion.studies.augmentation.study import looks_at
 from medmnist_diffusion.studies.augmentation.verdicts import ADVICE, judge_in
 from medmnist_diffusion.studies.statistics import ArmFigures, Verdict
+from tests.conftest import ROOT
 from tests.studies.planting import QUICK, Copier, Oracle, verdict_on
 from tests.studies.test_effects import simulated
 
@@ -43,6 +44,13 @@ def test_each_is_whole(situation: Situation) -> None:
         assert not any(BY_NAME[control].generated for control in controls)
     if situation.name != "few-images":
         assert set(situation.plain(sorted(names))) - {CLASSICAL.name} <= set(ADVICE)
+
+
+def test_the_documentation_says_what_every_arm_is() -> None:
+    page = (ROOT / "docs" / "augmentation.md").read_text(encoding="utf-8")
+    for arm in OTHER_ARMS:
+        used = ", ".join(name for name, situation in SITUATIONS.items() if arm in situation.arms)
+        assert f"| `{arm.name}` | {used} | {arm.description} |" in page
 
 
 def figures(rng: np.random.Generator, situation: Situation, **gains: float) -> ArmFigures:
