@@ -217,16 +217,17 @@ def markdown(rows: Sequence[Row], way: str) -> Iterator[str]:
 
 
 def plot(result: Row, path: Path) -> None:
-    """Distance ÷ floor in texture, and the share of copies, by the number of images: a column each target, a line each start."""
+    """Texture ÷ floor, right labels and the share of copies by the number of images: a column each target, a line each start."""
     rows, targets = result["runs"], list(dict.fromkeys(row["target"] for row in result["runs"]))
     panels: dict[str, Callable[[Row], float]] = {
         "texture ÷ floor": lambda row: row["texture"]["frechet_distance"] / result["floors"][row["target"]]["texture"],
+        "right label": lambda row: row["label_accuracy"],
         "nearer than 99 % of real ones": lambda row: row["copied_of_few"],
     }
     figure, axes = plt.subplots(
         len(panels),
         len(targets),
-        figsize=(3.2 * len(targets), 5.4),
+        figsize=(3.2 * len(targets), 7.5),
         constrained_layout=True,
         squeeze=False,
         sharex=True,
@@ -245,6 +246,8 @@ def plot(result: Row, path: Path) -> None:
             axis.set(xscale="log", xticks=COUNTS, xticklabels=COUNTS, ylabel=name if across == 0 else "")
             axis.grid(alpha=0.3)
         axes[0, across].set(title=target, yscale="log")
+        axes[0, across].yaxis.set_major_formatter("{x:g}")
+        axes[0, across].yaxis.set_minor_formatter("{x:g}")
         axes[-1, across].set_xlabel("training images")
     axes[0, 0].legend(fontsize=8)
     save_figure(figure, path)
