@@ -65,7 +65,7 @@ def studied(args: argparse.Namespace, name: str, situation: str, seconds: float)
             options |= {"outside": str(paths[other]), "pretrained_model_name_or_path": start}
         study_augmentation(
             str(paths[name]), output=folder, situation=situation, seeds=args.seeds, classifier=args.classifier,
-            max_train_steps=args.steps, time_budget=f"{seconds / 60:.1f}m", 
+            max_train_steps=args.steps, time_budget=f"{seconds / 60:.1f}m",
             command=f"study augmentation {name} --situation {situation}",
             **options,
         )  # fmt: skip
@@ -81,7 +81,7 @@ def studied(args: argparse.Namespace, name: str, situation: str, seconds: float)
 def _kept(regime: Row) -> Row:
     row = {key: regime[key] for key in KEPT if key in regime}
     row["n_real"] = round(float(np.mean(regime["n_real"])))
-    return row | {"means": {arm: figures for arm, figures in regime["arms"].items()}}
+    return row | {"means": regime["arms"]}
 
 
 def table(rows: Sequence[Row]) -> Iterator[str]:
@@ -128,21 +128,22 @@ def main(argv: Sequence[str]) -> None:
             if not _possible(args, name, situation) or time.time() > deadline:
                 continue
             rows = studied(args, name, situation, deadline - time.time())
-            known = [(row["set"], row["situation"], row["classifier"], row["regime"]) for row in rows]
-            others = [
-                row
-                for row in kept["rows"]
-                if (row["set"], row["situation"], row["classifier"], row["regime"]) not in known
-            ]
+            known = [_key(row) for row in rows]
+            others = [row for row in kept["rows"] if _key(row) not in known]
             command = f"python benchmarks/situations.py --seeds {args.seeds} --steps {args.steps}"
             kept = {"command": command, "machine": describe_machine(), "rows": others + rows}
             write_json(RESULT, kept)
 
 
+def _key(row: Row) -> tuple[str, ...]:
+    return row["set"], row["situation"], row["classifier"], row["regime"]
+
+
 def _possible(args: argparse.Namespace, name: str, situation: str) -> bool:
     """Whether a situation can be had on a set: a rare class needs one class an image, outside data a pipeline of another set."""
-    several = load_dataset(str(args.data / SETS[name])).conditioning.multi_label
-    return not (several and situation == "rare-class") and (situation != "outside-data" or name in OUTSIDE)
+    if situation == "outside-data":
+        return name in OUTSIDE
+    return situation != "rare-class" or not load_dataset(str(args.data / SETS[name])).conditioning.multi_label
 
 
 if __name__ == "__main__":

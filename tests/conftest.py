@@ -19,7 +19,7 @@ from diffusers import UNet2DModel
 from hypothesis import HealthCheck, settings
 
 from medmnist_diffusion import cli
-from medmnist_diffusion.data import ImageDataset, load_dataset, phantom
+from medmnist_diffusion.data import ImageDataset, Split, load_dataset, phantom
 from medmnist_diffusion.data.conditioning import Conditioning
 from medmnist_diffusion.data.npz import write_npz
 from medmnist_diffusion.diffusion.unet import build_unet
@@ -173,6 +173,14 @@ def small_unet(
     names = {label: str(label) for label in range(classes)}
     encoder = PixelUnshuffle(factor, (channels, size, size), factor * 2 ** (len(widths) - 1))
     return build_unet(Conditioning(names), encoder, widths)
+
+
+def grey_splits(arrays: dict[str, np.ndarray]) -> dict[str, Split]:
+    """The splits of a phantom's six arrays, grey and of one class an image."""
+    return {
+        name: Split(name, arrays[f"{name}_images"][..., None], arrays[f"{name}_labels"][:, 0].astype(np.int64))
+        for name in ("train", "val", "test")
+    }
 
 
 def pixels(images: np.ndarray) -> np.ndarray:

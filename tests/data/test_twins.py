@@ -14,7 +14,7 @@ from medmnist_diffusion.data.dataset import ImageDataset, Split
 from medmnist_diffusion.data.duplicates import drop_leaks
 from medmnist_diffusion.data.npz import write_npz
 from medmnist_diffusion.data.twins import LOWEST, clusters, find_twins, nearest_pictures, twin_limit
-from tests.conftest import CliError
+from tests.conftest import CliError, grey_splits
 
 
 def described(image: np.ndarray, dy: int, dx: int) -> np.ndarray:
@@ -110,10 +110,7 @@ def test_training_images_with_a_twin_are_dropped_on_request(with_twins: ImageDat
 
 def test_fresh_images_have_no_twins() -> None:
     arrays = phantom.make_phantom(seed=7, counts={"train": 400, "val": 200, "test": 200})
-    splits = {
-        name: Split(name, arrays[f"{name}_images"][..., None], arrays[f"{name}_labels"][:, 0].astype(np.int64))
-        for name in ("train", "val", "test")
-    }
+    splits = grey_splits(arrays)
     found = find_twins(ImageDataset("fresh", splits, dict(phantom.CLASSES)))
     assert all(len(found.rows(name)) == 0 for name in splits)
 

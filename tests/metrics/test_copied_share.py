@@ -19,6 +19,7 @@ from medmnist_diffusion.metrics.evaluation import evaluate_images
 from medmnist_diffusion.metrics.memorization import SURE, Threshold
 from medmnist_diffusion.publish.copies import copy_tests
 from medmnist_diffusion.publish.verdict import verdict
+from tests.conftest import grey_splits
 
 from .helpers import fresh
 
@@ -71,10 +72,7 @@ def test_fresh_images_show_no_sign(twins_in_val: ImageDataset) -> None:
 
 def test_too_few_images_cannot_be_judged() -> None:
     arrays = phantom.make_phantom(counts={"train": 130, "val": 24, "test": 24})
-    splits = {
-        name: Split(name, arrays[f"{name}_images"][..., None], arrays[f"{name}_labels"][:, 0].astype(np.int64))
-        for name in ("train", "val", "test")
-    }
+    splits = grey_splits(arrays)
     tiny = ImageDataset("tiny", splits, dict(phantom.CLASSES))
     many = fresh(200)
     metrics = measured(

@@ -14,6 +14,7 @@ from medmnist_diffusion.metrics.evaluation import evaluate_images
 from medmnist_diffusion.metrics.extractors import make_extractor
 from medmnist_diffusion.metrics.plan import plan_comparison
 from medmnist_diffusion.metrics.table import record_label
+from tests.conftest import grey_splits
 
 from .helpers import fresh
 
@@ -81,10 +82,7 @@ def test_label_accuracy_counts_swapped_labels(small: Any) -> Any:
 def test_fresh_real_images_score_as_their_floor() -> None:
     """Two draws of the phantom: ratios cover 1, the unbiased distances' differences cover 0, the neighbour figures agree."""
     arrays = phantom.make_phantom(seed=1, counts={"train": 800, "val": 200, "test": 50})
-    splits = {
-        name: Split(name, arrays[f"{name}_images"][..., None], arrays[f"{name}_labels"][:, 0].astype(np.int64))
-        for name in ("train", "val", "test")
-    }
+    splits = grey_splits(arrays)
     fresh = phantom.make_phantom(seed=2, counts={"train": 420})
     generated = Split("fresh", fresh["train_images"][..., None], fresh["train_labels"][:, 0].astype(np.int64))
     dataset = ImageDataset("p", splits, dict(enumerate("abcd")))
@@ -117,10 +115,7 @@ def test_a_distance_with_too_few_images_is_refused_aloud(small: Any) -> None:
 def test_shapes_with_greys_are_judged_black_and_white_too() -> None:
     """A grey haze is seen in the space as it is and gone after thresholding; what is black and white already is judged once."""
     arrays = phantom.make_phantom(size=12, form="volume", counts={"train": 120, "val": 120, "test": 240})
-    splits = {
-        name: Split(name, arrays[f"{name}_images"][..., None], arrays[f"{name}_labels"][:, 0].astype(np.int64))
-        for name in ("train", "val", "test")
-    }
+    splits = grey_splits(arrays)
     shapes = ImageDataset("shapes", splits, dict(phantom.SHAPES), synthetic=True)
     haze = Split("haze", np.clip(splits["test"].images[:], 40, 215), splits["test"].labels)
     texture = [make_extractor("texture", shapes)]

@@ -15,6 +15,7 @@ from medmnist_diffusion.studies.augmentation.protocol import AugmentationProtoco
 from medmnist_diffusion.studies.augmentation.situations import Situation
 from medmnist_diffusion.studies.augmentation.verdicts import judge_regime
 from medmnist_diffusion.studies.statistics import Judgement
+from tests.conftest import grey_splits
 
 IMAGES = 1200  # of a pool
 QUICK = Recipe(steps=60, batch_size=64, learning_rates=(3e-3,))
@@ -69,10 +70,7 @@ def verdict_on(
 ) -> Judgement:  # fmt: skip
     """The verdict on a small phantom set (16 pixels)."""
     arrays = phantom.make_phantom(size=16, seed=7, counts={"train": train, "val": 120, "test": 400})
-    splits = {
-        name: Split(name, arrays[f"{name}_images"][..., None], arrays[f"{name}_labels"][:, 0].astype(np.int64))
-        for name in ("train", "val", "test")
-    }
+    splits = grey_splits(arrays)
     dataset = ImageDataset("planted", splits, dict(phantom.CLASSES), synthetic=True)
     study = AugmentationProtocol(folder, dataset, source, QUICK, situation, outside=outside)
     draws = []

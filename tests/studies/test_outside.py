@@ -25,7 +25,7 @@ from medmnist_diffusion.studies.augmentation.outside import check_start, outside
 from medmnist_diffusion.studies.augmentation.protocol import AugmentationProtocol
 from medmnist_diffusion.studies.augmentation.situations import SITUATIONS, situation_named
 from medmnist_diffusion.studies.augmentation.study import AugmentationStudy, make_protocol
-from tests.conftest import small_training
+from tests.conftest import grey_splits, small_training
 from tests.studies.planting import QUICK, Oracle, verdict_on
 
 
@@ -163,10 +163,7 @@ def test_mistakes_are_named(small_npz: Path, cli_error: Callable[..., str], tmp_
 def test_a_start_from_the_same_images_is_as_good_as_an_oracle(tmp_path: Path) -> None:
     """Many real images of the true distribution are the other set: images of an oracle do not help beyond these."""
     arrays = phantom.make_phantom(size=16, seed=9, counts={"train": 1200, "val": 100, "test": 8})
-    splits = {
-        name: Split(name, arrays[f"{name}_images"][..., None], arrays[f"{name}_labels"][:, 0].astype(np.int64))
-        for name in ("train", "val", "test")
-    }
+    splits = grey_splits(arrays)
     outside = ImageDataset("outside", splits, dict(phantom.CLASSES), synthetic=True)
     judgement = verdict_on(tmp_path, Oracle(), SITUATIONS["outside-data"], Regime(0.08), outside=outside)
     assert judgement.verdict in ("helps", "an easier thing is as good"), judgement
