@@ -3,7 +3,8 @@
 All layers within are taken over as they are. The first and the last one see pixels, and the encoder may pack other pixels into
 their channels now: another number of colours, slices, or pixels a cell. They are taken over through a linear map, as if the base
 saw the new images in its own colours and at its own resolution. Classes of the same name keep what the base learned of them; a new
-class starts as "unknown".
+class starts at random, as in a training from scratch. (If all started as "unknown", the network would have to learn first that they
+differ: with few images the weights of the lowest held-out loss come before that. benchmarks/finetune.py has shown it.)
 """
 
 from collections.abc import Mapping, Sequence
@@ -47,12 +48,12 @@ def take_over(new: Ends, base: Ends) -> list[str]:
     if seen.shape[0] != seen.shape[1] or not torch.equal(seen, torch.eye(len(seen))):
         said.append("The first and the last layer were adapted to other colours or another size.")
     if CLASSES in new.network.state_dict():
-        count, width = base.conditioning.num_classes + 1, new.network.state_dict()[CLASSES].shape[1]
+        drawn = new.network.state_dict()[CLASSES]
+        count, width = base.conditioning.num_classes + 1, drawn.shape[1]
         rows = theirs[CLASSES] if CLASSES in theirs else label_vectors(torch.eye(count), width)
-        weights[CLASSES], known = _class_rows(new.conditioning, base.conditioning, rows)
-        own = [name for name in new.conditioning.names if name not in known]
+        weights[CLASSES], own = _class_rows(new.conditioning, base.conditioning, rows, drawn * rows.std())
         if own:
-            said.append(f"Classes that the base does not know start as unknown: {', '.join(own)}.")
+            said.append(f"Classes that the base does not know start at random: {', '.join(own)}.")
     elif CLASSES in theirs:
         said.append("The base was asked for one class; labels are new to the network.")
     new.network.load_state_dict(weights)
@@ -82,16 +83,19 @@ def _overlaps(source: int, target: int) -> torch.Tensor:
     return shared.clamp(min=0) * target
 
 
-def _class_rows(new: Conditioning, base: Conditioning, known: torch.Tensor) -> tuple[torch.Tensor, list[str]]:
-    """The class embedding's rows, K + 1 with "unknown" at the end; and the names of those that the base knows.
+def _class_rows(
+    new: Conditioning, base: Conditioning, known: torch.Tensor, drawn: torch.Tensor
+) -> tuple[torch.Tensor, list[str]]:
+    """The class embedding's rows, K + 1 with "unknown" at the end; and the names of those that the base does not know.
 
     Args:
         known: the base's own rows.
+        drawn: a row at random for each.
     """
-    rows = {same_name(name): row for name, row in zip(base.names, known, strict=False)}
+    theirs = {same_name(name): row for name, row in zip(base.names, known, strict=False)}
     unknown = known[base.num_classes] if len(known) > base.num_classes else known.mean(0)
-    found = [name for name in new.names if same_name(name) in rows]
-    return torch.stack([rows.get(same_name(name), unknown) for name in new.names] + [unknown]), found
+    rows = [theirs.get(same_name(name), row) for name, row in zip(new.names, drawn, strict=False)]
+    return torch.stack([*rows, unknown]), [name for name in new.names if same_name(name) not in theirs]
 
 
 def _check_alike(new: Ends, base: Ends) -> None:

@@ -65,7 +65,7 @@ def test_other_classes_of_a_folder(trained_run: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
     assert cli.main(started(trained_run, str(tmp_path / "mine"), run, "--max_train_steps", "2")) == 0
     assert TrainingSummary.of(run / "pipeline").bases[0].adapted == [
-        "Classes that the base does not know start as unknown: rare."
+        "Classes that the base does not know start at random: rare."
     ]
 
 
