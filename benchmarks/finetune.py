@@ -11,12 +11,15 @@ Early stopping (by the held-out loss, of a fifth as many val images) chooses the
 each are judged: distances to the whole training set, label accuracy, and how many are copies of the few; and the curves of the
 held-out loss say when a start from elsewhere reaches the best of the one from scratch.
 
+The arm "base, classes alike at first" starts every class as the base's "unknown"; in all others they start at random.
+
 Further arms are recipes for few images: dropout, a lower learning rate after a start from a base, and varied images: half of what
 is trained on is turned, shifted, scaled and mirrored, under classes of its own which nothing is sampled from, so that no sample is
 turned (the idea of Karras et al. 2022, arXiv 2206.00364, section 5, with a class in the place of their augmentation label).
 """
 
 import argparse
+import contextlib
 import json
 import sys
 import tempfile
@@ -24,7 +27,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from types import MappingProxyType
-from typing import NamedTuple
+from typing import Any, NamedTuple
+from unittest import mock
 
 import numpy as np
 import torch
@@ -43,6 +47,7 @@ from medmnist_diffusion.errors import UserError, run_command
 from medmnist_diffusion.metrics.memorization import Threshold, nearest_copies
 from medmnist_diffusion.processes import available_cores, threads_kept
 from medmnist_diffusion.publish.plots import save_figure
+from medmnist_diffusion.training.base import start_from
 from medmnist_diffusion.training.config import SETTINGS, training_config
 from medmnist_diffusion.training.train import train
 
@@ -59,11 +64,13 @@ LOWER_RATES = {
 
 
 class Arm(NamedTuple):
-    """Where a training starts from, the settings that differ from the default, and whether varied images stand beside the few."""
+    """Where a training starts from, the settings that differ from the default, whether varied images stand beside the few, and
+    whether all classes start as "unknown"."""
 
     start: str
     settings: Mapping[str, float] = MappingProxyType({})
     varied: bool = False
+    alike: bool = False
 
 
 MAIN_ARMS = {start: Arm(start) for start in (SCRATCH, OTHER_SET, BASE)}
@@ -73,6 +80,7 @@ ARMS = {
     "varied images": Arm(SCRATCH, varied=True),
     "base, a third of the rate": Arm(BASE, LOWER_RATES),
     "base, varied images": Arm(BASE, varied=True),
+    "base, classes alike at first": Arm(BASE, alike=True),
 }
 VARIATIONS = 8  # of each image, beside as many of the image itself
 
@@ -107,6 +115,20 @@ def with_varied(few: ImageDataset, seed: int) -> ImageDataset:
     return replace(few, splits={**few.splits, "train": train}, id2label=names)
 
 
+@contextlib.contextmanager
+def alike_at_first() -> Iterator[None]:
+    """Trainings within it start every class as "unknown", the last row of the class embedding."""
+
+    def start(base: Any, network: Any, *others: Any) -> Any:
+        said = start_from(base, network, *others)
+        with torch.no_grad():
+            network.class_embedding.weight[:-1] = network.class_embedding.weight[-1]
+        return said
+
+    with mock.patch("medmnist_diffusion.training.train.start_from", start):
+        yield
+
+
 def start_of(args: argparse.Namespace, start: str, target: str) -> str | None:
     """The pipeline folder of a start."""
     if start == SCRATCH:
@@ -130,7 +152,8 @@ def run(args: argparse.Namespace, cell: Row) -> Iterator[Row]:
             pretrained_model_name_or_path=start_of(args, arm.start, cell["target"]), validation_steps=25, mixed_precision="auto",
             sample_steps=10**9, checkpointing_steps=10**9, **arm.settings,
         )  # fmt: skip
-        pipeline = train(config, with_varied(few, cell["seed"]) if arm.varied else few)
+        with alike_at_first() if arm.alike else contextlib.nullcontext():
+            pipeline = train(config, with_varied(few, cell["seed"]) if arm.varied else few)
         summary = TrainingSummary.of(pipeline)
         labels = drawn_labels(whole.train.labels, IMAGES, cell["seed"])
         images = generate_images(load_pipeline(pipeline), labels, SAMPLING_STEPS, seed=cell["seed"])

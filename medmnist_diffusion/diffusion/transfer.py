@@ -3,8 +3,9 @@
 All layers within are taken over as they are. The first and the last one see pixels, and the encoder may pack other pixels into
 their channels now: another number of colours, slices, or pixels a cell. They are taken over through a linear map, as if the base
 saw the new images in its own colours and at its own resolution. Classes of the same name keep what the base learned of them; a new
-class starts at random, as in a training from scratch. (If all started as "unknown", the network would have to learn first that they
-differ: with few images the weights of the lowest held-out loss come before that. benchmarks/finetune.py has shown it.)
+class starts at random, as in a training from scratch. (If all started as "unknown", the network would first have to learn that
+they differ. With few images the weights of the lowest held-out loss come before that: the arm "base, classes alike at first" of
+benchmarks/finetune.py.)
 """
 
 from collections.abc import Mapping, Sequence
