@@ -27,6 +27,7 @@ from medmnist_diffusion.data import load_dataset
 from medmnist_diffusion.diffusion.machine import describe_machine
 from medmnist_diffusion.errors import UserError, run_command
 from medmnist_diffusion.files import write_json
+from medmnist_diffusion.studies.augmentation.protocol import draws_in
 from medmnist_diffusion.studies.augmentation.situations import SITUATIONS
 from medmnist_diffusion.studies.augmentation.study import study_augmentation
 from medmnist_diffusion.studies.budget import seconds_of
@@ -70,18 +71,31 @@ def studied(args: argparse.Namespace, name: str, situation: str, seconds: float)
             **options,
         )  # fmt: skip
     path = folder / "results.json"
-    regimes = json.loads(path.read_text(encoding="utf-8"))["regimes"] if path.is_file() else []
+    results = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {"regimes": []}
     return [
-        {"set": name, "situation": situation, "classifier": args.classifier, **_kept(one)}
-        for one in regimes
+        {"set": name, "situation": situation, "classifier": args.classifier, **_kept(folder, results, one)}
+        for one in results["regimes"]
         if one["draws"] >= args.seeds
     ]
 
 
-def _kept(regime: Row) -> Row:
+def _kept(folder: Path, results: Row, regime: Row) -> Row:
+    """Of a study's results what stands in the table, and what benchmarks/predictor.py asks for: means over draws."""
     row = {key: regime[key] for key in KEPT if key in regime}
     row["n_real"] = round(float(np.mean(regime["n_real"])))
+    draws = [one for one in draws_in(folder).records().values() if one.regime.name == regime["regime"]]
+    row["evenness"] = float(np.mean([evenness(one.n_real_per_class) for one in draws]))
+    pools = [pool for pool in results["pools"] if pool["regime"] == regime["regime"]]
+    first = [pool for pool in pools if pool["pool"] == pools[0]["pool"]]
+    names = [name for name in first[0] if name not in ("regime", "seed", "pool")] if first else []
+    row["pool"] = {name: float(np.nanmean([pool.get(name, np.nan) for pool in first])) for name in names}
     return row | {"means": regime["arms"]}
+
+
+def evenness(counts: Sequence[int]) -> float:
+    """1 where all classes have as many images, 0 where one has all: Shannon's entropy ÷ its largest value (Pielou 1966)."""
+    shares = np.array(counts) / np.sum(counts)
+    return float(-(shares * np.log(np.where(shares > 0, shares, 1))).sum() / np.log(len(counts)))
 
 
 def table(rows: Sequence[Row]) -> Iterator[str]:

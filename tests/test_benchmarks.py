@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from medmnist_diffusion.errors import UserError
@@ -77,3 +78,29 @@ def test_the_table_of_sets_is_that_of_the_installed_medmnist(monkeypatch: pytest
     documented = (BENCHMARKS.parent / "docs" / "sets.md").read_text(encoding="utf-8")
     for line in (*made.table(), *made.issues()):
         assert line in documented
+
+
+def planted_cells(rng: np.random.Generator, slope: float) -> list[dict[str, Any]]:
+    """Cells of four sets in six situations whose gain is slope × the classes' evenness, and luck."""
+    cells = []
+    for name in ("a", "b", "c", "d"):
+        for _ in range(6):
+            evenness = float(rng.uniform(0.3, 1))
+            gain = slope * (evenness - 0.65) + float(rng.normal(0, 0.005))
+            cells.append({"set": name, "evenness": evenness, "effect": gain})
+    return cells
+
+
+def test_a_predictor_is_found_where_there_is_one_and_not_where_there_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(BENCHMARKS)
+    predictor, rng = importlib.import_module("predictor"), np.random.default_rng(0)
+    monkeypatch.setattr(predictor, "BOOTSTRAPS", 300)
+
+    def found(slope: float) -> bool:
+        row = predictor.judged(planted_cells(rng, slope), "evenness of the classes", rng)
+        return bool(row["foretold_interval"][0] > 0 and row["correlation_interval"][0] > 0)
+
+    assert sum(found(0.05) for _ in range(10)) >= 9
+    assert sum(found(0.0) for _ in range(40)) <= 2
+    with pytest.raises(UserError, match="8 of three sets are needed"):
+        predictor.judged(planted_cells(rng, 0.0)[:7], "evenness of the classes", rng)

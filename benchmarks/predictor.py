@@ -1,0 +1,119 @@
+"""Can it be known beforehand whether generated images help? Over all cells of results/situations.json.
+
+    python benchmarks/predictor.py              # the table, as Markdown, for docs/augmentation.md; and results/predictor.json
+
+A cell is a study of one set in one situation with one classifier. Its gain is the effect that its verdict rests on: the arm with
+generated images against its best control. What is known beforehand is how many real images there are, how even the classes are,
+how good the control is without generated images, and how near the generated images are to real ones (÷ floor). `sharing` is left
+out: there images of both kinds are never compared with an easier thing.
+
+Each of these is asked two questions. Does it go with the gain (rank correlation, with an interval from a bootstrap over cells)?
+And does a straight line through the cells of all other sets foretell the cells of a set that it has not seen? `foretold` is the
+share of the gains' variance that is foretold, 1 at best; 0 or less: the mean of the other sets does as well. Only where its
+interval lies above 0 is there a predictor.
+"""
+
+import argparse
+import json
+import sys
+from collections.abc import Callable, Iterator, Sequence
+
+import numpy as np
+from judging import RESULTS
+from trainings import Row
+
+from medmnist_diffusion.errors import UserError, run_command
+from medmnist_diffusion.files import write_json
+from medmnist_diffusion.studies.statistics import spearman
+
+CELLS, RESULT = RESULTS / "situations.json", RESULTS / "predictor.json"
+FEWEST, BOOTSTRAPS = 8, 2000
+KNOWN: dict[str, Callable[[Row], float]] = {
+    "real images (log)": lambda row: float(np.log10(row["n_real"])),
+    "evenness of the classes": lambda row: row["evenness"],
+    "AUC of the control": lambda row: row["means"][row["control"]]["auc"]["mean"],
+    "distance ÷ floor, classifier (log)": lambda row: _log(row, "frechet_distance, classifier"),
+    "distance ÷ floor, texture (log)": lambda row: _log(row, "frechet_distance, texture"),
+    "coverage ÷ floor, texture": lambda row: row["pool"].get("coverage, texture", np.nan),
+    "right labels": lambda row: row["pool"].get("label_accuracy", row["pool"].get("label_auc", np.nan)),
+}
+
+
+def _log(row: Row, figure: str) -> float:
+    return float(np.log10(row["pool"].get(figure, np.nan)))
+
+
+def usable(rows: Sequence[Row]) -> list[Row]:
+    """The cells that have an effect of generated images against a control."""
+    return [row for row in rows if row["effect"] is not None and row["situation"] != "sharing"]
+
+
+def foretold(values: np.ndarray, gains: np.ndarray, sets: np.ndarray) -> np.ndarray:
+    """For each of N cells how much smaller the squared error of a line through the other sets' cells is than that of their mean;
+    NaN where there is no line."""
+    better = np.full(len(gains), np.nan)
+    for name in np.unique(sets):
+        others, own = sets != name, sets == name
+        if np.ptp(values[others]) == 0:
+            continue
+        slope, start = np.polyfit(values[others], gains[others], 1)
+        error = np.square(gains[own] - (start + slope * values[own]))
+        better[own] = np.square(gains[own] - gains[others].mean()) - error
+    return better
+
+
+def judged(rows: Sequence[Row], name: str, rng: np.random.Generator) -> Row:
+    """What one predictor knows of the gains.
+
+    Raises:
+        UserError: if there are too few cells or sets.
+    """
+    known = np.array([(KNOWN[name](row), row["effect"]) for row in rows])
+    finite = np.isfinite(known[:, 0])
+    values, gains = known[finite].T
+    sets = np.array([row["set"] for row in rows])[finite]
+    if len(gains) < FEWEST or len(np.unique(sets)) < 3:
+        raise UserError(f"{len(gains)} cells know {name}: {FEWEST} of three sets are needed. Run more studies.")
+    better = foretold(values, gains, sets)
+    lines = np.isfinite(better)
+    variance = np.mean(np.square(gains - gains.mean()))
+    draws = rng.integers(len(gains), size=(BOOTSTRAPS, len(gains)))
+    again = [spearman(list(zip(values[draw], gains[draw], strict=True))) for draw in draws]
+    ranks = [value for value in again if value is not None]
+    shares = [better[draw][lines[draw]].mean() / variance for draw in draws if lines[draw].any()]
+    return {
+        "predictor": name,
+        "cells": len(gains),
+        "correlation": spearman(list(zip(values, gains, strict=True))),
+        "correlation_interval": np.quantile(ranks, (0.025, 0.975)).tolist() if ranks else None,
+        "foretold": float(better[lines].mean() / variance) if lines.any() else None,
+        "foretold_interval": np.quantile(shares, (0.025, 0.975)).tolist() if shares else None,
+    }
+
+
+def table(rows: Sequence[Row]) -> Iterator[str]:
+    yield "| known beforehand | cells | goes with the gain (rank correlation) | of an unseen set's gains foretold |"
+    yield "| --- " * 4 + "|"
+    for row in rows:
+        yield f"| {row['predictor']} | {row['cells']} | {_shown(row, 'correlation')} | {_shown(row, 'foretold')} |"
+
+
+def _shown(row: Row, figure: str) -> str:
+    if row[figure] is None or row[f"{figure}_interval"] is None:
+        return "the same in all cells"
+    low, high = row[f"{figure}_interval"]
+    return f"{row[figure]:+.2f} ({low:+.2f} … {high:+.2f})"
+
+
+def main(argv: Sequence[str]) -> None:
+    argparse.ArgumentParser(description=__doc__.split("\n", 1)[0]).parse_args(argv)
+    if not CELLS.is_file():
+        raise UserError(f"{CELLS.name} is not there: run benchmarks/situations.py first.")
+    rows, rng = usable(json.loads(CELLS.read_text(encoding="utf-8"))["rows"]), np.random.default_rng(0)
+    found = [judged(rows, name, rng) for name in KNOWN]
+    write_json(RESULT, {"command": "python benchmarks/predictor.py", "predictors": found})
+    print("\n".join(table(found)))
+
+
+if __name__ == "__main__":
+    sys.exit(run_command(main))
