@@ -204,7 +204,7 @@ def arguments(
 def measure(args: argparse.Namespace, path: Path, command: str, way: str, run: Run) -> None:
     """Run the cells of every target, count, way and seed that have no row yet; or print the table of those that have one."""
     if args.table:
-        print("\n".join(markdown(json.loads(path.read_text(encoding="utf-8"))["runs"], way)))
+        print("\n".join(markdown(json.loads(path.read_text(encoding="utf-8")), way)))
         return
     if args.data is None or args.bases is None:
         raise UserError("--data and --bases are needed.")
@@ -219,24 +219,43 @@ def measure(args: argparse.Namespace, path: Path, command: str, way: str, run: R
     run_missing(path, head, args, cells, run, len(available_cores()))
 
 
-def markdown(rows: Sequence[Row], way: str) -> Iterator[str]:
+def markdown(result: Row, way: str) -> Iterator[str]:
     """Means over seeds, with the standard deviation."""
+    rows, floors = result["runs"], result["floors"]
     columns: dict[str, Callable[[Row], float]] = {
-        "held-out loss": lambda row: row["val_loss"],
-        "classifier": lambda row: row["classifier"]["frechet_distance"],
-        "texture": lambda row: row["texture"]["frechet_distance"],
+        "classifier ÷ floor": lambda row: row["classifier"]["frechet_distance"] / floors[row["target"]]["classifier"],
+        "texture ÷ floor": lambda row: row["texture"]["frechet_distance"] / floors[row["target"]]["texture"],
         "right label": lambda row: row["label_accuracy"],
-        "copies of the few": lambda row: row["copied_of_few"],
+        "copies of the few, %": lambda row: 100 * row["copied_of_few"],
+        "held-out loss": lambda row: row["val_loss"],
         "best step": lambda row: row["step"],
+        "as good as scratch's best at step": lambda row: as_good_as_scratch(row, rows, way),
     }
-    heads = ["target", "images", way, *columns]
+    heads = ["target", "images", way, "seeds", *columns]
     yield f"| {' | '.join(heads)} |"
     yield "| --- " * len(heads) + "|"
     for key in dict.fromkeys((row["target"], row["count"], row[way]) for row in rows):
         those = [row for row in rows if (row["target"], row["count"], row[way]) == key]
-        values = [[figure(row) for row in those] for figure in columns.values()]
-        shown = [f"{np.mean(one):.3g} ± {np.std(one, ddof=1) if len(one) > 1 else 0:.2g}" for one in values]
-        yield f"| {key[0]} | {key[1]:,} | {key[2]} | {' | '.join(shown)} |"
+        shown = [_with_spread([figure(row) for row in those]) for figure in columns.values()]
+        yield f"| {key[0]} | {key[1]:,} | {key[2]} | {len(those)} | {' | '.join(shown)} |"
+
+
+def _with_spread(values: Sequence[float]) -> str:
+    known = np.array(values)[np.isfinite(values)]
+    if not len(known):
+        return "never"
+    often = "" if len(known) == len(values) else f" ({len(known)} of {len(values)})"
+    spread = f" ± {np.std(known, ddof=1):.2g}" if len(known) > 1 else ""
+    return f"{np.mean(known):.3g}{spread}{often}"
+
+
+def as_good_as_scratch(row: Row, rows: Sequence[Row], way: str) -> float:
+    """The first step of a training whose held-out loss is as low as the lowest of the one from scratch with the same images; NaN
+    where there is none."""
+    same = {name: row[name] for name in ("target", "count", "seed")} | {way: SCRATCH}
+    curves = [one["curve"] for one in rows if same.items() <= one.items()]
+    aim = min((loss for curve in curves for _, loss in curve), default=-np.inf)
+    return next((step for step, loss in row["curve"] if loss <= aim), np.nan)
 
 
 def plot(result: Row, path: Path) -> None:
