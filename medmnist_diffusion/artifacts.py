@@ -15,6 +15,7 @@ from medmnist_diffusion.errors import UserError, one_line
 from medmnist_diffusion.files import write_json
 
 TRAINING_SUMMARY = "training_summary.json"  # in a pipeline folder
+SEEN_ELSEWHERE = "seen_elsewhere"  # in a metrics.json: the names of what a pipeline's bases were trained on
 UNLABELED = "unlabeled"  # a record's reference split: images that were trained on without labels
 
 
@@ -118,17 +119,6 @@ class Audit(Record):
     conflicts: list[LabelConflict] | None = None  # the first of them
 
 
-class BaseRecord(Record):
-    """A pipeline that a training started from."""
-
-    name: str  # a Hub id, or the last part of a folder
-    weights_sha256: str
-    trained_on: str  # the name of its data set
-    content_hash: str  # of that
-    license: str  # of that
-    adapted: list[str]  # what of its network was made anew, in sentences
-
-
 class UnlabeledRecord(Record):
     """Images that a training saw without labels."""
 
@@ -136,8 +126,24 @@ class UnlabeledRecord(Record):
     images: int
     content_hash: str  # SHA-256 of their pixels
     license: str
+    citation: str = ""
     left_out: int  # images that stand in val or test, or have a twin there
     share: float = 0.5  # of every batch
+
+
+class BaseRecord(Record):
+    """A pipeline that a training started from."""
+
+    name: str  # a Hub id, or what its folder or run is called
+    weights_sha256: str
+    trained_on: str  # the name of its data set
+    content_hash: str  # of that
+    license: str  # of that
+    citation: str = ""  # of that
+    synthetic: bool = False  # whether that is the phantom: computed shapes, no patients
+    unlabeled: UnlabeledRecord | None = None  # what it saw without labels
+    changes: list[str] = []  # of its settings or data on the way
+    adapted: list[str]  # what of its network was made anew, in sentences
 
 
 class TrainingSummary(Record):
@@ -196,6 +202,7 @@ class CheckpointState(Record):
     data: dict[str, str] = {}  # which images and classes: content hashes
     changes: list[str] = []
     extensions: list[str] = []
+    bases: list[BaseRecord] = []  # what it started from: whoever resumes need not have it
     comparable_from: int = -1  # losses up to this step are of other settings or data
 
 

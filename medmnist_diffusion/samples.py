@@ -37,6 +37,7 @@ from medmnist_diffusion.generated import (
 )
 from medmnist_diffusion.pipelines import ClassConditionalDDPMPipeline
 from medmnist_diffusion.processes import start_processes
+from medmnist_diffusion.provenance import saw_no_patients
 from medmnist_diffusion.resources import check_memory
 from medmnist_diffusion.shipped import pipeline_folder
 
@@ -132,7 +133,7 @@ def generate(
     if isinstance(labels, Mapping):
         asked = [_named(name, conditioning) for name in labels]
         counts = list(labels.values())
-        if any(not isinstance(count, int) or count < 0 for count in counts):
+        if any(not isinstance(count, int | np.integer) or count < 0 for count in counts):
             raise UserError(f"{dict(labels)}: give a number of images for each name.")
         conditions = np.repeat(np.array(asked, np.int64), counts)
     else:
@@ -270,11 +271,11 @@ def samples_record(
 
 def pipeline_record(folder: Path) -> dict[str, Any]:
     """Which pipeline made images: its weights' hash, the data set that it was trained on, and whether that is synthetic."""
-    dataset = TrainingSummary.of(folder).dataset if (folder / TRAINING_SUMMARY).is_file() else None
+    summary = TrainingSummary.of(folder) if (folder / TRAINING_SUMMARY).is_file() else None
     return {
         "pipeline_weights_sha256": file_hash(folder / WEIGHTS),
-        "trained_on": dataset.name if dataset else "unknown",
-        "synthetic": dataset is not None and dataset.synthetic,
+        "trained_on": summary.dataset.name if summary else "unknown",
+        "synthetic": summary is not None and saw_no_patients(summary),
     }
 
 

@@ -1,6 +1,8 @@
 """A start from a trained pipeline: where it lies, what it decides, and what the new one's card must say of it."""
 
+import logging
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -11,6 +13,8 @@ from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntry
 
 from medmnist_diffusion.artifacts import TRAINING_SUMMARY, BaseRecord, TrainingSummary
 from medmnist_diffusion.data import ImageDataset
+from medmnist_diffusion.diffusion.checkpoints import newest_checkpoint
+from medmnist_diffusion.diffusion.encoder import MOST_CHANNELS, MOST_CHANNELS_OF_VOLUMES
 from medmnist_diffusion.diffusion.folder_check import NEEDED, WEIGHTS
 from medmnist_diffusion.diffusion.loss import Objective
 from medmnist_diffusion.diffusion.sampling import conditioning_of, load_pipeline
@@ -19,7 +23,9 @@ from medmnist_diffusion.errors import UserError, one_line
 from medmnist_diffusion.files import file_hash
 from medmnist_diffusion.manifest import MANIFEST
 from medmnist_diffusion.shipped import or_a_name, pipeline_folder
-from medmnist_diffusion.training.config import SETTINGS, TrainingConfig
+from medmnist_diffusion.training.config import SETTINGS, TrainingConfig, is_hub_id
+
+logger = logging.getLogger(__name__)
 
 SCHEDULE = ("beta_schedule", "num_train_timesteps")
 
@@ -40,6 +46,32 @@ class Base:
     earlier: list[BaseRecord]
 
 
+def base_of(config: TrainingConfig, run: Path) -> Base | None:
+    """What a training starts from; None if from nothing, or if the run has begun and its start is not here (any more).
+
+    Raises:
+        UserError: if there is none, or it is no pipeline of ours.
+    """
+    name = config.pretrained_model_name_or_path
+    if name and newest_checkpoint(run / "checkpoints") and not pipeline_folder(name).is_dir():
+        logger.info("%s is no folder here. The run has begun, and does not need it again.", name)
+        return None
+    return load_base(name) if name else None
+
+
+def inner_rate(config: TrainingConfig, bases: Sequence[BaseRecord]) -> float:
+    """At which share of the rates all learns that was taken over.
+
+    Raises:
+        UserError: if nothing was.
+    """
+    if config.pretrained_learning_rate_factor and not bases:
+        raise UserError(
+            "--pretrained_learning_rate_factor is for what is taken over: give --pretrained_model_name_or_path, too."
+        )
+    return config.pretrained_learning_rate_factor or 1.0
+
+
 def load_base(name: str) -> Base:
     """A pipeline folder, one that comes with the package by its name, or a Hub id whose pipeline is downloaded. No code of it is
     run.
@@ -53,19 +85,28 @@ def load_base(name: str) -> Base:
         folder = _downloaded(name)
     pipe, summary = load_pipeline(folder), TrainingSummary.of(folder)
     record = BaseRecord(
-        name=folder.resolve().name if here else name,
+        name=_called(folder.resolve()) if here else name,
         weights_sha256=file_hash(folder / WEIGHTS),
         trained_on=summary.dataset.name,
         content_hash=summary.dataset.content_hash,
         license=summary.dataset.license,
+        citation=summary.dataset.citation,
+        synthetic=summary.dataset.synthetic,
+        unlabeled=summary.unlabeled,
+        changes=summary.changes,
         adapted=[],
     )
     ends = Ends(pipe.unet, pipe.image_encoder, conditioning_of(pipe))
     return Base(ends, dict(pipe.scheduler.config), record, summary.bases)
 
 
+def _called(folder: Path) -> str:
+    """Of a run's own pipeline the run's name."""
+    return folder.parent.name if folder.name in ("pipeline", "pipeline_best") else folder.name
+
+
 def _downloaded(name: str) -> Path:
-    if name.count("/") != 1 or name.startswith((".", "/", "~")):
+    if not is_hub_id(name):
         raise UserError(
             f"--pretrained_model_name_or_path {name} is no pipeline folder, and no Hub id (namespace/name).{or_a_name()}"
         )
@@ -83,7 +124,8 @@ def _downloaded(name: str) -> Path:
 
 def with_base(config: TrainingConfig, dataset: ImageDataset, base: Base) -> TrainingConfig:
     """The configuration with what the base decides where it is left open: its layers, its target, and an encoder that keeps the
-    network's grid.
+    network's grid, or a finer one where it would make more channels of an image than the base's layers can tell noise apart in
+    (see `with_choices`).
 
     Raises:
         UserError: for another noise schedule or target than the base's.
@@ -100,16 +142,27 @@ def with_base(config: TrainingConfig, dataset: ImageDataset, base: Base) -> Trai
         raise UserError(
             f"the base predicts {target}, and --prediction_type asks for {config.prediction_type}. Leave it out."
         )
-    grid = min(base.ends.encoder.encoded_shape[1:])
-    factor = 2 ** max(0, round(math.log2(min(dataset.shape[-3:-1]) / grid)))
     left_open = {"layers_per_block": network.layers_per_block, "attention": network.add_attention}
     return replace(
         config,
         block_out_channels=config.block_out_channels or list(network.block_out_channels),
-        pixel_unshuffle=config.pixel_unshuffle or factor,
+        pixel_unshuffle=config.pixel_unshuffle or _factor(base, dataset),
         prediction_type=target,
         **{name: value for name, value in left_open.items() if getattr(config, name) == SETTINGS[name].default},
     )
+
+
+def _factor(base: Base, dataset: ImageDataset) -> int:
+    """By how much images are unshuffled for the base's network."""
+    encoder = base.ends.encoder
+    most = max(encoder.encoded_shape[0], base.ends.network.config.block_out_channels[0])
+    if base.schedule["prediction_type"] == "sample":
+        most = max(most, MOST_CHANNELS_OF_VOLUMES if len(encoder.image_shape) > 3 else MOST_CHANNELS)
+    *channels, height, width = dataset.model_shape
+    factor = max(1, round(min(height, width) / min(encoder.encoded_shape[1:])))
+    while factor > 1 and math.prod(channels) * factor**2 > most:
+        factor -= 1
+    return factor
 
 
 def start_from(base: Base, network: UNet2DModel, objective: Objective, dataset: ImageDataset) -> list[BaseRecord]:

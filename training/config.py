@@ -109,8 +109,14 @@ class TrainingConfig:
     )
     pretrained_model_name_or_path: str | None = Field(
         default=None,
-        description="Start from this trained pipeline: a folder, or a Hub id. Classes of the same name keep what it learned.",
-        json_schema_extra=PRIVATE,
+        description="Start from this trained pipeline: a name of `models`, a folder, or a Hub id. Classes of the same name keep "
+        "what it learned. A run that goes on does not need it again.",
+        json_schema_extra=FREE,  # what it is shows by its weights
+    )
+    pretrained_learning_rate_factor: Annotated[float, Field(gt=0, lt=1)] | None = Field(
+        default=None,
+        description="What was taken over from there learns at this share of the rates, but for what meets pixels and classes "
+        "(default: as all else).",
     )
     block_out_channels: Annotated[list[int] | None, AfterValidator(_multiples_of_8)] = Field(
         default=None,
@@ -119,7 +125,7 @@ class TrainingConfig:
         json_schema_extra=CHOSEN,
     )
     layers_per_block: Annotated[int, Field(ge=1, le=32)] = Field(
-        default=1, description="Residual layers in each block."
+        default=1, description="Residual layers in each block (default 1, or the base's).", json_schema_extra=CHOSEN
     )
     pixel_unshuffle: Count | None = Field(
         default=None,
@@ -127,7 +133,11 @@ class TrainingConfig:
         "leaves 14 pixels, and at most 64 channels, or 256 of a volume).",
         json_schema_extra=CHOSEN,
     )
-    attention: bool = Field(default=False, description="Self-attention at the lowest resolution.")
+    attention: bool = Field(
+        default=False,
+        description="Self-attention at the lowest resolution (default: none, or the base's).",
+        json_schema_extra=CHOSEN,
+    )
     dropout: Share = Field(default=0.0, description="Dropout inside the UNet.")
 
     prediction_type: Literal["v_prediction", "epsilon", "sample"] | None = Field(
@@ -325,9 +335,17 @@ def write_config(settings: dict[str, Any], path: Path) -> None:
 
 
 def kept_settings(config: TrainingConfig) -> dict[str, Any]:
-    """All settings but what is this user's or this machine's own; of a data set's path the last part."""
+    """All settings but what is this user's or this machine's own; of a path the last part."""
     values = {name: value for name, value in dataclasses.asdict(config).items() if name not in PRIVATE_SETTINGS}
-    return values | {name: _last_part(values[name]) for name in ("dataset", "unlabeled")}
+    paths = ["dataset", "unlabeled"]
+    if not is_hub_id(config.pretrained_model_name_or_path or ""):
+        paths.append("pretrained_model_name_or_path")
+    return values | {name: _last_part(values[name]) for name in paths}
+
+
+def is_hub_id(name: str) -> bool:
+    """Whether a text that names no folder here can be namespace/name on the Hub."""
+    return name.count("/") == 1 and not name.startswith((".", "/", "~")) and not Path(name).exists()
 
 
 def _last_part(path: str | None) -> str | None:

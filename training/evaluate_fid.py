@@ -24,7 +24,7 @@ from typing import Any
 import numpy as np
 from accelerate import PartialState
 
-from medmnist_diffusion.artifacts import TRAINING_SUMMARY, UNLABELED, Metrics, TrainingSummary
+from medmnist_diffusion.artifacts import SEEN_ELSEWHERE, TRAINING_SUMMARY, UNLABELED, Metrics, TrainingSummary
 from medmnist_diffusion.choices import OPEN_LICENSES
 from medmnist_diffusion.data import ImageDataset, Split
 from medmnist_diffusion.data.audit import describe
@@ -44,6 +44,7 @@ from medmnist_diffusion.metrics.inception import weights_at_hand
 from medmnist_diffusion.metrics.real_side import RealSide
 from medmnist_diffusion.metrics.records import over_seeds
 from medmnist_diffusion.processes import start_processes
+from medmnist_diffusion.provenance import seen_elsewhere, too_good
 from medmnist_diffusion.publish.card import write_card
 from medmnist_diffusion.publish.figures import metrics_table
 from medmnist_diffusion.publish.plots import Pairs, plot_closest, plot_ratios
@@ -143,7 +144,7 @@ def evaluate(
         how["sampling_seeds"] = sampling_seeds
     metrics = Metrics(
         dataset=describe(real).model_dump(),
-        pipeline=_origin(generated, is_pipeline, sampling, sampling_seeds) | _unlabeled_record(generated, is_pipeline),
+        pipeline=_origin(generated, is_pipeline, sampling, sampling_seeds) | _seen_beside(generated, is_pipeline),
         sampling=how,
         metrics=over_seeds([one.records for _, one in draws]),
         refused=found.refused,
@@ -179,12 +180,14 @@ def _measured(
     return found
 
 
-def _unlabeled_record(folder: Path, is_pipeline: bool) -> dict[str, Any]:
-    """What a pipeline was trained on without labels, if anything."""
+def _seen_beside(folder: Path, is_pipeline: bool) -> dict[str, Any]:
+    """What a pipeline has seen beside its data set, if anything: images without labels, and what its bases saw."""
     if not is_pipeline or not (folder / TRAINING_SUMMARY).is_file():
         return {}
-    record = TrainingSummary.of(folder).unlabeled
-    return {} if record is None else {UNLABELED: record.model_dump()}
+    summary = TrainingSummary.of(folder)
+    unlabeled = {UNLABELED: summary.unlabeled.model_dump()} if summary.unlabeled else {}
+    others = seen_elsewhere(summary.bases, summary.dataset)
+    return {**unlabeled, SEEN_ELSEWHERE: others} if others else unlabeled
 
 
 def _seen_without_labels(
@@ -195,7 +198,10 @@ def _seen_without_labels(
     Raises:
         UserError: if they are others than those.
     """
-    record = _unlabeled_record(folder, is_pipeline).get(UNLABELED)
+    beside = _seen_beside(folder, is_pipeline)
+    record = beside.get(UNLABELED)
+    if SEEN_ELSEWHERE in beside:
+        logger.warning("%s: %s", folder, too_good(beside[SEEN_ELSEWHERE], dataset.name))
     if unlabeled is None:
         if record:
             logger.warning(

@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from medmnist_diffusion.artifacts import CheckpointState
+from medmnist_diffusion.artifacts import BaseRecord, CheckpointState
 from medmnist_diffusion.data import ImageDataset
 from medmnist_diffusion.diffusion.checkpoints import newest_checkpoint, read_state
 from medmnist_diffusion.errors import UserError
@@ -33,6 +33,11 @@ class History:
     extensions: list[str] = field(default_factory=list)
 
     @property
+    def bases(self) -> list[BaseRecord]:
+        """What the run started from."""
+        return self.saved.bases if self.saved else []
+
+    @property
     def comparable_from(self) -> int:
         """The step up to which losses are of other settings or data; −1 if there is none."""
         if self.saved is None:
@@ -57,7 +62,7 @@ def read_history(
     """The configuration, with what the run chose for itself before, and the run's history.
 
     Args:
-        base: the hash of the weights that it starts from.
+        base: the hash of the weights that it starts from; a run that goes on has its start behind it, and needs none.
         unlabeled: the hash of the images that it sees without labels.
 
     Raises:
@@ -72,6 +77,13 @@ def read_history(
     saved = read_state(checkpoint)
     changed = changed_settings(config, saved.config)
     before = {"base": NOTHING, "unlabeled images": NOTHING, **saved.data} if saved.data else content
+    if base == NOTHING:
+        content["base"] = before["base"]
+    elif content["base"] != before["base"]:
+        raise UserError(
+            f"{run} holds a run that has begun without this start (base: {before['base']} → {content['base']}). Use another "
+            "--output_dir."
+        )
     changed += [f"{name}: {before[name]} → {new}" for name, new in content.items() if before.get(name, new) != new]
     if changed and not config.allow_changes:
         raise UserError(

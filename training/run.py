@@ -24,6 +24,7 @@ from medmnist_diffusion.diffusion.loss_log import LossLog
 from medmnist_diffusion.diffusion.machine import check_training_memory, probe_precision, training_cost
 from medmnist_diffusion.diffusion.training_state import Best, TrainingState
 from medmnist_diffusion.errors import UserError
+from medmnist_diffusion.provenance import seen_elsewhere, too_good
 from medmnist_diffusion.publish.pipeline_folder import save_pipeline_folder, saved_step
 from medmnist_diffusion.publish.plots import MOST_CLASSES
 from medmnist_diffusion.training.config import TrainingConfig, kept_settings, write_config
@@ -91,6 +92,7 @@ class Run:
             data=self.history.data,
             changes=self.history.changes,
             extensions=self.history.extensions,
+            bases=self.facts.get("bases", []),
             comparable_from=log.comparable_from,
         )
 
@@ -252,6 +254,8 @@ def begin_run(
             logger.info(
                 "  base: %s, trained on %s. %s", bases[0].name, bases[0].trained_on, " ".join(bases[0].adapted)
             )
+            if others := seen_elsewhere(bases, data_audit.dataset):
+                logger.info("  base: %s", too_good(others, given.name))
         for line in (*dataset.notes, *(unlabeled.notes if unlabeled else []), *findings(audit(given))):
             logger.info("  data: %s", line)
     if config.report_to != "none":

@@ -40,7 +40,7 @@ from medmnist_diffusion.processes import start_processes
 from medmnist_diffusion.publish.card import which_weights
 from medmnist_diffusion.publish.licences import check_data
 from medmnist_diffusion.publish.pipeline_folder import saved_step
-from medmnist_diffusion.training.base import load_base, start_from, with_base
+from medmnist_diffusion.training.base import base_of, inner_rate, start_from, with_base
 from medmnist_diffusion.training.budget import Budget, learning_rate_factor
 from medmnist_diffusion.training.config import TrainingConfig
 from medmnist_diffusion.training.events import Checkpoint, DrawGrid, Event, Log, Stop, Validate
@@ -85,16 +85,16 @@ def _train(
 ) -> Path:
     # 1. The data, uint8 images with their classes or labels; and what the run's folder says if it was begun before.
     given = dataset or source_of(config).load()  # what evaluation will compare with
-    base = load_base(config.pretrained_model_name_or_path) if config.pretrained_model_name_or_path else None
+    base = base_of(config, folder)
     if config.unlabeled and unlabeled is None:
         unlabeled = load_unlabeled(config.unlabeled, given, source_of(config))
-    if config.push_to_hub:
-        bases_of_it = [base.record, *base.earlier] if base else []
-        check_data(given.license, config.data_license, bases_of_it, unlabeled.record if unlabeled else None)
     config, history = read_history(
         folder, config, given,
         base.record.weights_sha256 if base else NOTHING, unlabeled.record.content_hash if unlabeled else NOTHING,
     )  # fmt: skip
+    bases = [base.record, *base.earlier] if base else history.bases
+    if config.push_to_hub:
+        check_data(given.license, config.data_license, bases, unlabeled.record if unlabeled else None)
     dataset, dropped = drop_leaks(given, twins=config.drop_leaks == "twins") if config.drop_leaks else (given, 0)
     if config.drop_leaks:
         logger.info("%d training images that also stand in val or test were removed.", dropped)
@@ -104,7 +104,8 @@ def _train(
     config = with_choices(with_base(config, dataset, base) if base else config, dataset)
     check_weights_memory(network_options(config, dataset))
     network, objective = build_network(config, dataset), build_objective(config, dataset)
-    bases = start_from(base, network, objective, dataset) if base else []
+    if base:
+        bases = start_from(base, network, objective, dataset)
 
     # 3. The machine: processes, threads, precision.
     accelerator, config, expected = prepare_machine(config, network, objective, folder)
@@ -117,6 +118,7 @@ def _train(
         config.learning_rate,
         config.muon_learning_rate,
         config.adam_weight_decay,
+        inner=inner_rate(config, bases),
     )
     average = build_network(config, dataset)
     ema_decay = config.ema_decay * config.use_ema

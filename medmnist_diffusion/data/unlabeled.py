@@ -46,14 +46,14 @@ def load_unlabeled(name: str, dataset: ImageDataset, source: DataSource) -> Unla
     source = source._replace(dataset=name, size=dataset.shape[-3:-1])
     if folder:
         images, notes = folder_images(path, source.reading)
-        title, license_name = path.resolve().name, "unknown"
+        title, license_name, citation = path.resolve().name, "unknown", ""
     else:
         other = source.load()
         images, notes = (
             other.train.images,
             ["Of the unlabeled set the training images were taken, without their labels."],
         )
-        title, license_name = other.name, other.license
+        title, license_name, citation = other.name, other.license, other.citation
     if images.shape[-1] == 1 and dataset.channels == 3:
         images, notes = (
             np.repeat(images[:], 3, axis=-1),
@@ -64,11 +64,11 @@ def load_unlabeled(name: str, dataset: ImageDataset, source: DataSource) -> Unla
             f"--unlabeled {name} has images of shape {tuple(images.shape[1:])} (H×W×C), {dataset.name} of {dataset.shape}. "
             "They must be alike."
         )
-    return unlabeled_images(images, dataset, title, license_name, notes)
+    return unlabeled_images(images, dataset, title, license_name, notes, citation)
 
 
 def unlabeled_images(
-    images: np.ndarray, dataset: ImageDataset, name: str, license_name: str, notes: list[str]
+    images: np.ndarray, dataset: ImageDataset, name: str, license_name: str, notes: list[str], citation: str = ""
 ) -> Unlabeled:
     """The same of uint8 images N×H×W×C that were read already."""
     everything = Split("train", images, np.zeros(len(images), np.int64))
@@ -84,6 +84,7 @@ def unlabeled_images(
         images=len(kept.train),
         content_hash=kept.train.content_hash,
         license=license_name,
+        citation=citation,
         left_out=left_out,
     )
     null = np.full(len(kept.train), dataset.conditioning.null_label)

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from diffusers import UNet2DModel
 
+ENDS = ("conv_in.", "conv_out.", "class_embedding.")  # what meets pixels and classes
 MOMENTUM = 0.95
 # The polynomial a x + b x³ + c x⁵ whose iteration takes singular values near 1 (Jordan et al. 2024).
 A, B, C, ITERATIONS = 3.4445, -4.775, 2.0315, 5
@@ -64,18 +65,29 @@ def orthogonalized(matrices: torch.Tensor) -> torch.Tensor:
 
 
 def build_optimizers(
-    unet: UNet2DModel, optimizer: str, learning_rate: float, muon_learning_rate: float, weight_decay: float
+    unet: UNet2DModel,
+    optimizer: str,
+    learning_rate: float,
+    muon_learning_rate: float,
+    weight_decay: float,
+    inner: float = 1.0,
 ) -> list[torch.optim.Optimizer]:
     """AdamW for all parameters, or ("muon") for those that are no hidden kernel, beside Muon for these.
 
     The first and the last convolution stay with AdamW: they translate between pixels and features.
+
+    Args:
+        inner: at which share of the rates all learns but what meets pixels and classes (ENDS).
     """
-    hidden = [
-        parameter
-        for name, parameter in unet.named_parameters()
-        if optimizer == "muon" and parameter.ndim == 4 and not name.startswith(("conv_in.", "conv_out."))
-    ]
-    taken = set(map(id, hidden))
-    rest = [parameter for parameter in unet.parameters() if id(parameter) not in taken]
-    adamw = torch.optim.AdamW(rest, lr=learning_rate, weight_decay=weight_decay, fused=True)
-    return [adamw, KernelMuon(hidden, muon_learning_rate, weight_decay)] if hidden else [adamw]
+    named = dict(unet.named_parameters())
+    ends = [name for name in named if name.startswith(ENDS)]
+    hidden = [name for name in named if optimizer == "muon" and named[name].ndim == 4 and name not in ends]
+    others = [name for name in named if name not in hidden]
+    groups: list[dict[str, Any]] = [{"params": [named[name] for name in others]}]
+    if inner != 1:
+        within = [named[name] for name in others if name not in ends]
+        groups = [{"params": [named[name] for name in ends]}, {"params": within, "lr": inner * learning_rate}]
+    adamw = torch.optim.AdamW(groups, lr=learning_rate, weight_decay=weight_decay, fused=True)
+    if not hidden:
+        return [adamw]
+    return [adamw, KernelMuon([named[name] for name in hidden], inner * muon_learning_rate, weight_decay)]

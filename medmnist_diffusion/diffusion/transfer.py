@@ -19,6 +19,7 @@ from medmnist_diffusion.errors import UserError
 from medmnist_diffusion.pipelines import PixelUnshuffle, label_vectors
 
 FIRST, LAST, LAST_BIAS, CLASSES = "conv_in.weight", "conv_out.weight", "conv_out.bias", "class_embedding.weight"
+TIME_OUT, TIME_BIAS = "time_embedding.linear_2.", "time_embedding.linear_2.bias"
 SHAPE = ("block_out_channels", "layers_per_block", "down_block_types", "up_block_types", "add_attention")
 
 
@@ -57,6 +58,15 @@ def take_over(new: Ends, base: Ends) -> list[str]:
             said.append(f"Classes that the base does not know start at random: {', '.join(own)}.")
     elif CLASSES in theirs:
         said.append("The base was asked for one class; labels are new to the network.")
+    else:
+        order, own = _label_places(new.conditioning, base.conditioning, len(theirs[TIME_BIAS]))
+        for name in weights:
+            if name.startswith(TIME_OUT):
+                weights[name] = weights[name][order]
+            elif name.endswith("time_emb_proj.weight"):
+                weights[name] = weights[name][:, order]
+        if own:
+            said.append(f"Labels that the base does not know start at random: {', '.join(own)}.")
     new.network.load_state_dict(weights)
     return said
 
@@ -97,6 +107,21 @@ def _class_rows(
     unknown = known[base.num_classes] if len(known) > base.num_classes else known.mean(0)
     rows = [theirs.get(same_name(name), row) for name, row in zip(new.names, drawn, strict=False)]
     return torch.stack([*rows, unknown]), [name for name in new.names if same_name(name) not in theirs]
+
+
+def _label_places(new: Conditioning, base: Conditioning, width: int) -> tuple[list[int], list[str]]:
+    """Which of the base's `width` numbers of the time embedding each of the new network's is; and the names of the labels that the
+    base does not know.
+
+    Label i is added to number i, "unknown" to the one after the last label's. What reads the embedding can be put in another order
+    with it. So a label of the same name gets the base's place, and a new one a place at which the base never saw a label.
+    """
+    theirs = {same_name(name): place for place, name in enumerate(base.names)}
+    known = [theirs.pop(same_name(name), None) for name in new.names]
+    places = [*known, base.num_classes]
+    free = [place for place in (*range(base.num_classes + 1, width), *range(base.num_classes)) if place not in places]
+    order = [free.pop(0) if place is None else place for place in places]
+    return order + free, [name for name, place in zip(new.names, known, strict=True) if place is None]
 
 
 def _check_alike(new: Ends, base: Ends) -> None:

@@ -20,10 +20,11 @@ from medmnist_diffusion.diffusion.folder_check import MODEL_INDEX, WEIGHTS
 from medmnist_diffusion.errors import UserError, one_line
 from medmnist_diffusion.files import file_hash, write_text
 from medmnist_diffusion.metrics.table import figure_name, record_label
+from medmnist_diffusion.provenance import saw_no_patients, seen_elsewhere, too_good
 from medmnist_diffusion.publish.copies import copying_sentences
 from medmnist_diffusion.publish.figures import class_rows, overall_rows
 from medmnist_diffusion.publish.gallery import gallery_metadata
-from medmnist_diffusion.publish.licences import license_of
+from medmnist_diffusion.publish.licences import citations_of, license_of
 from medmnist_diffusion.publish.verdict import LIGHTS, answers
 
 TEMPLATE = Path(medmnist_diffusion.model_cards.__path__[0]) / "template.md"
@@ -113,13 +114,14 @@ def _metadata(
         for record in (metrics.metrics if metrics else [])
         if record.class_ is None
     ]
-    license_id = OPEN_LICENSES.get(license_of(summary))
-    base = next((one.name for one in summary.bases if "/" in one.name), None)  # a Hub id: the Hub links it
+    license_name = license_of(summary)
+    license_id = OPEN_LICENSES.get(license_name)
+    base = next((one.name for one in summary.bases[:1] if "/" in one.name), None)  # a Hub id: the Hub links it
     return ModelCardData(
         library_name="diffusers",
         pipeline_tag="unconditional-image-generation",
         license=license_id or "other",
-        license_name=None if license_id else dataset.license,
+        license_name=None if license_id else license_name,
         tags=[
             "medical",
             "class-conditional",
@@ -178,9 +180,13 @@ def _values(folder: Path, summary: TrainingSummary, metrics: Metrics | None, loa
     config = yaml.safe_load((folder / "training_config.yaml").read_text(encoding="utf-8"))
     index = json.loads((folder / MODEL_INDEX).read_text(encoding="utf-8"))
     names = list(dataset["id2label"].values())
+    others = seen_elsewhere(summary.bases, summary.dataset)
     return {
         "title": escaped(_title(summary.dataset)),
         "dataset": dataset,
+        "saw_no_patients": saw_no_patients(summary),
+        "too_good": escaped(too_good(others, summary.dataset.name)) if others else None,
+        "citations": escaped(citations_of(summary)),
         "size": size_in_words(summary.dataset.full_shape),
         "is_volume": len(summary.dataset.full_shape) > 3,
         "multi_label": summary.dataset.task == "multi-label",

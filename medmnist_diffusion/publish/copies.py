@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from medmnist_diffusion.artifacts import UNLABELED, MetricRecord, Metrics
+from medmnist_diffusion.artifacts import SEEN_ELSEWHERE, UNLABELED, MetricRecord, Metrics
 from medmnist_diffusion.metrics.evaluation import COPY_SHARES
 from medmnist_diffusion.metrics.intervals import holm
 
@@ -22,12 +22,14 @@ class CopyTests:
         flagged: those that are more than chance, after Holm's correction.
         judge: the copied share by pixels, all classes together; None where it was not measured.
         unseen: how many images without labels were trained on, if they were not looked at for copies.
+        elsewhere: what a base was trained on; its images were not looked at.
     """
 
     shares: list[MetricRecord]
     flagged: list[MetricRecord]
     judge: MetricRecord | None
     unseen: int = 0
+    elsewhere: tuple[str, ...] = ()
 
     @property
     def unjudged(self) -> str | None:
@@ -68,7 +70,7 @@ def copy_tests(metrics: Metrics) -> CopyTests:
     judges = (r for r in shares if (r.name, r.extractor, r.class_) == ("copied_share", "pixels", None))
     compared = any(record.reference_split == UNLABELED for record in shares)
     unseen = 0 if compared else (metrics.pipeline.get(UNLABELED) or {}).get("images", 0)
-    return CopyTests(shares, flagged, next(judges, None), unseen)
+    return CopyTests(shares, flagged, next(judges, None), unseen, tuple(metrics.pipeline.get(SEEN_ELSEWHERE, ())))
 
 
 def copying_sentences(metrics: Metrics) -> str:
@@ -100,6 +102,8 @@ def copying_sentences(metrics: Metrics) -> str:
             f"Copies would be seen from a share of about {tests.judge.detectable:.1%} on, also where they are mirrored, shifted, "
             "softer or of other brightness. This is no proof of privacy."
         )
+    if tests.elsewhere:
+        sentences.append(f"Copies of {', '.join(tests.elsewhere)}, which its base saw, were not looked for.")
     return " ".join(sentences)
 
 

@@ -18,10 +18,12 @@ from medmnist_diffusion.diffusion.folder_check import WEIGHTS
 from medmnist_diffusion.errors import UserError
 from medmnist_diffusion.files import file_hash, write_json, write_text
 from medmnist_diffusion.generated import write_parquet
+from medmnist_diffusion.provenance import saw_no_patients
 from medmnist_diffusion.publish.card import TEMPLATE, escaped
 from medmnist_diffusion.publish.copies import copying_sentences
 from medmnist_diffusion.publish.figures import overall_rows
 from medmnist_diffusion.publish.hub import check_repo_id
+from medmnist_diffusion.publish.licences import citations_of, license_of
 from medmnist_diffusion.publish.private import private_findings
 from medmnist_diffusion.publish.publish import (
     Publication,
@@ -89,10 +91,10 @@ def write_dataset(folder: Path, split: Split, pipeline: Path, export: Path, stud
         {"synthetic": True, "pipeline_weights_sha256": weights, "trained_on": dataset.name, **sampling},
     )
     counts, names = conditioning.counts(split.labels), conditioning.names
-    license_id = OPEN_LICENSES[dataset.license]
+    license_name = license_of(summary)
     card = DatasetCard.from_template(
         DatasetCardData(
-            license=license_id,
+            license=OPEN_LICENSES[license_name],
             task_categories=["image-classification"],
             tags=["synthetic", "medical", "diffusion", "research-only", dataset.name],
             size_categories=_size_category(len(split)),
@@ -101,6 +103,10 @@ def write_dataset(folder: Path, split: Split, pipeline: Path, export: Path, stud
         template_path=str(TEMPLATE.with_name("dataset_template.md")),
         title=f"{dataset.name}, generated",
         dataset=escaped(dataset.model_dump()),
+        saw_no_patients=saw_no_patients(summary),
+        license=license_name,
+        bases=[escaped(base.model_dump()) for base in summary.bases],
+        citations=escaped(citations_of(summary)),
         repo_id=repo_id,
         count=f"{len(split):,}",
         size=size_in_words(dataset.full_shape),

@@ -1,61 +1,79 @@
 """Whether the training data's licence permits that a model of them, or its images, are published."""
 
 from collections.abc import Sequence
+from typing import TypeVar
 
-from medmnist_diffusion.artifacts import BaseRecord, TrainingSummary, UnlabeledRecord
+from medmnist_diffusion.artifacts import BaseRecord, DatasetDescription, TrainingSummary, UnlabeledRecord
 from medmnist_diffusion.choices import OPEN_LICENSES
 from medmnist_diffusion.errors import UserError
 
+Licensed = TypeVar("Licensed", DatasetDescription, BaseRecord, UnlabeledRecord)
 UNKNOWN_LICENSE = "unknown"  # of a data set whose source gives none
-NON_COMMERCIAL = "CC BY-NC 4.0"
+STRICTEST_FIRST = ("CC BY-NC 4.0", "CC BY 4.0", "CC0 1.0")  # of those that permit publication
 
 
 def license_of(summary: TrainingSummary) -> str:
-    """The licence of what a pipeline was trained on, its bases' data included: one that forbids commercial use holds for all."""
-    known = [summary.dataset.license, *(base.license for base in summary.bases)]
-    if summary.unlabeled:
-        known.append(summary.unlabeled.license)
-    return NON_COMMERCIAL if NON_COMMERCIAL in known else known[0]
+    """The licence of what a pipeline was trained on, its bases' data included: the strictest holds for all, and one that permits
+    nothing, or is unknown, before these."""
+    known = [record.license for record in (summary.dataset, *_more(summary.bases, summary.unlabeled))]
+    closed = [one for one in known if one not in OPEN_LICENSES]
+    return closed[0] if closed else min(known, key=STRICTEST_FIRST.index)
+
+
+def citations_of(summary: TrainingSummary) -> list[str]:
+    """How all data are to be cited that a pipeline was trained on."""
+    records = (summary.dataset, *_more(summary.bases, summary.unlabeled))
+    return list(dict.fromkeys(record.citation for record in records if record.citation))
+
+
+def with_license(summary: TrainingSummary, given: str) -> TrainingSummary:
+    """The summary with a licence wherever none is recorded."""
+    return summary.model_copy(
+        update={
+            "dataset": _filled(summary.dataset, given),
+            "unlabeled": summary.unlabeled and _filled(summary.unlabeled, given),
+            "bases": [
+                _filled(base, given).model_copy(
+                    update={"unlabeled": base.unlabeled and _filled(base.unlabeled, given)}
+                )
+                for base in summary.bases
+            ],
+        }
+    )
+
+
+def _filled(record: Licensed, given: str) -> Licensed:
+    return record.model_copy(update={"license": given}) if record.license == UNKNOWN_LICENSE else record
+
+
+def _more(bases: Sequence[BaseRecord], unlabeled: UnlabeledRecord | None) -> list[BaseRecord | UnlabeledRecord]:
+    """All data beside the data set."""
+    return [*bases, *(one for one in (unlabeled, *(base.unlabeled for base in bases)) if one)]
 
 
 def check_data(
     recorded: str, given: str | None, bases: Sequence[BaseRecord] = (), unlabeled: UnlabeledRecord | None = None
 ) -> None:
     """All data that a pipeline was trained on: its data set's licence and the one `given` for it, its bases, unlabeled images.
+    What is given counts wherever nothing is recorded.
 
     Raises:
         UserError: for the first that does not permit publication.
     """
     check_license(recorded, given)
-    check_bases(bases)
-    check_unlabeled(unlabeled, given)
-
-
-def check_bases(bases: Sequence[BaseRecord]) -> None:
-    """Raises:
-    UserError: for a base whose data's licence does not permit publication.
-    """
-    for base in bases:
-        if base.license not in OPEN_LICENSES:
+    for record in _more(bases, unlabeled):
+        license_name = given if record.license == UNKNOWN_LICENSE else record.license
+        if license_name not in OPEN_LICENSES:
             raise UserError(
-                f"the base {base.name} was trained on {base.trained_on}, whose licence is {base.license!r}. Publishing needs one "
-                f"that permits it ({', '.join(OPEN_LICENSES)})."
+                f"the licence of {_described(record)} is {record.license!r}. Publishing needs one that permits it "
+                f"({', '.join(OPEN_LICENSES)}): for images of your own say by --data_license which you give them."
             )
 
 
-def check_unlabeled(record: UnlabeledRecord | None, given: str | None) -> None:
-    """Raises:
-    UserError: if images that were trained on without labels have a licence that does not permit publication; `given` counts where
-        none is recorded.
-    """
-    if record is None:
-        return
-    license_name = given if record.license == UNKNOWN_LICENSE else record.license
-    if license_name not in OPEN_LICENSES:
-        raise UserError(
-            f"the licence of the unlabeled images ({record.name}) is {record.license!r}. Publishing needs one that permits it "
-            f"({', '.join(OPEN_LICENSES)}): for images of your own say by --data_license which you give them."
-        )
+def _described(record: BaseRecord | UnlabeledRecord) -> str:
+    if isinstance(record, BaseRecord):
+        return f"{record.trained_on}, which the base {record.name} was trained on,"
+    return f"the unlabeled images ({record.name})"
 
 
 def check_license(recorded: str, given: str | None) -> None:

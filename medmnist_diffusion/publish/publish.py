@@ -26,7 +26,7 @@ from medmnist_diffusion.publish.copies import copy_tests
 from medmnist_diffusion.publish.figures import table_text
 from medmnist_diffusion.publish.gallery import GALLERY, write_gallery
 from medmnist_diffusion.publish.hub import Upload, check_repo_id, check_token, upload
-from medmnist_diffusion.publish.licences import check_data
+from medmnist_diffusion.publish.licences import check_data, with_license
 from medmnist_diffusion.publish.private import private_findings
 from medmnist_diffusion.shipped import or_a_name, pipeline_folder
 
@@ -127,8 +127,7 @@ def copy_for_publication(folder: Path, target: Path, repo_id: str, data_license:
     check_data(summary.dataset.license, data_license, summary.bases, summary.unlabeled)
     shutil.copytree(folder, target, ignore=shutil.ignore_patterns(*SAMPLES, GALLERY, *LEFT_BY_OTHERS))
     if data_license:
-        licensed = summary.dataset.model_copy(update={"license": data_license})
-        write_json(target / TRAINING_SUMMARY, summary.model_copy(update={"dataset": licensed}).model_dump())
+        write_json(target / TRAINING_SUMMARY, with_license(summary, data_license).model_dump())
         write_manifest(target)
     write_card(target, repo_id)
 

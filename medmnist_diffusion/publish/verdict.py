@@ -163,6 +163,8 @@ def _copies(metrics: Metrics) -> Answer:
     else:
         assert tests.judge is not None
         shown, answer, light = tests.judge, "No sign of it", "green"
+        if tests.elsewhere:
+            answer += f" (of {', '.join(tests.elsewhere)}, which its base saw, it was not looked for)"
     of_class = "" if shown.class_ is None else f" of class {metrics.dataset['id2label'][str(shown.class_)]}"
     if shown.name == "copied_share":
         how = f"so much nearer to one training image than to the others around it as {shown.floor:.0%} of fresh real images do"

@@ -24,7 +24,8 @@ from medmnist_diffusion.training.setup import NARROW, with_choices
 from medmnist_diffusion.training.train import train
 
 NEVER = 10**9
-LATER = ("fit", "window", "slices")  # settings that came later, and mean nothing where they are not given
+# Settings that came later, and mean nothing where they are not given.
+LATER = ("fit", "window", "slices", "pretrained_learning_rate_factor")
 
 
 def generator_config(

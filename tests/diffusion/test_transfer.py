@@ -124,6 +124,20 @@ def test_from_several_labels_to_one_class_and_the_other_way(images: torch.Tensor
     torch.testing.assert_close(again.network.conv_in.weight, several.network.conv_in.weight)
 
 
+def test_labels_are_taken_over_by_name(images: torch.Tensor) -> None:
+    """Each alone, several together, none, and "unknown"; wherever they stand among the others."""
+    base = ends(names=("x", "y", "z"), task="multi-label")
+    new = ends(names=("z", "w", "x", "v"), task="multi-label", seed=5)
+    assert take_over(new, base) == ["Labels that the base does not know start at random: w, v."]
+    for mine, theirs in ((0b0001, 0b100), (0b0100, 0b001), (0b0101, 0b101), (0, 0), (0b10000, 0b1000)):
+        torch.testing.assert_close(answer(new, images, mine), answer(base, images, theirs))
+    known = [answer(base, images, label) for label in range(16)]
+    assert not any(torch.allclose(answer(new, images, 0b0010), one) for one in known)
+    same = ends(names=("x", "y", "z"), task="multi-label", seed=6)
+    assert take_over(same, base) == []
+    assert torch.equal(answer(same, images, 0b010), answer(base, images, 0b010))
+
+
 def test_an_unfit_base_is_refused(base: Ends) -> None:
     with pytest.raises(UserError, match="block_out_channels"):
         take_over(ends(block_out_channels=(16, 48)), base)

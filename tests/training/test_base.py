@@ -1,20 +1,27 @@
 """A training that starts from another pipeline: what it takes over, what it says of it, and what it refuses."""
 
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
+import yaml
 from PIL import Image
 
 from medmnist_diffusion import cli
-from medmnist_diffusion.artifacts import TrainingSummary
-from medmnist_diffusion.data import ImageDataset, phantom
+from medmnist_diffusion.artifacts import BaseRecord, TrainingSummary, UnlabeledRecord
+from medmnist_diffusion.choices import OPEN_LICENSES
+from medmnist_diffusion.data import ImageDataset, load_dataset, phantom
+from medmnist_diffusion.data.npz import npz_arrays, write_npz
+from medmnist_diffusion.diffusion.optimizers import build_optimizers
 from medmnist_diffusion.diffusion.sampling import generate_images, load_pipeline
 from medmnist_diffusion.errors import UserError
-from medmnist_diffusion.publish.licences import check_bases, license_of
+from medmnist_diffusion.provenance import saw_no_patients
+from medmnist_diffusion.publish.licences import STRICTEST_FIRST, check_data, citations_of, license_of, with_license
 from tests.conftest import CliError, small_training
-from tests.training.resuming import outcome
+from tests.training.resuming import EVERYTHING, outcome, start, wait_for_checkpoint
 
 FEW = {"train": 60, "val": 24, "test": 24}
 
@@ -31,29 +38,42 @@ def test_nothing_is_lost_at_the_start(trained_run: Path, small_npz: Path, small:
     labels = np.arange(4)
     np.testing.assert_array_equal(generate_images(new, labels), generate_images(base, labels))
     (record,) = TrainingSummary.of(run / "pipeline").bases
-    assert (record.name, record.trained_on, record.adapted) == ("pipeline", "small", [])
+    assert (record.name, record.trained_on, record.adapted) == (trained_run.name, "small", [])
     assert record.content_hash == small.content_hash
     card = (run / "pipeline" / "README.md").read_text()
-    assert "**It started from a trained pipeline:** pipeline (trained on small" in card
-    assert "Whether images of small were copied was not looked for here" in card
+    assert f"**It started from a trained pipeline:** {trained_run.name} (trained on small" in card
+    assert "Its base saw images of" not in card  # but for the same ones
+    assert yaml.safe_load((run / "training_config.yaml").read_text())["pretrained_model_name_or_path"] == "pipeline"
 
 
 @pytest.mark.parametrize(
-    ("data", "size", "shape"),
-    [("phantom-rgb", "28", (3, 28, 28)), ("phantom", "64", (1, 64, 64)), ("phantom-multilabel", "28", (1, 28, 28))],
+    ("base", "data", "size", "shape", "grid"),
+    [
+        ("phantom-28", "phantom-rgb", "28", (3, 28, 28), 14),
+        ("phantom-28", "phantom", "40", (1, 40, 40), 14),  # by 3: a power of two would leave 10 or 20
+        ("retinamnist-28", "phantom-multilabel", "64", (1, 64, 64), 14),
+        ("retinamnist-28", "phantom-rgb", "64", (3, 64, 64), 22),  # 27 channels: its first block has 32
+        ("pbc-blood-64", "phantom-rgb", "28", (3, 28, 28), 14),
+        ("adrenalmnist3d-28", "phantom-3d", "16", (1, 16, 16, 16), 16),
+    ],
 )
-def test_other_colours_sizes_and_tasks(
-    data: str, size: str, shape: tuple[int, ...], trained_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_from_a_shipped_pipeline_to_other_colours_sizes_and_tasks(
+    base: str, data: str, size: str, shape: tuple[int, ...], grid: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(phantom, "SPLITS", FEW)
-    run = tmp_path / "run"
-    assert cli.main(started(trained_run, data, run, "--size", size, "--max_train_steps", "3")) == 0
-    pipe = load_pipeline(run / "pipeline")
+    monkeypatch.setattr(phantom, "VOLUMES", FEW)
+    run, known = tmp_path / "run", load_pipeline(base)
+    options = ["--size", size, "--output_dir", str(run), "--max_train_steps", "2", "--train_batch_size", "4"]
+    quick = ["--report_to", "none", "--mixed_precision", "no", "--pretrained_model_name_or_path", base]
+    assert cli.main(["train", "--dataset", data, *options, *quick]) == 0
+    pipe, summary = load_pipeline(run / "pipeline"), TrainingSummary.of(run / "pipeline")
     assert pipe.image_shape == shape
-    assert pipe.scheduler.config.prediction_type == "v_prediction"
-    assert pipe.image_encoder.encoded_shape[1:] == ((14, 14) if size == "28" else (16, 16))
-    (record,) = TrainingSummary.of(run / "pipeline").bases
-    assert bool(record.adapted) == (data != "phantom" or size != "28")
+    assert pipe.scheduler.config.prediction_type == known.scheduler.config.prediction_type
+    assert pipe.image_encoder.encoded_shape[1:] == (grid, grid)
+    assert [one.name for one in summary.bases] == [base]
+    assert summary.bases[0].adapted
+    assert saw_no_patients(summary) == (base == "phantom-28")
+    assert f"Its base saw images of {summary.bases[0].trained_on}." in (run / "pipeline" / "README.md").read_text()
 
 
 def test_other_classes_of_a_folder(trained_run: Path, tmp_path: Path) -> None:
@@ -69,19 +89,58 @@ def test_other_classes_of_a_folder(trained_run: Path, tmp_path: Path) -> None:
     ]
 
 
-def test_stopped_and_resumed_it_is_the_same(
+@pytest.fixture
+def coloured_labels(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """RGB images with several labels each."""
+    monkeypatch.setattr(phantom, "SPLITS", FEW)
+    grey = load_dataset("phantom-multilabel")
+    splits = {name: replace(one, images=np.repeat(one.images[:], 3, axis=-1)) for name, one in grey.splits.items()}
+    path = tmp_path / "coloured.npz"
+    write_npz(path, npz_arrays(splits, grey.conditioning))
+    return path
+
+
+def test_killed_and_resumed_it_is_the_same(
+    trained_run: Path, coloured_labels: Path, small_npz: Path, tmp_path: Path, cli_error: CliError
+) -> None:
+    """To other labels, colours and another task; what was taken over learns slower; the base is gone when the run goes on."""
+    base = shutil.copytree(trained_run, tmp_path / "base")
+    options = ["--pretrained_model_name_or_path", f"{base}/pipeline", "--pretrained_learning_rate_factor", "0.3"]
+    for name in ("whole", "cut"):
+        process = start(tmp_path / name, coloured_labels, *options)
+        if name == "cut":
+            wait_for_checkpoint(tmp_path / "cut", process)
+            process.kill()
+        process.communicate(timeout=120)
+    assert not (tmp_path / "cut" / "pipeline").exists()
+    again = ["train", *small_training(coloured_labels, tmp_path / "cut"), *EVERYTHING]
+    other = ["--pretrained_model_name_or_path", str(trained_run / "pipeline_best"), *options[2:]]
+    if TrainingSummary.of(trained_run / "pipeline_best").step != TrainingSummary.of(trained_run / "pipeline").step:
+        assert "has begun without this start" in cli_error(*again, *other)
+    shutil.rmtree(base)
+    assert cli.main([*again, *options]) == 0
+    assert outcome(tmp_path / "cut") == outcome(tmp_path / "whole")
+    assert [one.name for one in TrainingSummary.of(tmp_path / "cut" / "pipeline").bases] == ["base"]
+
+
+def test_what_was_taken_over_learns_slower(
     trained_run: Path, small_npz: Path, tmp_path: Path, cli_error: CliError
 ) -> None:
-    steps = ["--max_train_steps", "30", "--checkpointing_steps", "10"]
-    assert cli.main(started(trained_run, str(small_npz), tmp_path / "whole", *steps)) == 0
-    shutil.copytree(tmp_path / "whole", tmp_path / "cut")
-    for path in (tmp_path / "cut" / "pipeline", tmp_path / "cut" / "checkpoints" / "step_00000030"):
-        assert path.is_dir()
-        shutil.rmtree(path)
-    assert cli.main(started(trained_run, str(small_npz), tmp_path / "cut", *steps)) == 0
-    assert outcome(tmp_path / "cut") == outcome(tmp_path / "whole")
-    without = ["train", *small_training(small_npz, tmp_path / "cut"), *steps]
-    assert "base:" in cli_error(*without)  # another start is another run
+    """AdamW's first step is as long as its rate, whatever the gradient."""
+    network = load_pipeline(trained_run / "pipeline").unet
+    adamw, muon = build_optimizers(network, "muon", 1e-3, 0.02, 0.0, inner=0.25)
+    before = {name: one.detach().clone() for name, one in network.named_parameters()}
+    for parameter in network.parameters():
+        parameter.grad = torch.randn(parameter.shape, generator=torch.Generator().manual_seed(parameter.numel()))
+    for optimizer in (adamw, muon):
+        optimizer.step()
+    moved = {name: float((one.detach() - before[name]).abs().max()) for name, one in network.named_parameters()}
+    for name in ("conv_in.weight", "conv_out.bias", "class_embedding.weight"):
+        assert moved[name] == pytest.approx(1e-3, rel=1e-3)
+    assert moved["time_embedding.linear_1.weight"] == pytest.approx(0.25e-3, rel=1e-3)
+    assert muon.param_groups[0]["lr"] == 0.005
+    alone = ["train", *small_training(small_npz, tmp_path / "run"), "--pretrained_learning_rate_factor", "0.3"]
+    assert "is for what is taken over" in cli_error(*alone)
 
 
 def test_bases_of_bases_are_known(trained_run: Path, small_npz: Path, tmp_path: Path) -> None:
@@ -90,11 +149,43 @@ def test_bases_of_bases_are_known(trained_run: Path, small_npz: Path, tmp_path: 
     summary = TrainingSummary.of(tmp_path / "second" / "pipeline")
     assert len(summary.bases) == 2
     assert summary.bases[1] == TrainingSummary.of(tmp_path / "first" / "pipeline").bases[0]
-    assert "That one started from pipeline" in (tmp_path / "second" / "pipeline" / "README.md").read_text()
-    limited = summary.bases[1].model_copy(update={"license": "CC BY-NC 4.0"})
-    assert license_of(summary.model_copy(update={"bases": [limited]})) == "CC BY-NC 4.0"
-    with pytest.raises(UserError, match="whose licence is 'unknown'"):
-        check_bases(summary.bases)
+    assert f"That one started from {trained_run.name}" in (tmp_path / "second" / "pipeline" / "README.md").read_text()
+    with pytest.raises(UserError, match=r"the licence of small, which the base .* was trained on, is 'unknown'"):
+        check_data("CC0 1.0", None, summary.bases)
+    check_data("unknown", "CC BY 4.0", summary.bases)  # images of one's own
+
+
+@pytest.mark.parametrize(
+    ("own", "base", "unlabeled_of_base", "all_of_it"),
+    [
+        ("CC0 1.0", "CC BY 4.0", None, "CC BY 4.0"),
+        ("CC BY 4.0", "CC0 1.0", None, "CC BY 4.0"),
+        ("CC BY 4.0", "CC BY-NC 4.0", None, "CC BY-NC 4.0"),
+        ("CC0 1.0", "CC0 1.0", "CC BY-NC 4.0", "CC BY-NC 4.0"),
+        ("CC BY-NC 4.0", "CC0 1.0", "unknown", "unknown"),
+        ("unknown", "CC BY-NC 4.0", None, "unknown"),
+    ],
+)
+def test_the_strictest_licence_holds(
+    own: str, base: str, unlabeled_of_base: str | None, all_of_it: str, trained_run: Path
+) -> None:
+    summary = TrainingSummary.of(trained_run / "pipeline")
+    beside = unlabeled_of_base and UnlabeledRecord(
+        name="more", images=9, content_hash="0", license=unlabeled_of_base, left_out=0, citation="Nobody 2020"
+    )
+    record = BaseRecord(
+        name="b", weights_sha256="0", trained_on="t", content_hash="1", license=base, citation="Somebody 2019",
+        unlabeled=beside or None, adapted=[],
+    )  # fmt: skip
+    dataset = summary.dataset.model_copy(update={"license": own})
+    whole = summary.model_copy(update={"dataset": dataset, "bases": [record]})
+    assert license_of(whole) == all_of_it
+    assert "Somebody 2019" in citations_of(whole)
+    if all_of_it == "unknown":
+        with pytest.raises(UserError, match="Publishing needs one that permits it"):
+            check_data(own, None, whole.bases)
+    assert license_of(with_license(whole, "CC BY 4.0")) in ("CC BY 4.0", "CC BY-NC 4.0")
+    assert set(STRICTEST_FIRST) == set(OPEN_LICENSES)
 
 
 @pytest.mark.parametrize(
@@ -130,5 +221,5 @@ def test_a_base_whose_licence_forbids_publication_is_known_before_training(
     monkeypatch.setenv("HF_TOKEN", "hf_" + "x" * 34)  # it is not used: no network is asked before training
     hub = ["--push_to_hub", "true", "--hub_model_id", "somebody/x"]
     error = cli_error(*started(trained_run, "phantom", tmp_path / "run", *hub))
-    assert "the base pipeline was trained on small, whose licence is 'unknown'" in error
+    assert f"the licence of small, which the base {trained_run.name} was trained on, is 'unknown'" in error
     assert not (tmp_path / "run" / "checkpoints").exists()

@@ -18,7 +18,7 @@ from medmnist_diffusion.metrics.evaluation import unlabeled_copies
 from medmnist_diffusion.metrics.extractors import make_extractor
 from medmnist_diffusion.metrics.real_side import RealSide
 from medmnist_diffusion.publish.copies import copy_tests
-from medmnist_diffusion.publish.licences import check_unlabeled
+from medmnist_diffusion.publish.licences import check_data
 from tests.conftest import CliError, small_training
 from tests.training.resuming import outcome
 
@@ -136,8 +136,8 @@ def test_a_run_says_what_it_saw_and_resumes_bit_by_bit(small_npz: Path, pictures
     card = (whole / "pipeline" / "README.md").read_text()
     assert "**Unlabeled images**, too: 160 of pictures, licence unknown, 25% of every batch" in card
     with pytest.raises(md.UserError, match="unlabeled images"):
-        check_unlabeled(summary.unlabeled, None)
-    check_unlabeled(summary.unlabeled, "CC0 1.0")
+        check_data("CC0 1.0", None, unlabeled=summary.unlabeled)
+    check_data("CC0 1.0", "CC0 1.0", unlabeled=summary.unlabeled)
 
 
 def test_other_unlabeled_images_are_another_run(
