@@ -137,7 +137,8 @@ def generate(
             raise UserError(f"{dict(labels)}: give a number of images for each name.")
         conditions = np.repeat(np.array(asked, np.int64), counts)
     else:
-        conditions = np.array([_condition(one, conditioning) for one in labels], np.int64)
+        listed = labels.tolist() if hasattr(labels, "tolist") else labels  # an array or a tensor
+        conditions = np.array([_condition(one, conditioning) for one in listed], np.int64)
     if not len(conditions):
         raise UserError(f"no images were asked for. Give how many of each: {{{conditioning.names[0]!r}: 10}}, say.")
     check_images_memory(pipe.image_shape, len(conditions), "Make fewer at once, with another seed each time.")

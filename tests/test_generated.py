@@ -49,8 +49,18 @@ def test_images_are_those_of_the_loaded_pipeline(made: GeneratedImages, folder: 
     assert len(made) == 4
 
 
-@pytest.mark.parametrize("labels", [["2", "2", "2", "0"], [2, 2, 2, 0], [["2"], [2], "2", 0], np.array([2, 2, 2, 0])])
-def test_what_each_image_shows_can_be_listed(made: GeneratedImages, folder: Path, labels: list[int | str]) -> None:
+@pytest.mark.parametrize(
+    "labels",
+    [
+        ["2", "2", "2", "0"],
+        [2, 2, 2, 0],
+        [["2"], [2], "2", 0],
+        np.array([2, 2, 2, 0]),
+        torch.tensor([2, 2, 2, 0]),
+        {"2": np.int64(3), "0": np.int64(1)},
+    ],
+)
+def test_what_each_image_shows_can_be_listed(made: GeneratedImages, folder: Path, labels: Any) -> None:
     np.testing.assert_array_equal(md.generate(folder, labels, seed=7, sampling=FEW).images, made.images)
 
 
