@@ -13,7 +13,7 @@ held-out loss say when a start from elsewhere reaches the best of the one from s
 
 The arm "base, classes alike at first" starts every class as the base's "unknown"; in all others they start at random.
 
-Further arms are recipes for few images: dropout, a lower learning rate after a start from a base, and varied images: half of what
+Further arms are recipes for few images: dropout, a lower rate for what was taken over from a base, and varied images: half of what
 is trained on is turned, shifted, scaled and mirrored, under classes of its own which nothing is sampled from, so that no sample is
 turned (the idea of Karras et al. 2022, arXiv 2206.00364, section 5, with a class in the place of their augmentation label).
 """
@@ -48,7 +48,7 @@ from medmnist_diffusion.metrics.memorization import Threshold, nearest_copies
 from medmnist_diffusion.processes import available_cores, threads_kept
 from medmnist_diffusion.publish.plots import save_figure
 from medmnist_diffusion.training.base import start_from
-from medmnist_diffusion.training.config import SETTINGS, training_config
+from medmnist_diffusion.training.config import training_config
 from medmnist_diffusion.training.train import train
 
 # Target → the other set whose pipeline is one of its starts; a base is of all other sets here.
@@ -57,10 +57,6 @@ SCRATCH, OTHER_SET, BASE = "scratch", "other set", "base"
 COUNTS = (25, 100, 250, 1000)
 IMAGES, SAMPLING_STEPS = 1000, 10
 RESULT = RESULTS / "finetune.json"
-LOWER_RATES = {
-    "learning_rate": SETTINGS["learning_rate"].default / 3,
-    "muon_learning_rate": SETTINGS["muon_learning_rate"].default / 3,
-}
 
 
 class Arm(NamedTuple):
@@ -78,7 +74,7 @@ ARMS = {
     **MAIN_ARMS,
     "dropout 0.1": Arm(SCRATCH, {"dropout": 0.1}),
     "varied images": Arm(SCRATCH, varied=True),
-    "base, a third of the rate": Arm(BASE, LOWER_RATES),
+    "base, a third of the rate": Arm(BASE, {"pretrained_learning_rate_factor": 1 / 3}),
     "base, varied images": Arm(BASE, varied=True),
     "base, classes alike at first": Arm(BASE, alike=True),
 }
