@@ -2,10 +2,14 @@
 
     python benchmarks/ship.py runs/pneumonia/pipeline --dataset pneumoniamnist --name pneumoniamnist-28
     python benchmarks/ship.py --refresh     # after a change of pipelines/ or of the card: those that are shipped get it, too
+    python benchmarks/ship.py --again pneumoniamnist-28 --dataset pneumoniamnist
 
 Its weights are rounded to float16 (they are computed with in float32), it is evaluated anew over as many sampling seeds as before,
 and every figure is compared: results/half_precision.json says which ones left the interval that they had. It is shipped only if it
 could be published. Its card and its figures are those of the rounded weights.
+
+`--again` evaluates a shipped pipeline as its card says, and writes to results/shipped_again.json whether every figure comes again:
+the very same on the machine that measured it, within its interval on another.
 """
 
 import argparse
@@ -35,7 +39,7 @@ from medmnist_diffusion.publish.publish import CODE, SAMPLES, reasons_against_pu
 from medmnist_diffusion.shipped import MODEL_CARDS, shipped_names
 from medmnist_diffusion.training.evaluate_fid import evaluate
 
-RESULT = RESULTS / "half_precision.json"
+RESULT, AGAIN = RESULTS / "half_precision.json", RESULTS / "shipped_again.json"
 MOST_MB = 25
 
 
@@ -62,24 +66,46 @@ def ship(pipeline: Path, name: str, data: str) -> None:
             shutil.copytree(folder, target, ignore=shutil.ignore_patterns(*SAMPLES), dirs_exist_ok=True)
             if reasons := reasons_against_publishing(target, f"somebody/{name}"):
                 raise UserError(f"{name} is not shipped: {'; '.join(reasons)}.")
-    result = json.loads(RESULT.read_text(encoding="utf-8")) if RESULT.is_file() else {}
-    write_json(RESULT, {**result, name: compared(full, half)})
+    keep(RESULT, name, compared(full, half, ("float32", "float16")))
     megabytes = sum(path.stat().st_size for path in MODEL_CARDS.rglob("*") if path.is_file()) / 1e6
     print(f"{name} is shipped; all together {megabytes:.1f} MB of {MOST_MB}.")
 
 
-def compared(full: Metrics, half: Metrics) -> dict[str, Any]:
-    """Every figure of all classes together before and after rounding, and whether the interval that it had holds the new one."""
+def again(name: str, data: str) -> None:
+    """Evaluate a shipped pipeline as it was, and compare."""
+    known, dataset = Metrics.read(MODEL_CARDS / name / "metrics.json"), load_dataset(data)
+    if not same_images(known.dataset, describe(dataset)):
+        raise UserError(f"{name} was trained on {known.dataset['name']}, not on {data}.")
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(shutil.copytree(MODEL_CARDS / name, Path(temporary) / name))
+        new = evaluate(folder, dataset, sampling_seeds=int(known.sampling.get("sampling_seeds", 1)))
+    found = compared(known, new, ("card", "again"))
+    keep(AGAIN, name, found)
+    same = sum(row["card"] == row["again"] for row in found["figures"])
+    print(
+        f"{name}: {len(found['figures'])} figures, {same} the very same, {found['outside']} outside their intervals."
+    )
+
+
+def keep(path: Path, name: str, found: dict[str, Any]) -> None:
+    """Put what was found of a pipeline into a result file."""
+    result = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    write_json(path, {**result, name: found})
+
+
+def compared(known: Metrics, new: Metrics, names: tuple[str, str]) -> dict[str, Any]:
+    """Every figure of all classes together, known and new by these names, and whether the interval that it had holds the new one."""
     after = {
-        (record.name, record.extractor, record.dimension): record for record in half.metrics if record.class_ is None
+        (record.name, record.extractor, record.dimension): record for record in new.metrics if record.class_ is None
     }
     rows = []
-    for record in full.metrics:
+    for record in known.metrics:
         other = after.get((record.name, record.extractor, record.dimension))
         if record.class_ is not None or record.interval is None or other is None:
             continue
         low, high = record.interval
-        row = {"figure": record.name, "space": record.extractor, "float32": record.value, "float16": other.value}
+        values = dict(zip(names, (record.value, other.value), strict=True))
+        row = {"figure": record.name, "space": record.extractor, **values}
         rows.append({**row, "interval": [low, high], "inside": low <= other.value <= high})
     return {"figures": rows, "outside": sum(not row["inside"] for row in rows)}
 
@@ -97,14 +123,17 @@ def main(argv: Sequence[str]) -> None:
     parser.add_argument("--dataset")
     parser.add_argument("--name")
     parser.add_argument("--refresh", action="store_true")
+    parser.add_argument("--again", choices=shipped_names(), metavar="NAME")
     args = parser.parse_args(argv)
     if args.refresh:
         for name in shipped_names():
             refresh(MODEL_CARDS / name, name)
+    elif args.again and args.dataset:
+        again(args.again, args.dataset)
     elif args.pipeline and args.dataset and args.name:
         ship(args.pipeline, args.name, args.dataset)
     else:
-        raise UserError("give a pipeline, --dataset and --name, or --refresh.")
+        raise UserError("give a pipeline, --dataset and --name; --again and --dataset; or --refresh.")
 
 
 if __name__ == "__main__":
