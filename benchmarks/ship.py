@@ -94,7 +94,7 @@ def keep(path: Path, name: str, found: dict[str, Any]) -> None:
 
 
 def compared(known: Metrics, new: Metrics, names: tuple[str, str]) -> dict[str, Any]:
-    """Every figure of all classes together, known and new, by these names; and whether the interval that it had holds the new one."""
+    """Every figure of all classes together, known and new, by these names; and whether its interval holds the new one."""
     after = {
         (record.name, record.extractor, record.dimension): record for record in new.metrics if record.class_ is None
     }
