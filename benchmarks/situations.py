@@ -6,7 +6,11 @@
 
 Each is a `study augmentation` as a user would run it, with the share of real images that SHARES says and a shorter training of the
 generators than the default. Interrupted, the same command goes on; studies of a set share their generators. What the table needs
-of finished studies stands in results/situations.json; the reports lie under --output.
+of finished studies stands in results/situations.json; the reports lie under --output. Of several labels an image those that some
+split hardly shows are left out. A study that is refused has its reason in the table.
+
+A cell of the table is the verdict; the arm and the control that it rests on, with their difference, its 95 % interval, and the
+true difference that the study would find in four cases of five; and what is recommended.
 """
 
 import argparse
@@ -24,9 +28,11 @@ from sets import SETS, described
 from trainings import Row
 
 from medmnist_diffusion.data import load_dataset
+from medmnist_diffusion.data.npz import npz_arrays, write_npz
 from medmnist_diffusion.diffusion.machine import describe_machine
 from medmnist_diffusion.errors import UserError, run_command
 from medmnist_diffusion.files import write_json
+from medmnist_diffusion.studies.augmentation.arms import BY_NAME, CLASSICAL
 from medmnist_diffusion.studies.augmentation.protocol import draws_in
 from medmnist_diffusion.studies.augmentation.situations import SITUATIONS
 from medmnist_diffusion.studies.augmentation.study import study_augmentation
@@ -43,27 +49,32 @@ OUTSIDE = {
 RESULT = RESULTS / "situations.json"
 KEPT = (
     "regime", "verdict", "sentence", "effect", "interval", "p_value", "recommended", "arm", "control", "draws", "comparisons",
-    "smallest_detectable", "n_real", "attacks",
+    "smallest_detectable", "n_real", "attacks", "beats_controls",
 )  # fmt: skip
+FEWEST = 5  # images of each split that show a label
 WORDS = {"an easier thing is as good": "easier is as good"}
 
 
 def studied(args: argparse.Namespace, name: str, situation: str, seconds: float) -> list[Row]:
     """Run what is missing of a study; a row for each regime that has a verdict from all the draws that were asked for."""
-    home = Path(args.output).resolve() / f"{name}-{args.classifier}"
-    folder = home / situation
+    home = Path(args.output).resolve() / name
+    folder = home / f"{situation}-{args.classifier}"
     folder.mkdir(parents=True, exist_ok=True)
-    (home / "generators").mkdir(exist_ok=True)
-    if not (folder / "generators").exists():
-        (folder / "generators").symlink_to(home / "generators", target_is_directory=True)
+    for shared in ("generators", "pools"):
+        (home / shared).mkdir(exist_ok=True)
+        if not (folder / shared).exists():
+            (folder / shared).symlink_to(home / shared, target_is_directory=True)
     with tempfile.TemporaryDirectory() as temporary:
         paths = {
-            one: described(args.data / SETS[one], Path(temporary) / one) for one in (name, *OUTSIDE.get(name, ())[:1])
+            one: with_common_labels(described(args.data / SETS[one], Path(temporary) / one), Path(temporary) / one)
+            for one in (name, *OUTSIDE.get(name, ())[:1])
         }
         options: dict[str, Any] = {"shares": [RARE_SHARE if situation == "rare-class" else SHARES[name]]}
-        if situation == "outside-data":
+        if name in OUTSIDE and situation in ("outside-data", "synthetic-first"):
             other, start = OUTSIDE[name]
-            options |= {"outside": str(paths[other]), "pretrained_model_name_or_path": start}
+            options["outside"] = str(paths[other])
+            if situation == "outside-data":
+                options["pretrained_model_name_or_path"] = start
         study_augmentation(
             str(paths[name]), output=folder, situation=situation, seeds=args.seeds, classifier=args.classifier,
             max_train_steps=args.steps, time_budget=f"{seconds / 60:.1f}m",
@@ -73,22 +84,47 @@ def studied(args: argparse.Namespace, name: str, situation: str, seconds: float)
     path = folder / "results.json"
     results = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {"regimes": []}
     return [
-        {"set": name, "situation": situation, "classifier": args.classifier, **_kept(folder, results, one)}
+        {
+            "set": name, "situation": situation, "classifier": args.classifier, "steps": args.steps, "seeds": args.seeds,
+            **_kept(folder, results, one, situation),
+        }
         for one in results["regimes"]
-        if one["draws"] >= args.seeds
-    ]
+    ]  # fmt: skip
 
 
-def _kept(folder: Path, results: Row, regime: Row) -> Row:
-    """Of a study's results what stands in the table, and what benchmarks/predictor.py asks for: means over draws."""
+def with_common_labels(path: Path, folder: Path) -> Path:
+    """The set; of several labels an image one without the labels that some split shows fewer than FEWEST times."""
+    dataset = load_dataset(str(path))
+    matrices = {name: dataset.conditioning.matrix(split.labels) for name, split in dataset.splits.items()}
+    common = np.min([matrix.sum(0) for matrix in matrices.values()], axis=0) >= FEWEST
+    if not dataset.conditioning.multi_label or common.all():
+        return path
+    arrays = npz_arrays(dataset.splits, dataset.conditioning)
+    arrays |= {f"{name}_labels": matrix[:, common] for name, matrix in matrices.items()}
+    names = [name for name, kept in zip(dataset.conditioning.names, common, strict=True) if kept]
+    folder.mkdir(parents=True, exist_ok=True)
+    target = folder / f"common-{path.name}"
+    record = {"label": dict(enumerate(names)), "license": dataset.license, "citation": dataset.citation}
+    write_npz(target, arrays, {**record, "description": f"{dataset.name} without its rarest labels."})
+    return target
+
+
+def _kept(folder: Path, results: Row, regime: Row, situation: str) -> Row:
+    """Of a study's results what stands in the table, and what benchmarks/predictor.py asks for: means over draws. Its gain is that
+    of the arm that was named in advance against `classical`, in AUC, whatever the verdict is on."""
+    primary = SITUATIONS[situation].primary
     row = {key: regime[key] for key in KEPT if key in regime}
     row["n_real"] = round(float(np.mean(regime["n_real"])))
     draws = [one for one in draws_in(folder).records().values() if one.regime.name == regime["regime"]]
     row["evenness"] = float(np.mean([evenness(one.n_real_per_class) for one in draws]))
-    pools = [pool for pool in results["pools"] if pool["regime"] == regime["regime"]]
-    first = [pool for pool in pools if pool["pool"] == pools[0]["pool"]]
-    names = [name for name in first[0] if name not in ("regime", "seed", "pool")] if first else []
-    row["pool"] = {name: float(np.nanmean([pool.get(name, np.nan) for pool in first])) for name in names}
+    pools = [
+        pool for pool in results["pools"]
+        if pool["regime"] == regime["regime"] and pool["pool"] == BY_NAME[primary].pool
+    ]  # fmt: skip
+    names = [name for name in pools[0] if name not in ("regime", "seed", "pool")] if pools else []
+    row["pool"] = {name: float(np.nanmean([pool.get(name, np.nan) for pool in pools])) for name in names}
+    gains = [one for one in regime["effects"]["auc"] if (one["arm"], one["control"]) == (primary, CLASSICAL.name)]
+    row["gain"] = gains[0]["difference"] if gains else None
     return row | {"means": regime["arms"]}
 
 
@@ -105,17 +141,20 @@ def table(rows: Sequence[Row]) -> Iterator[str]:
     yield "| --- " * (1 + len(asked)) + "|"
     for name, classifier in dict.fromkeys((row["set"], row["classifier"]) for row in rows):
         those = {row["situation"]: row for row in rows if (row["set"], row["classifier"]) == (name, classifier)}
-        counts = sorted({row["n_real"] for key, row in those.items() if key != "rare-class"})
+        counts = sorted({row["n_real"] for key, row in those.items() if key != "rare-class" and "n_real" in row})
         heading = f"{name}, {' / '.join(map(str, counts))}, {classifier}"
         yield f"| {heading} | {' | '.join(_cell(those[one]) if one in those else '' for one in asked)} |"
 
 
 def _cell(row: Row) -> str:
-    if row["effect"] is None:
-        return str(row["verdict"])
-    low, high = row["interval"]
-    verdict = WORDS.get(row["verdict"], row["verdict"])
-    return f"**{verdict}**: {row['effect']:+.3f} ({low:+.3f} … {high:+.3f}); {row['recommended']}"
+    if row.get("effect") is None:
+        return str(row["refused"] if "refused" in row else row["verdict"])
+    (low, high), verdict = row["interval"], WORDS.get(row["verdict"], row["verdict"])
+    draws = f", {row['draws']} draws" if row["draws"] < row["seeds"] else ""
+    return (
+        f"**{verdict}**: {row['arm']} − {row['control']} {row['effect']:+.3f} ({low:+.3f} … {high:+.3f}, sees "
+        f"{row['smallest_detectable']:.3f}{draws}); {row['recommended']}"
+    )
 
 
 def main(argv: Sequence[str]) -> None:
@@ -141,16 +180,15 @@ def main(argv: Sequence[str]) -> None:
         for name in args.sets:
             if not _possible(args, name, situation) or time.time() > deadline:
                 continue
-            rows = studied(args, name, situation, deadline - time.time())
-            known = [_key(row) for row in rows]
-            others = [row for row in kept["rows"] if _key(row) not in known]
-            command = f"python benchmarks/situations.py --seeds {args.seeds} --steps {args.steps}"
+            asked = {"set": name, "situation": situation, "classifier": args.classifier}
+            try:
+                rows = studied(args, name, situation, deadline - time.time())
+            except UserError as error:
+                rows = [{**asked, "refused": str(error)}]
+            others = [row for row in kept["rows"] if not asked.items() <= row.items()]
+            command = "python benchmarks/situations.py --data ../shared/data --output runs/situations"
             kept = {"command": command, "machine": describe_machine(), "rows": others + rows}
             write_json(RESULT, kept)
-
-
-def _key(row: Row) -> tuple[str, ...]:
-    return row["set"], row["situation"], row["classifier"], row["regime"]
 
 
 def _possible(args: argparse.Namespace, name: str, situation: str) -> bool:

@@ -87,7 +87,7 @@ def planted_cells(rng: np.random.Generator, slope: float) -> list[dict[str, Any]
         for _ in range(6):
             evenness = float(rng.uniform(0.3, 1))
             gain = slope * (evenness - 0.65) + float(rng.normal(0, 0.005))
-            cells.append({"set": name, "evenness": evenness, "effect": gain})
+            cells.append({"set": name, "evenness": evenness, "gain": gain})
     return cells
 
 

@@ -78,8 +78,8 @@ class Mixture:
             adjusted by the classes' shares (Menon et al. 2021, arXiv 2007.07314); of several labels an image weights alone.
         unlabeled: images that half of every batch holds twice, as they are augmented and much more strongly: what a classifier
             is sure of in the first is to be found in the second (FixMatch, Sohn et al. 2020, arXiv 2001.07685).
-        outside: another set, as large and with as many channels, on whose real images the first half of the training is, with a
-            last layer of its own; the rest is on the images above.
+        outside: another set, as large and with as many channels, on whose real images as many steps come before, with a last layer
+            of their own.
     """
 
     real: Split
@@ -166,7 +166,6 @@ def _fit(
         model = ImageClassifier(recipe.network, mixture.real.images.shape[3], conditioning.num_classes)
         model.to(PartialState().device)
         if mixture.outside is not None:
-            recipe = replace(recipe, steps=recipe.steps // 2)
             _start_from(model, _fit_outside(recipe, learning_rate, mixture.outside, seed))
         batches = _augmented_batches(recipe, mixture, conditioning, seed)
         bfloat16 = recipe.precision == "bf16"

@@ -14,7 +14,7 @@ from medmnist_diffusion.data.regimes import Regime, draw_regime
 from medmnist_diffusion.studies.augmentation.arms import BY_NAME, CLASSICAL, OTHER_ARMS
 from medmnist_diffusion.studies.augmentation.draws import train_draw
 from medmnist_diffusion.studies.augmentation.generators import DiffusionSource
-from medmnist_diffusion.studies.augmentation.mixtures import _half_and_half
+from medmnist_diffusion.studies.augmentation.mixtures import _half_and_half, surest
 from medmnist_diffusion.studies.augmentation.protocol import AugmentationProtocol
 from medmnist_diffusion.studies.augmentation.situations import SITUATIONS, Situation
 from medmnist_diffusion.studies.augmentation.study import looks_at
@@ -79,6 +79,35 @@ def test_what_was_planted_is_found(situation: Situation) -> None:
         assert sum(one.recommended == situation.easier[0] for one in as_good) >= 17
 
 
+def test_an_easier_thing_that_was_not_shown_to_be_as_good_is_not_called_so() -> None:
+    """Generated images better than classical; what is easier in between, near to neither."""
+    situation = SITUATIONS["synthetic-first"]
+    values = {
+        "classical": [0.700, 0.701, 0.699, 0.702, 0.698, 0.700, 0.701, 0.699],
+        "real-first": [0.70, 0.75, 0.68, 0.74, 0.69, 0.76, 0.67, 0.75],
+        "synthetic-first": [0.740, 0.742, 0.738, 0.741, 0.739, 0.743, 0.737, 0.740],
+    }
+    by_seed = {name: dict(enumerate(of)) for name, of in values.items()}
+    still = {name: {seed: np.full(50, value) for seed, value in of.items()} for name, of in by_seed.items()}
+    judgement = judge_in(situation, ArmFigures(by_seed, still))
+    assert judgement.verdict == "no evidence"
+    assert judgement.effect is not None
+    assert (judgement.effect.arm, judgement.effect.control) == ("synthetic-first", "real-first")
+    by_seed["real-first"] = {seed: value - 0.002 for seed, value in by_seed["synthetic-first"].items()}
+    still["real-first"] = {
+        seed: values - 0.002 + 0.004 * (seed % 2) for seed, values in still["synthetic-first"].items()
+    }
+    by_seed["real-first"] = {seed: float(values[0]) for seed, values in still["real-first"].items()}
+    assert judge_in(situation, ArmFigures(by_seed, still)).verdict == "an easier thing is as good"
+
+
+def test_pseudo_labels_are_as_frequent_as_labels() -> None:
+    scores = np.random.default_rng(0).normal(-5, 1, (200, 3))  # a threshold of 0 would find no label at all
+    found = surest(scores, np.array([0.5, 0.03, 0.0]))
+    assert found.sum(0).tolist() == [100, 6, 0]
+    assert scores[found[:, 0], 0].min() > scores[~found[:, 0], 0].max()
+
+
 def test_looks_on_the_way_do_not_make_wrong_verdicts_more_likely() -> None:
     """Equal arms, looked at after 8, 16 and 32 draws: at most one study of twenty ever says anything but "no evidence"."""
     rng, situation, wrong = np.random.default_rng(3), SITUATIONS["synthetic-first"], 0
@@ -119,6 +148,9 @@ def test_standing_in_is_a_matter_of_the_interval_and_of_what_leaks() -> None:
     for lost, words in expected:
         found = [judge_in(situation, figures(rng, situation, **{primary: -lost})).verdict for _ in range(10)]
         assert found.count(words) >= 8, words
+    between = [judge_in(situation, figures(rng, situation, **{primary: -0.03})) for _ in range(10)]
+    assert {one.verdict for one in between} <= {"no evidence", "can partly stand in"}
+    assert all((one.recommended == CLASSICAL.name) == (one.verdict == "no evidence") for one in between)
     leaking = judge_in(situation, figures(rng, situation, **{primary: 0.05}), ["half of them are copies"])
     assert leaking.verdict == "cannot stand in"
     assert leaking.recommended == CLASSICAL.name

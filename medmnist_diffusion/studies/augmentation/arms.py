@@ -48,7 +48,7 @@ class ClassifierArm:
         soft: the pool's images are learned with the chances that the classical arm's classifier gives them.
         balance: what the loss does about rare classes (`Mixture`).
         consistent: half of each batch asks for consistency on the unlabelled images (`Mixture.unlabeled`).
-        outside: the first half of the training is on real images of another set (`Mixture.outside`).
+        outside: it first learns from real images of another set, for as many steps (`Mixture.outside`).
     """
 
     name: str
@@ -124,9 +124,7 @@ class ClassifierArm:
             if self.consistent
             else ""
         )
-        words = (
-            f"real images of another set in the first half of the training, then {words}" if self.outside else words
-        )
+        words = f"real images of another set first, for as many steps, then {words}" if self.outside else words
         return words + ("" if self.classical else "; all as they are")
 
     @property

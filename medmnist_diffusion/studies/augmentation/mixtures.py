@@ -97,11 +97,19 @@ def _half_and_half(first: Split, second: Split) -> Split:
 
 def _pseudo_labelled(protocol: AugmentationProtocol, data: RegimeData) -> Split:
     """The training images that the regime leaves out, with the labels that the classical arm's classifier finds in them."""
-    others = data.unlabelled
-    logits = predicted_logits(_selector(protocol, data), others)
-    several = protocol.dataset.conditioning.multi_label
-    labels = conditions_of((logits > 0).numpy()) if several else logits.argmax(1).numpy()
-    return Split("unlabelled", others.images, labels)
+    others, conditioning = data.unlabelled, protocol.dataset.conditioning
+    logits = predicted_logits(_selector(protocol, data), others).numpy()
+    if conditioning.multi_label:
+        shares = conditioning.matrix(data.dataset.train.labels).mean(0)
+        return Split("unlabelled", others.images, conditions_of(surest(logits, shares)))
+    return Split("unlabelled", others.images, logits.argmax(1))
+
+
+def surest(scores: np.ndarray, shares: np.ndarray) -> np.ndarray:
+    """bool N×K: each of K labels on the share of N images that has the highest scores (N×K) for it. With a threshold of 0.5 a rare
+    label would hardly ever be found (aligned distributions: Berthelot et al. 2020, ReMixMatch, arXiv 1911.09785)."""
+    ranks = np.argsort(np.argsort(-scores, axis=0, kind="stable"), axis=0)
+    return ranks < np.round(shares * len(scores))
 
 
 def _fit(protocol: AugmentationProtocol, data: RegimeData, mixture: Mixture, val: Split) -> Fitted:

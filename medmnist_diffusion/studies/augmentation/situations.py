@@ -131,7 +131,7 @@ SITUATIONS: Mapping[str, Situation] = {
             "Many images, few of them labelled: is a generator the way to use the others?",
             [Regime(0.05)],
             ["synthetic-semi-25", "synthetic-conditioned-25", "synthetic-consistency-25", "pseudo-and-synthetic-50"],
-            ["pseudo-labels", "pseudo-labels-confident", "consistency"],
+            ["pseudo-labels", "pseudo-labels-confident", "consistency", OVERSAMPLED.name],
             [MAIN_ARM.name],
         ),
         _situation(
@@ -139,7 +139,7 @@ SITUATIONS: Mapping[str, Situation] = {
             "Few images, and many real ones of another set: is a generator that starts from those the way to use them?",
             [Regime(0.01), Regime(0.05)],
             ["tuned-25", "outside-first-tuned-25"],
-            [OUTSIDE_FIRST],
+            [OUTSIDE_FIRST, OVERSAMPLED.name],
             [MAIN_ARM.name],
         ),
         _situation(
@@ -147,7 +147,7 @@ SITUATIONS: Mapping[str, Situation] = {
             "A class with few images beside others with many: do generated images of that class help?",
             [Regime(1.0, 0.02), Regime(1.0, 0.05), Regime(1.0, 0.1)],
             ["rare-synthetic-25", "rare-variants-25", MAIN_ARM.name],
-            ["balanced", "weighted", "adjusted", "rare-again-25"],
+            ["balanced", "weighted", "adjusted", "rare-again-25", OVERSAMPLED.name],
             ["balanced-unaugmented"],
             "balanced_accuracy",
         ),

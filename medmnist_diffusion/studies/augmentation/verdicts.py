@@ -28,6 +28,7 @@ ENOUGH = 8  # draws, for a verdict
 # Where generated images are to stand in for real ones: so much AUC may be lost (to stand in, or in part), so well may an attacker
 # tell the generator's training images from others, and so many of its images may be copies.
 LOST, LOST_IN_PART, TOLD_APART, COPIES = 0.01, 0.05, 0.6, 0.05
+AS_GOOD = 0.01  # an easier thing is as good if generated images are better than it by no more, as the interval says
 NAMES = {"auc": "AUC", "acc": "ACC", "balanced_accuracy": "balanced accuracy", "ece": "ECE"}
 
 # ResNet-18 (28): AUC and ACC of MedMNIST v2's Table 3 (Yang et al., Scientific Data 10, 41, 2023).
@@ -120,8 +121,9 @@ def judge_regime(
 def judge_in(situation: Situation, judged: ArmFigures, leaking: Sequence[str] = (), looks: int = 1) -> Judgement:
     """The verdict of a situation on its arms' figures.
 
-    An easier thing is as good where a candidate beats `classical` (after Holm), and was not shown to beat everything easier. The
-    effect is then that of the candidate that comes nearest, and the easier thing that is hardest to beat is recommended.
+    Where a candidate beats `classical` (after Holm), and was not shown to beat everything easier, the effect is that of the
+    candidate that comes nearest, against the easier thing that is hardest to beat. That one is as good, and recommended, if it
+    beats `classical` itself (after Holm), or if the interval of the effect ends below AS_GOOD; else there is no evidence.
 
     Args:
         leaking: what `leaks` has found.
@@ -148,6 +150,10 @@ def judge_in(situation: Situation, judged: ArmFigures, leaking: Sequence[str] = 
     if not (found := [one for one in hardest if one]):
         return judgement
     nearest = max(found, key=_difference)
+    of_easier = effects(judged, [(one, CLASSICAL.name) for one in situation.easier], situation.easier)
+    helping = [one.arm for one in of_easier if one.difference > 0 and one.corrected_p_value < alpha]
+    if nearest.control not in helping and nearest.interval[1] > AS_GOOD:
+        return replace(judgement, effect=nearest, p_value=nearest.p_value)
     return replace(
         judgement,
         verdict="an easier thing is as good",
@@ -190,19 +196,21 @@ def mean_and_reach(values: Sequence[float]) -> tuple[float, float]:
 
 
 def stand_in(judged: ArmFigures, situation: Situation, leaking: Sequence[str]) -> Judgement:
-    """Whether a classifier of the primary arm's generated images alone is about as good as one of the real images, against the
-    better of its controls: as the 95 % interval says, and only where little is given away of the real ones."""
+    """Whether a classifier of the primary arm's generated images alone is about as good as one of the real images, against each of
+    its controls: as the 95 % interval says, and only where little is given away of the real ones. An interval that goes from
+    little lost to much is no evidence, either way."""
     controls = situation.controls([situation.primary])[situation.primary]
     found = [one for control in controls if (one := effect(judged, situation.primary, control)) is not None]
-    one = min(found, key=_difference, default=None)
+    one = min(found, key=lambda each: each.interval[0], default=None)
     if one is None:
         return Judgement("no evidence", None, 1.0, CLASSICAL.name, 1, {})
-    lost = -one.interval[0]
-    enough: Verdict = (
-        "can stand in" if lost < LOST else "can partly stand in" if lost < LOST_IN_PART else "cannot stand in"
-    )
-    verdict: Verdict = "cannot stand in" if leaking else enough
-    recommended = CLASSICAL.name if verdict == "cannot stand in" else situation.primary
+    least, most = -one.interval[1], -one.interval[0]  # that is lost
+    verdict: Verdict = "no evidence"
+    if leaking or least > LOST_IN_PART:
+        verdict = "cannot stand in"
+    elif most < LOST_IN_PART:
+        verdict = "can stand in" if most < LOST else "can partly stand in"
+    recommended = situation.primary if verdict in ("can stand in", "can partly stand in") else CLASSICAL.name
     return Judgement(verdict, one, one.p_value, recommended, 1, {})
 
 
@@ -217,8 +225,7 @@ def sentence(result: RegimeResult) -> str:
     chosen = f", both corrected for {judgement.comparisons} candidates (Bonferroni, Holm)" if helps else ""
     worse = judgement.verdict == "no evidence" and one.p_value < ALPHA and one.difference < 0
     but = f"; worse than {one.control}, not than each control" if worse else ""
-    easier = judgement.verdict == "an easier thing is as good"
-    as_good = f"; better than {CLASSICAL.name}, not shown to be better than {one.control}" if easier else ""
+    as_good = _beside_an_easier_thing(result, one)
     text = (
         f"{head}; {one.arm} − {one.control}: {NAMES[situation.figure]} {difference(one)} (95 % interval {interval(one)}, "
         f"p = {judgement.p_value:.2g}{chosen}; {one.draws} draws{but}{as_good}). Recommended: {judgement.recommended}."
@@ -232,6 +239,18 @@ def sentence(result: RegimeResult) -> str:
     if situation.sharing and (why := leaks(result.draws)):
         text += f" They may give too much away: {'; '.join(why)}."
     return text + (f" Fewer than {ENOUGH} draws: read it as a first look." if one.draws < ENOUGH else "")
+
+
+def _beside_an_easier_thing(result: RegimeResult, one: Effect) -> str:
+    """Where an arm is better than `classical`, how it stands to what is easier."""
+    if result.judgement.verdict == "an easier thing is as good":
+        worse = one.difference < 0 and one.p_value < ALPHA
+        return f"; better than {CLASSICAL.name}, {'worse' if worse else 'not shown to be better'} than {one.control}"
+    plain = effect(result.judged, one.arm, CLASSICAL.name)
+    better = plain is not None and plain.difference > 0 and plain.p_value < ALPHA
+    if result.judgement.verdict == "no evidence" and better and one.control != CLASSICAL.name:
+        return f"; better than {CLASSICAL.name}, but neither shown to be better than {one.control} nor {one.control} to be as good"
+    return ""
 
 
 def difference(one: Effect) -> str:
@@ -269,8 +288,7 @@ ADVICE = {
     "pseudo-labels-confident": "Let a classifier of the labelled images label the others, keep the half of each class that it is "
     "surest of, and train on both, half of each batch.",
     "consistency": "Train with consistency on the unlabelled images (FixMatch).",
-    "outside-first": "Train on the other set's real images in the first half of the training, with a last layer of their own, "
-    "and on these images in the second.",
+    "outside-first": "Train on the other set's real images first, with a last layer of their own, and then on these images.",
     "balanced": "Draw each class equally often.",
     "oversampled-25": "Fill a quarter of each batch with real images again, each class equally often.",
     "soft-real-25": "Fill a quarter of each batch with real images again, with what a classifier of them says of each.",
@@ -287,6 +305,11 @@ def advice(result: RegimeResult) -> str:
     judgement = result.judgement
     arm, name = judgement.recommended, result.regime.name
     if result.situation.sharing and arm == CLASSICAL.name:
+        if judgement.verdict == "no evidence":
+            return (
+                f"{name}: share no generated images in the real ones' place yet. Whether they can stand in was not shown: more "
+                "draws (--seeds) or more test images would tell."
+            )
         return f"{name}: share no generated images in the real ones' place."
     sure = {"no evidence": "generated images were not shown to help"}.get(judgement.verdict, judgement.verdict)
     if BY_NAME[arm].generated:
