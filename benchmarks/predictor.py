@@ -47,47 +47,42 @@ def usable(rows: Sequence[Row]) -> list[Row]:
     return [row for row in rows if row.get("gain") is not None and row["situation"] != "sharing"]
 
 
-def foretold(values: np.ndarray, gains: np.ndarray, sets: np.ndarray) -> np.ndarray:
-    """For each of N cells how much smaller the squared error of a line through the other sets' cells is than that of their mean;
-    NaN where there is no line."""
-    better = np.full(len(gains), np.nan)
+def foretold(values: np.ndarray, gains: np.ndarray, sets: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Squared errors of N cells: of a line through the other sets' cells, and of their mean; NaN where there is no line."""
+    of_line, of_mean = np.full((2, len(gains)), np.nan)
     for name in np.unique(sets):
         others, own = sets != name, sets == name
         if np.ptp(values[others]) == 0:
             continue
         slope, start = np.polyfit(values[others], gains[others], 1)
-        error = np.square(gains[own] - (start + slope * values[own]))
-        better[own] = np.square(gains[own] - gains[others].mean()) - error
-    return better
+        of_line[own] = np.square(gains[own] - (start + slope * values[own]))
+        of_mean[own] = np.square(gains[own] - gains[others].mean())
+    return of_line, of_mean
 
 
 def judged(rows: Sequence[Row], name: str, rng: np.random.Generator) -> Row:
-    """What one predictor knows of the gains.
-
-    Raises:
-        UserError: if there are too few cells or sets.
-    """
-    known = np.array([(KNOWN[name](row), row["gain"]) for row in rows])
+    """What one predictor knows of the gains; of too few cells or sets nothing but their number."""
+    known = np.array([(KNOWN[name](row), row["gain"]) for row in rows]).reshape(-1, 2)
     finite = np.isfinite(known[:, 0])
     values, gains = known[finite].T
     sets = np.array([row["set"] for row in rows])[finite]
+    result: Row = {"predictor": name, "cells": len(gains)}
     if len(gains) < FEWEST or len(np.unique(sets)) < 3:
-        raise UserError(f"{len(gains)} cells know {name}: {FEWEST} of three sets are needed. Run more studies.")
-    better = foretold(values, gains, sets)
-    lines = np.isfinite(better)
-    variance = np.mean(np.square(gains - gains.mean()))
-    draws = [_resampled(sets, rng) for _ in range(BOOTSTRAPS)]
-    again = [spearman(list(zip(values[draw], gains[draw], strict=True))) for draw in draws]
-    ranks = [value for value in again if value is not None]
-    shares = [better[draw][lines[draw]].mean() / variance for draw in draws if lines[draw].any()]
-    return {
-        "predictor": name,
-        "cells": len(gains),
-        "correlation": spearman(list(zip(values, gains, strict=True))),
-        "correlation_interval": np.quantile(ranks, (0.025, 0.975)).tolist() if ranks else None,
-        "foretold": float(better[lines].mean() / variance) if lines.any() else None,
-        "foretold_interval": np.quantile(shares, (0.025, 0.975)).tolist() if shares else None,
-    }
+        return result
+    of_line, of_mean = foretold(values, gains, sets)
+
+    def figures(draw: np.ndarray) -> tuple[float, float]:
+        ranks = spearman(list(zip(values[draw], gains[draw], strict=True)))
+        lines = draw[np.isfinite(of_line[draw])]
+        share = 1 - of_line[lines].sum() / of_mean[lines].sum() if len(lines) else np.nan
+        return np.nan if ranks is None else ranks, share
+
+    again = np.array([figures(_resampled(sets, rng)) for _ in range(BOOTSTRAPS)])
+    ends = np.nanquantile(again, (0.025, 0.975), axis=0).T
+    for figure, value, interval in zip(("correlation", "foretold"), figures(np.arange(len(gains))), ends, strict=True):
+        if np.isfinite(value):
+            result |= {figure: float(value), f"{figure}_interval": interval.tolist()}
+    return result
 
 
 def _resampled(sets: np.ndarray, rng: np.random.Generator) -> np.ndarray:
@@ -105,8 +100,8 @@ def table(rows: Sequence[Row]) -> Iterator[str]:
 
 
 def _shown(row: Row, figure: str) -> str:
-    if row[figure] is None or row[f"{figure}_interval"] is None:
-        return "the same in all cells"
+    if figure not in row:
+        return "too few cells, or the same in all"
     low, high = row[f"{figure}_interval"]
     return f"{row[figure]:+.2f} ({low:+.2f} … {high:+.2f})"
 

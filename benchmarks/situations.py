@@ -25,6 +25,7 @@ from typing import Any
 import numpy as np
 from judging import RESULTS
 from sets import SETS, described
+from tqdm import tqdm
 from trainings import Row
 
 from medmnist_diffusion.data import load_dataset
@@ -56,7 +57,7 @@ WORDS = {"an easier thing is as good": "easier is as good"}
 
 
 def studied(args: argparse.Namespace, name: str, situation: str, seconds: float) -> list[Row]:
-    """Run what is missing of a study; a row for each regime that has a verdict from all the draws that were asked for."""
+    """Run what is missing of a study; a row for each of its regimes."""
     home = Path(args.output).resolve() / name
     folder = home / f"{situation}-{args.classifier}"
     folder.mkdir(parents=True, exist_ok=True)
@@ -184,8 +185,12 @@ def main(argv: Sequence[str]) -> None:
             try:
                 rows = studied(args, name, situation, deadline - time.time())
             except UserError as error:
+                tqdm.write(f"{name}, {situation}: {error}")
                 rows = [{**asked, "refused": str(error)}]
             others = [row for row in kept["rows"] if not asked.items() <= row.items()]
+            before = [row for row in kept["rows"] if row not in others and "refused" not in row]
+            if before and not any("refused" not in row for row in rows):
+                continue  # what is finished stays
             command = "python benchmarks/situations.py --data ../shared/data --output runs/situations"
             kept = {"command": command, "machine": describe_machine(), "rows": others + rows}
             write_json(RESULT, kept)

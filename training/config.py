@@ -7,7 +7,7 @@ needs neither torch nor diffusers.
 import dataclasses
 import difflib
 import reprlib
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -115,8 +115,8 @@ class TrainingConfig:
     )
     pretrained_learning_rate_factor: Annotated[float, Field(gt=0, lt=1)] | None = Field(
         default=None,
-        description="What was taken over from there learns at this share of the rates, but for what meets pixels and classes "
-        "(default: as all else).",
+        description="What was taken over from there learns at this share of the rates, but for the first and the last layer and "
+        "the class embedding (default: at the same).",
     )
     block_out_channels: Annotated[list[int] | None, AfterValidator(_multiples_of_8)] = Field(
         default=None,
@@ -125,7 +125,7 @@ class TrainingConfig:
         json_schema_extra=CHOSEN,
     )
     layers_per_block: Annotated[int, Field(ge=1, le=32)] = Field(
-        default=1, description="Residual layers in each block (default 1, or the base's).", json_schema_extra=CHOSEN
+        default=1, description="Residual layers in each block (default 1, or the base's)."
     )
     pixel_unshuffle: Count | None = Field(
         default=None,
@@ -134,9 +134,7 @@ class TrainingConfig:
         json_schema_extra=CHOSEN,
     )
     attention: bool = Field(
-        default=False,
-        description="Self-attention at the lowest resolution (default: none, or the base's).",
-        json_schema_extra=CHOSEN,
+        default=False, description="Self-attention at the lowest resolution (default: none, or the base's)."
     )
     dropout: Share = Field(default=0.0, description="Dropout inside the UNet.")
 
@@ -340,7 +338,7 @@ def kept_settings(config: TrainingConfig) -> dict[str, Any]:
     paths = ["dataset", "unlabeled"]
     if not is_hub_id(config.pretrained_model_name_or_path or ""):
         paths.append("pretrained_model_name_or_path")
-    return values | {name: _last_part(values[name]) for name in paths}
+    return values | {name: last_part(values[name]) for name in paths}
 
 
 def is_hub_id(name: str) -> bool:
@@ -348,13 +346,18 @@ def is_hub_id(name: str) -> bool:
     return name.count("/") == 1 and not name.startswith((".", "/", "~")) and not Path(name).exists()
 
 
-def _last_part(path: str | None) -> str | None:
+def last_part(path: str | None) -> str | None:
+    """Of a path what it is called."""
     return None if path is None else path.replace("\\", "/").rstrip("/").rsplit("/", 1)[-1]
 
 
-def changed_settings(config: TrainingConfig, saved: dict[str, Any]) -> list[str]:
-    """`name: old → new` for what a resumed run would compute differently from the saved settings."""
-    return _differences(config, saved, lambda name: name not in FREE_ON_RESUME)
+def changed_settings(config: TrainingConfig, saved: dict[str, Any], chosen: Collection[str] = ()) -> list[str]:
+    """`name: old → new` for what a resumed run would compute differently from the saved settings.
+
+    Args:
+        chosen: settings that the run chose for itself, beside those that every run chooses.
+    """
+    return _differences(config, saved, lambda name: name not in FREE_ON_RESUME, chosen)
 
 
 def changed_budget(config: TrainingConfig, saved: dict[str, Any]) -> list[str]:
@@ -362,11 +365,16 @@ def changed_budget(config: TrainingConfig, saved: dict[str, Any]) -> list[str]:
     return _differences(config, saved, lambda name: name in BUDGETS)
 
 
-def _differences(config: TrainingConfig, saved: dict[str, Any], counts: Callable[[str], bool]) -> list[str]:
+def _differences(
+    config: TrainingConfig, saved: dict[str, Any], counts: Callable[[str], bool], chosen: Collection[str] = ()
+) -> list[str]:
     return [
         f"{name}: {saved[name]} → {value}"
         for name, value in kept_settings(config).items()
-        if name in saved and counts(name) and _today(name, saved[name]) != value and not _left_to_the_run(name, value)
+        if name in saved
+        and counts(name)
+        and _today(name, saved[name]) != value
+        and not _left_to_the_run(name, value, chosen)
     ]
 
 
@@ -375,11 +383,11 @@ def _today(name: str, saved: Any) -> Any:
     return _kind_of_leaks(saved) if name == "drop_leaks" else saved
 
 
-def _left_to_the_run(name: str, value: Any) -> bool:
-    return name in CHOSEN_BY_RUN and value == SETTINGS[name].default
+def _left_to_the_run(name: str, value: Any, chosen: Collection[str] = ()) -> bool:
+    return (name in CHOSEN_BY_RUN or name in chosen) and value == SETTINGS[name].default
 
 
-def chosen_before(config: TrainingConfig, saved: dict[str, Any]) -> TrainingConfig:
-    """What a run once chose for itself it keeps to, unless it is told otherwise."""
-    again = {name: saved[name] for name in saved if _left_to_the_run(name, getattr(config, name, None))}
+def chosen_before(config: TrainingConfig, saved: dict[str, Any], chosen: Collection[str] = ()) -> TrainingConfig:
+    """What a run once chose for itself it keeps to, unless it is told otherwise; `chosen` as `changed_settings` has it."""
+    again = {name: saved[name] for name in saved if _left_to_the_run(name, getattr(config, name, None), chosen)}
     return dataclasses.replace(config, **again)

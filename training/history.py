@@ -1,6 +1,6 @@
 """What a run was made with so far: a run that was begun with other settings or data goes on only if that is asked for."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from medmnist_diffusion.artifacts import BaseRecord, CheckpointState
@@ -8,8 +8,15 @@ from medmnist_diffusion.data import ImageDataset
 from medmnist_diffusion.diffusion.checkpoints import newest_checkpoint, read_state
 from medmnist_diffusion.errors import UserError
 from medmnist_diffusion.files import recover_folder
-from medmnist_diffusion.training.config import TrainingConfig, changed_budget, changed_settings, chosen_before
+from medmnist_diffusion.training.config import (
+    TrainingConfig,
+    changed_budget,
+    changed_settings,
+    chosen_before,
+    last_part,
+)
 
+FROM_BASE = ("layers_per_block", "attention")  # what a run takes from its base where it is left open
 NOTHING = "none"  # no base, no unlabeled images
 
 
@@ -75,15 +82,11 @@ def read_history(
     if checkpoint is None:
         return config, History(None, None, content)
     saved = read_state(checkpoint)
-    changed = changed_settings(config, saved.config)
+    of_base = FROM_BASE if saved.bases else ()
+    changed = changed_settings(config, saved.config, of_base)
     before = {"base": NOTHING, "unlabeled images": NOTHING, **saved.data} if saved.data else content
-    if base == NOTHING:
-        content["base"] = before["base"]
-    elif content["base"] != before["base"]:
-        raise UserError(
-            f"{run} holds a run that has begun without this start (base: {before['base']} → {content['base']}). Use another "
-            "--output_dir."
-        )
+    config = _with_the_start(run, config, saved, base, before["base"])
+    content["base"] = before["base"]
     changed += [f"{name}: {before[name]} → {new}" for name, new in content.items() if before.get(name, new) != new]
     if changed and not config.allow_changes:
         raise UserError(
@@ -93,7 +96,29 @@ def read_history(
     at = f"step {saved.step}: "
     changes = [*saved.changes, *(at + change for change in changed)]
     extensions = [*saved.extensions, *(at + change for change in changed_budget(config, saved.config))]
-    return chosen_before(config, saved.config), History(checkpoint, saved, content, changed, changes, extensions)
+    return chosen_before(config, saved.config, of_base), History(
+        checkpoint, saved, content, changed, changes, extensions
+    )
+
+
+def _with_the_start(
+    run: Path, config: TrainingConfig, saved: CheckpointState, base: str, before: str
+) -> TrainingConfig:
+    """The configuration with the start that the run once had: whoever goes on need not name it.
+
+    Raises:
+        UserError: if another one is named, or the run is too old to know what its base was.
+    """
+    name, known = config.pretrained_model_name_or_path, saved.config.get("pretrained_model_name_or_path")
+    same = name is None or (last_part(name) == last_part(known) if base == NOTHING else base[:12] == before)
+    if not same:
+        begun = f"from {known}" if before != NOTHING else "from nothing"
+        raise UserError(
+            f"{run} holds a run that has begun {begun}, not from {name}. Leave that out, or use another --output_dir."
+        )
+    if before != NOTHING and not saved.bases and base == NOTHING:
+        raise UserError(f"{run} holds a run of an older version, which began from a pipeline: give that one again.")
+    return replace(config, pretrained_model_name_or_path=name if base != NOTHING else known)
 
 
 def _content(config: TrainingConfig, dataset: ImageDataset) -> dict[str, str]:

@@ -23,7 +23,7 @@ from medmnist_diffusion.data.pictures import VIEWS, pictures
 from medmnist_diffusion.diffusion.sampling import generate_images
 from medmnist_diffusion.errors import UserError, one_line
 from medmnist_diffusion.generated import GeneratedImages
-from medmnist_diffusion.publish.card import escaped
+from medmnist_diffusion.publish.markdown import escaped
 from medmnist_diffusion.publish.verdict import verdict
 
 os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"  # before gradio is imported

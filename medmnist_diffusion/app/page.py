@@ -23,8 +23,9 @@ from medmnist_diffusion.diffusion.sampling import load_pipeline
 from medmnist_diffusion.errors import UserError, one_line
 from medmnist_diffusion.files import atomic_file, atomic_folder, write_json, write_text
 from medmnist_diffusion.pipelines import ClassConditionalDDPMPipeline
-from medmnist_diffusion.publish.card import escaped, measured_metrics
-from medmnist_diffusion.publish.licences import license_of
+from medmnist_diffusion.publish.card import measured_metrics
+from medmnist_diffusion.publish.licences import citations_of, license_of
+from medmnist_diffusion.publish.markdown import escaped
 from medmnist_diffusion.publish.onnx_export import how_to_sample, write_onnx
 from medmnist_diffusion.publish.publish import (
     CHECKED,
@@ -129,7 +130,7 @@ def page_content(folder: Path, pipe: ClassConditionalDDPMPipeline) -> dict[str, 
     dataset = summary.dataset
     figures = measured_metrics(folder, summary)
     kind = "volumes" if len(dataset.full_shape) > 3 else "images"
-    cited = f"Data: {dataset.citation.rstrip('. ')}. " if dataset.citation else ""
+    cited = "".join(f"Data: {one.rstrip('. ')}. " for one in citations_of(summary))
     about = (
         f"Generated {kind} of {size_in_words(dataset.full_shape)}, by a diffusion model that learned from "
         f"{summary.training_images:,} {kind} of {dataset.name}."

@@ -1,7 +1,8 @@
 """Classifiers that are trained on real and generated images side by side, alike in everything but the images.
 
-Every training takes the same number of steps and sees the same random numbers: the real images of a step, their augmentation and
-the first weights are those of every other arm with the same seed. The weights with the lowest validation loss are kept.
+Every training takes the same number of steps (where another set's images come before, as many again) and sees the same random
+numbers: the real images of a step, their augmentation and the first weights are those of every other arm with the same seed. The
+weights with the lowest validation loss are kept.
 """
 
 import math

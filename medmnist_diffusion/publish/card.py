@@ -25,22 +25,13 @@ from medmnist_diffusion.publish.copies import copying_sentences
 from medmnist_diffusion.publish.figures import class_rows, overall_rows
 from medmnist_diffusion.publish.gallery import gallery_metadata
 from medmnist_diffusion.publish.licences import citations_of, license_of
+from medmnist_diffusion.publish.markdown import escaped
 from medmnist_diffusion.publish.verdict import LIGHTS, answers
 
 TEMPLATE = Path(medmnist_diffusion.model_cards.__path__[0]) / "template.md"
 _SHOWN_LIGHTS = {"green": "🟢", "yellow": "🟡", "red": "🔴", "none": "⚪"}
-_ESCAPED = str.maketrans({"<": "&lt;", ">": "&gt;", "|": "\\|", "`": "'", "[": "\\[", "]": "\\]"})
 # What files of another make lead to.
 UNFIT = (OSError, ValueError, KeyError, TypeError, AttributeError, IndexError, SafetensorError)
-
-
-def escaped(value: Any) -> Any:
-    """A text of somebody else as one line of a card: no markup, no headings. Of lists and dictionaries every text."""
-    if isinstance(value, str):
-        return " ".join(value.split()).translate(_ESCAPED)
-    if isinstance(value, dict):
-        return {key: escaped(item) for key, item in value.items()}
-    return [escaped(item) for item in value] if isinstance(value, list) else value
 
 
 def write_card(folder: Path, load_from: str | None = None) -> Path:

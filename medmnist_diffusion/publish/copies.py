@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from medmnist_diffusion.artifacts import SEEN_ELSEWHERE, UNLABELED, MetricRecord, Metrics
 from medmnist_diffusion.metrics.evaluation import COPY_SHARES
 from medmnist_diffusion.metrics.intervals import holm
+from medmnist_diffusion.publish.markdown import escaped
 
 COPYING = 0.01  # p-value below which the card says that the model copies
 # Of sets whose images are independent 0 to 0.3 % of the real images lie so near to a training image; of one with several pictures
@@ -103,7 +104,8 @@ def copying_sentences(metrics: Metrics) -> str:
             "softer or of other brightness. This is no proof of privacy."
         )
     if tests.elsewhere:
-        sentences.append(f"Copies of {', '.join(tests.elsewhere)}, which its base saw, were not looked for.")
+        names = escaped(", ".join(tests.elsewhere))
+        sentences.append(f"Copies of {names}, which its base saw, were not looked for.")
     return " ".join(sentences)
 
 

@@ -19,11 +19,12 @@ from medmnist_diffusion.errors import UserError
 from medmnist_diffusion.files import file_hash, write_json, write_text
 from medmnist_diffusion.generated import write_parquet
 from medmnist_diffusion.provenance import saw_no_patients
-from medmnist_diffusion.publish.card import TEMPLATE, escaped
+from medmnist_diffusion.publish.card import TEMPLATE
 from medmnist_diffusion.publish.copies import copying_sentences
 from medmnist_diffusion.publish.figures import overall_rows
 from medmnist_diffusion.publish.hub import check_repo_id
 from medmnist_diffusion.publish.licences import citations_of, license_of
+from medmnist_diffusion.publish.markdown import escaped
 from medmnist_diffusion.publish.private import private_findings
 from medmnist_diffusion.publish.publish import (
     Publication,

@@ -60,8 +60,10 @@ def check_data(
     Raises:
         UserError: for the first that does not permit publication.
     """
-    check_license(recorded, given)
-    for record in _more(bases, unlabeled):
+    others = _more(bases, unlabeled)
+    for_others = recorded in OPEN_LICENSES and any(record.license == UNKNOWN_LICENSE for record in others)
+    check_license(recorded, None if for_others else given)
+    for record in others:
         license_name = given if record.license == UNKNOWN_LICENSE else record.license
         if license_name not in OPEN_LICENSES:
             raise UserError(

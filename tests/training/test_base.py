@@ -15,11 +15,13 @@ from medmnist_diffusion.artifacts import BaseRecord, TrainingSummary, UnlabeledR
 from medmnist_diffusion.choices import OPEN_LICENSES
 from medmnist_diffusion.data import ImageDataset, load_dataset, phantom
 from medmnist_diffusion.data.npz import npz_arrays, write_npz
+from medmnist_diffusion.diffusion.checkpoints import read_state
 from medmnist_diffusion.diffusion.optimizers import build_optimizers
 from medmnist_diffusion.diffusion.sampling import generate_images, load_pipeline
 from medmnist_diffusion.errors import UserError
 from medmnist_diffusion.provenance import saw_no_patients
 from medmnist_diffusion.publish.licences import STRICTEST_FIRST, check_data, citations_of, license_of, with_license
+from medmnist_diffusion.training import history
 from tests.conftest import CliError, small_training
 from tests.training.resuming import EVERYTHING, outcome, start, wait_for_checkpoint
 
@@ -101,7 +103,7 @@ def coloured_labels(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_killed_and_resumed_it_is_the_same(
-    trained_run: Path, coloured_labels: Path, small_npz: Path, tmp_path: Path, cli_error: CliError
+    trained_run: Path, coloured_labels: Path, tmp_path: Path, cli_error: CliError, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """To other labels, colours and another task; what was taken over learns slower; the base is gone when the run goes on."""
     base = shutil.copytree(trained_run, tmp_path / "base")
@@ -114,13 +116,16 @@ def test_killed_and_resumed_it_is_the_same(
         process.communicate(timeout=120)
     assert not (tmp_path / "cut" / "pipeline").exists()
     again = ["train", *small_training(coloured_labels, tmp_path / "cut"), *EVERYTHING]
-    other = ["--pretrained_model_name_or_path", str(trained_run / "pipeline_best"), *options[2:]]
-    if TrainingSummary.of(trained_run / "pipeline_best").step != TrainingSummary.of(trained_run / "pipeline").step:
-        assert "has begun without this start" in cli_error(*again, *other)
+    for other in ("phantom-28", "somebody/else"):
+        error = cli_error(*again, "--pretrained_model_name_or_path", other, *options[2:])
+        assert f"has begun from pipeline, not from {other}" in error
     shutil.rmtree(base)
     assert cli.main([*again, *options]) == 0
     assert outcome(tmp_path / "cut") == outcome(tmp_path / "whole")
     assert [one.name for one in TrainingSummary.of(tmp_path / "cut" / "pipeline").bases] == ["base"]
+    assert cli.main([*again, *options[2:]]) == 0  # it is trained, and needs not even the name
+    monkeypatch.setattr(history, "read_state", lambda path: read_state(path).model_copy(update={"bases": []}))
+    assert "give that one again" in cli_error(*again, *options[2:])  # as of an older version
 
 
 def test_what_was_taken_over_learns_slower(

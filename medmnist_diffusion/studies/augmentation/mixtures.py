@@ -11,7 +11,7 @@ from medmnist_diffusion.data.regimes import RegimeData, rarest_class
 from medmnist_diffusion.metrics import selection
 from medmnist_diffusion.metrics.classifier_training import predicted_logits
 from medmnist_diffusion.metrics.mixed_training import Fitted, ImageClassifier, Mixture, fit
-from medmnist_diffusion.publish.card import escaped
+from medmnist_diffusion.publish.markdown import escaped
 from medmnist_diffusion.studies.augmentation.arms import CLASSICAL, ClassifierArm
 from medmnist_diffusion.studies.augmentation.generators import Pool
 from medmnist_diffusion.studies.augmentation.protocol import AugmentationProtocol

@@ -144,8 +144,10 @@ class AugmentationProtocol:
         """Of all that a draw's figures depend on; not of which arms there are."""
         content = [self.dataset.content_hash, asdict(regime), seed, self.source.identity, asdict(self.recipe)]
         which = [] if self.situation.name == "few-images" else [self.situation.name]  # which was the only one once
-        outside = [self.outside.content_hash] if self.outside else []
-        return digest([*content, selection.SETTINGS, VERSION, *which, *outside])
+        more = [self.outside.content_hash, "as many steps before"] if self.outside else []
+        if self.situation.unlabelled and self.dataset.conditioning.multi_label:
+            more.append("pseudo-labels as frequent as labels")
+        return digest([*content, selection.SETTINGS, VERSION, *which, *more])
 
     def held_out(self, data: RegimeData) -> Split:
         """Real images, beside the test images, that no arm of a draw has seen, labelled or not."""

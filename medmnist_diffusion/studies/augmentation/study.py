@@ -120,7 +120,8 @@ class DrawClock:
         generator = self._generator * (own + bool(pools - OF_THEIR_OWN - {"leaky"}))
         if "leaky" in pools:
             generator += self._clock.training_once(("leaky", seed), self._config)  # one for all regimes
-        return generator + sampling + len(missing) * self._classifier + METRICS_SECONDS * len(pools)
+        trainings = len(missing) + sum(arm.outside for arm in missing)  # another set comes before
+        return generator + sampling + trainings * self._classifier + METRICS_SECONDS * len(pools)
 
 
 def plan(

@@ -122,8 +122,9 @@ def judge_in(situation: Situation, judged: ArmFigures, leaking: Sequence[str] = 
     """The verdict of a situation on its arms' figures.
 
     Where a candidate beats `classical` (after Holm), and was not shown to beat everything easier, the effect is that of the
-    candidate that comes nearest, against the easier thing that is hardest to beat. That one is as good, and recommended, if it
-    beats `classical` itself (after Holm), or if the interval of the effect ends below AS_GOOD; else there is no evidence.
+    candidate that comes nearest, against the easier thing that is hardest to beat. Of the easier things that it was not shown to
+    beat, one is as good, and recommended, that beats `classical` itself (after Holm), or that it is better than by at most
+    AS_GOOD, as the interval says. Where there is none, there is no evidence.
 
     Args:
         leaking: what `leaks` has found.
@@ -140,27 +141,28 @@ def judge_in(situation: Situation, judged: ArmFigures, leaking: Sequence[str] = 
     against = effects(judged, [(arm, CLASSICAL.name) for arm in controls], list(controls))
     better = [one.arm for one in against if one.difference > 0 and one.corrected_p_value < alpha]
     hardest = [
-        min(
-            (one for control in situation.easier if (one := effect(judged, arm, control))),
-            key=_difference,
-            default=None,
-        )
-        for arm in better
+        one for arm in better if (one := min(_to_easier(situation, judged, arm), key=_difference, default=None))
     ]
-    if not (found := [one for one in hardest if one]):
+    if not hardest:
         return judgement
-    nearest = max(found, key=_difference)
+    nearest = max(hardest, key=_difference)
     of_easier = effects(judged, [(one, CLASSICAL.name) for one in situation.easier], situation.easier)
     helping = [one.arm for one in of_easier if one.difference > 0 and one.corrected_p_value < alpha]
-    if nearest.control not in helping and nearest.interval[1] > AS_GOOD:
+    as_good = [
+        one
+        for one in _to_easier(situation, judged, nearest.arm)
+        if (one.difference <= 0 or one.p_value >= alpha) and (one.control in helping or one.interval[1] <= AS_GOOD)
+    ]
+    if not as_good:
         return replace(judgement, effect=nearest, p_value=nearest.p_value)
-    return replace(
-        judgement,
-        verdict="an easier thing is as good",
-        effect=nearest,
-        p_value=nearest.p_value,
-        recommended=nearest.control,
-    )
+    one = min(as_good, key=_difference)
+    easier: Verdict = "an easier thing is as good"
+    return replace(judgement, verdict=easier, effect=one, p_value=one.p_value, recommended=one.control)
+
+
+def _to_easier(situation: Situation, judged: ArmFigures, arm: str) -> list[Effect]:
+    """The arm against each easier thing."""
+    return [one for control in situation.easier if (one := effect(judged, arm, control))]
 
 
 def _difference(one: Effect) -> float:
@@ -201,13 +203,13 @@ def stand_in(judged: ArmFigures, situation: Situation, leaking: Sequence[str]) -
     little lost to much is no evidence, either way."""
     controls = situation.controls([situation.primary])[situation.primary]
     found = [one for control in controls if (one := effect(judged, situation.primary, control)) is not None]
-    one = min(found, key=lambda each: each.interval[0], default=None)
-    if one is None:
+    if not found:
         return Judgement("no evidence", None, 1.0, CLASSICAL.name, 1, {})
-    least, most = -one.interval[1], -one.interval[0]  # that is lost
+    one, surest = (min(found, key=lambda each: each.interval[end]) for end in (0, 1))
+    most = -one.interval[0]  # that is lost
     verdict: Verdict = "no evidence"
-    if leaking or least > LOST_IN_PART:
-        verdict = "cannot stand in"
+    if leaking or surest.interval[1] < -LOST_IN_PART:
+        verdict, one = "cannot stand in", one if leaking else surest
     elif most < LOST_IN_PART:
         verdict = "can stand in" if most < LOST else "can partly stand in"
     recommended = situation.primary if verdict in ("can stand in", "can partly stand in") else CLASSICAL.name
@@ -223,8 +225,7 @@ def sentence(result: RegimeResult) -> str:
     one = judgement.effect
     helps = judgement.verdict == "helps"
     chosen = f", both corrected for {judgement.comparisons} candidates (Bonferroni, Holm)" if helps else ""
-    worse = judgement.verdict == "no evidence" and one.p_value < ALPHA and one.difference < 0
-    but = f"; worse than {one.control}, not than each control" if worse else ""
+    but = _worse(result, one) if judgement.verdict == "no evidence" else ""
     as_good = _beside_an_easier_thing(result, one)
     text = (
         f"{head}; {one.arm} − {one.control}: {NAMES[situation.figure]} {difference(one)} (95 % interval {interval(one)}, "
@@ -241,14 +242,26 @@ def sentence(result: RegimeResult) -> str:
     return text + (f" Fewer than {ENOUGH} draws: read it as a first look." if one.draws < ENOUGH else "")
 
 
+def _worse(result: RegimeResult, one: Effect) -> str:
+    """Where an arm that is not said to harm is worse than a control."""
+    if one.p_value >= ALPHA or one.difference >= 0:
+        return ""
+    controls = result.situation.controls([one.arm]).get(one.arm, [])
+    found = [each for control in controls if (each := effect(result.judged, one.arm, control))]
+    each_worse = all(each.difference < 0 and each.p_value < ALPHA for each in found)
+    return f"; worse than {one.control}" + ("" if each_worse else ", not than each control")
+
+
 def _beside_an_easier_thing(result: RegimeResult, one: Effect) -> str:
     """Where an arm is better than `classical`, how it stands to what is easier."""
     if result.judgement.verdict == "an easier thing is as good":
         worse = one.difference < 0 and one.p_value < ALPHA
         return f"; better than {CLASSICAL.name}, {'worse' if worse else 'not shown to be better'} than {one.control}"
+    if one.control not in result.situation.easier or (one.difference < 0 and one.p_value < ALPHA):
+        return ""
     plain = effect(result.judged, one.arm, CLASSICAL.name)
     better = plain is not None and plain.difference > 0 and plain.p_value < ALPHA
-    if result.judgement.verdict == "no evidence" and better and one.control != CLASSICAL.name:
+    if result.judgement.verdict == "no evidence" and better:
         return f"; better than {CLASSICAL.name}, but neither shown to be better than {one.control} nor {one.control} to be as good"
     return ""
 
