@@ -122,6 +122,16 @@ def resampled_figures(scores: np.ndarray, truth: np.ndarray, counts: np.ndarray)
     return {name: np.concatenate([block[name] for block in blocks]) for name in blocks[0]}
 
 
+def resampled_average_precision(scores: np.ndarray, truth: np.ndarray, counts: np.ndarray, label: int) -> np.ndarray:
+    """The average precision of one class, or label, against the rest over resampled test sets T×N: T. 0 without an image of it."""
+    several = truth.ndim == 2
+    chances = probabilities(scores, several)[:, label]
+    has = truth[:, label].astype(bool) if several else truth == label
+    order, starts = _tied(chances)
+    blocks = [counts[start : start + BLOCK].astype(np.float64) for start in range(0, len(counts), BLOCK)]
+    return np.concatenate([_weighted_average_precision(block, order, starts, has) for block in blocks])
+
+
 Weighted = Callable[[np.ndarray], dict[str, np.ndarray]]  # weights B×N of the images → figures B, `recall` B×K
 
 
@@ -176,6 +186,16 @@ def _tied(score: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     order = np.argsort(score, kind="stable")
     rising = score[order]
     return order, np.flatnonzero(np.r_[True, rising[1:] != rising[:-1]])
+
+
+def _weighted_average_precision(
+    weights: np.ndarray, order: np.ndarray, starts: np.ndarray, positive: np.ndarray
+) -> np.ndarray:
+    """The precision of all that score as high as a positive or higher, in the mean over the positives; for each row of weights."""
+    of_positive = np.add.reduceat((weights * positive)[:, order], starts, 1)
+    of_all = np.add.reduceat(weights[:, order], starts, 1)
+    found, seen = (one[:, ::-1].cumsum(1)[:, ::-1] for one in (of_positive, of_all))
+    return (of_positive * found / np.maximum(seen, 1)).sum(1) / np.maximum(of_positive.sum(1), 1)
 
 
 def _weighted_auc(weights: np.ndarray, order: np.ndarray, starts: np.ndarray, positive: np.ndarray) -> np.ndarray:

@@ -10,8 +10,10 @@ from medmnist_diffusion.data import ImageDataset, load_dataset
 from medmnist_diffusion.data.regimes import LEAST, Regime, draw_regime
 from medmnist_diffusion.metrics.classifier_scores import (
     FIGURES,
+    average_precisions,
     figures_of,
     probabilities,
+    resampled_average_precision,
     resampled_figures,
     resampled_test_sets,
     scores_of,
@@ -63,6 +65,13 @@ def agree(scores: np.ndarray, truth: np.ndarray, counts: np.ndarray) -> None:
         alone = figures_of(scores[rows], truth[rows])
         for name, values in found.items():
             np.testing.assert_allclose(values[at], alone[name], atol=1e-6, err_msg=name)
+    for label, _ in enumerate(average_precisions(scores, truth)):
+        precise = resampled_average_precision(scores, truth, counts, label)
+        expected = [
+            average_precisions(scores[rows], truth[rows])[label]
+            for rows in (np.repeat(np.arange(len(truth)), count) for count in counts)
+        ]
+        np.testing.assert_allclose(precise, expected, atol=1e-6)
 
 
 def several_labels(seed: int, count: int) -> tuple[np.ndarray, np.ndarray]:

@@ -10,15 +10,16 @@ import pytest
 from medmnist_diffusion import choices
 from medmnist_diffusion.data import ImageDataset, Split, phantom
 from medmnist_diffusion.data.npz import write_npz
-from medmnist_diffusion.data.regimes import Regime, draw_regime
+from medmnist_diffusion.data.regimes import Regime, draw_regime, rarest_class
 from medmnist_diffusion.studies.augmentation.arms import BY_NAME, CLASSICAL, OTHER_ARMS
 from medmnist_diffusion.studies.augmentation.draws import train_draw
 from medmnist_diffusion.studies.augmentation.generators import DiffusionSource
 from medmnist_diffusion.studies.augmentation.mixtures import _half_and_half, surest
 from medmnist_diffusion.studies.augmentation.protocol import AugmentationProtocol
+from medmnist_diffusion.studies.augmentation.report import rare_rows
 from medmnist_diffusion.studies.augmentation.situations import SITUATIONS, Situation
 from medmnist_diffusion.studies.augmentation.study import looks_at
-from medmnist_diffusion.studies.augmentation.verdicts import ADVICE, judge_in
+from medmnist_diffusion.studies.augmentation.verdicts import ADVICE, RARE_PRECISION, judge_in, judge_regime
 from medmnist_diffusion.studies.statistics import ArmFigures, Verdict
 from tests.conftest import ROOT
 from tests.studies.planting import QUICK, Copier, Oracle, verdict_on
@@ -206,6 +207,12 @@ def test_every_arm_trains(name: str, small: ImageDataset, tmp_path: Path) -> Non
     assert {cell.arm for cell in draw.cells} == {arm.name for arm in SITUATIONS[name].arms}
     for cell in draw.cells:
         assert len(cell.average_precision or []) == small.num_classes
+    if name == "rare-class":
+        twice = [draw, draw.model_copy(update={"seed": 1})]
+        result, rarest = judge_regime(small, regime, twice, SITUATIONS[name]), rarest_class(small)
+        precise = [cell.average_precision[rarest] for cell in draw.cells if cell.average_precision]
+        assert [result.of(cell.arm, RARE_PRECISION)[0] for cell in draw.cells] == precise
+        assert [row[0] for row in rare_rows(result, rarest)] == result.arms
     if name == "sharing":
         assert set(draw.attacks) == {arm.name for arm in SITUATIONS[name].arms}
         counts = {cell.arm: cell.n_synthetic for cell in draw.cells}

@@ -12,7 +12,7 @@ import numpy as np
 from medmnist_diffusion.choices import OPEN_LICENSES
 from medmnist_diffusion.data.audit import audit, describe, findings
 from medmnist_diffusion.data.dataset import ImageDataset
-from medmnist_diffusion.data.regimes import Regime
+from medmnist_diffusion.data.regimes import Regime, rarest_class
 from medmnist_diffusion.metrics.classifier_scores import probabilities
 from medmnist_diffusion.metrics.evaluator_file import write_evaluator_file
 from medmnist_diffusion.metrics.table import METRICS
@@ -29,6 +29,7 @@ from medmnist_diffusion.studies.augmentation.protocol import (
 )
 from medmnist_diffusion.studies.augmentation.verdicts import (
     NAMES,
+    RARE_PRECISION,
     RegimeResult,
     advice,
     baseline_line,
@@ -39,7 +40,7 @@ from medmnist_diffusion.studies.augmentation.verdicts import (
     sentence,
 )
 from medmnist_diffusion.studies.reports import write_results
-from medmnist_diffusion.studies.statistics import ArmFigures, Effect, mean_interval
+from medmnist_diffusion.studies.statistics import ArmFigures, Effect, effect, mean_interval
 
 TEMPLATE = Path(__file__).with_name("report.md.j2")
 OPTIONS = {"guided": f" --guidance_scale {GUIDANCE:g}", "variants": f" --strength {STRENGTH:g}"}  # of `augment`
@@ -281,8 +282,23 @@ def _of_regime(protocol: AugmentationProtocol, result: RegimeResult) -> dict[str
         "effects": _effect_rows(result),
         "held_out": _held_out_rows(result),
         "attacks": [[who, *row] for who, row in _attack_rows(result.draws)],
+        "rare": rare_rows(result, rarest_class(dataset)) if result.situation.of_rarest else [],
+        "rarest": classes[rarest_class(dataset)],
         "recalls": [[arm, *(_mean(result, f"recall_{label}", arm) for label in classes)] for arm in result.arms],
     }
+
+
+def rare_rows(result: RegimeResult, label: int) -> list[list[str]]:
+    """A row an arm: the rarest class's recall and average precision, and by how much each is above that of `classical`."""
+    names = [name for name in (f"recall_{label}", RARE_PRECISION) if name in result.figures]
+    rows = []
+    for arm in result.arms:
+        row = [arm]
+        for name in names:
+            found = effect(result.figures[name], arm, CLASSICAL.name) if arm != CLASSICAL.name else None
+            row += [_mean(result, name, arm), _with_interval(found) if found else ""]
+        rows.append(row)
+    return rows if len(names) > 1 else []
 
 
 def _held_out_rows(result: RegimeResult) -> list[list[str]]:

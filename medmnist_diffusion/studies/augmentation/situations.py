@@ -57,6 +57,11 @@ class Situation:
         return self.figure == "balanced_accuracy"
 
     @property
+    def of_rarest(self) -> bool:
+        """Whether the rarest class is what is asked about: its recall and its average precision stand beside the figure."""
+        return self.balanced_val
+
+    @property
     def left_out(self) -> bool:
         """Whether figures on left-out real images are asked for: not of few images, nor where only a class's are left out."""
         return self.name not in ("few-images", "rare-class")

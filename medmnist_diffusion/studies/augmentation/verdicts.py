@@ -6,8 +6,13 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from medmnist_diffusion.data import ImageDataset
-from medmnist_diffusion.data.regimes import Regime
-from medmnist_diffusion.metrics.classifier_scores import FIGURES, resampled_figures, resampled_test_sets
+from medmnist_diffusion.data.regimes import Regime, rarest_class
+from medmnist_diffusion.metrics.classifier_scores import (
+    FIGURES,
+    resampled_average_precision,
+    resampled_figures,
+    resampled_test_sets,
+)
 from medmnist_diffusion.studies.augmentation.arms import BY_NAME, CLASSICAL, OVERSAMPLED
 from medmnist_diffusion.studies.augmentation.protocol import GENERATOR_ATTACKED, DrawResult
 from medmnist_diffusion.studies.augmentation.situations import Situation
@@ -29,6 +34,7 @@ ENOUGH = 8  # draws, for a verdict
 # tell the generator's training images from others, and so many of its images may be copies.
 LOST, LOST_IN_PART, TOLD_APART, COPIES = 0.01, 0.05, 0.6, 0.05
 AS_GOOD = 0.01  # an easier thing is as good if generated images are better than it by no more, as the interval says
+RARE_PRECISION = "average_precision_of_the_rarest"  # among a regime's figures, where that is the question
 NAMES = {"auc": "AUC", "acc": "ACC", "balanced_accuracy": "balanced accuracy", "ece": "ECE"}
 
 # ResNet-18 (28): AUC and ACC of MedMNIST v2's Table 3 (Yang et al., Scientific Data 10, 41, 2023).
@@ -114,6 +120,10 @@ def judge_regime(
                 add(name, cell.arm, draw.seed, getattr(cell, name), again[name])
             for label, recall in enumerate(cell.recall):
                 add(f"recall_{label}", cell.arm, draw.seed, recall, again["recall"][:, label])
+            if situation.of_rarest and cell.average_precision:
+                label = rarest_class(dataset)
+                again_precise = resampled_average_precision(draw.scores_of(cell.arm), truth, test_sets, label)
+                add(RARE_PRECISION, cell.arm, draw.seed, cell.average_precision[label], again_precise)
     judgement = judge_in(situation, figures[situation.figure], leaks(draws), looks)
     return RegimeResult(regime, situation, draws, figures, judgement)
 
@@ -325,6 +335,8 @@ def advice(result: RegimeResult) -> str:
             )
         return f"{name}: share no generated images in the real ones' place."
     sure = {"no evidence": "generated images were not shown to help"}.get(judgement.verdict, judgement.verdict)
+    if one := judgement.effect:
+        sure += f": {one.arm} − {one.control} {difference(one)}, 95 % interval {interval(one)}, {one.draws} draws"
     if BY_NAME[arm].generated:
         where = (
             "the commands are at the end"
