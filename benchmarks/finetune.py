@@ -34,6 +34,7 @@ import numpy as np
 import torch
 from judging import RESULTS, drawn_labels, floor, judge
 from matplotlib import pyplot as plt
+from matplotlib.ticker import LogLocator, NullLocator
 from sets import SETS, described
 from torchvision.transforms import v2
 from trainings import Row, Run, run_missing
@@ -284,10 +285,14 @@ def plot(result: Row, path: Path) -> None:
             axis.set(xscale="log", xticks=COUNTS, xticklabels=COUNTS, ylabel=name if across == 0 else "")
             axis.grid(alpha=0.3)
         axes[0, across].set(title=target, yscale="log")
+        axes[0, across].yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
         axes[0, across].yaxis.set_major_formatter("{x:g}")
-        axes[0, across].yaxis.set_minor_formatter("{x:g}")
+        axes[0, across].yaxis.set_minor_locator(NullLocator())
+        axes[-1, across].axhline(0.01, color="grey", linestyle="--", label="chance")
+        axes[-1, across].set_ylim(0)
         axes[-1, across].set_xlabel("training images")
     axes[0, 0].legend(fontsize=8)
+    axes[-1, -1].legend(handles=axes[-1, -1].lines[-1:], fontsize=8)
     save_figure(figure, path)
 
 
