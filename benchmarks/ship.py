@@ -28,7 +28,7 @@ from safetensors.torch import load_file, save_file
 from sets import picture, with_fewer_colours
 
 from medmnist_diffusion.artifacts import TRAINING_SUMMARY, Metrics, TrainingSummary, same_images
-from medmnist_diffusion.data import load_dataset
+from medmnist_diffusion.data import ImageDataset, load_dataset
 from medmnist_diffusion.data.audit import describe
 from medmnist_diffusion.diffusion.folder_check import WEIGHTS, write_manifest
 from medmnist_diffusion.errors import UserError, run_command
@@ -45,10 +45,8 @@ MOST_MB = 25
 
 def ship(pipeline: Path, name: str, data: str) -> None:
     """Round, evaluate, compare, check, and put it into model_cards."""
-    dataset, full = load_dataset(data), Metrics.read(pipeline / "metrics.json")
-    summary = TrainingSummary.of(pipeline)
-    if not same_images(summary.dataset, describe(dataset)):
-        raise UserError(f"{pipeline} was trained on {summary.dataset.name}, not on {data}.")
+    summary, full = TrainingSummary.of(pipeline), Metrics.read(pipeline / "metrics.json")
+    dataset = own_data(pipeline, data)
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary) / name
         shutil.copytree(pipeline, folder, ignore=shutil.ignore_patterns(*SAMPLES, "metrics.json"))
@@ -58,7 +56,7 @@ def ship(pipeline: Path, name: str, data: str) -> None:
         save_file(rounded, folder / WEIGHTS, metadata={"format": "pt"})
         write_json(folder / TRAINING_SUMMARY, summary.model_copy(update={"dataset": describe(dataset)}).model_dump())
         refresh(folder, name)
-        half = evaluate(folder, dataset, sampling_seeds=int(full.sampling.get("sampling_seeds", 1)))
+        half = evaluate(folder, dataset, sampling_seeds=seeds_of(full))
         picture(dataset, folder, folder / "real_beside_generated.png")
         with_fewer_colours(folder / "samples.png")
         write_card(folder, f"model_cards/{name}")
@@ -71,14 +69,25 @@ def ship(pipeline: Path, name: str, data: str) -> None:
     print(f"{name} is shipped; all together {megabytes:.1f} MB of {MOST_MB}.")
 
 
+def own_data(pipeline: Path, data: str) -> ImageDataset:
+    """The data set, if the pipeline was trained on it."""
+    dataset, trained_on = load_dataset(data), TrainingSummary.of(pipeline).dataset
+    if not same_images(trained_on, describe(dataset)):
+        raise UserError(f"{pipeline} was trained on {trained_on.name}, not on {data}.")
+    return dataset
+
+
+def seeds_of(metrics: Metrics) -> int:
+    """Over how many draws figures are means."""
+    return int(metrics.sampling.get("sampling_seeds", 1))
+
+
 def again(name: str, data: str) -> None:
     """Evaluate a shipped pipeline as it was, and compare."""
-    known, dataset = Metrics.read(MODEL_CARDS / name / "metrics.json"), load_dataset(data)
-    if not same_images(known.dataset, describe(dataset)):
-        raise UserError(f"{name} was trained on {known.dataset['name']}, not on {data}.")
+    known, dataset = Metrics.read(MODEL_CARDS / name / "metrics.json"), own_data(MODEL_CARDS / name, data)
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(shutil.copytree(MODEL_CARDS / name, Path(temporary) / name))
-        new = evaluate(folder, dataset, sampling_seeds=int(known.sampling.get("sampling_seeds", 1)))
+        new = evaluate(folder, dataset, sampling_seeds=seeds_of(known))
     found = compared(known, new, ("card", "again"))
     keep(AGAIN, name, found)
     same = sum(row["card"] == row["again"] for row in found["figures"])

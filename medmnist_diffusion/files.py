@@ -128,3 +128,8 @@ def file_hash(path: str | Path) -> str:
     """SHA-256 of a file's content."""
     with Path(path).open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def is_hub_id(name: str) -> bool:
+    """Whether a text can be namespace/name on the Hub, and names nothing here."""
+    return name.count("/") == 1 and not name.startswith((".", "/", "~")) and not Path(name).exists()

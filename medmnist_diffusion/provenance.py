@@ -2,13 +2,18 @@
 
 from collections.abc import Sequence
 
-from medmnist_diffusion.artifacts import BaseRecord, DatasetDescription, TrainingSummary
+from medmnist_diffusion.artifacts import BaseRecord, DatasetDescription, TrainingSummary, UnlabeledRecord
+
+
+def all_beside(bases: Sequence[BaseRecord], unlabeled: UnlabeledRecord | None) -> list[BaseRecord | UnlabeledRecord]:
+    """All data beside the data set: the bases', images without labels, and those that bases saw."""
+    return [*bases, *(one for one in (unlabeled, *(base.unlabeled for base in bases)) if one)]
 
 
 def saw_no_patients(summary: TrainingSummary) -> bool:
     """Whether all that it was trained on, its bases' data included, is the generated phantom."""
-    more = [summary.unlabeled, *(base.unlabeled for base in summary.bases)]
-    return summary.dataset.synthetic and all(base.synthetic for base in summary.bases) and not any(more)
+    beside = all_beside(summary.bases, summary.unlabeled)
+    return summary.dataset.synthetic and all(isinstance(one, BaseRecord) and one.synthetic for one in beside)
 
 
 def seen_elsewhere(bases: Sequence[BaseRecord], dataset: DatasetDescription) -> list[str]:

@@ -20,10 +20,10 @@ from medmnist_diffusion.diffusion.loss import Objective
 from medmnist_diffusion.diffusion.sampling import conditioning_of, load_pipeline
 from medmnist_diffusion.diffusion.transfer import Ends, take_over
 from medmnist_diffusion.errors import UserError, one_line
-from medmnist_diffusion.files import file_hash
+from medmnist_diffusion.files import file_hash, is_hub_id
 from medmnist_diffusion.manifest import MANIFEST
 from medmnist_diffusion.shipped import or_a_name, pipeline_folder
-from medmnist_diffusion.training.config import SETTINGS, TrainingConfig, is_hub_id
+from medmnist_diffusion.training.config import TrainingConfig, where_left_open
 
 logger = logging.getLogger(__name__)
 
@@ -142,13 +142,13 @@ def with_base(config: TrainingConfig, dataset: ImageDataset, base: Base) -> Trai
         raise UserError(
             f"the base predicts {target}, and --prediction_type asks for {config.prediction_type}. Leave it out."
         )
-    left_open = {"layers_per_block": network.layers_per_block, "attention": network.add_attention}
+    of_base = {"layers_per_block": network.layers_per_block, "attention": network.add_attention}
     return replace(
         config,
         block_out_channels=config.block_out_channels or list(network.block_out_channels),
         pixel_unshuffle=config.pixel_unshuffle or _factor(base, dataset),
         prediction_type=target,
-        **{name: value for name, value in left_open.items() if getattr(config, name) == SETTINGS[name].default},
+        **where_left_open(config, of_base),
     )
 
 

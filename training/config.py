@@ -7,7 +7,7 @@ needs neither torch nor diffusers.
 import dataclasses
 import difflib
 import reprlib
-from collections.abc import Callable, Collection
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -19,7 +19,7 @@ from pydantic.fields import FieldInfo
 from medmnist_diffusion.choices import OTHER_SPELLINGS
 from medmnist_diffusion.diffusion.samplers import DEFAULT_SAMPLER, DEFAULT_STEPS
 from medmnist_diffusion.errors import UserError, one_line
-from medmnist_diffusion.files import write_text
+from medmnist_diffusion.files import is_hub_id, write_text
 
 MOST_TIMESTEPS = 100_000
 BUDGETS = ("max_train_steps", "num_train_epochs", "max_train_minutes")
@@ -341,23 +341,14 @@ def kept_settings(config: TrainingConfig) -> dict[str, Any]:
     return values | {name: last_part(values[name]) for name in paths}
 
 
-def is_hub_id(name: str) -> bool:
-    """Whether a text that names no folder here can be namespace/name on the Hub."""
-    return name.count("/") == 1 and not name.startswith((".", "/", "~")) and not Path(name).exists()
-
-
 def last_part(path: str | None) -> str | None:
     """Of a path what it is called."""
     return None if path is None else path.replace("\\", "/").rstrip("/").rsplit("/", 1)[-1]
 
 
-def changed_settings(config: TrainingConfig, saved: dict[str, Any], chosen: Collection[str] = ()) -> list[str]:
-    """`name: old → new` for what a resumed run would compute differently from the saved settings.
-
-    Args:
-        chosen: settings that the run chose for itself, beside those that every run chooses.
-    """
-    return _differences(config, saved, lambda name: name not in FREE_ON_RESUME, chosen)
+def changed_settings(config: TrainingConfig, saved: dict[str, Any]) -> list[str]:
+    """`name: old → new` for what a resumed run would compute differently from the saved settings."""
+    return _differences(config, saved, lambda name: name not in FREE_ON_RESUME)
 
 
 def changed_budget(config: TrainingConfig, saved: dict[str, Any]) -> list[str]:
@@ -365,16 +356,11 @@ def changed_budget(config: TrainingConfig, saved: dict[str, Any]) -> list[str]:
     return _differences(config, saved, lambda name: name in BUDGETS)
 
 
-def _differences(
-    config: TrainingConfig, saved: dict[str, Any], counts: Callable[[str], bool], chosen: Collection[str] = ()
-) -> list[str]:
+def _differences(config: TrainingConfig, saved: dict[str, Any], counts: Callable[[str], bool]) -> list[str]:
     return [
         f"{name}: {saved[name]} → {value}"
         for name, value in kept_settings(config).items()
-        if name in saved
-        and counts(name)
-        and _today(name, saved[name]) != value
-        and not _left_to_the_run(name, value, chosen)
+        if name in saved and counts(name) and _today(name, saved[name]) != value and not _left_to_the_run(name, value)
     ]
 
 
@@ -383,11 +369,16 @@ def _today(name: str, saved: Any) -> Any:
     return _kind_of_leaks(saved) if name == "drop_leaks" else saved
 
 
-def _left_to_the_run(name: str, value: Any, chosen: Collection[str] = ()) -> bool:
-    return (name in CHOSEN_BY_RUN or name in chosen) and value == SETTINGS[name].default
+def _left_to_the_run(name: str, value: Any) -> bool:
+    return name in CHOSEN_BY_RUN and value == SETTINGS[name].default
 
 
-def chosen_before(config: TrainingConfig, saved: dict[str, Any], chosen: Collection[str] = ()) -> TrainingConfig:
-    """What a run once chose for itself it keeps to, unless it is told otherwise; `chosen` as `changed_settings` has it."""
-    again = {name: saved[name] for name in saved if _left_to_the_run(name, getattr(config, name, None), chosen)}
+def chosen_before(config: TrainingConfig, saved: dict[str, Any]) -> TrainingConfig:
+    """What a run once chose for itself it keeps to, unless it is told otherwise."""
+    again = {name: saved[name] for name in saved if _left_to_the_run(name, getattr(config, name, None))}
     return dataclasses.replace(config, **again)
+
+
+def where_left_open(config: TrainingConfig, values: dict[str, Any]) -> dict[str, Any]:
+    """Those of the values whose setting nobody has given: it has its default."""
+    return {name: value for name, value in values.items() if getattr(config, name) == SETTINGS[name].default}

@@ -129,7 +129,10 @@ def evaluate(
     extractors = [make_extractor(one, real, weights) if isinstance(one, str) else one for one in names]
 
     source = DataSource(real.name) if isinstance(dataset, ImageDataset) else as_source(dataset, root, size)
-    seen = _seen_without_labels(generated, is_pipeline, unlabeled, real, source)
+    beside = _seen_beside(generated, is_pipeline)
+    if SEEN_ELSEWHERE in beside:
+        logger.warning("%s: %s", generated, too_good(beside[SEEN_ELSEWHERE], real.name))
+    seen = _seen_without_labels(generated, beside.get(UNLABELED), unlabeled, real, source)
     side = RealSide(real, num_real, sampling.seed)  # what knows no sampling seed is computed once
     if tune_guidance:
         guidance.tune_guidance(generated, side, sampling)
@@ -144,7 +147,7 @@ def evaluate(
         how["sampling_seeds"] = sampling_seeds
     metrics = Metrics(
         dataset=describe(real).model_dump(),
-        pipeline=_origin(generated, is_pipeline, sampling, sampling_seeds) | _seen_beside(generated, is_pipeline),
+        pipeline=_origin(generated, is_pipeline, sampling, sampling_seeds) | beside,
         sampling=how,
         metrics=over_seeds([one.records for _, one in draws]),
         refused=found.refused,
@@ -191,17 +194,13 @@ def _seen_beside(folder: Path, is_pipeline: bool) -> dict[str, Any]:
 
 
 def _seen_without_labels(
-    folder: Path, is_pipeline: bool, unlabeled: str | None, dataset: ImageDataset, source: DataSource
+    folder: Path, record: dict[str, Any] | None, unlabeled: str | None, dataset: ImageDataset, source: DataSource
 ) -> Split | None:
-    """The images that a pipeline was trained on without labels, where they were given.
+    """The images that a pipeline was trained on without labels (what its `record` says of them), where they were given.
 
     Raises:
         UserError: if they are others than those.
     """
-    beside = _seen_beside(folder, is_pipeline)
-    record = beside.get(UNLABELED)
-    if SEEN_ELSEWHERE in beside:
-        logger.warning("%s: %s", folder, too_good(beside[SEEN_ELSEWHERE], dataset.name))
     if unlabeled is None:
         if record:
             logger.warning(

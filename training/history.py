@@ -14,6 +14,7 @@ from medmnist_diffusion.training.config import (
     changed_settings,
     chosen_before,
     last_part,
+    where_left_open,
 )
 
 FROM_BASE = ("layers_per_block", "attention")  # what a run takes from its base where it is left open
@@ -82,11 +83,10 @@ def read_history(
     if checkpoint is None:
         return config, History(None, None, content)
     saved = read_state(checkpoint)
-    of_base = FROM_BASE if saved.bases else ()
-    changed = changed_settings(config, saved.config, of_base)
     before = {"base": NOTHING, "unlabeled images": NOTHING, **saved.data} if saved.data else content
     config = _with_the_start(run, config, saved, base, before["base"])
     content["base"] = before["base"]
+    changed = changed_settings(config, saved.config)
     changed += [f"{name}: {before[name]} → {new}" for name, new in content.items() if before.get(name, new) != new]
     if changed and not config.allow_changes:
         raise UserError(
@@ -96,15 +96,13 @@ def read_history(
     at = f"step {saved.step}: "
     changes = [*saved.changes, *(at + change for change in changed)]
     extensions = [*saved.extensions, *(at + change for change in changed_budget(config, saved.config))]
-    return chosen_before(config, saved.config, of_base), History(
-        checkpoint, saved, content, changed, changes, extensions
-    )
+    return chosen_before(config, saved.config), History(checkpoint, saved, content, changed, changes, extensions)
 
 
 def _with_the_start(
     run: Path, config: TrainingConfig, saved: CheckpointState, base: str, before: str
 ) -> TrainingConfig:
-    """The configuration with the start that the run once had: whoever goes on need not name it.
+    """The configuration with the start that the run once had, and what it took from there: whoever goes on need not name it.
 
     Raises:
         UserError: if another one is named, or the run is too old to know what its base was.
@@ -118,7 +116,9 @@ def _with_the_start(
         )
     if before != NOTHING and not saved.bases and base == NOTHING:
         raise UserError(f"{run} holds a run of an older version, which began from a pipeline: give that one again.")
-    return replace(config, pretrained_model_name_or_path=name if base != NOTHING else known)
+    of_base = {one: saved.config[one] for one in FROM_BASE if saved.bases and one in saved.config}
+    start = name if base != NOTHING else known
+    return replace(config, pretrained_model_name_or_path=start, **where_left_open(config, of_base))
 
 
 def _content(config: TrainingConfig, dataset: ImageDataset) -> dict[str, str]:

@@ -23,7 +23,7 @@ from medmnist_diffusion.data.npz import (
 from medmnist_diffusion.data.reading import LARGEST_VOLUME, Fit, Reading, checked_reading
 from medmnist_diffusion.data.tables import folder_dataset, hub_dataset
 from medmnist_diffusion.errors import UserError
-from medmnist_diffusion.files import has_suffix
+from medmnist_diffusion.files import has_suffix, is_hub_id
 
 PHANTOMS: dict[str, phantom.Form] = {
     "phantom": "multi-class", "phantom-rgb": "multi-class", "phantom-multilabel": "multi-label", "phantom-ordinal": "ordinal",
@@ -111,7 +111,7 @@ def load_dataset(
         raise UserError(
             f"{path} is a file that is no npz. Give an npz, or the folder that holds your images or parquet files."
         )
-    elif name.count("/") == 1 and not name.startswith((".", "/", "~")):
+    elif is_hub_id(name):
         dataset = hub_dataset(name, reading)
     else:
         known = [*medmnist_info(), *PHANTOMS]

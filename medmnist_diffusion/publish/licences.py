@@ -6,6 +6,7 @@ from typing import TypeVar
 from medmnist_diffusion.artifacts import BaseRecord, DatasetDescription, TrainingSummary, UnlabeledRecord
 from medmnist_diffusion.choices import OPEN_LICENSES
 from medmnist_diffusion.errors import UserError
+from medmnist_diffusion.provenance import all_beside
 
 Licensed = TypeVar("Licensed", DatasetDescription, BaseRecord, UnlabeledRecord)
 UNKNOWN_LICENSE = "unknown"  # of a data set whose source gives none
@@ -15,14 +16,14 @@ STRICTEST_FIRST = ("CC BY-NC 4.0", "CC BY 4.0", "CC0 1.0")  # of those that perm
 def license_of(summary: TrainingSummary) -> str:
     """The licence of what a pipeline was trained on, its bases' data included: the strictest holds for all, and one that permits
     nothing, or is unknown, before these."""
-    known = [record.license for record in (summary.dataset, *_more(summary.bases, summary.unlabeled))]
+    known = [record.license for record in (summary.dataset, *all_beside(summary.bases, summary.unlabeled))]
     closed = [one for one in known if one not in OPEN_LICENSES]
     return closed[0] if closed else min(known, key=STRICTEST_FIRST.index)
 
 
 def citations_of(summary: TrainingSummary) -> list[str]:
     """How all data are to be cited that a pipeline was trained on."""
-    records = (summary.dataset, *_more(summary.bases, summary.unlabeled))
+    records = (summary.dataset, *all_beside(summary.bases, summary.unlabeled))
     return list(dict.fromkeys(record.citation for record in records if record.citation))
 
 
@@ -46,11 +47,6 @@ def _filled(record: Licensed, given: str) -> Licensed:
     return record.model_copy(update={"license": given}) if record.license == UNKNOWN_LICENSE else record
 
 
-def _more(bases: Sequence[BaseRecord], unlabeled: UnlabeledRecord | None) -> list[BaseRecord | UnlabeledRecord]:
-    """All data beside the data set."""
-    return [*bases, *(one for one in (unlabeled, *(base.unlabeled for base in bases)) if one)]
-
-
 def check_data(
     recorded: str, given: str | None, bases: Sequence[BaseRecord] = (), unlabeled: UnlabeledRecord | None = None
 ) -> None:
@@ -60,7 +56,7 @@ def check_data(
     Raises:
         UserError: for the first that does not permit publication.
     """
-    others = _more(bases, unlabeled)
+    others = all_beside(bases, unlabeled)
     for_others = recorded in OPEN_LICENSES and any(record.license == UNKNOWN_LICENSE for record in others)
     check_license(recorded, None if for_others else given)
     for record in others:

@@ -113,7 +113,7 @@ def surest(scores: np.ndarray, shares: np.ndarray) -> np.ndarray:
 
 
 def _fit(protocol: AugmentationProtocol, data: RegimeData, mixture: Mixture, val: Split) -> Fitted:
-    balanced = protocol.situation.balanced_val
+    balanced = protocol.situation.of_rarest
     return fit(protocol.recipe, mixture, val, protocol.dataset.conditioning, data.seed, balanced)
 
 

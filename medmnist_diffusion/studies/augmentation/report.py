@@ -40,7 +40,7 @@ from medmnist_diffusion.studies.augmentation.verdicts import (
     sentence,
 )
 from medmnist_diffusion.studies.reports import write_results
-from medmnist_diffusion.studies.statistics import ArmFigures, Effect, effect, mean_interval
+from medmnist_diffusion.studies.statistics import ArmFigures, Effect, mean_interval
 
 TEMPLATE = Path(__file__).with_name("report.md.j2")
 OPTIONS = {"guided": f" --guidance_scale {GUIDANCE:g}", "variants": f" --strength {STRENGTH:g}"}  # of `augment`
@@ -269,7 +269,7 @@ def _of_regime(protocol: AugmentationProtocol, result: RegimeResult) -> dict[str
         means.append([arm + note, *(_mean(result, name, arm) for name in NAMES), f"{distinct:.0f}", p_value])
     picture = picture_path(protocol.folder, result.regime)
     may_be_shown = picture.is_file() and (dataset.synthetic or dataset.license in OPEN_LICENSES)
-    first, classes = result.draws[0], dataset.id2label
+    first, classes, rarest = result.draws[0], dataset.id2label, rarest_class(dataset)
     return {
         "name": result.regime.name,
         "sentence": sentence(result),
@@ -282,23 +282,26 @@ def _of_regime(protocol: AugmentationProtocol, result: RegimeResult) -> dict[str
         "effects": _effect_rows(result),
         "held_out": _held_out_rows(result),
         "attacks": [[who, *row] for who, row in _attack_rows(result.draws)],
-        "rare": rare_rows(result, rarest_class(dataset)) if result.situation.of_rarest else [],
-        "rarest": classes[rarest_class(dataset)],
+        "rare": rare_rows(result, rarest),
+        "rarest": classes[rarest],
         "recalls": [[arm, *(_mean(result, f"recall_{label}", arm) for label in classes)] for arm in result.arms],
     }
 
 
 def rare_rows(result: RegimeResult, label: int) -> list[list[str]]:
     """A row an arm: the rarest class's recall and average precision, and by how much each is above that of `classical`."""
-    names = [name for name in (f"recall_{label}", RARE_PRECISION) if name in result.figures]
-    rows = []
-    for arm in result.arms:
-        row = [arm]
-        for name in names:
-            found = effect(result.figures[name], arm, CLASSICAL.name) if arm != CLASSICAL.name else None
-            row += [_mean(result, name, arm), _with_interval(found) if found else ""]
-        rows.append(row)
-    return rows if len(names) > 1 else []
+    if RARE_PRECISION not in result.figures:
+        return []
+    names = (f"recall_{label}", RARE_PRECISION)
+    above = {name: {one.arm: one for one in result.effects(name)[CLASSICAL.name]} for name in names}
+    return [
+        [arm, *(shown for name in names for shown in (_mean(result, name, arm), _shown(above[name].get(arm))))]
+        for arm in result.arms
+    ]
+
+
+def _shown(one: Effect | None) -> str:
+    return _with_interval(one) if one else ""
 
 
 def _held_out_rows(result: RegimeResult) -> list[list[str]]:

@@ -52,14 +52,10 @@ class Situation:
     sharing: bool = False
 
     @property
-    def balanced_val(self) -> bool:
-        """Whether classifiers are chosen by a validation loss in which every class counts as much, as it does in the figure."""
-        return self.figure == "balanced_accuracy"
-
-    @property
     def of_rarest(self) -> bool:
-        """Whether the rarest class is what is asked about: its recall and its average precision stand beside the figure."""
-        return self.balanced_val
+        """Whether the rarest class is what is asked about. Classifiers are then chosen by a validation loss in which every class
+        counts as much, and its recall and its average precision stand beside the figure."""
+        return self.figure == "balanced_accuracy"
 
     @property
     def left_out(self) -> bool:

@@ -106,6 +106,7 @@ def judge_regime(
     test_labels, conditioning = dataset.splits["test"].labels, dataset.conditioning
     test_sets = resampled_test_sets(conditioning.strata(test_labels), RESAMPLINGS)
     truth = conditioning.truth(test_labels)
+    rarest = rarest_class(dataset) if situation.of_rarest else None
     figures: dict[str, ArmFigures] = {}
 
     def add(name: str, arm: str, seed: int, value: float, again: np.ndarray) -> None:
@@ -120,10 +121,9 @@ def judge_regime(
                 add(name, cell.arm, draw.seed, getattr(cell, name), again[name])
             for label, recall in enumerate(cell.recall):
                 add(f"recall_{label}", cell.arm, draw.seed, recall, again["recall"][:, label])
-            if situation.of_rarest and cell.average_precision:
-                label = rarest_class(dataset)
-                again_precise = resampled_average_precision(draw.scores_of(cell.arm), truth, test_sets, label)
-                add(RARE_PRECISION, cell.arm, draw.seed, cell.average_precision[label], again_precise)
+            if rarest is not None and cell.average_precision:
+                precise = resampled_average_precision(draw.scores_of(cell.arm), truth, test_sets, rarest)
+                add(RARE_PRECISION, cell.arm, draw.seed, cell.average_precision[rarest], precise)
     judgement = judge_in(situation, figures[situation.figure], leaks(draws), looks)
     return RegimeResult(regime, situation, draws, figures, judgement)
 
@@ -151,7 +151,7 @@ def judge_in(situation: Situation, judged: ArmFigures, leaking: Sequence[str] = 
     against = effects(judged, [(arm, CLASSICAL.name) for arm in controls], list(controls))
     better = [one.arm for one in against if one.difference > 0 and one.corrected_p_value < alpha]
     hardest = [
-        one for arm in better if (one := min(_to_easier(situation, judged, arm), key=_difference, default=None))
+        one for arm in better if (one := min(_against(judged, arm, situation.easier), key=_difference, default=None))
     ]
     if not hardest:
         return judgement
@@ -160,7 +160,7 @@ def judge_in(situation: Situation, judged: ArmFigures, leaking: Sequence[str] = 
     helping = [one.arm for one in of_easier if one.difference > 0 and one.corrected_p_value < alpha]
     as_good = [
         one
-        for one in _to_easier(situation, judged, nearest.arm)
+        for one in _against(judged, nearest.arm, situation.easier)
         if (one.difference <= 0 or one.p_value >= alpha) and (one.control in helping or one.interval[1] <= AS_GOOD)
     ]
     if not as_good:
@@ -170,9 +170,9 @@ def judge_in(situation: Situation, judged: ArmFigures, leaking: Sequence[str] = 
     return replace(judgement, verdict=easier, effect=one, p_value=one.p_value, recommended=one.control)
 
 
-def _to_easier(situation: Situation, judged: ArmFigures, arm: str) -> list[Effect]:
-    """The arm against each easier thing."""
-    return [one for control in situation.easier if (one := effect(judged, arm, control))]
+def _against(judged: ArmFigures, arm: str, controls: Sequence[str]) -> list[Effect]:
+    """An arm against each of several."""
+    return effects(judged, [(arm, control) for control in controls], ())
 
 
 def _difference(one: Effect) -> float:
@@ -212,7 +212,7 @@ def stand_in(judged: ArmFigures, situation: Situation, leaking: Sequence[str]) -
     its controls: as the 95 % interval says, and only where little is given away of the real ones. An interval that goes from
     little lost to much is no evidence, either way."""
     controls = situation.controls([situation.primary])[situation.primary]
-    found = [one for control in controls if (one := effect(judged, situation.primary, control)) is not None]
+    found = _against(judged, situation.primary, controls)
     if not found:
         return Judgement("no evidence", None, 1.0, CLASSICAL.name, 1, {})
     one, surest = (min(found, key=lambda each: each.interval[end]) for end in (0, 1))
@@ -252,22 +252,25 @@ def sentence(result: RegimeResult) -> str:
     return text + (f" Fewer than {ENOUGH} draws: read it as a first look." if one.draws < ENOUGH else "")
 
 
+def _is_worse(one: Effect) -> bool:
+    return one.difference < 0 and one.p_value < ALPHA
+
+
 def _worse(result: RegimeResult, one: Effect) -> str:
     """Where an arm that is not said to harm is worse than a control."""
-    if one.p_value >= ALPHA or one.difference >= 0:
+    if not _is_worse(one):
         return ""
     controls = result.situation.controls([one.arm]).get(one.arm, [])
-    found = [each for control in controls if (each := effect(result.judged, one.arm, control))]
-    each_worse = all(each.difference < 0 and each.p_value < ALPHA for each in found)
+    each_worse = all(map(_is_worse, _against(result.judged, one.arm, controls)))
     return f"; worse than {one.control}" + ("" if each_worse else ", not than each control")
 
 
 def _beside_an_easier_thing(result: RegimeResult, one: Effect) -> str:
     """Where an arm is better than `classical`, how it stands to what is easier."""
     if result.judgement.verdict == "an easier thing is as good":
-        worse = one.difference < 0 and one.p_value < ALPHA
-        return f"; better than {CLASSICAL.name}, {'worse' if worse else 'not shown to be better'} than {one.control}"
-    if one.control not in result.situation.easier or (one.difference < 0 and one.p_value < ALPHA):
+        how = "worse" if _is_worse(one) else "not shown to be better"
+        return f"; better than {CLASSICAL.name}, {how} than {one.control}"
+    if one.control not in result.situation.easier or _is_worse(one):
         return ""
     plain = effect(result.judged, one.arm, CLASSICAL.name)
     better = plain is not None and plain.difference > 0 and plain.p_value < ALPHA
