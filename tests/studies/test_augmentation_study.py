@@ -45,20 +45,20 @@ def figures(folder: Path) -> list[dict[str, object]]:
 
 
 @pytest.fixture(scope="module")
-def finished(small_npz: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def finished(tiny_npz: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("study") / "whole"
-    assert cli.main(study_command(small_npz, folder)) == 0
+    assert cli.main(study_command(tiny_npz, folder)) == 0
     return folder
 
 
-def test_results_name_every_cell_and_every_verdict(finished: Path, small: ImageDataset) -> None:
+def test_results_name_every_cell_and_every_verdict(finished: Path, tiny: ImageDataset) -> None:
     results = json.loads((finished / "results.json").read_text(encoding="utf-8"))
     assert len(results["cells"]) == 2 * (6 + 5)  # no leak is possible with all images
     for cell in results["cells"]:
         assert 0 <= cell["auc"] <= 1
         honest = cell["generator_index_hash"] in (None, cell["real_index_hash"])
         assert honest == (not cell["leaky"])
-        assert not (cell["leaky"] and cell["n_real"] == len(small.train))
+        assert not (cell["leaky"] and cell["n_real"] == len(tiny.train))
         assert (cell["generator_index_hash"] is None) == (cell["arm"] in (CLASSICAL.name, OVERSAMPLED.name))
     assert {regime["verdict"] for regime in results["regimes"]} <= {"helps", "harms", "no evidence"}
     assert all(regime["recommended"] in BY_NAME for regime in results["regimes"])
@@ -97,10 +97,10 @@ def test_images_with_several_labels(tmp_path: Path) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
 def test_interrupted_it_ends_with_the_same_results(
-    number: signal.Signals, finished: Path, small_npz: Path, tmp_path: Path
+    number: signal.Signals, finished: Path, tiny_npz: Path, tmp_path: Path
 ) -> None:
     folder = tmp_path / "interrupted"
-    command = [sys.executable, "-m", "medmnist_diffusion.cli", *study_command(small_npz, folder)]
+    command = [sys.executable, "-m", "medmnist_diffusion.cli", *study_command(tiny_npz, folder)]
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
     waited = time.monotonic()
     while not (folder / DRAWS).is_file():
@@ -118,7 +118,7 @@ def test_interrupted_it_ends_with_the_same_results(
         time.sleep(0.2)
     assert not workers_of(folder)
     assert not (folder / "results.json").exists()
-    assert cli.main(study_command(small_npz, folder)) == 0
+    assert cli.main(study_command(tiny_npz, folder)) == 0
     assert figures(folder) == figures(finished)
 
 
@@ -135,29 +135,29 @@ def workers_of(folder: Path) -> list[str]:
 
 
 @pytest.mark.slow
-def test_dask_workers_give_the_same(finished: Path, small_npz: Path, tmp_path: Path) -> None:
+def test_dask_workers_give_the_same(finished: Path, tiny_npz: Path, tmp_path: Path) -> None:
     distributed = pytest.importorskip("distributed")
     with distributed.LocalCluster(
         n_workers=1, threads_per_worker=1, host="127.0.0.1", dashboard_address=None, worker_dashboard_address=None
     ) as cluster:
-        command = [*study_command(small_npz, tmp_path / "dask"), "--scheduler", cluster.scheduler_address]
+        command = [*study_command(tiny_npz, tmp_path / "dask"), "--scheduler", cluster.scheduler_address]
         assert cli.main(command) == 0
     assert figures(tmp_path / "dask") == figures(finished)
 
 
 def test_a_finished_study_is_not_trained_again(
-    finished: Path, small_npz: Path, capsys: pytest.CaptureFixture[str]
+    finished: Path, tiny_npz: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     before = (finished / DRAWS).read_bytes()
-    assert cli.main(study_command(small_npz, finished)) == 0
+    assert cli.main(study_command(tiny_npz, finished)) == 0
     assert (finished / DRAWS).read_bytes() == before
     assert "0 classifier trainings" in capsys.readouterr().out
 
 
 def test_a_budget_drops_what_does_not_fit_and_says_so(
-    small_npz: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    tiny_npz: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    arguments = ["study", "augmentation", str(small_npz), "--output", str(tmp_path / "s"), "--budget", "1s"]
+    arguments = ["study", "augmentation", str(tiny_npz), "--output", str(tmp_path / "s"), "--budget", "1s"]
     assert cli.main(arguments) == 0
     out = capsys.readouterr().out
     assert "5 of 8 seeds" in out
@@ -172,8 +172,8 @@ def test_arms_of_any_share_have_their_control() -> None:
     assert set(arms) == {CLASSICAL.name, OVERSAMPLED.name, MAIN_ARM.name, "synthetic-40", "oversampled-40"}
 
 
-def test_mistakes_are_named(small_npz: Path, cli_error: Callable[..., str], tmp_path: Path) -> None:
-    start = ("study", "augmentation", str(small_npz), "--output", str(tmp_path))
+def test_mistakes_are_named(tiny_npz: Path, cli_error: Callable[..., str], tmp_path: Path) -> None:
+    start = ("study", "augmentation", str(tiny_npz), "--output", str(tmp_path))
     assert "--shares has 2" in cli_error(*start, "--shares", "2")
     assert "is not in the range x>=2" in cli_error(*start, "--seeds", "1")
     assert "--budget" in cli_error(*start, "--budget", "soon")
@@ -214,11 +214,11 @@ def test_the_report_stands_alone_in_a_browser(finished: Path, tmp_path: Path) ->
 
 
 def test_arms_that_were_not_asked_for_are_not_judged(
-    finished: Path, small_npz: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    finished: Path, tiny_npz: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     folder = tmp_path / "fewer"
     shutil.copytree(finished, folder)
-    arguments = study_command(small_npz, folder)
+    arguments = study_command(tiny_npz, folder)
     arguments.remove("diverse-25")
     assert cli.main(arguments) == 0
     results = json.loads((folder / "results.json").read_text(encoding="utf-8"))
@@ -227,7 +227,7 @@ def test_arms_that_were_not_asked_for_are_not_judged(
 
 
 def test_a_study_goes_on_on_a_machine_of_another_precision(
-    finished: Path, small_npz: Path, small: ImageDataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    finished: Path, tiny_npz: Path, tiny: ImageDataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Its finished draws count as they are; others are made in what is fast there."""
     folder = tmp_path / "moved"
@@ -237,9 +237,9 @@ def test_a_study_goes_on_on_a_machine_of_another_precision(
     monkeypatch.setattr(budget, "kind_of_machine", lambda: "another machine")
     monkeypatch.setattr(budget, "try_precision", lambda *_: (other, {}))
     before = (folder / DRAWS).read_bytes()
-    assert cli.main(study_command(small_npz, folder)) == 0
+    assert cli.main(study_command(tiny_npz, folder)) == 0
     assert (folder / DRAWS).read_bytes() == before
     assert figures(folder) == figures(finished)
     assert {cell["precision"] for cell in figures(folder)} == {first}
-    assert budget.precisions(folder, small) == (other, first)
-    assert budget.first_precision(folder, small) == first
+    assert budget.precisions(folder, tiny) == (other, first)
+    assert budget.first_precision(folder, tiny) == first

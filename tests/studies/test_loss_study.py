@@ -29,9 +29,9 @@ def study(data: Path, output: Path) -> list[str]:
 
 
 @pytest.fixture(scope="module")
-def finished_study(small_npz: Path, tmp_path_factory: pytest.TempPathFactory) -> Any:
+def finished_study(tiny_npz: Path, tmp_path_factory: pytest.TempPathFactory) -> Any:
     output = tmp_path_factory.mktemp("study") / "whole"
-    assert cli.main(study(small_npz, output)) == 0
+    assert cli.main(study(tiny_npz, output)) == 0
     return output
 
 
@@ -50,11 +50,11 @@ def lines_of(output: Path) -> int:
 
 
 @pytest.mark.slow
-def test_killed_and_started_again_it_gives_the_same(finished_study: Any, small_npz: Path, tmp_path: Path) -> None:
+def test_killed_and_started_again_it_gives_the_same(finished_study: Any, tiny_npz: Path, tmp_path: Path) -> None:
     output = tmp_path / "killed"
     with (tmp_path / "log").open("w") as log:
         process = Popen(
-            [sys.executable, "-m", "medmnist_diffusion.cli", *study(small_npz, output)], stderr=log, stdout=log
+            [sys.executable, "-m", "medmnist_diffusion.cli", *study(tiny_npz, output)], stderr=log, stdout=log
         )
         while lines_of(output) < 3 and process.poll() is None:
             time.sleep(0.05)
@@ -62,7 +62,7 @@ def test_killed_and_started_again_it_gives_the_same(finished_study: Any, small_n
         process.wait()
     before = (output / CELLS).read_bytes()
     assert 3 <= lines_of(output) < 10
-    assert cli.main(study(small_npz, output)) == 0
+    assert cli.main(study(tiny_npz, output)) == 0
     assert (output / CELLS).read_bytes().startswith(before[: before.rfind(b"\n") + 1])  # nothing was done twice
     assert lines_of(output) == 10
     assert figures(output) == figures(finished_study)
@@ -84,9 +84,9 @@ def test_report(finished_study: Any) -> None:
 
 
 def test_what_does_not_fit_the_budget_is_named(
-    finished_study: Any, small_npz: Path, capsys: pytest.CaptureFixture[str]
+    finished_study: Any, tiny_npz: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    arguments = study(small_npz, finished_study)
+    arguments = study(tiny_npz, finished_study)
     arguments[arguments.index("--parts") + 1 : arguments.index("--seeds")] = ["losses", "robustness"]
     assert cli.main([*arguments, "--budget", "60s"]) == 0  # the first is finished and costs nothing
     output = capsys.readouterr().out
@@ -96,9 +96,9 @@ def test_what_does_not_fit_the_budget_is_named(
 
 
 def test_budget_takes_fewer_seeds_before_it_drops_a_part(
-    small_npz: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tiny_npz: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    dataset = load_dataset(str(small_npz))
+    dataset = load_dataset(str(tiny_npz))
     protocol = TrainingProtocol(tmp_path, dataset, {"max_train_steps": 10}, (), (), 100)
     parts = [
         StudyPart(name, protocol, (TrainingVariant(name="a"), TrainingVariant(name="b")))
