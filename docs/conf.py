@@ -12,7 +12,6 @@ from medmnist_diffusion.shipped import MODEL_CARDS, shipped_names
 project, author, release = "medmnist-diffusion", "the medmnist-diffusion authors", __version__
 extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "sphinx_click"]
 html_theme, html_title = "furo", f"medmnist-diffusion {__version__}"
-myst_enable_extensions = ["dollarmath"]
 myst_heading_anchors = 3  # links to headings work as on GitHub
 autodoc_typehints = "description"
 autodoc_member_order = "bysource"

@@ -24,8 +24,6 @@ from medmnist_diffusion.files import atomic_folder, has_suffix, write_json
 if TYPE_CHECKING:
     import datasets
 
-COLUMNS = 10  # of a grid, at most
-
 
 @dataclass(frozen=True)
 class GeneratedImages:
@@ -62,10 +60,10 @@ class GeneratedImages:
         """What each image was asked to show, in words, N."""
         return [self.conditioning.name_of(condition) for condition in self.split.labels.tolist()]
 
-    def grid(self) -> Image.Image:
-        """A picture to look at: a row a class or combination of labels, with its first ten images; of volumes some views."""
+    def grid(self, most: int = 10) -> Image.Image:
+        """A picture to look at: a row a class or combination of labels, with at most so many images; of volumes some views."""
         conditions, counts = np.unique(self.split.labels, return_counts=True)
-        columns = min(COLUMNS, int(counts.max()))
+        columns = min(most, int(counts.max()))
         rows = np.full((len(conditions) * columns, *self.images.shape[1:]), 255, np.uint8)
         for row, condition in enumerate(conditions.tolist()):
             shown = self.images[rows_of(self.split.labels, condition)[:columns]]

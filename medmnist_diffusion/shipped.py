@@ -34,6 +34,12 @@ def is_shipped(folder: Path) -> bool:
     return folder.parent == MODEL_CARDS
 
 
+def name_of(folder: Path) -> str:
+    """What a reader knows a pipeline by: its folder, and where that is called `pipeline`, as training does, the run's, too."""
+    name = folder.resolve().name
+    return f"{folder.resolve().parent.name}/{name}" if name.startswith("pipeline") else name
+
+
 def or_a_name() -> str:
     """For an error: what else could have been given."""
     names = shipped_names()

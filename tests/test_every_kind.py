@@ -65,6 +65,7 @@ def test_from_audit_to_card(data: str, tmp_path: Path, monkeypatch: pytest.Monke
         assert labels.shape == (6, 3)
 
 
+@pytest.mark.slow
 def test_64_pixels_and_images_that_are_not_square(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     rng = np.random.default_rng(0)
     for label in ("a", "b"):

@@ -8,6 +8,7 @@ import os
 import re
 from collections.abc import Callable
 from functools import wraps
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from markdown_it import MarkdownIt
 from PIL import Image
 
 from medmnist_diffusion.app.rating import Rating, start_rating
-from medmnist_diffusion.app.workbench import MOST_IMAGES, MOST_STEPS, Likeness, Workbench, saved
+from medmnist_diffusion.app.workbench import KEPT_SECONDS, MOST_IMAGES, MOST_STEPS, Likeness, Workbench, saved
 from medmnist_diffusion.data.conditioning import occurrences
 from medmnist_diffusion.data.dataset import without_grey_axis
 from medmnist_diffusion.data.pictures import VIEWS, pictures
@@ -74,7 +75,9 @@ def build(benches: dict[str, Workbench], ratings: Path, notice: str = NOTICE) ->
         notice: stands above all else.
     """
     names = list(benches)
-    with gr.Blocks(title="medmnist-diffusion", analytics_enabled=False) as page:
+    with gr.Blocks(
+        title="medmnist-diffusion", analytics_enabled=False, delete_cache=(KEPT_SECONDS, KEPT_SECONDS)
+    ) as page:
         gr.Markdown(f"# medmnist-diffusion\n{notice}")
         chosen = gr.Dropdown(names, value=names[0], label="Pipeline", elem_id="pipeline")
         with gr.Tab("Make images"):
@@ -102,7 +105,7 @@ def serve(page: gr.Blocks, port: int | None, open_browser: bool, server_name: st
     try:
         _, address, _ = page.queue(max_size=16, default_concurrency_limit=1).launch(
             server_name=server_name, server_port=port, inbrowser=open_browser, share=False, max_file_size=LARGEST_UPLOAD,
-            theme=theme, css=STYLE, footer_links=[], prevent_thread_lock=True, quiet=True,
+            theme=theme, css=STYLE, footer_links=[], prevent_thread_lock=True, quiet=True, run_history=False,
         )  # fmt: skip
     except OSError as error:
         raise UserError(f"the page cannot be shown ({one_line(error)}). Give another --port.") from None
@@ -163,7 +166,7 @@ def _pairs(images: np.ndarray, likeness: Likeness) -> list[tuple[Image.Image, st
         both = Image.new("RGB", (left.width + right.width + 4, left.height), "white")
         both.paste(left, (0, 0))
         both.paste(right, (left.width + 4, 0))
-        says = "" if copy is None else ": counts as a copy" if copy else ": no copy"
+        says = "" if copy is None else ": counts as a copy" if copy else ": no sign of a copy"
         shown.append((both, f"{relative:.2f}{says}"))
     return shown
 
@@ -256,7 +259,7 @@ def _results(what: str) -> list[Any]:
     shown = gr.Gallery(elem_id=what, **GALLERY)
     with gr.Row():
         as_png = gr.DownloadButton("Save as PNG", visible=False, elem_id=f"{what}-png")
-        as_npz = gr.DownloadButton("Save as npz", visible=False, elem_id=f"{what}-npz")
+        as_npz = gr.DownloadButton("Save as npz (zipped with its record)", visible=False, elem_id=f"{what}-npz")
     text = gr.Markdown(elem_id=f"{what}-likeness")
     pairs = gr.Gallery(visible=False, elem_id=f"{what}-pairs", elem_classes="pairs", **GALLERY)
     return [shown, as_png, as_npz, text, pairs]
@@ -282,11 +285,12 @@ def _nothing_made() -> tuple[Any, ...]:
 
 
 def _variants_tab(page: gr.Blocks, chosen: gr.Dropdown, benches: dict[str, Workbench]) -> None:
-    gr.Markdown("An image of yours gets noise, and the pipeline takes it away: the result is like it, and not it.")
+    gr.Markdown(
+        "An image of yours gets noise, and the pipeline takes it away. **A variant is as private as your image**: the less noise, "
+        "the more of it stays, and a person may still be seen in it."
+    )
     with gr.Row():
-        given = gr.File(
-            label="An image file (PNG, JPEG, TIFF, DICOM; volumes: NIfTI)", type="filepath", elem_id="given"
-        )
+        given = gr.File(label=f"An image file ({_formats()})", type="filepath", elem_id="given")
         seen = gr.Image(label="As the pipeline sees it", interactive=False, type="pil", buttons=[], elem_id="seen")
     labels = gr.CheckboxGroup([], label="Classes", elem_id="variant-labels")
     with gr.Row():
@@ -321,9 +325,18 @@ def _variants_tab(page: gr.Blocks, chosen: gr.Dropdown, benches: dict[str, Workb
     press.click(_said(vary), inputs, results, **ONE_AT_A_TIME)
 
 
+def _formats() -> str:
+    """What can be read here: two kinds of files need a package that may be missing."""
+    medical = {"DICOM": "pydicom", "NIfTI": "nibabel"}
+    return ", ".join(["PNG", "JPEG", "TIFF", *(name for name, module in medical.items() if find_spec(module))])
+
+
 def _figures_tab(page: gr.Blocks, chosen: gr.Dropdown, benches: dict[str, Workbench]) -> None:
     answers = gr.Markdown(elem_id="answers")
-    plot = gr.Image(show_label=False, interactive=False, buttons=["fullscreen"], elem_id="ratios")
+    plot = gr.Image(
+        show_label=False, interactive=False, buttons=["fullscreen"], elem_id="ratios",
+        alt_text="Every figure divided by its floor; 1 is as good as real images",
+    )  # fmt: skip
     with gr.Accordion("The whole card", open=False):
         card = gr.HTML(elem_id="card")
 

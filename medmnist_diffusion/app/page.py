@@ -36,7 +36,7 @@ from medmnist_diffusion.publish.publish import (
     upload_unless_dry_run,
 )
 from medmnist_diffusion.publish.verdict import verdict
-from medmnist_diffusion.shipped import pipeline_folder
+from medmnist_diffusion.shipped import name_of, pipeline_folder, shipped_names
 
 logger = logging.getLogger(__name__)
 STATIC = Path(__file__).parent / "static_page"
@@ -61,18 +61,30 @@ def write_page(pipeline: str | Path, output: str | Path, runtime: Path | None = 
         UserError: if `output` is something else, or the network or its runtime cannot be had.
     """
     folder, output = pipeline_folder(pipeline), Path(output).expanduser()
-    ours = {*(source.name for source in STATIC.iterdir()), *MADE}
-    if output.exists() and not (output.is_dir() and {path.name for path in output.iterdir()} <= ours):
+    if output.exists() and not _is_replaceable(output):
         raise UserError(
-            f"{output} is there, and holds more than a page that was written before. Give another --output."
+            f"{output} is there, and is no page that was written before, or holds more than that. Give another --output."
         )
     pipe = load_pipeline(folder)
     page = page_content(folder, pipe)
     if reasons := reasons_against_publishing(folder, "somebody/page"):
-        logger.warning("Keep this page to yourself: %s.", "; ".join(reasons))
+        page["warning"] = f"Not to be published: {'; '.join(reasons)}."
+        logger.warning("Keep this page to yourself, which says so itself: %s.", "; ".join(reasons))
     _write(pipe, page, output, runtime or _runtime_of_npm())
-    logger.info("Written to %s. To look at it: python -m http.server --directory %s", output, output)
+    size = (output / "network.onnx").stat().st_size / 1e6
+    logger.info(
+        "Written to %s; its network has %.1f MB, which every reader loads. To look at it: python -m http.server --directory %s",
+        output, size, output,
+    )  # fmt: skip
     return output
+
+
+def _is_replaceable(output: Path) -> bool:
+    """Whether it is an empty folder, or holds a page and nothing else."""
+    if not output.is_dir():
+        return False
+    found, ours = {path.name for path in output.iterdir()}, {*(source.name for source in STATIC.iterdir()), *MADE}
+    return not found or {"page.json", "network.onnx"} <= found <= ours
 
 
 def _write(pipe: ClassConditionalDDPMPipeline, page: dict[str, Any], output: Path, runtime: Path | None) -> None:
@@ -106,11 +118,12 @@ def publish_space(
     """
     with checked_copy(pipeline, repo_id, data_license) as copy, tempfile.TemporaryDirectory() as temporary:
         pipe, page = load_pipeline(copy), Path(temporary) / "page"
+        content = page_content(copy, pipe, name_of(pipeline_folder(pipeline)))
         if dry_run and runtime is None and not _kept_runtime().is_file():
-            logger.info("%s %s is not here: npm will get it, about 14 MB more.", RUNTIME, VERSION)
-            _write(pipe, page_content(copy, pipe), page, None)
+            logger.info("%s %s is not here: npm will get it, 33 MB of which 14 MB go into the page.", RUNTIME, VERSION)
+            _write(pipe, content, page, None)
         else:
-            _write(pipe, page_content(copy, pipe), page, runtime or _runtime_of_npm())
+            _write(pipe, content, page, runtime or _runtime_of_npm())
         published = upload_unless_dry_run(
             page,
             repo_id,
@@ -124,8 +137,13 @@ def publish_space(
     return published
 
 
-def page_content(folder: Path, pipe: ClassConditionalDDPMPipeline) -> dict[str, Any]:
-    """What the page shows and what its sampler needs: page.json."""
+def page_content(folder: Path, pipe: ClassConditionalDDPMPipeline, name: str | None = None) -> dict[str, Any]:
+    """What the page shows and what its sampler needs: page.json.
+
+    Args:
+        name: what the pipeline is called; default: as its folder.
+    """
+    name = name or name_of(folder)
     summary = TrainingSummary.of(folder)
     dataset = summary.dataset
     figures = measured_metrics(folder, summary)
@@ -136,7 +154,9 @@ def page_content(folder: Path, pipe: ClassConditionalDDPMPipeline) -> dict[str, 
         f"{summary.training_images:,} {kind} of {dataset.name}."
     )
     return {
-        "name": folder.resolve().name,
+        "name": name.replace("/", "-"),
+        "load": name if name in shipped_names() else f"path/to/{name}",
+        "warning": "",
         "title": f"Images like those of {dataset.name}",
         "about": about,
         "figures": [line.strip() for line in verdict(figures)] if figures else NOT_MEASURED,

@@ -1,38 +1,36 @@
 """`medmnist-diffusion app`: pipelines and data are checked first, then the page is shown."""
 
+import contextlib
 import os
+import shutil
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+
+from filelock import FileLock, Timeout
 
 from medmnist_diffusion.app.workbench import Workbench, workbenches
 from medmnist_diffusion.data.sources import DataSource
+from medmnist_diffusion.diffusion.stopping import stopped_as_by_ctrl_c
 from medmnist_diffusion.errors import UserError
 from medmnist_diffusion.shipped import shipped_folders
+
+PRIVATE = "medmnist-diffusion-app-"  # how the folder of what readers upload and make begins
 
 
 def start(
     pipelines: Sequence[Path], source: DataSource | None, port: int | None, ratings: Path, open_browser: bool
 ) -> None:
-    """Show the page until Ctrl-C. What is uploaded to it, and made on it, lies in a folder that nobody else can read and that is
-    removed at the end.
+    """Show the page until Ctrl-C.
 
     Raises:
         UserError: for a pipeline or a data set that cannot be used, or a missing extra.
     """
     benches = _benches(pipelines, source)
-    with tempfile.TemporaryDirectory(prefix="medmnist-diffusion-") as private:
-        os.environ["GRADIO_TEMP_DIR"] = private  # before gradio is imported
+    with _private_folder():
         from medmnist_diffusion.app.interface import build, serve
 
         serve(build(benches, ratings), port, open_browser)
-
-
-def _benches(pipelines: Sequence[Path], source: DataSource | None) -> dict[str, Workbench]:
-    benches = workbenches(pipelines or shipped_folders(), source)
-    if not benches:
-        raise UserError("no pipelines come with this installation. Give a pipeline folder.")
-    return benches
 
 
 def start_on_a_server(pipelines: Sequence[Path] = ()) -> None:
@@ -42,8 +40,31 @@ def start_on_a_server(pipelines: Sequence[Path] = ()) -> None:
     are not at hand there, so nothing is said about nearest images, and nobody is asked *real or generated?*.
     """
     benches = _benches(pipelines, None)
-    with tempfile.TemporaryDirectory(prefix="medmnist-diffusion-") as private:
-        os.environ["GRADIO_TEMP_DIR"] = private  # before gradio is imported
+    with _private_folder() as private:
         from medmnist_diffusion.app.interface import NOTICE_OF_SERVER, build, serve
 
-        serve(build(benches, Path(private), NOTICE_OF_SERVER), None, False, server_name=None)
+        serve(build(benches, private, NOTICE_OF_SERVER), None, False, server_name=None)
+
+
+def _benches(pipelines: Sequence[Path], source: DataSource | None) -> dict[str, Workbench]:
+    benches = workbenches(pipelines or shipped_folders(), source)
+    if not benches:
+        raise UserError("no pipelines come with this installation. Give a pipeline folder.")
+    return benches
+
+
+@contextlib.contextmanager
+def _private_folder() -> Iterator[Path]:
+    """A folder for what readers upload and make, which nobody else can read. It is removed when the page ends, by Ctrl-C, SIGTERM
+    or with its terminal; after SIGKILL or a power cut the next page removes it."""
+    for left in Path(tempfile.gettempdir()).glob(f"{PRIVATE}*"):
+        with contextlib.suppress(OSError, Timeout), _held(left):
+            shutil.rmtree(left)
+    with stopped_as_by_ctrl_c(), tempfile.TemporaryDirectory(prefix=PRIVATE) as private, _held(Path(private)):
+        os.environ["GRADIO_TEMP_DIR"] = private  # before gradio is imported
+        yield Path(private)
+
+
+def _held(private: Path) -> FileLock:
+    """Held by a page that runs."""
+    return FileLock(private / ".lock", timeout=0)

@@ -1,7 +1,9 @@
 """What the page of `medmnist-diffusion app` does, without the page: pipelines, their images, the nearest training images."""
 
 import os
+import shutil
 import tempfile
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -28,9 +30,11 @@ from medmnist_diffusion.pipelines import ClassConditionalDDPMPipeline
 from medmnist_diffusion.publish.card import measured_metrics
 from medmnist_diffusion.publish.copies import copy_tests
 from medmnist_diffusion.samples import draw, samples_record
-from medmnist_diffusion.shipped import pipeline_folder
+from medmnist_diffusion.shipped import name_of, pipeline_folder
 
 MOST_IMAGES, MOST_STEPS = 64, 100  # of one press of a button
+MOST_WORK = MOST_IMAGES * MOST_STEPS * 64**2  # images × steps × pixels (voxels) of one
+MADE, KEPT_SECONDS = "made-", 3600  # how folders of downloads begin, and how long they stay
 
 
 @dataclass(frozen=True)
@@ -76,8 +80,7 @@ class Workbench:
     @property
     def name(self) -> str:
         """What the reader chooses it by."""
-        name = self.folder.name
-        return f"{self.folder.parent.name}/{name}" if name.startswith("pipeline") else name
+        return name_of(self.folder)
 
     @cached_property
     def weights(self) -> str:
@@ -117,7 +120,7 @@ class Workbench:
             raise UserError("choose at least one class.")
         else:
             conditions = np.repeat(np.array(ids, np.int64), count)
-        _check_number(len(conditions))
+        self._check_work(len(conditions), steps)
         if not 1 <= steps <= MOST_STEPS:
             raise UserError(f"{steps} steps are not possible here; give 1 to {MOST_STEPS}.")
         sampling = checked_sampling(seed=seed, num_inference_steps=steps, guidance_scale=guidance)
@@ -140,7 +143,7 @@ class Workbench:
         ids = [conditioning.names.index(name) for name in labels]
         if not conditioning.multi_label and len(ids) != 1:
             raise UserError("choose the one class that the variants are to show.")
-        _check_number(count)
+        self._check_work(count, DEFAULT_STEPS[DEFAULT_SAMPLER])
         conditions = np.full(count, condition_of(ids) if conditioning.multi_label else ids[0], np.int64)
         steps = DEFAULT_STEPS[DEFAULT_SAMPLER]
         sampling = checked_sampling(seed=seed, num_inference_steps=steps, guidance_scale=guidance)
@@ -148,6 +151,14 @@ class Workbench:
             self.pipe, conditions, steps, guidance, seed, image=np.repeat(image[None], count, 0), strength=strength
         )
         return image, notes, self._made(Split("train", made, conditions), sampling, strength)
+
+    def _check_work(self, count: int, steps: int) -> None:
+        if not 1 <= count <= MOST_IMAGES:
+            raise UserError(f"{count} images at once are not possible here; 1 to {MOST_IMAGES} are.")
+        pixels = int(np.prod(self.shape[:-1]))
+        if count * steps * pixels > MOST_WORK:
+            most = max(1, MOST_WORK // (steps * pixels))
+            raise UserError(f"that would take too long for a page: with {steps} steps at most {most} at once.")
 
     def _made(self, split: Split, sampling: Sampling, strength: float | None = None) -> GeneratedImages:
         record = samples_record(self.folder, self.pipe, split, sampling)
@@ -166,11 +177,17 @@ class Workbench:
             return None
         train = self.dataset.train
         nearest = nearest_pictures(Split("train", images, np.zeros(len(images), np.int64)), train)
-        metrics = self.metrics
-        unjudged = copy_tests(metrics).unjudged if metrics else None
+        return Likeness(train.images[nearest.rows[:, 0]], nearest.relative, self._threshold, self._unjudged())
+
+    def _unjudged(self) -> str | None:
+        """Why nobody can say of this pipeline what is a copy."""
         if self._threshold is None:
-            unjudged = "no real image is known to be independent of the training images"
-        return Likeness(train.images[nearest.rows[:, 0]], nearest.relative, self._threshold, unjudged)
+            return "no real image is known to be independent of the training images"
+        try:
+            metrics = self.metrics
+        except UserError as error:  # measured on other weights
+            return str(error)
+        return copy_tests(metrics).unjudged if metrics else "the pipeline has not been evaluated"
 
 
 def workbenches(pipelines: Sequence[Path], source: DataSource | None = None) -> dict[str, Workbench]:
@@ -216,14 +233,15 @@ def _loaded(source: DataSource, sides: tuple[int, ...]) -> ImageDataset | UserEr
         return error
 
 
-def _check_number(count: int) -> None:
-    if not 1 <= count <= MOST_IMAGES:
-        raise UserError(f"{count} images at once are not possible here; 1 to {MOST_IMAGES} are.")
-
-
 def saved(made: GeneratedImages) -> tuple[str, str]:
-    """Files to download: all in one PNG, and an npz in MedMNIST's layout; in Gradio's folder, which ends with the page."""
-    folder = Path(tempfile.mkdtemp(prefix="made-", dir=os.environ.get("GRADIO_TEMP_DIR")))
-    made.grid().save(folder / "images.png")
-    made.save(folder / "images.npz")
-    return str(folder / "images.png"), str(folder / "images.npz")
+    """Files to download, in Gradio's folder, which ends with the page: all in one PNG; and a zip of an npz in MedMNIST's layout
+    and its record, which has the names of the classes and says that these images are generated."""
+    place = os.environ.get("GRADIO_TEMP_DIR")
+    for old in Path(place or tempfile.gettempdir()).glob(f"{MADE}*"):
+        if place and time.time() - old.stat().st_mtime > KEPT_SECONDS:
+            shutil.rmtree(old, ignore_errors=True)
+    folder = Path(tempfile.mkdtemp(prefix=MADE, dir=place))
+    (folder / "images").mkdir()
+    made.grid(MOST_IMAGES).save(folder / "images.png")
+    made.save(folder / "images" / "images.npz")
+    return str(folder / "images.png"), shutil.make_archive(str(folder / "images"), "zip", folder / "images")

@@ -3,7 +3,7 @@
 import contextlib
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -36,11 +36,7 @@ class StopRequest:
 
 @contextlib.contextmanager
 def stop_signals() -> Iterator[StopRequest]:
-    """SIGTERM, Ctrl-C and a closed terminal (SIGHUP) fill a StopRequest instead of ending the process; a second one ends it.
-
-    Outside the main thread, where Python allows no handlers, signals do what they did before; one that is ignored stays ignored,
-    as SIGHUP under `nohup`.
-    """
+    """SIGTERM, Ctrl-C and a closed terminal (SIGHUP) fill a StopRequest instead of ending the process; a second one ends it."""
     request = StopRequest()
 
     def receive(number: int, frame: FrameType | None) -> None:
@@ -52,14 +48,36 @@ def stop_signals() -> Iterator[StopRequest]:
         ):  # whoever read our output may be gone by the same Ctrl-C
             print(f"\n{signal.Signals(number).name}: saving after this step (once more: stop at once) …", flush=True)
 
-    if threading.current_thread() is not threading.main_thread():
+    with handled(receive):
         yield request
+
+
+@contextlib.contextmanager
+def stopped_as_by_ctrl_c() -> Iterator[None]:
+    """SIGTERM and a closed terminal do what Ctrl-C does: what is to be removed at the end is removed."""
+
+    def receive(number: int, frame: FrameType | None) -> None:
+        raise KeyboardInterrupt
+
+    with handled(receive):
+        yield
+
+
+@contextlib.contextmanager
+def handled(receive: Callable[[int, FrameType | None], None]) -> Iterator[None]:
+    """The signals that stop a run go to `receive`.
+
+    Outside the main thread, where Python allows no handlers, signals do what they did before; one that is ignored stays ignored,
+    as SIGHUP under `nohup`.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
         return
     before: dict[signal.Signals, Any] = {
         number: signal.signal(number, receive) for number in STOP_SIGNALS if signal.getsignal(number) != signal.SIG_IGN
     }
     try:
-        yield request
+        yield
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)

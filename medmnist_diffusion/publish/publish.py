@@ -15,6 +15,7 @@ from pathlib import Path
 from rich.table import Table
 
 from medmnist_diffusion.artifacts import TRAINING_SUMMARY, Metrics, TrainingSummary
+from medmnist_diffusion.choices import OPEN_LICENSES
 from medmnist_diffusion.diffusion.folder_check import FIXED, check_folder, write_manifest
 from medmnist_diffusion.diffusion.sampling import load_pipeline
 from medmnist_diffusion.errors import UserError
@@ -26,7 +27,7 @@ from medmnist_diffusion.publish.copies import copy_tests
 from medmnist_diffusion.publish.figures import table_text
 from medmnist_diffusion.publish.gallery import GALLERY, write_gallery
 from medmnist_diffusion.publish.hub import Upload, check_repo_id, check_token, upload
-from medmnist_diffusion.publish.licences import check_data, with_license
+from medmnist_diffusion.publish.licences import check_data, license_of, with_license
 from medmnist_diffusion.publish.private import private_findings
 from medmnist_diffusion.shipped import or_a_name, pipeline_folder
 
@@ -73,10 +74,13 @@ def reasons_against_publishing(folder: Path, repo_id: str) -> list[str]:
         inspect.getfile(ClassConditionalDDPMPipeline)
     ):
         found.append(f"{CODE} is not the file that this version of medmnist-diffusion writes: save the pipeline again")
-    if changes := TrainingSummary.of(folder).changes:
+    summary = TrainingSummary.of(folder)
+    if changes := summary.changes:
         found.append(
             f"its training went on with other settings or data ({'; '.join(changes)}): its card would not be true"
         )
+    if license_of(summary) not in OPEN_LICENSES:
+        found.append(f"the licence of what it was trained on is {license_of(summary)!r}")
     return [*found, *_unmeasured(folder), *private_findings(folder, repo_id)]
 
 

@@ -4,6 +4,7 @@ import io
 import json
 import sys
 import time
+import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,9 +14,11 @@ from PIL import Image
 from playwright.sync_api import Browser, Page, expect
 
 from medmnist_diffusion.app import interface
-from medmnist_diffusion.app.workbench import workbenches
+from medmnist_diffusion.app.start import PRIVATE
+from medmnist_diffusion.app.workbench import Workbench, saved, workbenches
 from medmnist_diffusion.data import load_dataset
 from medmnist_diffusion.data.sources import DataSource
+from medmnist_diffusion.errors import UserError
 from medmnist_diffusion.shipped import pipeline_folder
 from tests.app.browser import needs_browser, served, watched_page
 from tests.conftest import CliError
@@ -61,7 +64,11 @@ def test_images_are_made_beside_their_nearest_and_saved(page: Page) -> None:
     expect(page.locator("#made-pairs img")).to_have_count(8)
     with page.expect_download() as download:
         page.locator("#made-npz").click()
-    arrays = np.load(download.value.path())
+    with zipfile.ZipFile(download.value.path()) as both:
+        arrays = np.load(io.BytesIO(both.read("images.npz")))
+        record = json.loads(both.read("images.json"))
+    assert record["synthetic"] is True
+    assert record["id2label"]["1"] == "focal opacity"
     assert arrays["train_images"].shape == (8, 28, 28)
     assert arrays["train_labels"].ravel().tolist() == [0, 0, 1, 1, 2, 2, 3, 3]
     with page.expect_download() as download:
@@ -142,6 +149,45 @@ def test_mistakes_of_the_command(cli_error: CliError, small_npz: Path, tmp_path:
     assert "another pipeline is called phantom-28" in cli_error("app", *twice)
 
 
+@needs_browser
+def test_what_was_made_goes_with_the_page(browser: Browser, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ended by SIGTERM it leaves nothing. What a killed page left, the next one removes; what a running one has, it does not."""
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    command = [sys.executable, "-m", "medmnist_diffusion.cli", "app", "phantom-28", "--no_browser"]
+    killed = tmp_path / f"{PRIVATE}killed"
+    killed.mkdir()
+    (killed / "mine.png").touch()
+    with served(command, tmp_path) as address:
+        assert not killed.exists()
+        with served(command, tmp_path):
+            pass
+        (private,) = tmp_path.glob(f"{PRIVATE}*")
+        with watched_page(browser, address) as tab:
+            expect(tab.get_by_label("clear lungs", exact=True).first).to_be_visible(timeout=SLOW_MS)
+            tab.locator("#make").click()
+            expect(tab.locator("#made img")).to_have_count(16, timeout=SLOW_MS)
+            assert tab.evaluate("Object.keys(localStorage).filter((key) => /run|history/i.test(key))") == []
+        assert list(private.glob("made-*/images.png"))
+    assert not list(tmp_path.glob(f"{PRIVATE}*"))
+
+
+def test_all_images_are_in_the_saved_picture(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("GRADIO_TEMP_DIR", str(tmp_path))
+    bench = workbenches([Path("phantom-28")])["phantom-28"]
+    made = bench.make(["effusion"], 13, 0, 2, 1.0)
+    picture, zipped = saved(made)
+    assert Image.open(picture).width >= 13 * 28
+    assert zipfile.is_zipfile(zipped)
+    with pytest.raises(UserError, match="65 images at once are not possible"):
+        bench.make(["effusion"], 65, 0, 2, 1.0)
+
+
+def test_work_that_takes_too_long_is_refused() -> None:
+    volumes = workbenches([Path("adrenalmnist3d-28")])["adrenalmnist3d-28"]
+    with pytest.raises(UserError, match="with 100 steps at most 11 at once"):
+        volumes.make(volumes.conditioning.names[:1], 12, 0, 100, 1.0)
+
+
 def test_a_card_of_somebody_else_loads_and_runs_nothing() -> None:
     card = (
         "---\ntitle: x\n---\n# A\n\n<img src='https://t.example/1'> ![a](https://t.example/2) ![b][r]\n\n"
@@ -166,9 +212,14 @@ def test_pipelines_find_their_data_in_their_own_size(tmp_path: Path) -> None:
     assert likeness.copies.all()
 
 
-def test_where_nobody_can_judge_nothing_is_called_no_copy() -> None:
+def test_where_nobody_can_judge_nothing_is_called_no_copy(monkeypatch: pytest.MonkeyPatch) -> None:
     bench = workbenches([Path("phantom-28")], DataSource("phantom"))["phantom-28"]
     bench.__dict__["_threshold"] = None  # as of data without independent real images
     likeness = bench.likeness(bench.dataset.train.images[:2])
     assert likeness.copies is None
+    again = workbenches([Path("phantom-28")], DataSource("phantom"))["phantom-28"]
+    monkeypatch.setattr(Workbench, "metrics", None)
+    never_measured = again.likeness(again.dataset.train.images[:2])
+    assert never_measured.copies is None
+    assert "has not been evaluated" in interface._pairs_text("x", never_measured)
     assert "cannot be judged" in interface._pairs_text("x", likeness)

@@ -1,5 +1,6 @@
 """The page in a real browser: the same seed makes the image that Python makes; every control, by mouse, key and on a phone."""
 
+import contextlib
 import functools
 import http.server
 import json
@@ -33,7 +34,12 @@ needs_runtime = pytest.mark.skipif(
 def address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """The page of a shipped pipeline, served as a static Space would."""
     folder = write_page("pneumoniamnist-28", tmp_path_factory.mktemp("page") / "page", NPM_FILE)
+    with served_folder(folder) as url:
+        yield url
 
+
+@contextlib.contextmanager
+def served_folder(folder: Path) -> Iterator[str]:
     class Quiet(http.server.SimpleHTTPRequestHandler):
         def log_message(self, *_: Any) -> None:
             pass
@@ -151,6 +157,28 @@ def test_the_folder_is_small_and_whole(tmp_path: Path) -> None:
     write_page("phantom-28", folder, NPM_FILE)  # over itself
 
 
+@needs_browser
+@needs_runtime
+def test_a_page_that_should_not_be_published_says_so(browser: Browser, trained_run: Path, tmp_path: Path) -> None:
+    """A run that nobody evaluated, on data whose licence nobody knows."""
+    folder = write_page(trained_run / "pipeline", tmp_path / "page", NPM_FILE)
+    page = json.loads((folder / "page.json").read_text())
+    assert (page["name"], page["load"]) == ("small-pipeline", "path/to/small/pipeline")
+    with served_folder(folder) as address, watched_page(browser, address) as tab:
+        for words in ("Not to be published", "was not evaluated", "'unknown'"):
+            expect(tab.locator("#warning")).to_contain_text(words)
+        expect(tab.locator(".notice")).not_to_contain_text("no pictures of patients")
+
+
+def test_only_a_page_is_written_over(tmp_path: Path, cli_error: CliError) -> None:
+    folder = tmp_path / "site"
+    folder.mkdir()
+    (folder / "README.md").write_text("mine")
+    (folder / "index.html").write_text("mine")
+    assert "is no page that was written before" in cli_error("page", "phantom-28", "--output", str(folder))
+    assert (folder / "index.html").read_text() == "mine"
+
+
 def test_volumes_and_several_labels_are_described(tmp_path: Path) -> None:
     for pipe in (made((1, 8, 16, 16)), made(multi_label=True)):
         known = description(pipe)
@@ -171,7 +199,7 @@ def test_mistakes(tmp_path: Path, cli_error: CliError, monkeypatch: pytest.Monke
     (tmp_path / "other.tgz").write_bytes(b"something else")
     (tmp_path / "mine" / "page.json").write_text("{}")
     (tmp_path / "mine" / "thesis.txt").write_text("mine")
-    assert "holds more than a page" in cli_error("page", "phantom-28", "--output", str(tmp_path / "mine"))
+    assert "holds more than that" in cli_error("page", "phantom-28", "--output", str(tmp_path / "mine"))
     output = str(tmp_path / "page")
     assert "its hash is another" in cli_error(
         "page", "phantom-28", "--output", output, "--runtime", str(tmp_path / "other.tgz")

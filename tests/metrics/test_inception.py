@@ -19,6 +19,7 @@ from medmnist_diffusion.metrics.features import extract
 from .helpers import degraded, distance, fresh
 
 
+@pytest.mark.slow
 def test_random_inception_runs_offline_at_all_dimensions_and_ranks(small: Any) -> None:
     """Finite at 768 and 2048 too, the same every time, and it sees noise and blur."""
     extractor = make_extractor("random", small)

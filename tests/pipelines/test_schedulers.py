@@ -33,6 +33,7 @@ def made_right(schedulers: Any, name: str, how: str, dtype: torch.dtype, referen
     return True
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
 def test_right_or_refused(schedulers: Any, dtype: torch.dtype) -> None:
     diffusers.utils.logging.set_verbosity_error()

@@ -19,7 +19,8 @@ from tests.conftest import ROOT, run_python, small_training
 LAUNCHES = ROOT / "training" / "configs" / "accelerate"
 
 
-@pytest.mark.parametrize("optimizer", [pytest.param("adamw", marks=pytest.mark.slow), "muon"])
+@pytest.mark.slow
+@pytest.mark.parametrize("optimizer", ["adamw", "muon"])
 def test_two_processes_really_run_and_agree_with_one(optimizer: Any, small_npz: Path, tmp_path: Path) -> None:
     """The same global batch: 2 × 8 under accelerate launch against 1 × 16; what differs is the order of float32 sums."""
     weights, losses = [], []

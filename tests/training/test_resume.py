@@ -32,7 +32,7 @@ from tests.training.resuming import (
     "number",
     [
         signal.SIGTERM,
-        signal.SIGKILL,
+        pytest.param(signal.SIGKILL, marks=pytest.mark.slow),
         pytest.param(signal.SIGHUP, marks=pytest.mark.slow),
         pytest.param(signal.SIGINT, marks=pytest.mark.slow),
     ],
@@ -91,6 +91,7 @@ def test_a_reader_that_dies_by_the_same_ctrl_c(
     assert outcome(run) == never_stopped
 
 
+@pytest.mark.slow
 def test_stopped_between_the_rows_of_the_loss_log(
     never_stopped: dict[str, object], small_npz: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -137,6 +138,7 @@ def test_two_processes_stopped_and_resumed(number: signal.Signals, small_npz: Pa
     assert results[0] == results[1]
 
 
+@pytest.mark.slow
 def test_killed_between_the_last_step_and_the_pipeline(
     never_stopped: dict[str, object], small_npz: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -70,6 +70,7 @@ def test_a_power_cut_while_the_checkpoint_was_written(
     assert not list((run / "checkpoints").glob(".*.tmp"))
 
 
+@pytest.mark.slow
 def test_a_full_disk_leaves_the_last_checkpoint(small_npz: Path, tmp_path: Path) -> None:
     """The kernel refuses files above 200 kB, as it refuses all on a full disk."""
     run = tmp_path / "run"

@@ -19,6 +19,8 @@ function setUp() {
   document.title = model.title;
   $("title").textContent = model.title;
   $("about").textContent = model.about;
+  $("warning").textContent = model.warning;
+  $("warning").hidden = !model.warning;
   const kind = model.multi_label ? "checkbox" : "radio";
   const choice = (value, text, checked) =>
     element("label", {}, element("input", { type: kind, name: "label", value, checked }), ` ${text}`);
@@ -97,7 +99,7 @@ function pythonCode(asked, seeds, guidance) {
   return `import torch
 import medmnist_diffusion as md
 
-pipe = md.load_pipeline(${JSON.stringify(model.name)})  # or the pipeline's folder
+pipe = md.load_pipeline(${JSON.stringify(model.load)})
 seeds = ${JSON.stringify(seeds)}
 images = pipe(
     class_labels=${JSON.stringify(labels)},
@@ -108,7 +110,7 @@ images = pipe(
 }
 
 function working(is) {
-  $("make").disabled = is;
+  $("make").ariaDisabled = String(is); // not disabled, which would take the keyboard away from it
   $("stop").hidden = $("progress").hidden = !is;
 }
 
@@ -121,6 +123,7 @@ function stop(message) {
 
 function make(event) {
   event.preventDefault();
+  if ($("make").ariaDisabled === "true") return;
   const count = Number($("count").value);
   const first = Number($("seed").value);
   const guidance = Number($("guidance").value);
