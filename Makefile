@@ -11,7 +11,7 @@ INSIDE := pipelines training model_cards
 PARALLEL := --numprocesses logical --maxprocesses 4 --dist loadfile
 
 .DEFAULT_GOAL := help
-.PHONY: help install install-locked audit-dependencies demo test test-slow lint sanity evaluation-cost benchmark wheel app docs clean
+.PHONY: help install install-locked audit-dependencies demo test test-slow lint sanity evaluation-cost benchmark runtime wheel app docs clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 18
@@ -53,6 +53,11 @@ lint: $(INSTALLED) ## ruff (style, size of functions), mypy (types), import-lint
 	MYPYPATH=$(LINKED) $(BIN)/mypy -p medmnist_diffusion
 	MYPYPATH=$(LINKED):benchmarks $(BIN)/mypy tests benchmarks examples
 	cd $(LINKED) && $(abspath $(BIN))/lint-imports $(CURDIR)/pyproject.toml
+
+runtime: ## the npm package that a page without a server needs, for its tests (needs npm and a network)
+	mkdir -p build
+	npm pack --silent --pack-destination build \
+		"$$(sed -n 's/^RUNTIME, VERSION = "\(.*\)", "\(.*\)"$$/\1@\2/p' medmnist_diffusion/app/page.py)" >/dev/null
 
 wheel: ## the package as a file, in dist
 	$(PYTHON) -m venv build/wheel && build/wheel/bin/pip install --quiet build
