@@ -34,17 +34,16 @@ PHONE, SCREEN = {"width": 390, "height": 844}, {"width": 1000, "height": 1100}
 def app() -> Iterator[str]:
     """The address of the page of `medmnist-diffusion app`, with the data beside it."""
     command = [sys.executable, "-m", "medmnist_diffusion.cli", "app", "pneumoniamnist-28", "--no_browser"]
-    with tempfile.TemporaryDirectory() as folder:
-        with subprocess.Popen(
-            [*command, "--dataset", "pneumoniamnist"], cwd=folder, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
-        ) as process:  # fmt: skip
-            try:
-                assert process.stdout
-                yield next(
-                    found[1] for line in process.stdout if (found := re.search(r"The page is at (http://\S+/)", line))
-                )
-            finally:
-                process.terminate()
+    with tempfile.TemporaryDirectory() as folder, subprocess.Popen(
+        [*command, "--dataset", "pneumoniamnist"], cwd=folder, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+    ) as process:  # fmt: skip
+        try:
+            assert process.stdout
+            yield next(
+                found[1] for line in process.stdout if (found := re.search(r"The page is at (http://\S+/)", line))
+            )
+        finally:
+            process.terminate()
 
 
 @contextlib.contextmanager
