@@ -11,6 +11,7 @@ from unittest import mock
 
 import torch
 from diffusers.models.unets.unet_2d import UNet2DOutput
+from diffusers.training_utils import compute_snr
 from scipy.optimize import linear_sum_assignment
 
 from medmnist_diffusion.diffusion.batches import Batch, TrainingBatches, derived_seed
@@ -19,11 +20,12 @@ from medmnist_diffusion.diffusion.loss import (
     Objective,
     diffusion_loss,
     loss_per_image,
-    prediction_target,
 )
 
 CANDIDATES = 4  # draws of noise for each image, of which the nearest is taken
+POOL = 5  # batches that are coupled by class at once, as in its paper: else a class has a handful of images to choose among
 APART = 0.05  # weight of the contrastive term, as in its paper
+MOST_WEIGHT = 5.0  # of an image's error at low noise
 _NEAREST = 4  # the random stream of the candidates, after those of diffusion/batches.py
 
 
@@ -44,32 +46,72 @@ class CoupledNoise(TrainingBatches):
 
     def __getitem__(self, number: int) -> Batch:
         batch = super().__getitem__(number)
-        noise = batch.noise.clone()
-        for rows in self.groups(batch):
-            distances = torch.cdist(batch.images[rows].flatten(1), batch.noise[rows].flatten(1)).square()
-            noise[rows] = batch.noise[rows[torch.from_numpy(linear_sum_assignment(distances.numpy())[1])]]
-        return replace(batch, noise=noise)
-
-    def groups(self, batch: Batch) -> list[torch.Tensor]:
-        """Rows that are matched among each other."""
-        return [torch.arange(len(batch.labels))]
+        return replace(batch, noise=matched(batch.images, batch.noise))
 
 
-class CoupledByClass(CoupledNoise):
-    """The same within each class, so that no class gets noise of its own that sampling would not give it (C2OT, Cheng & Schwing
-    2025, arXiv 2503.10636)."""
+class CoupledByClass(TrainingBatches):
+    """The same within each class, over five batches at once, so that no class gets noise of its own that sampling would not give it
+    (C2OT, Cheng & Schwing 2025, arXiv 2503.10636). Images without a label are a class of their own."""
 
-    def groups(self, batch: Batch) -> list[torch.Tensor]:
-        return [torch.nonzero(batch.labels == label)[:, 0] for label in batch.labels.unique()]
+    _pool: tuple[int, torch.Tensor] | None = None
+
+    def __getitem__(self, number: int) -> Batch:
+        batch, pool = super().__getitem__(number), number // POOL
+        if self._pool is None or self._pool[0] != pool:
+            batches = [super(CoupledByClass, self).__getitem__(pool * POOL + place) for place in range(POOL)]
+            images, noise = (torch.cat([getattr(one, name) for one in batches]) for name in ("images", "noise"))
+            labels = torch.cat([one.labels for one in batches])
+            for label in labels.unique():
+                rows = torch.nonzero(labels == label)[:, 0]
+                noise[rows] = matched(images[rows], noise[rows])
+            self._pool = pool, noise
+        start = number % POOL * len(batch.labels)
+        return replace(batch, noise=self._pool[1][start : start + len(batch.labels)])
+
+
+def matched(images: torch.Tensor, noise: torch.Tensor) -> torch.Tensor:
+    """The noise N×…, in the order in which the sum of squared distances to the images is least."""
+    distances = torch.cdist(images.flatten(1), noise.flatten(1)).square()
+    return noise[torch.from_numpy(linear_sum_assignment(distances.numpy())[1])]
+
+
+@dataclass(frozen=True)
+class Contrasted(Losses):
+    """Losses, and how far each prediction lies from another image's target, n. What is logged is the loss without that."""
+
+    apart: torch.Tensor
+
+    @property
+    def weighted(self) -> torch.Tensor:
+        return self.per_image - APART * self.apart
 
 
 def contrastive_loss(network: Any, batch: Batch, objective: Objective) -> Losses:
-    """Near to the image's own target, and away from that of another image of the batch at the same noise level (contrastive flow
-    matching, Stoica et al. 2025, arXiv 2506.05350)."""
+    """Near to the image's own velocity, and away from that of another image of the batch at the same noise level (contrastive flow
+    matching, Stoica et al. 2025, arXiv 2506.05350).
+
+    A network that says the image itself says a velocity, too: with x_t = √ᾱ x_0 + σ ε that is v = (√ᾱ x_t − x_0) / σ. Its errors
+    are those in x_0 ÷ σ, so the other image's velocity u stands for the image √ᾱ x_t − σ u.
+    """
+    losses, scheduler = diffusion_loss(network, batch, objective), objective.scheduler
+    clean, noise, images, others = (
+        objective.encoder.encode(one)
+        for one in (batch.images, batch.noise, batch.images.roll(1, 0), batch.noise.roll(1, 0))
+    )
+    away = scheduler.get_velocity(images, others, batch.timesteps)
+    if scheduler.config.prediction_type == "sample":
+        noisy = scheduler.add_noise(clean, noise, batch.timesteps)
+        of_images = scheduler.alphas_cumprod[batch.timesteps].sqrt().view(-1, *[1] * (clean.ndim - 1)).to(clean)
+        away = of_images * noisy - (1 - of_images**2).sqrt() * away
+    apart = loss_per_image(losses.prediction, away)
+    return Contrasted(losses.per_image, losses.weights, losses.prediction, losses.target, apart)
+
+
+def errors_in_velocity(network: Any, batch: Batch, objective: Objective) -> Losses:
+    """Of a network that says the image itself: its errors counted in velocity, 1 + SNR times as much, up to a limit (Li & He 2025,
+    arXiv 2511.13720)."""
     losses = diffusion_loss(network, batch, objective)
-    images, noise = (objective.encoder.encode(one.roll(1, 0)) for one in (batch.images, batch.noise))
-    others = prediction_target(objective.scheduler, images, noise, batch.timesteps)
-    return replace(losses, per_image=losses.per_image - APART * loss_per_image(losses.prediction, others))
+    return replace(losses, weights=(1 + compute_snr(objective.scheduler, batch.timesteps)).clamp(max=MOST_WEIGHT))
 
 
 @dataclass(frozen=True)

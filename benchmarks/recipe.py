@@ -1,103 +1,193 @@
 """The default recipe and its neighbours, one change at a time, several seeds each, for the same training time.
 
-    python benchmarks/recipe.py --seconds 240 --seeds 3              # PneumoniaMNIST from $MEDMNIST_ROOT
-    python benchmarks/recipe.py --dataset ../shared/data/own/pbc_blood_28.npz --seconds 240 --arms default contrastive
+    python benchmarks/recipe.py --cpu_seconds 240 --seeds 3          # PneumoniaMNIST from $MEDMNIST_ROOT
+    python benchmarks/recipe.py --dataset ../shared/data/own/pbc_blood_64.npz --cpu_seconds 1200 --arms default contrastive
     python benchmarks/recipe.py --table                              # of all results/recipe_*.json, as Markdown, for docs/speed.md
 
-Each run has one core to itself, as many run at once as there are cores, and all of a seed's arms run before the next seed's. It is
-judged by 1,000 images with the default sampler: Fréchet distance to train in both spaces, label accuracy, memorized share. Runs
-that stand in the result file already are not done again, so that an interrupted benchmark goes on, and a longer list of arms adds
-to it. The arm `guided` draws from the default's training with guidance of two kinds: by the unknown class, and by a weaker
-network, a default of an eighth of the time, which is trained beside it.
+Each run has one core to itself, as many run at once as there are cores, and all of a seed's arms run before the next seed's. Time
+is that of the processor (one thread), which other work on the machine does not lengthen. What the data decide by default
+(encoder, width, target) is named in every run, so that an arm changes what its name says and nothing else. A run is judged by
+1,000 images with the default sampler: Fréchet distance to train in both spaces ÷ that of as many real images, label accuracy,
+memorized share. Runs that stand in the result file already are not done again, so that an interrupted benchmark goes on, and a
+longer list of arms adds to it; another machine needs another file. The arm `guided` draws from one training with guidance of two
+kinds: by the unknown class, and by a weaker network, which takes a fifth of the arm's time.
 """
 
 import argparse
 import json
 import sys
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType, SimpleNamespace
 from typing import Any, NamedTuple
+from unittest import mock
 
 import numpy as np
-from changes import Change, CoupledByClass, CoupledNoise, NearestNoise, contrastive_loss, guide_by
-from judging import RESULTS
-from trainings import Row, judge_pipeline, run_trainings, train_cell, trainings_parser
+from changes import (
+    APART,
+    CANDIDATES,
+    MOST_WEIGHT,
+    POOL,
+    Change,
+    CoupledByClass,
+    CoupledNoise,
+    NearestNoise,
+    contrastive_loss,
+    errors_in_velocity,
+    guide_by,
+)
+from judging import RESULTS, floor
+from trainings import IMAGES, Row, judge_pipeline, run_trainings, train_cell, trainings_parser
 
+from medmnist_diffusion.data import load_dataset
 from medmnist_diffusion.diffusion.sampling import load_pipeline
-from medmnist_diffusion.errors import run_command
+from medmnist_diffusion.errors import UserError, run_command
+from medmnist_diffusion.training.config import training_config
+from medmnist_diffusion.training.setup import with_choices
+
+# What the data decide where nothing is said.
+CHOSEN = ("pixel_unshuffle", "block_out_channels", "prediction_type")
 
 
 class Arm(NamedTuple):
-    """Words of `train`, and a change that no word makes."""
+    """What differs from the default: settings of `train`, of which some follow from the default's; and a change that no setting
+    makes, with its own numbers."""
 
-    options: Sequence[str] = ()
+    settings: Callable[[Row], Row] = lambda default: {}
     change: Change = Change()
+    numbers: Mapping[str, float] = MappingProxyType({})
+
+
+def times(width: float) -> Callable[[Row], Row]:
+    """Channels of every block, to the next multiple of 8."""
+    return lambda default: {
+        "block_out_channels": [round(width * one / 8) * 8 for one in default["block_out_channels"]]
+    }
+
+
+def folded(factor: float) -> Callable[[Row], Row]:
+    """Blocks of pixels that become channels, by the side."""
+    return lambda default: {"pixel_unshuffle": max(1, round(factor * default["pixel_unshuffle"]))}
+
+
+def a_block_more(default: Row) -> Row:
+    widths = default["block_out_channels"]
+    return {"block_out_channels": [*widths, widths[-1]]}
+
+
+def says_the_image(_: Row) -> Row:
+    return {"prediction_type": "sample"}
+
+
+def other_target(default: Row) -> Row:
+    return {"prediction_type": "v_prediction" if default["prediction_type"] == "sample" else "sample"}
+
+
+def both(*parts: Callable[[Row], Row]) -> Callable[[Row], Row]:
+    return lambda default: {name: value for part in parts for name, value in part(default).items()}
 
 
 ARMS: dict[str, Arm] = {
     "default": Arm(),
-    "wider (48, 64)": Arm(["--block_out_channels", "48", "64"]),
-    "wider (64, 96)": Arm(["--block_out_channels", "64", "96"]),
-    "wider (96, 128)": Arm(["--block_out_channels", "96", "128"]),
-    "two layers": Arm(["--layers_per_block", "2"]),
-    "three blocks": Arm(["--block_out_channels", "32", "64", "64"]),
-    "attention": Arm(["--attention"]),
-    "adamw": Arm(["--optimizer", "adamw"]),
-    "uniform timesteps": Arm(["--timestep_sampling", "uniform"]),
-    "no label dropout": Arm(["--label_dropout", "0"]),
-    "no average": Arm(["--use_ema", "False"]),
-    "short average": Arm(["--ema_decay", "0.95"]),
-    "linear decay": Arm(["--lr_scheduler", "linear"]),
-    "batch 32": Arm(["--train_batch_size", "32"]),
-    "batch 128": Arm(["--train_batch_size", "128"]),
-    "half the rates": Arm(["--learning_rate", "2e-3", "--muon_learning_rate", "0.01"]),
-    "min-SNR": Arm(["--snr_gamma", "5"]),
-    "epsilon": Arm(["--prediction_type", "epsilon"]),
-    "velocity": Arm(["--prediction_type", "v_prediction"]),
-    "image": Arm(["--prediction_type", "sample"]),
-    "huber": Arm(["--loss_type", "huber", "--huber_delta", "0.1"]),
-    "no unshuffle": Arm(["--pixel_unshuffle", "1"]),
-    "unshuffle 2": Arm(["--pixel_unshuffle", "2"]),
-    "unshuffle 4": Arm(["--pixel_unshuffle", "4"]),
-    "dropout": Arm(["--dropout", "0.1"]),
-    "contrastive": Arm(change=Change(loss=contrastive_loss)),
-    "nearest noise": Arm(change=Change(batches=NearestNoise)),
+    "wider by half": Arm(times(1.5)),
+    "narrower by half": Arm(times(0.5)),
+    "a block more": Arm(a_block_more),
+    "two layers": Arm(lambda _: {"layers_per_block": 2}),
+    "other target": Arm(other_target),
+    "larger blocks folded": Arm(folded(2)),
+    "larger blocks folded, other target": Arm(both(folded(2), other_target)),
+    "smaller blocks folded": Arm(folded(0.5)),
+    "smaller blocks folded, other target": Arm(both(folded(0.5), other_target)),
+    "wider by half, other target": Arm(both(times(1.5), other_target)),
+    "image, errors in velocity": Arm(says_the_image, Change(loss=errors_in_velocity), {"most": MOST_WEIGHT}),
+    "attention": Arm(lambda _: {"attention": True}),
+    "dropout": Arm(lambda _: {"dropout": 0.1}),
+    "adamw": Arm(lambda _: {"optimizer": "adamw"}),
+    "uniform timesteps": Arm(lambda _: {"timestep_sampling": "uniform"}),
+    "min-SNR": Arm(lambda _: {"snr_gamma": 5.0}),
+    "no label dropout": Arm(lambda _: {"label_dropout": 0.0}),
+    "batch 32": Arm(lambda _: {"train_batch_size": 32}),
+    "batch 128": Arm(lambda _: {"train_batch_size": 128}),
+    "contrastive": Arm(change=Change(loss=contrastive_loss), numbers={"apart": APART}),
+    "nearest noise": Arm(change=Change(batches=NearestNoise), numbers={"candidates": CANDIDATES}),
     "coupled noise": Arm(change=Change(batches=CoupledNoise)),
-    "coupled by class": Arm(change=Change(batches=CoupledByClass)),
-    "more noise": Arm(change=Change(log_snr_shift=-1.0)),
-    "less noise": Arm(change=Change(log_snr_shift=1.0)),
-    "guided": Arm(),
-}
-WEAKER = 1 / 8  # of the time
+    "coupled by class": Arm(change=Change(batches=CoupledByClass), numbers={"pool": POOL}),
+    "more noise": Arm(change=Change(log_snr_shift=-1.0), numbers={"log_snr_shift": -1.0}),
+    "less noise": Arm(change=Change(log_snr_shift=1.0), numbers={"log_snr_shift": 1.0}),
+    "guided": Arm(numbers={"weaker": 1 / 5}),
+}  # fmt: skip
 GUIDED_BY_CLASS, GUIDED_BY_WEAKER = (1.1, 1.2, 1.5), (1.2, 1.5, 2.0)
-FIGURES: dict[str, Callable[[Row], float]] = {
-    "classifier": lambda row: row["classifier"]["frechet_distance"],
-    "texture": lambda row: row["texture"]["frechet_distance"],
-    "right label": lambda row: row.get("label_accuracy", np.nan),
-    "memorized": lambda row: row["memorized_share"],
-    "images/s": lambda row: row["images_per_second"],
+FIGURES: dict[str, Callable[[Row, Row], float]] = {
+    "classifier ÷ floor": lambda row, floors: row["classifier"]["frechet_distance"] / floors["classifier"],
+    "texture ÷ floor": lambda row, floors: row["texture"]["frechet_distance"] / floors["texture"],
+    "right label": lambda row, _: row["label_accuracy"],
+    "memorized": lambda row, _: row["memorized_share"],
+    "steps": lambda row, _: row["steps"],
 }
+
+
+def chosen_by_default(args: argparse.Namespace) -> Row:
+    """What the data set decides where nothing is said."""
+    config = training_config(dataset=str(args.dataset), output_dir="run", report_to="none")
+    choices = with_choices(config, load_dataset(args.dataset, args.root, args.size))
+    return {name: getattr(choices, name) for name in CHOSEN}
+
+
+def is_default(arm: str, default: Row) -> bool:
+    """Whether an arm changes nothing on a set of this default."""
+    settings, change, numbers = ARMS[arm]
+    return settings(default).items() <= default.items() and change == Change() and not numbers
+
+
+def cells_of(args: argparse.Namespace) -> list[Row]:
+    """A cell each arm and seed, with all that makes it another training.
+
+    Raises:
+        UserError: for an arm that is the default here.
+    """
+    default, cells = chosen_by_default(args), []
+    settings = {arm: {**default, **ARMS[arm].settings(default)} for arm in args.arms}
+    for arm, of_arm in settings.items():
+        if is_default(arm, default) and arm != "default":
+            raise UserError(f"{arm!r} is the default of {args.dataset}: leave it out of --arms.")
+    for seed in range(args.seeds):
+        cells += [{"arm": arm, **of_arm, **ARMS[arm].numbers, "seed": seed} for arm, of_arm in settings.items()]
+    return cells
 
 
 def run(args: argparse.Namespace, cell: Row) -> Iterator[Row]:
     """One arm with one seed."""
-    with tempfile.TemporaryDirectory() as folder:
-        arm = ARMS[cell["arm"]]
-        with arm.change.made():
-            pipeline, speed = _trained(args, cell, f"{folder}/run", args.seconds)
-        if cell["arm"] != "guided":
-            yield {"images_per_second": speed, **judge_pipeline(args, load_pipeline(pipeline), cell["seed"])}
+    arm, seconds = ARMS[cell["arm"]], args.cpu_seconds
+    of_weaker = seconds * cell.get("weaker", 0.0)
+    with tempfile.TemporaryDirectory() as folder, arm.change.made():
+        pipeline, steps = _trained(args, cell, f"{folder}/run", seconds - of_weaker)
+        if not of_weaker:
+            yield {"steps": steps, **judge_pipeline(args, load_pipeline(pipeline), cell["seed"])}
             return
-        weaker = load_pipeline(_trained(args, cell, f"{folder}/weaker", WEAKER * args.seconds)[0])
+        weaker = load_pipeline(_trained(args, cell, f"{folder}/weaker", of_weaker)[0])
         for how, pipe in _guided(pipeline, weaker):
-            yield {"sampled": how, "images_per_second": speed, **judge_pipeline(args, pipe, cell["seed"])}
+            yield {"sampled": how, "steps": steps, **judge_pipeline(args, pipe, cell["seed"])}
 
 
-def _trained(args: argparse.Namespace, cell: Row, folder: str, seconds: float) -> tuple[Path, float]:
-    budget = ["--max_train_minutes", str(seconds / 60)]
-    pipeline, summary = train_cell(args, cell["seed"], folder, [*budget, *cell["options"]])
-    return pipeline, summary["images_seen"] / summary["seconds"]
+def options_of(cell: Row) -> list[str]:
+    """Words of `train`."""
+    known = {"arm", "seed", *ARMS[cell["arm"]].numbers}
+    return [
+        word for name, value in cell.items() if name not in known
+        for word in (f"--{name}", *map(str, value if isinstance(value, list) else [value]))
+    ]  # fmt: skip
+
+
+def _trained(args: argparse.Namespace, cell: Row, folder: str, seconds: float) -> tuple[Path, int]:
+    """A training for so many seconds of this processor; its pipeline and its steps."""
+    clock = SimpleNamespace(monotonic=time.process_time)
+    with mock.patch("medmnist_diffusion.training.budget.time", clock):
+        pipeline, summary = train_cell(
+            args, cell["seed"], folder, ["--max_train_minutes", str(seconds / 60), *options_of(cell)]
+        )
+    return pipeline, int(summary["step"])
 
 
 def _guided(pipeline: Path, weaker: Any) -> Iterator[tuple[str, Any]]:
@@ -117,40 +207,47 @@ def name_of(row: Row) -> str:
     return f"{row['arm']}: {row['sampled']}" if "sampled" in row else str(row["arm"])
 
 
-def table(results: dict[str, list[Row]]) -> Iterator[str]:
-    """Of every set and arm the mean over seeds, ± their standard deviation."""
-    yield f"| set | arm | seeds | {' | '.join(FIGURES)} |"
-    yield "| --- " * (3 + len(FIGURES)) + "|"
-    for name, rows in results.items():
+def table(results: Mapping[str, Row]) -> Iterator[str]:
+    """Of every set and arm the mean over seeds, ± their standard deviation; and the texture ÷ the default's of the same seed."""
+    yield f"| set | arm | seeds | {' | '.join(FIGURES)} | texture ÷ default's |"
+    yield "| --- " * (4 + len(FIGURES)) + "|"
+    for name, result in results.items():
+        rows, floors = result["runs"], result["floors"]
+        default = {row["seed"]: row["texture"]["frechet_distance"] for row in rows if row["arm"] == "default"}
         for arm in dict.fromkeys(map(name_of, rows)):
             those = [row for row in rows if name_of(row) == arm]
-            values = [[figure(row) for row in those] for figure in FIGURES.values()]
-            shown = [f"{np.mean(one):.3g} ± {np.std(one, ddof=1) if len(one) > 1 else 0:.2g}" for one in values]
+            values = [[figure(row, floors) for row in those] for figure in FIGURES.values()]
+            paired = [
+                row["texture"]["frechet_distance"] / default[row["seed"]] for row in those if row["seed"] in default
+            ]
+            shown = [_with_spread(one) for one in (*values, paired)]
             yield f"| {name} | {arm} | {len(those)} | {' | '.join(shown)} |"
 
 
-def kept_results() -> dict[str, list[Row]]:
-    """The rows of every result file, by its set's name."""
-    files = sorted(RESULTS.glob("recipe_*.json"))
-    return {path.stem.removeprefix("recipe_"): json.loads(path.read_text(encoding="utf-8"))["runs"] for path in files}
+def _with_spread(values: Sequence[float]) -> str:
+    if not values:
+        return "–"
+    return f"{np.mean(values):.3g}" + (f" ± {np.std(values, ddof=1):.2g}" if len(values) > 1 else "")
+
+
+def kept_results() -> dict[str, Row]:
+    """Every result file of this benchmark as it is now, by its set's name."""
+    files = {path.stem.removeprefix("recipe_"): path for path in sorted(RESULTS.glob("recipe_*.json"))}
+    known = {name: json.loads(path.read_text(encoding="utf-8")) for name, path in files.items()}
+    return {name: result for name, result in known.items() if "floors" in result}
 
 
 def main(argv: Sequence[str]) -> None:
     parser = trainings_parser(__doc__)
-    parser.add_argument(
-        "--seconds", type=float, default=240, help="training time of each run on one core (default 240)"
-    )
-    parser.add_argument("--arms", nargs="+", choices=ARMS, default=list(ARMS), help="default: all")
+    parser.add_argument("--cpu_seconds", type=float, default=240, help="processor time of each training (default 240)")
+    parser.add_argument("--arms", nargs="+", choices=ARMS, default=["default"], help="default: the default alone")
     parser.add_argument("--table", action="store_true", help="print the table of the results that are there")
     args = parser.parse_args(argv)
     if not args.table:
-        cells = [
-            {"arm": arm, "options": list(ARMS[arm].options), "seed": seed}
-            for seed in range(args.seeds)
-            for arm in args.arms
-        ]
-        rows = run_trainings("recipe", f"--seconds {args.seconds:g}", args, cells, run)
-    print("\n".join(table(kept_results() if args.table else {str(args.dataset): rows})))
+        cells = cells_of(args)
+        facts = {"floors": floor(load_dataset(args.dataset, args.root, args.size), IMAGES)}
+        run_trainings("recipe", f"--cpu_seconds {args.cpu_seconds:g}", args, cells, run, facts, one_machine=True)
+    print("\n".join(table(kept_results())))
 
 
 if __name__ == "__main__":

@@ -52,37 +52,45 @@ def judge_pipeline(args: argparse.Namespace, pipe: Any, seed: int) -> Row:
     return judge(dataset, generate_images(pipe, labels, seed=seed), labels)
 
 
-def run_trainings(benchmark: str, budget: str, args: argparse.Namespace, cells: Sequence[Row], run: Run) -> list[Row]:
+def run_trainings(
+    benchmark: str, budget: str, args: argparse.Namespace, cells: Sequence[Row], run: Run,
+    facts: Row | None = None, one_machine: bool = False,
+) -> list[Row]:  # fmt: skip
     """Run the missing ones of the cells, each on a core of its own; returns all rows of the result file.
 
     Args:
         budget: of each training, as the command line has it: `--steps 800`.
         run: a function of a module, which worker processes find by its name.
+        facts: what else stands above the rows.
+        one_machine: whether rows of two machines do not compare, as where the budget is a time.
     """
     dataset = load_dataset(args.dataset, args.root, args.size)
     real_data_classifier(dataset)  # once, not in every process
     with threads_kept(1):
-        facts = {"machine": describe_machine(), "judged_images": IMAGES}
+        facts = {"machine": describe_machine(), "judged_images": IMAGES, **(facts or {})}
     size = f" --size {args.size}" if args.size else ""
     command = f"python benchmarks/{benchmark}.py --dataset {args.dataset}{size} {budget}"
     args.dataset = absolute_source(args.dataset)
     path = args.output or RESULTS / f"{benchmark}_{dataset.name}.json"
-    return run_missing(path, {"command": command, **facts}, args, cells, run, len(available_cores()))
+    head, same = {"command": command, **facts}, ("command", "machine") if one_machine else ("command",)
+    return run_missing(path, head, args, cells, run, len(available_cores()), same)
 
 
 def run_missing(
-    path: Path, head: Row, args: argparse.Namespace, cells: Sequence[Row], run: Run, processes: int = 0
-) -> list[Row]:
+    path: Path, head: Row, args: argparse.Namespace, cells: Sequence[Row], run: Run, processes: int = 0,
+    same: Sequence[str] = ("command",),
+) -> list[Row]:  # fmt: skip
     """Run those of the cells that have no row in the result file, and keep their rows; returns all rows of the file.
 
     Args:
         head: stands above the rows of a new file: the command, and what is the same in all cells.
         processes: of one core each; 0 for this process with all its cores.
+        same: what of the head must be the file's.
 
     Raises:
-        UserError: if the file holds the results of another command.
+        UserError: if the file holds the results of another command (or machine, where that counts).
     """
-    result = _kept_result(path, head)
+    result = _kept_result(path, head, same)
     missing = [(run, args, cell) for cell in cells if not any(cell.items() <= row.items() for row in result["runs"])]
     log = path.with_suffix(".log")
     for rows in run_tasks(_rows_of, missing, Workers(log, processes), unit="run"):
@@ -105,10 +113,11 @@ def _line(row: Row) -> str:
     return f"{', '.join(words)}: {summary_line(row)}"
 
 
-def _kept_result(path: Path, head: Row) -> Row:
+def _kept_result(path: Path, head: Row, same: Sequence[str]) -> Row:
     if not path.is_file():
         return {**head, "runs": []}
     result: Row = json.loads(path.read_text(encoding="utf-8"))
-    if result["command"] != head["command"]:
-        raise UserError(f"{path} holds the results of `{result['command']}`. Give another --output, or remove it.")
+    for name in same:
+        if result[name] != head[name]:
+            raise UserError(f"{path} holds the results of `{result[name]}`. Give another --output, or remove it.")
     return result

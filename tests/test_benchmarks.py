@@ -53,7 +53,7 @@ def test_an_interrupted_benchmark_goes_on_and_a_longer_list_adds_to_it(trainings
 @pytest.mark.parametrize(
     ("name", "cell"),
     [
-        ("recipe_pneumoniamnist", {"arm": "default", "options": [], "seed": 2}),
+        ("recipe_first", {"arm": "default", "options": [], "seed": 2}),
         ("average_length_pneumoniamnist", {"seed": 1}),
         ("muon_precision_pneumoniamnist", {"seed": 2, "precision": "bfloat16"}),
         ("presets", {"preset": "fast", "dataset": "pneumoniamnist", "image_size": 28}),
