@@ -50,7 +50,7 @@ class CoupledNoise(TrainingBatches):
 
 
 class CoupledByClass(TrainingBatches):
-    """The same within each class, over five batches at once, so that no class gets noise of its own that sampling would not give it
+    """The same within each class, over five batches at once, so that no class gets noise that sampling would not give it
     (C2OT, Cheng & Schwing 2025, arXiv 2503.10636). Images without a label are a class of their own."""
 
     _pool: tuple[int, torch.Tensor] | None = None

@@ -149,7 +149,7 @@ def cells_of(args: argparse.Namespace) -> list[Row]:
     """
     default, cells = chosen_by_default(args), []
     settings = {arm: {**default, **ARMS[arm].settings(default)} for arm in args.arms}
-    for arm, of_arm in settings.items():
+    for arm in args.arms:
         if is_default(arm, default) and arm != "default":
             raise UserError(f"{arm!r} is the default of {args.dataset}: leave it out of --arms.")
     for seed in range(args.seeds):

@@ -16,9 +16,10 @@ import tempfile
 import threading
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 from PIL import Image
-from playwright.sync_api import Browser, Page, sync_playwright
+from playwright.sync_api import Page, sync_playwright
 
 from medmnist_diffusion.app.page import RUNTIME, VERSION, write_page
 from medmnist_diffusion.errors import run_command
@@ -64,7 +65,7 @@ def keep(page: Page, name: str) -> None:
             shot.convert("RGB").quantize(128, dither=Image.Dither.NONE).save(temporary, optimize=True)
 
 
-def show_app(browser: Browser) -> None:
+def show_app(browser: Any) -> None:
     for name, size, scheme in (("app", SCREEN, "light"), ("app_phone", PHONE, "dark")):
         with app() as address:
             page = browser.new_page(viewport=size, color_scheme=scheme)
@@ -76,7 +77,7 @@ def show_app(browser: Browser) -> None:
             keep(page, name)
 
 
-def show_static_page(browser: Browser) -> None:
+def show_static_page(browser: Any) -> None:
     with tempfile.TemporaryDirectory() as folder:
         npm_file = ROOT / "build" / f"{RUNTIME}-{VERSION}.tgz"
         written = write_page("pneumoniamnist-28", Path(folder) / "xrays", npm_file)
@@ -88,7 +89,7 @@ def show_static_page(browser: Browser) -> None:
             keep(page, "page")
 
 
-def show_docs_and_report(browser: Browser) -> None:
+def show_docs_and_report(browser: Any) -> None:
     for name, folder, inside in (("docs", ROOT / "build" / "docs", "index.html"), ("report", REPORT, "report.html")):
         with files(folder) as address:
             page = browser.new_page(viewport={"width": 1100, "height": 750})

@@ -105,19 +105,25 @@ def test_the_contrastive_term_is_in_velocity_whatever_the_network_says(changes: 
 
 def test_noise_is_coupled_within_classes_and_nothing_is_lost(changes: Any, small: ImageDataset) -> None:
     """Over five batches the noise of a class is that of the plain batches in another order, and nearer to its images."""
-    options = {"batch_size": 32, "seed": 3, "num_train_timesteps": 1000, "conditioning": small.conditioning}
+    options: dict[str, Any] = {
+        "batch_size": 32,
+        "seed": 3,
+        "num_train_timesteps": 1000,
+        "conditioning": small.conditioning,
+    }
     plain, coupled, whole = (
         kind(small.train, **options) for kind in (TrainingBatches, changes.CoupledByClass, changes.CoupledNoise)
     )
     before, after = ([batches[number] for number in range(5, 10)] for batches in (plain, coupled))
     labels = torch.cat([one.labels for one in before])
-    far = {}
-    for name, batches in (("before", before), ("after", after)):
+    far, sums = [], []
+    for batches in (before, after):
         noise, images = (torch.cat([getattr(one, part) for one in batches]).flatten(1) for part in ("noise", "images"))
-        far[name] = float((noise - images).square().sum())
-        far[f"{name} sums"] = np.array([np.sort(noise[labels == label].sum(1).numpy()) for label in [0]])
-    assert far["after"] < far["before"]
-    np.testing.assert_allclose(far["after sums"], far["before sums"], rtol=1e-5)
+        far.append(float((noise - images).square().sum()))
+        sums.append([np.sort(noise[labels == label].sum(1).numpy()) for label in labels.unique()])
+    assert far[1] < far[0]
+    for one_before, one_after in zip(*sums, strict=True):
+        np.testing.assert_allclose(one_after, one_before, rtol=1e-4, atol=1e-3)
     torch.testing.assert_close(coupled[7].noise, after[2].noise)  # in whatever order batches are asked for
     one, other = plain[3], whole[3]
     torch.testing.assert_close(one.images, other.images)

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from medmnist_diffusion.errors import UserError, one_line
+from medmnist_diffusion.resources import check_memory
 
 _UNREADABLE = "{} in {} is no readable NIfTI file ({}). Replace or remove it."
 NIFTI_SUFFIXES = (".nii", ".nii.gz")
@@ -29,11 +30,14 @@ def read_nifti(
     try:
         # Its axes run from left to right, from back to front, from feet to head.
         stored: Any = nibabel.load(path)
+        check_memory(3 * 4 * float(np.prod(stored.shape)), f"reading {path}", "Use a smaller volume.")
         low, high = (float(stored.header[name]) if name in stored.header else 0.0 for name in ("cal_min", "cal_max"))
         scaled = getattr(stored.dataobj, "slope", 1.0), getattr(stored.dataobj, "inter", 0.0)
         plain = stored.get_data_dtype() == np.uint8 and scaled == (1.0, 0.0)
         image: Any = nibabel.as_closest_canonical(stored)
         values = np.asarray(image.get_fdata(dtype=np.float32))
+    except UserError:
+        raise
     except Exception as error:  # whatever nibabel raises on a file that somebody made up
         raise UserError(_UNREADABLE.format(path, where, one_line(error, 120))) from None
     while values.ndim > 3 and values.shape[-1] == 1:

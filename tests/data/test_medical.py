@@ -1,5 +1,6 @@
 """DICOM, NIfTI and pictures of more than 8 bits, against pydicom, nibabel and NumPy themselves, on their own test files."""
 
+import gzip
 from pathlib import Path
 from typing import Any
 
@@ -173,6 +174,16 @@ def test_written_volumes_are_read_as_they_were(tmp_path: Path) -> None:
     values, *_ = read_nifti(tmp_path / "x.nii.gz", "here")
     assert values.dtype == np.uint8
     np.testing.assert_array_equal(values, volume[..., 0])
+
+
+def test_a_small_file_of_a_huge_volume_is_refused_before_it_is_read(tmp_path: Path) -> None:
+    header = nibabel.Nifti1Header()
+    header.set_data_dtype(np.uint8)
+    header.set_data_shape((30_000, 30_000, 30_000))
+    with gzip.open(tmp_path / "huge.nii.gz", "wb") as file:
+        file.write(header.binaryblock + bytes(2**20))
+    with pytest.raises(UserError, match=r"huge\.nii\.gz needs about 3e\+05 GiB of memory"):
+        read_nifti(tmp_path / "huge.nii.gz", "here")
 
 
 def folder_of_nifti(path: Path, count: int = 12) -> Path:
