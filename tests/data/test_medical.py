@@ -12,6 +12,7 @@ from medmnist_diffusion.data import load_dataset
 from medmnist_diffusion.data.images import fitted_volume, open_image
 from medmnist_diffusion.data.medical import Values, medical_values
 from medmnist_diffusion.data.nifti import read_nifti, write_nifti
+from medmnist_diffusion.errors import UserError
 from tests.conftest import CliError
 
 pydicom = pytest.importorskip("pydicom", reason="pip install 'medmnist-diffusion[medical]'")
