@@ -156,7 +156,7 @@ def parts(folder: Path, device: torch.device, tiny: bool) -> Iterator[tuple[str,
     count = "4" if tiny else "1000"
     sample = [*tool, "sample", str(pipeline), "--num_images", count, "--output", str(folder / "images.npz")]
     yield "sample", timed(sample)
-    evaluation = [*tool, "evaluate", str(pipeline), "--dataset", "phantom", "--num_images", "40" if tiny else "1000"]
+    evaluation = [*tool, "evaluate", str(pipeline), "--dataset", "phantom", "--num_images", "120" if tiny else "1000"]
     yield "evaluate", timed(evaluation)
 
 

@@ -248,6 +248,7 @@ class MetricRecord(BaseModel):
     p_value: float | None = None  # of the hypothesis that nothing is copied
     detectable: float | None = None  # the smallest share of copies that the test would call more than chance
     near_fresh: float | None = None  # share of the real images as near to train as a person's next picture is
+    seen_copies: float | None = None  # share of copies of training images, made on purpose, that count as copies
     n_real: int
     n_generated: int
     reference_split: str

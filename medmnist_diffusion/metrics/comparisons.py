@@ -1,7 +1,7 @@
 """Who is compared with whom: a draw of generated images beside real ones, and the evidence that metrics are computed from."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -232,7 +232,8 @@ def pixel_evidence(draw: Draw, nearest: NearestImages, pictures: Nearest) -> Ite
     real, train = draw.real, draw.real.dataset.train
     space = Space("pixels", int(np.prod(train.images.shape[1:])))
     alone = real.relative_of_alone if len(real.alone) else None
-    yield from _relative_evidence(draw, space, pictures.relative, real.relative_of_held_out, alone)
+    for evidence in _relative_evidence(draw, space, pictures.relative, real.relative_of_held_out, alone):
+        yield replace(evidence, known_copies=real.relative_of_redrawn(evidence.class_))
     if len(real.held_out) < MIN_CLASS_IMAGES:
         draw.refused.add(
             f"Memorized share: only {len(real.held_out)} val images neither stand in train nor have a twin there, and "

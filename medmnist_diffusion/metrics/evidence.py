@@ -1,6 +1,6 @@
 """What metrics are computed from: values of generated images, and of real ones in the same role."""
 
-from collections.abc import Hashable
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Literal, Self
@@ -70,12 +70,14 @@ class Candidate(LabelledValues):
         reference: the training images that features are compared with.
         seed: of random halves.
         unit: of distances.
+        known_copies: values of copies of training images, made on purpose; where there are some.
     """
 
     fresh: LabelledValues
     against: LabelledValues | None
     seed: int
     unit: str
+    known_copies: Sequence[LabelledValues] = ()
 
     @property
     def reference(self) -> LabelledValues:
@@ -105,6 +107,7 @@ class Evidence:
         n_real, n_generated: for the record where they are not the sizes of the reference and of the generated side.
         reference_split: for the record.
         note: for the record.
+        known_copies: values of copies of training images, made on purpose: kinds of training images, which are told apart.
         fresh_key: names the real images behind it; a floor is computed once a key (None: every time).
     """
 
@@ -121,6 +124,7 @@ class Evidence:
     n_generated: int | None = None
     reference_split: str = "train"
     note: str = ""
+    known_copies: Sequence[LabelledValues] = ()
     fresh_key: Hashable = None
     _smaller: dict[int, "Evidence"] = field(default_factory=dict, init=False, repr=False)
 
@@ -133,7 +137,7 @@ class Evidence:
         return self._in_the_role(self.fresh)
 
     def _in_the_role(self, side: LabelledValues) -> Candidate:
-        return Candidate(side.values, side.labels, self.fresh, self.reference, self.seed, self.unit)
+        return Candidate(side.values, side.labels, self.fresh, self.reference, self.seed, self.unit, self.known_copies)
 
     @property
     def smallest_side(self) -> int:

@@ -29,6 +29,7 @@ class Estimate:
         p_value: of the hypothesis that nothing is copied, of figures that test it.
         detectable: of a share that is tested, the smallest that would be called more than chance; None if none would.
         near_fresh: of a share by relative distances, how many of the real images have one below a half.
+        seen_copies: of the same share, how many copies of training images, made on purpose, it counts.
         note: how it came about, for the record.
     """
 
@@ -38,6 +39,7 @@ class Estimate:
     p_value: float | None = None
     detectable: float | None = None
     near_fresh: float | None = None
+    seen_copies: float | None = None
     note: str = ""
 
     def interval_within(self, low: float = -np.inf, high: float = np.inf) -> tuple[float, float] | None:

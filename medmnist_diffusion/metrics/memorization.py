@@ -11,6 +11,7 @@ from typing import TypeVar
 
 import numpy as np
 import torch
+from scipy.ndimage import gaussian_filter
 from scipy.stats import betabinom, mannwhitneyu
 
 from medmnist_diffusion.cache import cache_dir, cached_arrays
@@ -20,7 +21,11 @@ from medmnist_diffusion.metrics.intervals import Estimate
 
 QUANTILE = 0.01  # of the distances of fresh real images: they fall below it this often
 NEAR = 0.5  # a relative distance that fewer than 1 % of independent images are below
-SURE = 0.001  # p-value of a share that is more than chance also after correction for the number of tests
+# p-value of a share that is called more than chance also after Holm's correction for a hundred tests, where p-values of several
+# draws are doubled.
+SURE = 0.00005
+FEWEST_KNOWN = 10  # copies made on purpose, of a kind of training images, that say how many of these a test sees
+REDRAWN = 10.0  # grey levels (RMS) between an image and its copy by `redrawn`
 CHUNK = 1024
 
 
@@ -55,6 +60,19 @@ def nearest_copies(queries: Split, train: Split) -> NearestImages:
         distances.append(best)
         rows.append(best_row)
     return NearestImages(torch.cat(distances).numpy(), torch.cat(rows).numpy())
+
+
+def redrawn(images: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Copies as an overfitted generator makes them: softer, brighter or darker, and noise until 10 grey levels (RMS) lie between.
+
+    Args:
+        images: float, grey levels, N×H×W×C or N×D×H×W×C.
+    """
+    sides = images.ndim - 2
+    per_image = (len(images), *[1] * (sides + 1))
+    changed = gaussian_filter(images, (0, *[0.7] * sides, 0)) + rng.uniform(-6, 6, per_image)
+    off = ((changed - images) ** 2).mean(tuple(range(1, images.ndim)), keepdims=True)
+    return changed + np.sqrt(np.maximum(REDRAWN**2 - off, 0)) * rng.normal(size=images.shape)
 
 
 def nearest_features(queries: np.ndarray, references: np.ndarray, exclude_self: bool = False) -> NearestImages:

@@ -6,7 +6,7 @@ from typing import TypeVar
 
 import numpy as np
 
-from medmnist_diffusion.data.dataset import ImageDataset
+from medmnist_diffusion.data.dataset import ImageDataset, Split
 from medmnist_diffusion.data.duplicates import independent_rows
 from medmnist_diffusion.data.twins import Nearest, find_twins, nearest_pictures
 from medmnist_diffusion.metrics import memorization
@@ -19,6 +19,7 @@ from medmnist_diffusion.metrics.plan import MIN_CLASS_IMAGES, Comparison, class_
 
 Known = TypeVar("Known")
 MOST_ALONE = 2000  # training images that stand in for fresh ones: more would only cost time
+MOST_REDRAWN = 200  # training images of either kind that are copied on purpose
 
 
 class RealSide:
@@ -147,6 +148,32 @@ class RealSide:
     def relative_of_alone(self) -> np.ndarray:
         """The same of the training images `alone`."""
         return self._twins.relative["train"][self._twins.alone][: len(self.alone)]
+
+    def relative_of_redrawn(self, class_: int | None) -> list[LabelledValues]:
+        """The same of copies of training images, made on purpose (`memorization.redrawn`): of those that have a twin in train, and
+        of the others. A test for copies that does not see these sees nothing."""
+        train = self.dataset.train
+        twins = np.isin(np.arange(len(train)), self._twins.rows("train"))
+        kinds = []
+        for name, of_kind in (("alone", ~twins), ("twins", twins)):
+            rows = np.flatnonzero(of_kind)
+            rows = np.sort(np.random.default_rng([self.seed, 13]).permutation(rows)[:MOST_REDRAWN])
+            found = memorization.cached_nearest(
+                f"{self._content}-{self.seed}-{name}-redrawn", Nearest, partial(self._nearest_of_redrawn, rows)
+            )
+            kinds.append(
+                LabelledValues(found.relative, train.labels[rows]).of_class(self.dataset.conditioning, class_)
+            )
+        return kinds
+
+    def _nearest_of_redrawn(self, rows: np.ndarray) -> Nearest:
+        train, rng = self.dataset.train, np.random.default_rng([self.seed, 14])
+        copies = memorization.redrawn(train.images[rows].astype(float), rng)
+        if self.dataset.is_binary:
+            copies = np.where(copies > 127.5, 255.0, 0.0)
+        return nearest_pictures(
+            Split("redrawn", copies.round().clip(0, 255).astype(np.uint8), train.labels[rows]), train
+        )
 
     def nearest_pairs(self, count: int, among: int) -> tuple[np.ndarray, Nearest]:
         """Real images that lie as near to a training image as the nearest `count` of `among` independent ones do, in order, and

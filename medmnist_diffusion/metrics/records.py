@@ -45,6 +45,7 @@ def measure(metric: Metric, evidence: Evidence, floors: dict[Hashable, Estimate]
         p_value=value.p_value,
         detectable=value.detectable,
         near_fresh=value.near_fresh,
+        seen_copies=value.seen_copies,
         n_real=n_real,
         n_generated=len(evidence.generated) if evidence.n_generated is None else evidence.n_generated,
         reference_split=evidence.reference_split,

@@ -17,7 +17,7 @@ from medmnist_diffusion.metrics.frechet import extrapolated_estimate, frechet_es
 from medmnist_diffusion.metrics.intervals import Estimate, share_estimate
 from medmnist_diffusion.metrics.kernel import kernel_distance
 from medmnist_diffusion.metrics.label_figures import cooccurrence_distance, grade_agreement, grade_error, mean_auc
-from medmnist_diffusion.metrics.memorization import NEAR, Threshold, authentic, nearness_to_train
+from medmnist_diffusion.metrics.memorization import FEWEST_KNOWN, NEAR, Threshold, authentic, nearness_to_train
 from medmnist_diffusion.metrics.plan import MIN_CLASS_IMAGES
 from medmnist_diffusion.metrics.shapes import relative_deviation
 
@@ -146,8 +146,11 @@ def _nearest_share(images: Candidate) -> Estimate:
 
 
 def _copied_share(images: Candidate) -> Estimate:
-    """The same by relative distances; and how many of the real images lie nearer than half of the local spacing."""
-    return replace(_nearest_share(images), near_fresh=float((images.fresh.values < NEAR).mean()))
+    """The same by relative distances; how many of the real images lie nearer than half of the local spacing; and how many copies
+    of training images, made on purpose, would be seen: of the kind of training images that it sees least of."""
+    near, threshold = float((images.fresh.values < NEAR).mean()), Threshold.of(images.fresh.values)
+    seen = [float((kind.values < threshold.value).mean()) for kind in images.known_copies if len(kind) >= FEWEST_KNOWN]
+    return replace(_nearest_share(images), near_fresh=near, seen_copies=min(seen, default=None))
 
 
 def _below_threshold(images: Candidate) -> Estimate:

@@ -12,6 +12,9 @@ COPYING = 0.01  # p-value below which the card says that the model copies
 # of a person 13 % (docs/metrics.md). Then nobody knows whether a generated image as near is a copy.
 MOST_NEAR = 0.05
 MOST_UNSEEN = 0.1  # a test that would not even see such a share of copies cannot say that there is no sign of any
+FEWEST_SEEN = (
+    0.8  # of copies of training images that were made on purpose: a test that sees fewer cannot say so, either
+)
 
 
 @dataclass(frozen=True)
@@ -21,14 +24,14 @@ class CopyTests:
     Attributes:
         shares: all of them.
         flagged: those that are more than chance, after Holm's correction.
-        judge: the copied share by pixels, all classes together; None where it was not measured.
+        judges: the copied share by pixels, all classes together: of the training images, and of those without labels.
         unseen: how many images without labels were trained on, if they were not looked at for copies.
         elsewhere: what a base was trained on; its images were not looked at.
     """
 
     shares: list[MetricRecord]
     flagged: list[MetricRecord]
-    judge: MetricRecord | None
+    judges: list[MetricRecord]
     unseen: int = 0
     elsewhere: tuple[str, ...] = ()
 
@@ -42,25 +45,45 @@ class CopyTests:
                 f"it was also trained on {self.unseen:,} unlabeled images, which its images were not compared with: evaluate "
                 "again, with --unlabeled"
             )
-        if self.judge is None:
+        if all(judge.reference_split == UNLABELED for judge in self.judges):
             return (
                 "the images were not compared regardless of brightness and softness (an older version measured them, or there "
                 "are too few images): evaluate again"
             )
-        unseen = self.judge.detectable
-        if unseen is None or unseen > MOST_UNSEEN:
-            seen = "even nothing but copies" if unseen is None else f"copies below {unseen:.0%}"
-            return (
-                f"{self.judge.n_generated} generated images, and {self.judge.floor_source.partition(', by')[0]} to compare with, "
-                f"are too few: {seen} would go unseen. Give more val images"
-            )
-        if (near := self.judge.near_fresh) is not None and near > MOST_NEAR:
-            return (
-                f"{near:.0%} of the real images to compare with lie nearer to one training image than half the distance to "
-                "others. A person's next picture does so (where each image is of another person, fewer than 1 % do), and a copy "
-                "could pass for one. Say whom each image is of, in a table with a column `patient`"
-            )
-        return None
+        return next((why for judge in self.judges if (why := _unjudged_by(judge))), None)
+
+    @property
+    def detectable(self) -> float:
+        """From which share on copies would be seen, in whatever disguise; where that can be said at all."""
+        assert self.unjudged is None
+        return max((judge.detectable or 1.0) / (judge.seen_copies or 1.0) for judge in self.judges)
+
+
+def _unjudged_by(judge: MetricRecord) -> str | None:
+    """Why a copied share cannot say that there is no sign of copying; None if it can."""
+    seen, near = judge.seen_copies, judge.near_fresh
+    if seen is None or near is None:
+        return "an older version measured it, or there are too few training images: evaluate again"
+    if near > MOST_NEAR:
+        return (
+            f"{near:.0%} of the real images to compare with lie nearer to {_training_image(judge)} than half the distance to "
+            "others. A person's next picture does so (where each image is of another person, fewer than 1 % do), and a copy "
+            "could pass for one. Say whom each image is of, in a table with a column `patient`"
+        )
+    if seen < FEWEST_SEEN:
+        return (
+            f"of training images that were copied on purpose, softer and of other brightness, only {seen:.0%} count as copies. "
+            "Real images lie too near to each other (twins, several pictures of a person, one picture many times). Take repeats "
+            "out, or say whom each image is of, in a table with a column `patient`"
+        )
+    unseen = None if judge.detectable is None else judge.detectable / seen
+    if unseen is None or unseen > MOST_UNSEEN:
+        what = "even nothing but copies" if unseen is None else f"copies below {unseen:.0%}"
+        return (
+            f"{judge.n_generated} generated images, and {judge.floor_source.partition(', by')[0]} to compare with, "
+            f"are too few: {what} would go unseen. Give more val images"
+        )
+    return None
 
 
 def copy_tests(metrics: Metrics) -> CopyTests:
@@ -68,10 +91,10 @@ def copy_tests(metrics: Metrics) -> CopyTests:
     shares = [record for record in metrics.metrics if record.name in COPY_SHARES]
     corrected = holm([1.0 if record.p_value is None else record.p_value for record in shares])
     flagged = [record for record, p_value in zip(shares, corrected, strict=True) if p_value < COPYING]
-    judges = (r for r in shares if (r.name, r.extractor, r.class_) == ("copied_share", "pixels", None))
-    compared = any(record.reference_split == UNLABELED for record in shares)
+    judges = [r for r in shares if (r.name, r.extractor, r.class_) == ("copied_share", "pixels", None)]
+    compared = any(judge.reference_split == UNLABELED for judge in judges)
     unseen = 0 if compared else (metrics.pipeline.get(UNLABELED) or {}).get("images", 0)
-    return CopyTests(shares, flagged, next(judges, None), unseen, tuple(metrics.pipeline.get(SEEN_ELSEWHERE, ())))
+    return CopyTests(shares, flagged, judges, unseen, tuple(metrics.pipeline.get(SEEN_ELSEWHERE, ())))
 
 
 def copying_sentences(metrics: Metrics) -> str:
@@ -97,11 +120,10 @@ def copying_sentences(metrics: Metrics) -> str:
     elif why := tests.unjudged:
         sentences.append(f"**Whether this model copies cannot be judged**: {why}.")
     else:
-        assert tests.judge is not None
         sentences.append(
             f"No sign of copying by these measures ({len(tests.shares)} tests over spaces and classes, corrected after Holm). "
-            f"Copies would be seen from a share of about {tests.judge.detectable:.1%} on, also where they are mirrored, shifted, "
-            "softer or of other brightness. This is no proof of privacy."
+            f"Copies would be seen from a share of about {tests.detectable:.1%} on, also where they are mirrored, shifted, "
+            "softer or of other brightness: so much do copies say that were made on purpose. This is no proof of privacy."
         )
     if tests.elsewhere:
         names = escaped(", ".join(tests.elsewhere))

@@ -161,8 +161,7 @@ def _copies(metrics: Metrics) -> Answer:
     elif why := tests.unjudged:
         return Answer(question, "That cannot be judged.", f"{why[0].upper()}{why[1:]}.")
     else:
-        assert tests.judge is not None
-        shown, answer, light = tests.judge, "No sign of it", "green"
+        shown, answer, light = tests.judges[0], "No sign of it", "green"
         if tests.elsewhere:
             answer += f" (of {', '.join(tests.elsewhere)}, which its base saw, it was not looked for)"
     of_class = "" if shown.class_ is None else f" of class {metrics.dataset['id2label'][str(shown.class_)]}"

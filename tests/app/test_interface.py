@@ -13,15 +13,17 @@ import pytest
 from PIL import Image
 from playwright.sync_api import Browser, Page, expect
 
+from medmnist_diffusion import cli
 from medmnist_diffusion.app import interface
 from medmnist_diffusion.app.start import PRIVATE
 from medmnist_diffusion.app.workbench import Workbench, saved, workbenches
-from medmnist_diffusion.data import load_dataset
+from medmnist_diffusion.data import load_dataset, phantom
+from medmnist_diffusion.data.npz import write_npz
 from medmnist_diffusion.data.sources import DataSource
 from medmnist_diffusion.errors import UserError
 from medmnist_diffusion.shipped import pipeline_folder
 from tests.app.browser import needs_browser, served, watched_page
-from tests.conftest import CliError
+from tests.conftest import CliError, small_training
 
 SLOW_MS = 120_000  # a test machine is a busy one
 
@@ -30,7 +32,12 @@ SLOW_MS = 120_000  # a test machine is a busy one
 def started(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, Path]]:
     """The command as a user starts it, and the folder that it was started in."""
     folder = tmp_path_factory.mktemp("app")
-    command = [sys.executable, "-m", "medmnist_diffusion.cli", "app", "phantom-28", "pbc-blood-28"]
+    counts = {"train": 40, "val": 20, "test": 20}
+    write_npz(folder / "findings.npz", phantom.make_phantom(form="multi-label", counts=counts))
+    arguments = small_training(folder / "findings.npz", folder / "findings")
+    assert cli.main(["train", *arguments, "--max_train_steps", "2"]) == 0
+    pipelines = ["phantom-28", "pbc-blood-28", "adrenalmnist3d-28", "findings/pipeline"]
+    command = [sys.executable, "-m", "medmnist_diffusion.cli", "app", *pipelines]
     with served([*command, "--dataset", "phantom", "--no_browser"], folder) as address:
         assert address.startswith("http://127.0.0.1:")
         yield address, folder
@@ -77,6 +84,80 @@ def test_images_are_made_beside_their_nearest_and_saved(page: Page) -> None:
     assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
 
 
+def made_arrays(page: Page, places: str = "made") -> np.ndarray:
+    """The images that the page made, by its download."""
+    with page.expect_download() as download:
+        page.locator(f"#{places}-npz").click()
+    with zipfile.ZipFile(download.value.path()) as both:
+        return np.load(io.BytesIO(both.read("images.npz")))["train_images"]
+
+
+def press(page: Page, button: str, places: str) -> None:
+    """A button, and wait until other images are there than before."""
+    first = page.locator(f"#{places} img").first
+    before = first.get_attribute("src") if first.is_visible() else ""
+    page.locator(f"#{button}").click()
+    expect(first).not_to_have_attribute("src", str(before), timeout=SLOW_MS)
+
+
+@needs_browser
+def test_steps_and_guidance_change_the_images(page: Page) -> None:
+    found = {}
+    for steps, guidance in ((2, 1), (3, 1), (2, 3), (2, 1)):
+        page.locator("#count input").fill("1")
+        page.locator("#steps input").fill(str(steps))
+        page.locator("#guidance input").fill(str(guidance))
+        press(page, "make", "made")
+        found.setdefault((steps, guidance), []).append(made_arrays(page))
+    np.testing.assert_array_equal(*found[2, 1])
+    assert not np.array_equal(found[2, 1][0], found[3, 1][0])
+    assert not np.array_equal(found[2, 1][0], found[2, 3][0])
+
+
+def choose(page: Page, pipeline: str, label: str) -> None:
+    page.locator("#pipeline input").click()
+    page.get_by_role("option", name=pipeline).click()
+    expect(page.get_by_label(label, exact=True).first).to_be_visible(timeout=SLOW_MS)
+
+
+@needs_browser
+def test_a_volume_slice_by_slice(page: Page) -> None:
+    choose(page, "adrenalmnist3d-28", "hyperplasia")
+    page.get_by_label("hyperplasia", exact=True).first.uncheck()
+    page.locator("#count input").fill("1")
+    page.locator("#steps input").fill("2")
+    page.locator("#make").click()
+    shown = page.locator("#made img")
+    expect(shown).to_have_count(1, timeout=SLOW_MS)
+    before = shown.get_attribute("src")
+    slice_number = page.locator("#slice input[type=number]")
+    slice_number.fill("14")
+    slice_number.press("Enter")
+    expect(shown).not_to_have_attribute("src", str(before), timeout=SLOW_MS)
+    assert made_arrays(page).shape == (1, 28, 28, 28)
+
+
+@needs_browser
+def test_several_labels_an_image(page: Page) -> None:
+    choose(page, "findings/pipeline", "effusion")
+    expect(page.get_by_text("Labels that every image shows, or none").first).to_be_visible(timeout=SLOW_MS)
+    page.get_by_label("focal opacity", exact=True).first.check()
+    page.get_by_label("effusion", exact=True).first.check()
+    page.locator("#count input").fill("2")
+    page.locator("#steps input").fill("1")
+    page.locator("#make").click()
+    expect(page.locator("#made img")).to_have_count(2, timeout=SLOW_MS)
+    expect(page.locator("#made")).to_contain_text("focal opacity + effusion 2")
+
+
+@needs_browser
+def test_every_tab_fits_a_phone(page: Page) -> None:
+    for name in ("Variants of an image", "How good?", "Real or generated?", "Make images"):
+        tab_of(page, name)
+        page.wait_for_timeout(500)
+        assert page.evaluate("document.documentElement.scrollWidth <= innerWidth"), name
+
+
 @needs_browser
 def test_mistakes_are_sentences(page: Page) -> None:
     for name in ("clear lungs", "focal opacity", "diffuse opacities", "effusion"):
@@ -113,9 +194,17 @@ def test_variants_of_an_image(page: Page, tmp_path: Path) -> None:
     page.locator("#given button[aria-label*=emove], #given button[aria-label=Clear]").first.click()
     page.locator("#given input[type=file]").set_input_files(tmp_path / "mine.png")
     expect(page.locator("#given")).to_contain_text("mine", timeout=SLOW_MS)
-    page.locator("#vary").click()
-    expect(page.locator("#variants img")).to_have_count(8, timeout=SLOW_MS)
-    expect(page.locator("#seen img")).to_be_visible()
+    far = {}
+    for strength in ("0.1", "1"):
+        number = page.locator("#strength input[type=number]")
+        number.fill(strength)
+        number.press("Enter")
+        press(page, "vary", "variants")
+        expect(page.locator("#variants img")).to_have_count(8, timeout=SLOW_MS)
+        expect(page.locator("#seen img")).to_be_visible()
+        made = made_arrays(page, "variants").astype(float)
+        far[strength] = np.abs(made - made.mean(0)).mean()  # variants differ the more, the more of them is noise
+    assert far["0.1"] < far["1"]
 
 
 def rated(path: Path) -> int:

@@ -16,13 +16,14 @@ import torch
 from PIL import Image
 from playwright.sync_api import Browser, Page, expect
 
-from medmnist_diffusion.app.page import RUNTIME, VERSION, page_content, write_page
-from medmnist_diffusion.diffusion.sampling import load_pipeline
+from medmnist_diffusion.app.page import RUNTIME, VERSION, _write, page_content, write_page
+from medmnist_diffusion.diffusion.samplers import DEFAULT_SAMPLER
+from medmnist_diffusion.diffusion.sampling import load_pipeline, set_sampler
 from medmnist_diffusion.publish.onnx_export import description
 from medmnist_diffusion.shipped import pipeline_folder
 from tests.app.browser import needs_browser, watched_page
 from tests.conftest import ROOT, CliError
-from tests.pipelines.test_kinds import made
+from tests.pipelines.test_kinds import FINDINGS, made
 
 NPM_FILE = ROOT / "build" / f"{RUNTIME}-{VERSION}.tgz"
 needs_runtime = pytest.mark.skipif(
@@ -57,14 +58,21 @@ def page(browser: Browser, address: str) -> Iterator[Page]:
         yield tab
 
 
-def pixels_of(tab: Page, index: int) -> np.ndarray:
-    """Grey levels H×W of a canvas."""
-    flat = (
+def colours_of(tab: Page, index: int) -> np.ndarray:
+    """Red, green and blue H×W×3 of a canvas."""
+    height, width, flat = (
         tab.locator("#images canvas")
         .nth(index)
-        .evaluate("c => Array.from(c.getContext('2d').getImageData(0, 0, c.width, c.height).data)")
+        .evaluate(
+            "c => [c.height, c.width, Array.from(c.getContext('2d').getImageData(0, 0, c.width, c.height).data)]"
+        )
     )
-    return np.array(flat, np.int16).reshape(28, 28, 4)[..., 0]
+    return np.array(flat, np.int16).reshape(height, width, 4)[..., :3]
+
+
+def pixels_of(tab: Page, index: int) -> np.ndarray:
+    """Grey levels H×W of a canvas."""
+    return colours_of(tab, index)[..., 0]
 
 
 def make(tab: Page, count: int, seed: int, label: str | None = None, guidance: str | None = None) -> None:
@@ -99,6 +107,44 @@ def test_the_same_seed_makes_the_same_image_as_python(page: Page, guidance: floa
     assert [
         np.abs(np.asarray(a, int) - np.asarray(b, int)).max() for a, b in zip(names["images"], wanted, strict=True)
     ] == [0] * 5
+
+
+def as_in_python(pipe: Any, labels: list[Any], seeds: list[int]) -> np.ndarray:
+    """Grey levels N×H×W×C, of volumes N×D×H×W×C."""
+    generators = [torch.Generator().manual_seed(seed) for seed in seeds]
+    return pipe(labels, generator=generators, timesteps=pipe.fast_timesteps(10), output_type="np").images * 255
+
+
+@needs_browser
+@needs_runtime
+@pytest.mark.parametrize("kind", ["colours", "volumes", "several labels"])
+def test_other_kinds_of_images(kind: str, browser: Browser, tmp_path: Path) -> None:
+    """Networks without training: what the page shows is what Python makes, in all channels, slices and labels."""
+    shape = (1, 8, 16, 16) if kind == "volumes" else (3, 16, 16) if kind == "colours" else (1, 16, 16)
+    pipe = made(shape, multi_label=kind == "several labels")
+    set_sampler(pipe, DEFAULT_SAMPLER)
+    _write(pipe, page_content(pipeline_folder("phantom-28"), pipe), tmp_path / "page", NPM_FILE)
+    with served_folder(tmp_path / "page") as address, watched_page(browser, address) as tab:
+        expect(tab.locator("body[data-ready]")).to_be_attached()
+        for name in FINDINGS.values():
+            if kind == "several labels" and name != "mass":
+                tab.get_by_label(name, exact=True).check()
+        make(tab, 2, 5)
+        if kind == "several labels":
+            wanted = as_in_python(pipe, [["effusion", "nodule"]] * 2, [5, 6])
+            expect(tab.locator("#images button").first).to_contain_text("effusion + nodule, seed 5")
+        else:
+            wanted = as_in_python(pipe, ["effusion", "mass"], [5, 6])
+        if kind == "volumes":
+            tab.locator("#slice").fill("3")
+            expect(tab.locator("#slice_number")).to_have_text("3")
+            wanted = wanted[:, 3]
+        for index in range(2):
+            assert np.abs(colours_of(tab, index) - wanted[index]).max() <= 2.5
+        with tab.expect_download() as download:
+            tab.locator("#images button").nth(1).click()
+        sides = (3 * 16, 3 * 16) if kind == "volumes" else (16, 16)  # eight slices in rows of three
+        assert Image.open(download.value.path()).size == sides
 
 
 @needs_browser

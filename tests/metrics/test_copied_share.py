@@ -15,6 +15,7 @@ from medmnist_diffusion.data import load_dataset, phantom
 from medmnist_diffusion.data.audit import describe
 from medmnist_diffusion.data.dataset import ImageDataset, Split
 from medmnist_diffusion.data.npz import write_npz
+from medmnist_diffusion.metrics import memorization
 from medmnist_diffusion.metrics.evaluation import evaluate_images
 from medmnist_diffusion.metrics.memorization import SURE, Threshold
 from medmnist_diffusion.publish.copies import copy_tests
@@ -56,7 +57,7 @@ def test_redrawn_copies_are_found_although_val_holds_twins(twins_in_val: ImageDa
     metrics = measured(
         twins_in_val, Split("redrawn", images, np.r_[twins_in_val.train.labels[:40], split.labels[40:]])
     )
-    judge = copy_tests(metrics).judge
+    (judge,) = copy_tests(metrics).judges
     assert judge is not None
     assert judge.p_value < 1e-6
     assert "32 left out: they stand in train, or have a twin there" in judge.floor_source
@@ -86,21 +87,51 @@ def test_too_few_images_cannot_be_judged() -> None:
 
 def test_a_copy_could_pass_for_the_next_picture_of_a_person(twins_in_val: ImageDataset) -> None:
     """Many val images look like one training image each, some more and some less: no valley tells them from others."""
-    train, val, rng = twins_in_val.train, fresh(240), np.random.default_rng(3)
-    weights = np.r_[rng.uniform(0.4, 0.9, 140), np.zeros(100)]
-    mixed = weights[:, None, None, None] * train.images[:240] + (1 - weights[:, None, None, None]) * val.images[:]
-    again = Split("val", mixed.astype(np.uint8), np.where(weights > 0, train.labels[:240], val.labels))
+    train, val, rng = twins_in_val.train, fresh(440), np.random.default_rng(3)
+    weights = np.r_[rng.uniform(0.4, 0.9, 180), np.zeros(260)]
+    mixed = weights[:, None, None, None] * train.images[:440] + (1 - weights[:, None, None, None]) * val.images[:]
+    again = Split("val", mixed.astype(np.uint8), np.where(weights > 0, train.labels[:440], val.labels))
     dataset = replace(twins_in_val, splits={**twins_in_val.splits, "val": again})
     tests = copy_tests(measured(dataset, fresh(300)))
     assert not tests.flagged
-    assert tests.judge.near_fresh > 0.05
+    assert tests.judges[0].near_fresh > 0.05
     assert "A person's next picture does so" in tests.unjudged
-    assert copy_tests(measured(twins_in_val, fresh(300))).judge.near_fresh < 0.01
+    assert copy_tests(measured(twins_in_val, fresh(300))).judges[0].near_fresh < 0.01
     # Where it is known who is in an image, those of persons in train are left out, and what is left can be judged.
-    people = [f"p{row}" if weights[row] else f"other {row}" for row in range(240)]
+    people = [f"p{row}" if weights[row] else f"other {row}" for row in range(440)]
     known = replace(train, groups=[f"p{row}" for row in range(len(train))])
     splits = {**dataset.splits, "train": known, "val": replace(again, groups=people)}
     assert copy_tests(measured(replace(dataset, splits=splits), fresh(300))).unjudged is None
+
+
+def test_where_copies_made_on_purpose_go_unseen_nobody_says_no_sign(twins_in_val: ImageDataset) -> None:
+    """One val image lies very near to a training image, and whom the images are of is known, so that few set the threshold; and:
+    sixty frames of each of a few scenes, so that a copy has many more as near."""
+    train, rng = twins_in_val.train, np.random.default_rng(5)
+    val = fresh(151).images[:].copy()
+    val[0] = np.clip(0.9 * train.images[0].astype(float) + 0.1 * val[0], 0, 255).astype(np.uint8)
+    split = Split("val", val, fresh(151).labels, [f"v{row}" for row in range(151)])
+    known = replace(train, groups=[f"t{row}" for row in range(len(train))])
+    one_near = replace(twins_in_val, splits={**twins_in_val.splits, "train": known, "val": split})
+    scenes = np.repeat(train.images[:6], 60, 0) + rng.normal(0, 1, (360, 28, 28, 1))
+    images = np.concatenate([scenes.clip(0, 255).astype(np.uint8), train.images[:300]])
+    frames = Split("train", images, np.concatenate([np.repeat(train.labels[:6], 60), train.labels[:300]]))
+    many_frames = replace(twins_in_val, splits={**twins_in_val.splits, "train": frames})
+    for dataset in (one_near, many_frames):
+        tests = copy_tests(measured(dataset, fresh(400)))
+        assert not tests.flagged
+        assert tests.unjudged
+        assert "copied on purpose" in tests.unjudged or "lie nearer to a training image than half" in tests.unjudged
+
+
+def test_the_controls_of_usual_data_are_seen(twins_in_val: ImageDataset) -> None:
+    (judge,) = copy_tests(measured(twins_in_val, fresh(400))).judges
+    assert judge.seen_copies > 0.95
+    redrawn_here = redrawn(twins_in_val.train.images[:200], np.random.default_rng(9)).astype(float)
+    ours = memorization.redrawn(twins_in_val.train.images[:200].astype(float), np.random.default_rng(9))
+    off = [np.sqrt(((one - twins_in_val.train.images[:200]) ** 2).mean((1, 2, 3))) for one in (redrawn_here, ours)]
+    np.testing.assert_allclose(off[1], 10, atol=1)
+    np.testing.assert_allclose(off[0], off[1], atol=1.5)
 
 
 def test_what_is_detectable_is_where_the_p_value_falls_below_the_level() -> None:

@@ -65,9 +65,15 @@ def test_where_copies_cannot_be_judged(folder: Path, cli_error: CliError) -> Non
     assert "copies below 40% would go unseen" in cli_error(*publishing(folder, "--dry_run"))
     for record in metrics["metrics"]:
         if record["name"] == "copied_share":
-            record |= {"detectable": 0.05, "near_fresh": 0.12}
+            record |= {"detectable": 0.05, "near_fresh": 0.12, "seen_copies": 0.95}
     (folder / "metrics.json").write_text(json.dumps(metrics))
     assert "12% of the real images to compare with lie nearer" in cli_error(*publishing(folder, "--dry_run"))
+    for known, words in ((None, "an older version measured it"), (0.6, "only 60% count as copies")):
+        for record in metrics["metrics"]:
+            if record["name"] == "copied_share":
+                record |= {"near_fresh": 0.01, "seen_copies": known}
+        (folder / "metrics.json").write_text(json.dumps(metrics))
+        assert words in cli_error(*publishing(folder, "--dry_run"))
 
 
 @pytest.mark.parametrize(
