@@ -9,7 +9,8 @@ and every figure is compared: results/half_precision.json says which ones left t
 could be published. Its card and its figures are those of the rounded weights.
 
 `--again` evaluates a shipped pipeline as its card says, and writes to results/shipped_again.json whether every figure comes again:
-the very same on the machine that measured it, within its interval on another.
+the very same on the machine that measured it, within its interval on another. With `--take` the new figures take the card's place,
+as after a change of what is measured; unless one lies outside, or speaks against publication.
 """
 
 import argparse
@@ -82,14 +83,25 @@ def seeds_of(metrics: Metrics) -> int:
     return int(metrics.sampling.get("sampling_seeds", 1))
 
 
-def again(name: str, data: str) -> None:
-    """Evaluate a shipped pipeline as it was, and compare."""
+def again(name: str, data: str, take: bool) -> None:
+    """Evaluate a shipped pipeline as it was, and compare; `take` the new figures.
+
+    Raises:
+        UserError: if they cannot be taken.
+    """
     known, dataset = Metrics.read(MODEL_CARDS / name / "metrics.json"), own_data(MODEL_CARDS / name, data)
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(shutil.copytree(MODEL_CARDS / name, Path(temporary) / name))
         new = evaluate(folder, dataset, sampling_seeds=seeds_of(known))
-    found = compared(known, new, ("card", "again"))
-    keep(AGAIN, name, found)
+        found = compared(known, new, ("card", "again"))
+        keep(AGAIN, name, found)
+        if take:
+            if found["outside"] or (reasons := reasons_against_publishing(folder, f"somebody/{name}")):
+                why = f"{found['outside']} figures lie outside" if found["outside"] else "; ".join(reasons)
+                raise UserError(f"{name}: the new figures are not taken: {why}.")
+            for path in (folder / "metrics.json", *folder.glob("*.png")):
+                shutil.copy(path, MODEL_CARDS / name)
+            refresh(MODEL_CARDS / name, name)
     same = sum(row["card"] == row["again"] for row in found["figures"])
     print(
         f"{name}: {len(found['figures'])} figures, {same} the very same, {found['outside']} outside their intervals."
@@ -133,12 +145,13 @@ def main(argv: Sequence[str]) -> None:
     parser.add_argument("--name")
     parser.add_argument("--refresh", action="store_true")
     parser.add_argument("--again", choices=shipped_names(), metavar="NAME")
+    parser.add_argument("--take", action="store_true")
     args = parser.parse_args(argv)
     if args.refresh:
         for name in shipped_names():
             refresh(MODEL_CARDS / name, name)
     elif args.again and args.dataset:
-        again(args.again, args.dataset)
+        again(args.again, args.dataset, args.take)
     elif args.pipeline and args.dataset and args.name:
         ship(args.pipeline, args.name, args.dataset)
     else:

@@ -310,9 +310,9 @@ def open_image(row: dict[str, Any], where: str) -> Image.Image | Values:
     if (medical := medical_values(row, where)) is not None:
         return medical
     try:
-        image = Image.open(
-            io.BytesIO(row["bytes"]) if row["bytes"] is not None else row["path"], formats=list(SUFFIXES)
-        )
+        # Never by its path: Pillow then maps uncompressed TIFFs into memory, and scrambles those that are to be turned.
+        content = row["bytes"] if row["bytes"] is not None else Path(row["path"]).read_bytes()
+        image = Image.open(io.BytesIO(content), formats=list(SUFFIXES))
         if image.mode in DEEP_MODES:
             return deep_values(image, file, where)
         if image.mode not in GREY_MODES + COLOUR_MODES or _has_16_bits(image):

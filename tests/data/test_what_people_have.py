@@ -17,6 +17,7 @@ from PIL import Image, PngImagePlugin
 from medmnist_diffusion.data import ImageDataset, load_dataset
 from medmnist_diffusion.data.audit import audit, findings
 from medmnist_diffusion.data.conditioning import Conditioning
+from medmnist_diffusion.data.images import read_image
 from medmnist_diffusion.data.labelled_folder import load_labelled_folder
 from medmnist_diffusion.data.npz import SPLITS
 from tests.conftest import CliError
@@ -203,6 +204,22 @@ def test_pictures_lie_as_viewers_show_them(made: Any, kind: str, tmp_path: Path)
     dataset = load_dataset(str(path))
     assert np.abs(dataset.train.images[:][0, :, :, 0].astype(int) - UP).mean() < 4
     assert said(dataset, "16 of 16 images were turned upright", "EXIF")
+
+
+@pytest.mark.parametrize("mode", ["L", "RGB", "RGBA", "I;16", "F"])
+@pytest.mark.parametrize("turn", range(1, 9))
+def test_a_turned_file_that_is_not_square(mode: str, turn: int, tmp_path: Path) -> None:
+    """Uncompressed TIFFs on disk, where EXIF's table says which stored rows and columns are to be seen."""
+    stored = np.arange(6 * 4, dtype=np.uint8).reshape(6, 4) * 9
+    pixels: dict[str, Any] = {"L": stored, "I;16": stored.astype(np.uint16) * 200, "F": stored.astype(np.float32)}
+    image = Image.fromarray(pixels[mode]) if mode in pixels else Image.fromarray(stored).convert(mode)
+    image.save(tmp_path / "x.tif", tiffinfo={274: turn})
+    turned = {1: stored, 2: stored[:, ::-1], 3: stored[::-1, ::-1], 4: stored[::-1], 5: stored.T}
+    turned |= {6: np.rot90(stored, -1), 7: np.rot90(stored, 2).T, 8: np.rot90(stored)}
+    shown = turned[turn]
+    image, _ = read_image(tmp_path / "x.tif", (*shown.shape, 1))
+    grey = image[..., 0].astype(float)
+    assert np.corrcoef(grey.ravel(), shown.ravel())[0, 1] > 0.999
 
 
 def test_hidden_colours_and_shapes_of_transparency(made: Any) -> None:
