@@ -309,7 +309,7 @@ def class_order(names: Iterable[str]) -> list[str]:
 
 
 def nearly_equal(names: Iterable[str]) -> tuple[str, str] | None:
-    """Two names that differ only in case, spaces, a way to write the same letters or the same number; None if there are none."""
+    """Two names that differ only in how they are written (`same_name`); None if there are none."""
     seen: dict[str, str] = {}
     for name in names:
         if seen.setdefault(key := same_name(name), name) != name:
@@ -318,9 +318,12 @@ def nearly_equal(names: Iterable[str]) -> tuple[str, str] | None:
 
 
 def same_name(name: str) -> str:
-    """What names have in common that differ only in case, spaces, a way to write the same letters or the same number."""
+    """What names have in common that differ only in case, in spaces, hyphens and underscores, in a way to write the same letters,
+    or in one to write the same whole number (1, 01, 1.0)."""
     key = unicodedata.normalize("NFC", " ".join(name.split())).casefold()
-    return str(int(key)) if _is_integer(key) else key
+    if re.fullmatch(r"[+-]?[0-9]+(\.0+)?", key):
+        return str(int(key.partition(".")[0]))
+    return re.sub(r"(?<=\w)[-_\s]+(?=\w)", " ", key)
 
 
 def _is_integer(name: str) -> bool:

@@ -11,7 +11,6 @@ import re
 from collections import Counter
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field
-from itertools import combinations
 from pathlib import Path
 
 from medmnist_diffusion.data.conditioning import LARGEST_GROUP
@@ -33,13 +32,22 @@ _SPLIT_LIKE = re.compile(
     r"|pruef|обуч|тест|训练|测试|验证|訓練|テスト|検証",
     re.IGNORECASE,
 )
-_SPLIT_TAIL = r"([-_ ]?(set|data|images|split))?"
-_MASK_WORDS = (
-    r"masks?|seg(s|mented|mentations?)?|lesions?|annotations?|ground[-_ ]?truths?|gts?|contours?|overlays?|thumbnails?"
+# Words for another version of the same images.
+_VERSION = re.compile(
+    r"augment|original|\braw\b|processed|enhanced|resized|cropped|mask|segment|images?\b|(^|[-_ ])png|jpe?g",
+    re.IGNORECASE,
 )
-_MASK_FOLDER = re.compile(rf"({_MASK_WORDS}|labels?([-_ ]?(tr|ts|va))?)", re.IGNORECASE)
-_MASK_FILE = re.compile(rf"(?P<of>.+?)[-_ ]+({_MASK_WORDS}|label)([-_ ]*\d+)?", re.IGNORECASE)
+_SPLIT_TAIL = r"([-_ ]?(set|data|images|split))?"
+_SURE_WORDS = r"masks?|seg(s|mented|mentations?)?|annotations?|ground[-_ ]?truths?|contours?|overlays?|superpixels?"
+_MASK_WORDS = rf"{_SURE_WORDS}|lesions?|gts?|thumbnails?|rois?"
+_MASK_FOLDER = re.compile(
+    rf"({_MASK_WORDS}|labels?([-_ ]?(tr|ts|va))?|(.*[-_ ])?({_SURE_WORDS})([-_ ].*)?)", re.IGNORECASE
+)
+_MASK_FILE = re.compile(
+    rf"(?P<of>.+?)[-_ .]+({_MASK_WORDS}|label)([-_ ]*\d+)?|({_SURE_WORDS})[-_ .]+(?P<before>.+)", re.IGNORECASE
+)
 _MASKS = "{} masks were left out"
+MOST_STRAYS = 0.1  # of the images, that lie in no such folder
 FEWEST_PATIENTS = 10  # so many folders below the classes, or ids in DICOM files, are taken for patients
 
 
@@ -99,14 +107,35 @@ def split_name(name: str) -> str | None:
 
 
 def split_in(name: str) -> set[str]:
-    """The splits that stand as words in a file's name: `train-00000-of-00001`, `my_test_v2`."""
+    """The splits that stand as words in a file's name: `train-00000-of-00001`, `my_test_v2`, `trainset`."""
     words = re.split(r"[^a-z]+", name.lower())
-    return {split for split, known in _SPLITS.items() if any(re.fullmatch(known, word) for word in words)}
+    return {
+        split
+        for split, known in _SPLITS.items()
+        if any(re.fullmatch(f"({known}){_SPLIT_TAIL}", word) for word in words)
+    }
+
+
+def is_split_like(name: str) -> bool:
+    """Whether a name looks like that of a split in some language or habit."""
+    return _SPLIT_LIKE.search(name) is not None
 
 
 def is_hidden(path: Path) -> bool:
     """Whether a part of it starts with a dot (.ipynb_checkpoints, macOS's ._0.png) or is a system's own folder."""
     return any(part.startswith(".") or part in SYSTEM_FOLDERS for part in path.parts)
+
+
+def files_below(path: Path) -> list[Path]:
+    """All files below a folder that are not hidden, sorted. Links to folders are followed, but for those that lead back."""
+    found = []
+    for root, folders, files in os.walk(path, followlinks=True):
+        real = os.path.realpath(root)
+        folders[:] = [
+            one for one in folders if not f"{real}/".startswith(f"{os.path.realpath(os.path.join(root, one))}/")
+        ]
+        found += [Path(root) / one for one in files]
+    return sorted(file for file in found if file.is_file() and not is_hidden(file.relative_to(path)))
 
 
 def folder_contents(path: Path) -> FolderContents:
@@ -133,16 +162,18 @@ def folder_contents(path: Path) -> FolderContents:
             left_out.add("{} folders hold no images, so that they are no classes", part.path / name)
         _refuse_masks_as_classes(part)
         splits[split] = {name: _without_masks(folder, left_out) for name, folder in part.folders.items()}
-    inner = [set(folder.folders) for part in found.values() for folder in part.folders.values()]
-    shared = {name for one, other in combinations(inner, 2) for name in one & other}
+    below = {name for part in found.values() for folder in part.folders.values() for name in folder.folders}
     if patients := _patients(found, splits):
-        names = sorted(set(patients.values()))
+        names = sorted({group for file, group in patients.items() if group != str(file)})
         notes.append(
             f"The {len(names)} folders below the classes ({', '.join(names[:3])}, …) were taken for patients: images in folders "
             "of one name belong together."
         )
-    elif len(shared) > 1:
-        notes.append(f"Folders below the classes were not taken for classes ({', '.join(sorted(shared)[:3])}, …).")
+    elif len(below) > 1:
+        notes.append(
+            f"Folders below the classes were not taken for classes ({', '.join(sorted(below)[:3])}, …), nor for patients: images of "
+            "one person may stand in several splits. A table with a column `patient` says whom each image is of."
+        )
     if found.get("train") is not tree:
         notes.append(
             "Splits from the folders "
@@ -176,16 +207,21 @@ def images_in(path: Path) -> tuple[list[Path], list[str]]:
 
 
 def _patients(trees: dict[str, _Tree], splits: dict[str, dict[str, list[Path]]]) -> dict[Path, str] | None:
-    """Each image → the folder below its class; None unless all images lie in such folders, and these can be patients."""
+    """Each image → the folder below its class, and below a layer that all images of the class lie in; None unless nearly all
+    images lie in such folders, and these can be patients. A stray image is a patient of its own."""
     below: dict[Path, str] = {}
+    strays = 0
     for split, classes in splits.items():
         for name, files in classes.items():
-            for file in files:
-                folders = file.relative_to(trees[split].folders[name].path).parts[:-1]
-                if not folders:
-                    return None
-                below[file] = folders[0]
-    return below if can_be_patients(below.values()) else None
+            folders = [file.relative_to(trees[split].folders[name].path).parts[:-1] for file in files]
+            while len({parts[:1] for parts in folders}) == 1 and all(len(parts) > 1 for parts in folders):
+                folders = [parts[1:] for parts in folders]
+            below |= {file: parts[0] if parts else str(file) for file, parts in zip(files, folders, strict=True)}
+            strays += sum(not parts for parts in folders)
+    if strays > MOST_STRAYS * len(below):
+        return None
+    named = [group for file, group in below.items() if group != str(file)]
+    return below if can_be_patients(named) else None
 
 
 def can_be_patients(groups: Collection[str]) -> bool:
@@ -267,6 +303,23 @@ def _refuse_two_readings(tree: _Tree) -> None:
     """Splits below the classes; and folders that look like splits, hold the same folders as others, and have no split's name."""
     below = {name: set(folder.folders) for name, folder in tree.folders.items()}
     for name, inner in below.items():
+        if (
+            not split_name(name)
+            and len({split_name(one) for one in inner} - {None}) == 1
+            and len([one for one in inner if is_split_like(one)]) > 1
+        ):
+            listed = ", ".join(sorted(filter(is_split_like, inner)))
+            raise UserError(
+                f"{tree.path}: {name} holds {listed}, which look like splits. Turn it round: folders called train, val and test on "
+                "top, the classes in them."
+            )
+        alike = [other for other in below if other != name and len(below[other] & inner) > 1]
+        if alike and _VERSION.search(name) and not split_name(name):
+            raise UserError(
+                f"{tree.path}: {name} and {alike[0]} hold the same folders. Are they versions of the same images? Give the folder "
+                "of one of them. If they are classes, call them otherwise."
+            )
+    for name, inner in below.items():
         splits = [one for one in sorted(inner) if split_name(one)]
         if not split_name(name) and len({split_name(one) for one in splits}) > 1:
             raise UserError(
@@ -296,15 +349,16 @@ def _refuse_masks_as_classes(part: _Tree) -> None:
 
 
 def _without_masks(tree: _Tree, left_out: _LeftOut) -> list[Path]:
-    """The images of a class; not those in folders for masks, nor `x_mask.png` beside `x.png`."""
-    stems = {stem_of(image) for image in tree.images}
+    """The images of a class; not those in folders for masks, nor `x_mask.png` or `mask_x.png` beside `x.png` or `x_flair.png`."""
+    stems = {stem for image in tree.images if not _MASK_FILE.fullmatch(stem := stem_of(image))}
+    stems |= {re.sub(r"[-_ .]+[A-Za-z]+$", "", stem) for stem in stems}
     masks = [name for name in tree.folders if _MASK_FOLDER.fullmatch(name)]
     if not tree.images and len(masks) == len(tree.folders):
         masks = []  # there is nothing that they could be the masks of
     kept = []
     for image in tree.images:
         match = _MASK_FILE.fullmatch(stem_of(image))
-        if match and match["of"] in stems:
+        if match and (match["of"] or match["before"]) in stems:
             left_out.add(_MASKS, image)
         else:
             kept.append(image)

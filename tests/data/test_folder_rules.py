@@ -25,7 +25,19 @@ HIDDEN = {"@eaDir", "__MACOSX", ".cache", "._x"}
 CLASSES = ["benign", "10", "9", "p 1", "test_positive", "été"]
 FOLDERS = st.sampled_from([*CLASSES[:2], *SPLIT_OF, *MASKS, *HIDDEN, *CLASSES])
 FILES = st.sampled_from(
-    ["0.png", "0.png", "1.JPG", "0_mask.png", "1 (2).tiff", "1-seg 3.png", "1.txt", "x.docx", "._0.png"]
+    [
+        "0.png",
+        "0.png",
+        "1.JPG",
+        "0_mask.png",
+        "1 (2).tiff",
+        "1-seg 3.png",
+        "mask_0.png",
+        "1_t.png",
+        "1.txt",
+        "x.docx",
+        "._0.png",
+    ]
 )
 Where = dict[str, tuple[str, str]]  # file → split, class
 
@@ -65,8 +77,12 @@ def by_the_rules(files: set[str]) -> Where | None:
             if path[at] in MASKS and beside - MASKS:
                 return True
         stems = {one[-1].rsplit(".", 1)[0] for one in siblings if one[:-1] == (split, *path[:-1])}
+        stems -= {"0_mask", "1-seg 3", "mask_0"}
+        stems |= {"1"} if "1_t" in stems else set()
         stem = path[-1].rsplit(".", 1)[0]
-        return stem in {f"{of}{tail}" for of in stems for tail in ("_mask", "-seg 3")}
+        return stem in {
+            f"{before}{of}{tail}" for of in stems for before, tail in (("", "_mask"), ("", "-seg 3"), ("mask_", ""))
+        }
 
     return {"/".join(whole): (split, path[0]) for split, path, whole in parted if not is_mask(split, path)}
 
