@@ -3,6 +3,7 @@
     python benchmarks/ship.py runs/pneumonia/pipeline --dataset pneumoniamnist --name pneumoniamnist-28
     python benchmarks/ship.py --refresh     # after a change of pipelines/ or of the card: those that are shipped get it, too
     python benchmarks/ship.py --again pneumoniamnist-28 --dataset pneumoniamnist
+    python benchmarks/ship.py --controls pneumoniamnist-28 --dataset pneumoniamnist
 
 Its weights are rounded to float16 (they are computed with in float32), it is evaluated anew over as many sampling seeds as before,
 and every figure is compared: results/half_precision.json says which ones left the interval that they had. It is shipped only if it
@@ -11,6 +12,9 @@ could be published. Its card and its figures are those of the rounded weights.
 `--again` evaluates a shipped pipeline as its card says, and writes to results/shipped_again.json whether every figure comes again:
 the very same on the machine that measured it, within its interval on another. With `--take` the new figures take the card's place,
 as after a change of what is measured; unless one lies outside, or speaks against publication.
+
+`--controls` completes the records of copies with what they say of real images alone, where an older version measured them: how near
+independent real images lie, how many copies made on purpose would be seen, and from which share on. No image is generated.
 """
 
 import argparse
@@ -34,8 +38,13 @@ from medmnist_diffusion.data.audit import describe
 from medmnist_diffusion.diffusion.folder_check import WEIGHTS, write_manifest
 from medmnist_diffusion.errors import UserError, run_command
 from medmnist_diffusion.files import atomic_folder, write_json
+from medmnist_diffusion.metrics.evidence import Candidate
+from medmnist_diffusion.metrics.memorization import Threshold
+from medmnist_diffusion.metrics.real_side import RealSide
+from medmnist_diffusion.metrics.table import METRICS
 from medmnist_diffusion.pipelines import ClassConditionalDDPMPipeline
 from medmnist_diffusion.publish.card import write_card
+from medmnist_diffusion.publish.copies import copy_tests
 from medmnist_diffusion.publish.publish import CODE, SAMPLES, reasons_against_publishing
 from medmnist_diffusion.shipped import MODEL_CARDS, shipped_names
 from medmnist_diffusion.training.evaluate_fid import evaluate
@@ -108,6 +117,35 @@ def again(name: str, data: str, take: bool) -> None:
     )
 
 
+def controls(name: str, data: str) -> None:
+    """Complete the copied shares by pixels of a shipped pipeline.
+
+    Raises:
+        UserError: if the threshold is another than the record's: then its images must be looked at again.
+    """
+    folder = MODEL_CARDS / name
+    metrics, real = Metrics.read(folder / "metrics.json"), RealSide(own_data(folder, data))
+    alone = real.relative_of_alone if len(real.alone) else None
+    for at, record in enumerate(metrics.metrics):
+        if (record.name, record.extractor) != ("copied_share", "pixels"):
+            continue
+        fresh = real.independent(real.relative_of_held_out, alone, record.class_)
+        kinds = real.relative_of_redrawn(record.class_)
+        images = Candidate(fresh.values, fresh.labels, fresh, None, record.seed, "of the local spacing", kinds)
+        found, threshold = METRICS["copied_share"].compute(images), Threshold.of(fresh.values)
+        if f"threshold {threshold.value:.3g} of" not in record.note:
+            raise UserError(f"{name}: {record.note}, and now the threshold is {threshold.value:.3g}: --again --take.")
+        known = {"near_fresh": found.near_fresh, "seen_copies": found.seen_copies}
+        detectable = threshold.detectable(record.n_generated)
+        metrics.metrics[at] = record.model_copy(update={**known, "detectable": detectable})
+    metrics.write(folder / "metrics.json")
+    refresh(folder, name)
+    for judge in copy_tests(metrics).judges:
+        print(f"{name}: near {judge.near_fresh:.1%}, copies seen {judge.seen_copies:.0%}, detectable {judge.detectable}")
+    if reasons := reasons_against_publishing(folder, f"somebody/{name}"):
+        raise UserError(f"{name}: {'; '.join(reasons)}.")
+
+
 def keep(path: Path, name: str, found: dict[str, Any]) -> None:
     """Put what was found of a pipeline into a result file."""
     result = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
@@ -146,16 +184,19 @@ def main(argv: Sequence[str]) -> None:
     parser.add_argument("--refresh", action="store_true")
     parser.add_argument("--again", choices=shipped_names(), metavar="NAME")
     parser.add_argument("--take", action="store_true")
+    parser.add_argument("--controls", choices=shipped_names(), metavar="NAME")
     args = parser.parse_args(argv)
     if args.refresh:
         for name in shipped_names():
             refresh(MODEL_CARDS / name, name)
     elif args.again and args.dataset:
         again(args.again, args.dataset, args.take)
+    elif args.controls and args.dataset:
+        controls(args.controls, args.dataset)
     elif args.pipeline and args.dataset and args.name:
         ship(args.pipeline, args.name, args.dataset)
     else:
-        raise UserError("give a pipeline, --dataset and --name; --again and --dataset; or --refresh.")
+        raise UserError("give a pipeline, --dataset and --name; --again or --controls, and --dataset; or --refresh.")
 
 
 if __name__ == "__main__":
