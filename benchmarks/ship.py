@@ -13,8 +13,8 @@ could be published. Its card and its figures are those of the rounded weights.
 the very same on the machine that measured it, within its interval on another. With `--take` the new figures take the card's place,
 as after a change of what is measured; unless one lies outside, or speaks against publication.
 
-`--controls` completes the records of copies with what they say of real images alone, where an older version measured them: how near
-independent real images lie, how many copies made on purpose would be seen, and from which share on. No image is generated.
+`--controls` completes the records of copies with what they say of real images alone, where an older version measured them: how
+near independent ones lie, how many copies made on purpose would be seen, and from which share on. No image is generated.
 """
 
 import argparse
@@ -141,7 +141,9 @@ def controls(name: str, data: str) -> None:
     metrics.write(folder / "metrics.json")
     refresh(folder, name)
     for judge in copy_tests(metrics).judges:
-        print(f"{name}: near {judge.near_fresh:.1%}, copies seen {judge.seen_copies:.0%}, detectable {judge.detectable}")
+        print(
+            f"{name}: near {judge.near_fresh:.1%}, copies seen {judge.seen_copies:.0%}, detectable {judge.detectable}"
+        )
     if reasons := reasons_against_publishing(folder, f"somebody/{name}"):
         raise UserError(f"{name}: {'; '.join(reasons)}.")
 

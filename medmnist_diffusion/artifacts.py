@@ -72,6 +72,7 @@ class SplitAudit(Record):
     pixel_range: list[int]  # lowest and highest grey level
     brightness: dict[str, ClassBrightness] | None = None  # class name →; audits of older runs do not say
     constant_images: int
+    dark_images: int | None = None  # not constant, and nearly black; audits of older runs do not say
     repeated_images: int  # images that repeat an earlier one of the split
     near_duplicate_pairs: int
     looked_up_for_near_duplicates: int | None = None  # audits of older runs do not say

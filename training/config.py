@@ -205,7 +205,11 @@ class TrainingConfig:
     )
 
     logging_steps: Count = Field(default=20, description="Steps between rows of loss.csv.", json_schema_extra=FREE)
-    validation_steps: Count = Field(default=250, description="Steps between held-out losses.", json_schema_extra=FREE)
+    validation_steps: Count = Field(
+        default=250,
+        description="Steps between held-out losses, at most: fewer where a set is small.",
+        json_schema_extra=FREE,
+    )
     sample_steps: Count = Field(default=1000, description="Steps between sample grids.", json_schema_extra=FREE)
     checkpointing_steps: Count = Field(default=500, description="Steps between checkpoints.", json_schema_extra=FREE)
     checkpoints_total_limit: Count = Field(default=2, description="Checkpoints kept.", json_schema_extra=FREE)

@@ -47,7 +47,7 @@ class Validate:
     warned: bool = False
 
     def due(self, state: TrainingState) -> bool:
-        return state.spent >= 1 or state.step % self.run.config.validation_steps == 0
+        return state.spent >= 1 or state.step % self.run.validation_steps == 0
 
     def __call__(self, state: TrainingState) -> None:
         run, over = self.run, False
@@ -57,7 +57,7 @@ class Validate:
             state.keep_if_best(losses)
             if run.held_out_has_risen(losses, state.best):
                 self._warn(state, row)
-                over = patience_is_over(state.step, state.best.step, run.config.validation_steps)
+                over = patience_is_over(state.step, state.best.step, run.validation_steps)
         if run.config.keep == "best":
             state.overfitted = broadcast_object_list([over])[0] if run.accelerator.num_processes > 1 else over
 

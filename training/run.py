@@ -96,6 +96,14 @@ class Run:
             comparable_from=log.comparable_from,
         )
 
+    @property
+    def validation_steps(self) -> int:
+        """Steps between held-out losses: where the best weights are kept, at least four times before those of a small set rise."""
+        every = self.config.validation_steps
+        if self.config.keep == "latest":
+            return every
+        return min(every, max(1, bearable_steps(len(self.dataset.train), self.images_a_step) // 4))
+
     def save_pipeline(self, name: str, network: UNet2DModel, log: LossLog, summary: TrainingSummary) -> Path:
         """A pipeline folder of the run, with the losses up to its step."""
         rows = [row for row in log.rows if row["step"] <= summary.step]
@@ -304,8 +312,8 @@ def say_plan(run: Run, expected: Expected, max_steps: int | None, step: int) -> 
     if config.keep == "best":
         count = len(run.dataset.train)
         logger.info(
-            "  %s training images usually bear about %s steps; then the held-out loss rises, and training stops",
-            f"{count:,}", f"{bearable_steps(count, run.images_a_step):,}",
+            "  %s training images usually bear about %s steps; then the held-out loss rises, and training ends (seen every %d)",
+            f"{count:,}", f"{bearable_steps(count, run.images_a_step):,}", run.validation_steps,
         )  # fmt: skip
     if max_steps is None:
         logger.info("  expected time: %g minutes, as asked", config.max_train_minutes)

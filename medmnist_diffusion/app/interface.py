@@ -166,7 +166,7 @@ def _pairs(images: np.ndarray, likeness: Likeness) -> list[tuple[Image.Image, st
         both = Image.new("RGB", (left.width + right.width + 4, left.height), "white")
         both.paste(left, (0, 0))
         both.paste(right, (left.width + 4, 0))
-        says = "" if copy is None else ": counts as a copy" if copy else ": no sign of a copy"
+        says = "" if copy is None else ": counts as a copy" if copy else ": no nearer than real images are"
         shown.append((both, f"{relative:.2f}{says}"))
     return shown
 

@@ -20,9 +20,10 @@ from medmnist_diffusion.cache import cache_dir, cached_record, digest
 from medmnist_diffusion.data.conditioning import NO_LABEL
 from medmnist_diffusion.data.dataset import ImageDataset, Split, size_in_words
 from medmnist_diffusion.data.duplicates import Place, image_hashes, in_other, label_conflicts, near_pairs, repeats
+from medmnist_diffusion.data.sources import NEARLY_BLACK
 from medmnist_diffusion.data.twins import Twins, alike_in_words, clusters, find_twins
 
-AUDIT_VERSION = 5  # of the way it is counted: audits kept by another are made again
+AUDIT_VERSION = 6  # of the way it is counted: audits kept by another are made again
 NEAR_DUPLICATE_GREY_LEVELS = 5.0  # root mean square; a picture saved again as JPEG differs by 2 to 4
 TASKS = {"multi-class": "", "ordinal": ", ordered grades", "multi-label": ", any number of labels an image"}
 MOST_PAIRS = 100_000  # counted no further: of a thousand all alike images there are half a million pairs
@@ -166,14 +167,16 @@ def _different_pairs(pairs: np.ndarray, within: bool) -> int:
 
 def _audit_split(split: Split, dataset: ImageDataset, hashes: np.ndarray) -> SplitAudit:
     total, squares, means = np.zeros(dataset.channels), np.zeros(dataset.channels), list[np.ndarray]()
-    pixels, blank = 0, 0
+    pixels, blank, dark = 0, 0, 0
     low, high = 255, 0
     for chunk in split.chunks():
         values = chunk.reshape(len(chunk), -1, chunk.shape[-1]).astype(np.float64)
         total, squares = total + values.sum((0, 1)), squares + (values**2).sum((0, 1))
         means.append(values.mean((1, 2)))
         pixels += values.shape[0] * values.shape[1]
-        blank += int((values.max(1) == values.min(1)).all(-1).sum())
+        is_blank = (values.max(1) == values.min(1)).all(-1)
+        blank += int(is_blank.sum())
+        dark += int((~is_blank & (values.max((1, 2)) <= NEARLY_BLACK)).sum())
         low, high = min(low, int(chunk.min())), max(high, int(chunk.max()))
     mean = total / pixels
     deviation = np.sqrt(np.maximum(squares / pixels - mean**2, 0))
@@ -190,6 +193,7 @@ def _audit_split(split: Split, dataset: ImageDataset, hashes: np.ndarray) -> Spl
         pixel_range=[low, high],
         brightness=_brightness(np.concatenate(means), split, dataset),
         constant_images=blank,
+        dark_images=dark,
         repeated_images=repeats(hashes),
         near_duplicate_pairs=_near_pairs(split, split, looked_up, unique),
         looked_up_for_near_duplicates=len(looked_up),
@@ -238,18 +242,30 @@ def findings(report: Audit) -> list[str]:
                 f"{count} patients (or lesions) have images in {first} and in {second}: figures measured on {second} are inflated."
             )
     for name, split in report.splits.items():
-        if split.constant_images:
-            lines.append(f"{split.constant_images} {name} images are constant (blank).")
-        if split.repeated_images:
-            lines.append(f"{split.repeated_images} {name} images repeat an earlier one of the split.")
-        if split.near_duplicate_pairs:
-            looked_up = _of(split.looked_up_for_near_duplicates, split.images)
-            lines.append(f"{_pairs(split.near_duplicate_pairs)} within {name}{looked_up}.")
+        lines += _split_findings(name, split)
     if report.twins:
         lines += _twin_findings(report.twins)
     lines += _brightness_findings(report.splits["train"])
     if report.imbalance >= 2:
         lines.append(f"The largest class has {report.imbalance:.1f} times the images of the smallest.")
+    return lines
+
+
+def _split_findings(name: str, split: SplitAudit) -> list[str]:
+    """What is odd about the images of one split."""
+    lines = []
+    if split.constant_images:
+        lines.append(f"{split.constant_images} {name} images are constant (blank).")
+    if split.dark_images and split.dark_images < split.images:  # where all are, the data set's notes say it
+        lines.append(
+            f"{split.dark_images} {name} images are nearly black, others are not: no pixel of theirs is above {NEARLY_BLACK} "
+            "of 255. Were they saved on another scale, or are they masks?"
+        )
+    if split.repeated_images:
+        lines.append(f"{split.repeated_images} {name} images repeat an earlier one of the split.")
+    if split.near_duplicate_pairs:
+        looked_up = _of(split.looked_up_for_near_duplicates, split.images)
+        lines.append(f"{_pairs(split.near_duplicate_pairs)} within {name}{looked_up}.")
     return lines
 
 

@@ -171,8 +171,8 @@ def folder_contents(path: Path) -> FolderContents:
         )
     elif len(below) > 1:
         notes.append(
-            f"Folders below the classes were not taken for classes ({', '.join(sorted(below)[:3])}, …), nor for patients: images of "
-            "one person may stand in several splits. A table with a column `patient` says whom each image is of."
+            f"Folders below the classes were not taken for classes ({', '.join(sorted(below)[:3])}, …), nor for patients: images "
+            "of one person may stand in several splits. A table with a column `patient` says whom each image is of."
         )
     if found.get("train") is not tree:
         notes.append(
@@ -310,8 +310,8 @@ def _refuse_two_readings(tree: _Tree) -> None:
         ):
             listed = ", ".join(sorted(filter(is_split_like, inner)))
             raise UserError(
-                f"{tree.path}: {name} holds {listed}, which look like splits. Turn it round: folders called train, val and test on "
-                "top, the classes in them."
+                f"{tree.path}: {name} holds {listed}, which look like splits. Turn it round: folders called train, val and test "
+                "on top, the classes in them."
             )
         alike = [other for other in below if other != name and len(below[other] & inner) > 1]
         if alike and _VERSION.search(name) and not split_name(name):

@@ -50,6 +50,7 @@ _COUNTED = (
     "images", "coloured", "stored_in_colour", "transparent", "turned", "several", "deep", "own_window", "tables", "inverted",
     "volumes", "dicom",
 )  # fmt: skip
+SAMPLE_FORMAT, SIGNED = 339, 2  # TIFF's tag, and its value for numbers that can be below 0
 GREY_MODES = ("1", "L", "LA", "La")
 COLOUR_MODES = ("RGB", "RGBA", "RGBa", "RGBX", "P", "PA", "CMYK", "YCbCr", "LAB", "HSV")
 WHITE, BLACK = 255, 0
@@ -314,7 +315,15 @@ def open_image(row: dict[str, Any], where: str) -> Image.Image | Values:
         content = row["bytes"] if row["bytes"] is not None else Path(row["path"]).read_bytes()
         image = Image.open(io.BytesIO(content), formats=list(SUFFIXES))
         if image.mode in DEEP_MODES:
+            if "transparency" in image.info:
+                raise UserError(
+                    f"{file}: a picture of 16 bits with a transparent value is not read. Fill it, or convert it to 8."
+                )
             return deep_values(image, file, where)
+        if image.format == "TIFF" and SIGNED in np.atleast_1d(image.tag_v2.get(SAMPLE_FORMAT, 1)):  # type: ignore[attr-defined]
+            raise UserError(
+                f"{file}: signed values of 8 bits are not read: below 0 they would turn bright. Convert it."
+            )
         if image.mode not in GREY_MODES + COLOUR_MODES or _has_16_bits(image):
             raise UserError(
                 f"{file}: colours of 16 bits ({image.mode}) are not read, grey is. Convert it to 8 bits, or to grey."

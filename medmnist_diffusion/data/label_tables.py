@@ -10,17 +10,24 @@ Columns called split and patient are used where they are there. What is left out
 import csv
 import io
 import json
-import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from medmnist_diffusion.data.folders import LABEL_TABLES, is_hidden, split_in, split_name
+from medmnist_diffusion.data.conditioning import same_name
+from medmnist_diffusion.data.folders import LABEL_TABLES, files_below, is_hidden, split_in, split_name
 from medmnist_diffusion.data.images import is_image
 from medmnist_diffusion.data.medical import stem_of
-from medmnist_diffusion.data.parquet import GROUP_COLUMNS, LABEL_COLUMNS, NO_LABEL, SPLIT_COLUMNS
+from medmnist_diffusion.data.parquet import (
+    GROUP_COLUMNS,
+    LABEL_COLUMNS,
+    NO_LABEL,
+    SPLIT_COLUMNS,
+    names_splits,
+    usual_column,
+)
 from medmnist_diffusion.errors import UserError
 
 FILE_COLUMNS = (
@@ -34,6 +41,7 @@ SEPARATORS = ("|", ";")
 NOTHING_FOUND = ("no finding", "no findings", "none", "no label")  # of several labels: none of them
 UNSURE = ("", "nan", "na", "-1", "-1.0", "u")
 YES, NO = ("1", "1.0", "true", "yes"), ("0", "0.0", "false", "no")
+MOST_NAMED = 0.5  # of the images: a table of no usual name that names fewer is about something else
 LARGEST_TABLE = 500 * 2**20  # bytes
 
 
@@ -71,6 +79,16 @@ def find_tables(path: Path) -> dict[str | None, Path]:
         if (folder / name).is_file() and _columns_of(read_rows(folder / name))
     }
     if in_splits:
+        without = [
+            folder.name
+            for folder in path.iterdir()
+            if folder.is_dir() and split_name(folder.name) not in (None, *in_splits)
+        ]
+        if without:
+            listed = next(iter(in_splits.values())).relative_to(path).as_posix()
+            raise UserError(
+                f"{path}: {listed} holds labels, and {without[0]} has no such table. Write one there, or move it away."
+            )
         return in_splits
     others = [file for file in sorted(path.glob("*.csv")) if not is_hidden(Path(file.name)) and _names_images(file)]
     by_split = {next(iter(split_in(file.stem)), None): file for file in others if len(split_in(file.stem)) == 1}
@@ -97,7 +115,7 @@ def patients_beside(path: Path, files: Sequence[Path]) -> tuple[Path, dict[Path,
             file_column, group_column = names
             if file_column is None or group_column is None:
                 continue
-            meant, _ = _files(rows, file_column, path, table)
+            meant, _ = _files(rows, file_column, path, table, [])
         except UserError:  # no table of these files: `unused_tables` names it
             continue
         known: dict[Path, str] = {}
@@ -145,17 +163,20 @@ def labelled_files(path: Path, tables: dict[str | None, Path]) -> tuple[dict[str
         splits |= found
         notes += said
         used |= {file for one in found.values() for file in one.files}
-    left = sum(1 for file in path.rglob("*") if not is_hidden(file.relative_to(path)) and is_image(file)) - len(used)
+    left = sum(map(is_image, files_below(path))) - len(used)
     if left > 0:
         notes.append(f"{left} images are not named in the table and were left out.")
     return splits, notes
 
 
 def _names_images(table: Path) -> bool:
-    """Whether a CSV of any name is a table of labels: it can be read, and a file that it names is there."""
+    """Whether a CSV of any name is a table of labels: it can be read, and names most of the images that are there."""
     try:
         columns = _columns_of(rows := read_rows(table))
-        return columns is not None and _files(rows, columns[0], table.parent, table)[1] < len(rows)
+        if columns is None:
+            return False
+        named = {file for file in _files(rows, columns[0], table.parent, table, [])[0] if file}
+        return len(named) >= MOST_NAMED * sum(map(is_image, files_below(table.parent)))
     except UserError:
         return False
 
@@ -170,13 +191,13 @@ def _columns_of(rows: list[dict[str, str]]) -> tuple[str, list[str]] | None:
 
 
 def _first_column(row: dict[str, str], names: Sequence[str]) -> str | None:
-    by_name = {re.sub(r"[ -]+", "_", name.strip().lower()): name for name in row}
-    return next((by_name[name] for name in names if name in by_name), None)
+    return usual_column(row, names)
 
 
 def _label_columns(rows: list[dict[str, str]], file: str) -> list[str]:
     """One column of labels; or where none is called so, two or more of zeros and ones."""
-    if (one := _first_column(rows[0], (*NAME_COLUMNS, *LABEL_COLUMNS))) is not None:
+    usual = [name for name in LABEL_COLUMNS if name != "y" or _first_column(rows[0], ("x",)) is None]  # x, y: a place
+    if (one := _first_column(rows[0], (*NAME_COLUMNS, *usual))) is not None:
         return [one]
     binary = [
         name
@@ -211,6 +232,9 @@ def read_rows(table: Path) -> list[dict[str, str]]:
         rows = list(csv.DictReader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True))
     except (OSError, ValueError, csv.Error, AttributeError, RecursionError) as error:
         raise UserError(f"{table} is no table that can be read ({error}). Write a CSV with a header.") from None
+    header = next(csv.reader(io.StringIO(head), delimiter=delimiter), [])
+    if twice := [name for name, count in Counter(header).items() if count > 1 and name.strip()]:
+        raise UserError(f"{table}: two columns are called {twice[0]}. Keep one of them.")
     for number, row in enumerate(rows, start=2):
         if None in row or any(value is None for value in row.values()):
             raise UserError(f"{table}: line {number} has more or fewer columns than the header. Correct it.")
@@ -252,32 +276,35 @@ def _read(table: Path, folder: Path, given: str | None) -> tuple[dict[str, Label
     columns = _columns_of(rows := read_rows(table))
     assert columns is not None
     file_column, label_columns = columns
-    split_column = None if given else _first_column(rows[0], SPLIT_COLUMNS)
+    split_column = None if given else _split_column(rows)
     group_column = _first_column(rows[0], GROUP_COLUMNS)
     if group_column in (file_column, *label_columns):
         group_column = None
-    files, missing = _files(rows, file_column, folder, table)
+    found_by: list[str] = []
+    files, missing = _files(rows, file_column, folder, table, found_by)
     labels, names, said = _labels(rows, label_columns, table)
+    _check_folders(files, labels, table)
     by_folder = None if given or split_column else _splits_of_folders(files, folder)
     splits: dict[str, LabelledFiles] = {}
-    seen: dict[Path, tuple[Any, str]] = {}
+    seen: dict[Path, tuple[Any, str, str]] = {}
     for number, (row, file, label) in enumerate(zip(rows, files, labels, strict=True), start=2):
         if file is None:
             continue
         split = given or (by_folder or {}).get(file) or _split_of(row, split_column, table, number)
+        group = _group(row[group_column], table, number) if group_column else ""
         if file in seen:
-            if seen[file] != (label, split):
-                what = "labels" if seen[file][0] != label else "splits"
+            if seen[file] != (label, split, group):
+                what = "labels" if seen[file][0] != label else "splits" if seen[file][1] != split else "patients"
                 raise UserError(
                     f"{table}: line {number}: {file.name} stands in two rows with different {what}. Keep one."
                 )
             continue
-        seen[file] = label, split
+        seen[file] = label, split, group
         part = splits.setdefault(split, LabelledFiles([], [], [] if group_column else None, names))
         part.files.append(file)
         part.labels.append(label)
-        if part.groups is not None and group_column:
-            part.groups.append(_group(row[group_column], table, number))
+        if part.groups is not None:
+            part.groups.append(group)
     repeated = len(rows) - missing - len(seen)
     if by_folder:
         said = [*said, "Splits from the folders that the files lie in."]
@@ -286,15 +313,49 @@ def _read(table: Path, folder: Path, given: str | None) -> tuple[dict[str, Label
         notes.append(f"{missing} rows of {table.name} name files that are not there, and were passed over.")
     if repeated:
         notes.append(f"{repeated} rows of {table.name} repeat another one, and were passed over.")
-    return splits, [*notes, *said]
+    return splits, [*notes, *found_by, *said]
 
 
 def _splits_of_folders(files: Sequence[Path | None], folder: Path) -> dict[Path, str] | None:
-    """The split of each file by the first folder that it lies in; None unless all lie in folders of splits."""
-    there = [file for file in files if file is not None]
-    splits = {file: split_name(file.relative_to(folder).parts[0]) for file in there}
-    known = {file: split for file, split in splits.items() if split}
-    return known if len(known) == len(splits) else None
+    """The split of each file by the folders that it lies in; None where none of them is called so.
+
+    Raises:
+        UserError: if some files lie in such folders and others do not, or in folders of two splits.
+    """
+    there = [file.relative_to(folder) for file in files if file is not None]
+    splits = {file: {split for part in file.parts[:-1] if (split := split_name(part))} for file in there}
+    if not any(splits.values()):
+        return None
+    for file, found in splits.items():
+        if len(found) != 1:
+            where = "folders of two splits" if found else "no folder of a split, and others do"
+            raise UserError(f"{folder}: {file.as_posix()} lies in {where}. Write a column `split`, or move it.")
+    return {folder / file: next(iter(found)) for file, found in splits.items()}
+
+
+def _split_column(rows: list[dict[str, str]]) -> str | None:
+    """The column that says which split a row is of: one called split or so, or one that holds the splits' names."""
+    usual = _first_column(rows[0], SPLIT_COLUMNS[:3])
+    return usual or next((name for name in rows[0] if names_splits(row[name] for row in rows)), None)
+
+
+def _check_folders(files: Sequence[Path | None], labels: Sequence[Any], table: Path) -> None:
+    """Where folders bear the labels' names, the table says the same as they do.
+
+    Raises:
+        UserError: if not: one of the two is wrong.
+    """
+    known = {same_name(label) for label in labels if isinstance(label, str)}
+    if len(known & {same_name(file.parent.name) for file in files if file}) < 2:
+        return
+    for number, (file, label) in enumerate(zip(files, labels, strict=True), start=2):
+        if file is None or not isinstance(label, str):
+            continue
+        if (folder := same_name(file.parent.name)) in known and folder != same_name(label):
+            raise UserError(
+                f"{table}: line {number} says {label!r}, but {file.name} lies in the folder {file.parent.name!r}. Correct one of "
+                "them, or move the table away."
+            )
 
 
 def _column_notes(
@@ -331,19 +392,24 @@ def _group(value: str, table: Path, number: int) -> str:
     return value.strip()
 
 
-def _files(rows: list[dict[str, str]], column: str, folder: Path, table: Path) -> tuple[list[Path | None], int]:
-    """The file that each row means, None where there is none; and how many there are not.
+def _files(
+    rows: list[dict[str, str]], column: str, folder: Path, table: Path, said: list[str]
+) -> tuple[list[Path | None], int]:
+    """The file that each row means, None where there is none; and how many there are not. What a user should know is added to
+    `said`.
 
     Raises:
         UserError: if a name means several files, or none is there.
     """
-    there = [file for file in sorted(folder.rglob("*")) if not is_hidden(file.relative_to(folder)) and is_image(file)]
+    there = list(filter(is_image, files_below(folder)))
     by_path = {file.relative_to(folder).as_posix(): file for file in there}
+    folders = {parent.as_posix() for file in there for parent in file.relative_to(folder).parents}
     by_name: dict[str, list[Path]] = {}
     for file in there:
         for name in {file.name, stem_of(file)}:
             by_name.setdefault(name, []).append(file)
     found: list[Path | None] = []
+    elsewhere: list[str] = []
     every = [row[column].strip().replace("\\", "/").removeprefix("./") for row in rows]
     # A name without its folder means a file only where the table has no other file of that name.
     names = Counter(one.rsplit("/", 1)[-1] for one in set(every))
@@ -351,15 +417,22 @@ def _files(rows: list[dict[str, str]], column: str, folder: Path, table: Path) -
         parts = wanted.split("/")
         ends = ("/".join(parts[at:]) for at in range(len(parts)))  # the table's own first folders may not be there
         exact = next((by_path[end] for end in ends if end in by_path and (end == wanted or "/" in end)), None)
-        candidates = (
-            [exact] if exact else by_name.get(parts[-1], []) if len(parts) == 1 or names[parts[-1]] == 1 else []
-        )
+        # Where the folder that a row names is there, a file that is not in it is missing, whatever lies elsewhere.
+        in_vain = any("/".join(parts[at:-1]) in folders for at in range(len(parts) - 1))
+        by_name_alone = len(parts) == 1 or (names[parts[-1]] == 1 and not in_vain)
+        candidates = [exact] if exact else by_name.get(parts[-1], []) if by_name_alone else []
+        if candidates and not exact and len(parts) > 1:
+            elsewhere.append(wanted)
         if len(candidates) > 1:
             listed = " and ".join(one.relative_to(folder).as_posix() for one in candidates[:2])
             raise UserError(
                 f"{table}: line {number}: {wanted!r} could mean {listed}. Write the path within the folder."
             )
         found.append(candidates[0] if candidates else None)
+    if elsewhere:
+        said.append(
+            f"{len(elsewhere)} rows of {table.name} name a folder that is not there ({elsewhere[0]}): found by name alone."
+        )
     missing = sum(file is None for file in found)
     if missing == len(rows):
         raise UserError(

@@ -22,7 +22,9 @@ def load_labelled_folder(path: Path, dataset: str, conditioning: Conditioning, s
         UserError: if a subfolder fits no class, an image has another size or other channels than the data set, or the folder
             holds several splits.
     """
-    parts, _, content = folder_parts(path, tables=False)
+    parts, notes, content = folder_parts(path, tables=False)
+    if missing := next((note for note in notes if "left out" in note), None):
+        raise UserError(f"{path}: {missing} All images of the folder are to be judged: move what is none away.")
     reading = Reading(size=(shape[-3], shape[-2]))
     if len(parts) > 1:
         raise UserError(f"{path} holds the splits {', '.join(parts)}. Give the folder of one of them.")
@@ -65,7 +67,10 @@ def _check_alike(seen: Seen, path: Path, dataset: str, shape: tuple[int, ...]) -
         )
     if channels == 3 and seen.stored_in_colour == 0:
         raise UserError(f"{path} holds grey images, {dataset} colour ones. Convert them, or choose the right set.")
-    for what, count in (("transparent parts", seen.transparent), ("several pages or frames", seen.several)):
+    for what, count in (
+        ("transparent parts", seen.transparent), ("several pages or frames", seen.several),
+        ("an orientation in their EXIF, by which viewers turn them", seen.turned),
+    ):  # fmt: skip
         if count:
             raise UserError(
                 f"{path}: {count} images have {what}. Save them as plain pictures, as they are to be judged."

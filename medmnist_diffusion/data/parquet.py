@@ -4,14 +4,15 @@ Labels are read file by file and joined by their names: the same number may mean
 """
 
 import glob
+import math
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from medmnist_diffusion.cache import cache_dir
-from medmnist_diffusion.data.folders import split_in, split_name
+from medmnist_diffusion.data.folders import is_split_like, split_in, split_name
 from medmnist_diffusion.errors import UserError, one_line
 
 # The usual names of columns, where no type tells.
@@ -30,12 +31,12 @@ LABEL_COLUMNS = (
     "finding",
 )
 
-SPLIT_COLUMNS = ("split", "subset", "partition")
+SPLIT_COLUMNS = ("split", "subset", "partition", "set", "fold", "phase")
 GROUP_COLUMNS = (
     "patient", "patient_id", "patientid", "patient_number", "patienten_id", "subject", "subject_id", "subjectid", "participant",
     "participant_id", "mrn", "pid", "eid", "case", "case_id", "lesion_id", "person", "person_id",
 )  # fmt: skip
-NO_LABEL = ("", "nan", "<na>", "nat")  # texts that stand for a hole
+NO_LABEL = ("", "nan", "<na>", "nat", "null", "n/a", "#n/a", "?")  # texts that stand for a hole
 PARQUET_SUFFIXES = (".parquet", ".parq", ".pq")
 
 
@@ -101,12 +102,15 @@ def _splits_of_files(path: Path, files: list[Path]) -> tuple[dict[str, list[Path
     """By the names of their folders, else by words in their own; all `train` where none says a split."""
     found: dict[Path, str | None] = {}
     for file in files:
-        by_folder = {split for part in file.relative_to(path).parts[:-1] for split in split_in(part)}
-        named = by_folder or split_in(file.stem)
+        named = {split for part in file.relative_to(path).parts[:-1] for split in split_in(part)} | split_in(file.stem)
         if len(named) > 1:
             raise UserError(f"{file}: is it of {' or of '.join(sorted(named))}? Name it for one split.")
         found[file] = next(iter(named), None)
     if not any(found.values()):
+        if len(files) > 1 and (like := next((file for file in files if is_split_like(file.stem)), None)):
+            raise UserError(
+                f"{like}: is it a split? Call the files train, val and test; if they are parts of one, otherwise."
+            )
         return {"train": files}, []
     splits: dict[str, list[Path]] = {}
     for file, split in found.items():
@@ -128,10 +132,11 @@ def _read_file(file: Path, content: str) -> tuple[Part, tuple[str, str]]:
         schema = pq.read_schema(file)
         features = datasets.Features.from_arrow_schema(_without_dictionaries(schema))
         image, label = columns(features, str(file))
-        _refuse_split_column(features, file)
-        labels = pq.read_table(file, columns=[label]).column(0).to_pylist()
-        group = next((name for name in features if name.lower() in GROUP_COLUMNS), None)
-        groups = None if group is None else pq.read_table(file, columns=[group]).column(0).to_pylist()
+
+        def values(name: str) -> list[Any]:
+            return pq.read_table(file, columns=[name]).column(0).to_pylist()
+
+        labels, groups = values(label), _groups(features, (image, label), values, str(file))
         table = datasets.load_dataset(
             "parquet",
             data_files=[glob.escape(str(file))],
@@ -144,16 +149,37 @@ def _read_file(file: Path, content: str) -> tuple[Part, tuple[str, str]]:
     return as_part(table, image, labels, features[label], str(file), groups), (image, label)
 
 
-def _refuse_split_column(features: Any, file: Path) -> None:
-    import pyarrow.parquet as pq
+def usual_column(names: Iterable[str], usual: Sequence[str]) -> str | None:
+    """The first of the usual names of a column that is there, however it is spelled: `Patient ID` is patient_id."""
+    by_name = {re.sub(r"[ -]+", "_", name.strip().lower()): name for name in names}
+    return next((by_name[name] for name in usual if name in by_name), None)
 
-    for name in features:
-        if name.lower() in SPLIT_COLUMNS:
-            values = {str(value) for value in pq.read_table(file, columns=[name]).column(0).unique().to_pylist()}
-            if all(split_name(value) for value in values) and len(values) > 1:
-                raise UserError(
-                    f"{file}: its column {name} says which split a row is of, which is not read. Write a file for each."
-                )
+
+def names_splits(values: Iterable[Any]) -> bool:
+    """Whether a column says which split a row is of: two splits at least, and hardly anything else."""
+    texts = [str(value).strip() for value in values if value is not None]
+    known = [split for text in texts if (split := split_name(text))]
+    return len(set(known)) > 1 and len(known) > len(texts) / 2
+
+
+def _groups(features: Any, used: Sequence[str], values: Callable[[str], list[Any]], where: str) -> list[Any] | None:
+    """Whom each image of a table is of, where a column says it.
+
+    Raises:
+        UserError: if a column says which split a row is of: that is not read.
+    """
+    import datasets
+
+    others = [name for name in features if name not in used]
+    for name in others:
+        is_text = isinstance(features[name], datasets.Value) and "string" in features[name].dtype
+        names = getattr(features[name], "names", None) or []
+        if (is_text and names_splits(values(name))) or (names and names_splits(names)):
+            raise UserError(
+                f"{where}: its column {name} says which split a row is of, which is not read. Write a file for each."
+            )
+    group = usual_column(others, GROUP_COLUMNS)
+    return None if group is None else values(group)
 
 
 def _without_dictionaries(schema: Any) -> Any:
@@ -215,17 +241,24 @@ def as_part(
     names = inner.names if isinstance(inner, datasets.ClassLabel) else None
     if groups is not None and any(group is None or group != group for group in groups):
         raise UserError(f"{where}: some images have no patient. Give every row one, or leave the column out.")
-    known = None if groups is None else [str(group) for group in groups]
+    known = None if groups is None else [str(int(one) if one == _whole(one) else one).strip() for one in groups]
     table = table.select_columns([image]).rename_columns({image: "image"} if image != "image" else {})
     table = table.cast_column("image", datasets.Image(decode=False))
     if inner is not feature:
-        if names is None and any(not isinstance(one, str) for value in labels for one in value or []):
+        if any(value is None for value in labels):
+            raise UserError(f"{where}: some images have no list of labels. Write an empty one where there are none.")
+        if names is None and any(not isinstance(one, str) for value in labels for one in value):
             raise UserError(
                 f"{where}: labels are lists of numbers, which could be ids or zeros and ones. Write lists of names."
             )
-        several = [sorted({str(_label(one, names, where)) for one in value or []}) for value in labels]
+        several = [sorted({str(_label(one, names, where)) for one in value}) for value in labels]
         return Part(table, several, names, known)
     return Part(table, [_label(value, names, where) for value in labels], names, known)
+
+
+def _whole(value: Any) -> int | None:
+    """A float without a fraction as a whole number: pandas makes floats of whole numbers where some are missing."""
+    return int(value) if isinstance(value, float) and math.isfinite(value) and value == int(value) else None
 
 
 def _label(value: Any, names: list[str] | None, where: str) -> str | int:
@@ -246,7 +279,7 @@ def _label(value: Any, names: list[str] | None, where: str) -> str | int:
     if isinstance(value, bool):
         return str(value)
     if isinstance(value, float):
-        if value != int(value):
+        if _whole(value) != value:
             raise UserError(f"{where}: label {value:g} is no class. Give every image one class.")
         return int(value)
     return value if isinstance(value, (str, int)) else str(value)
@@ -277,10 +310,14 @@ def hub_parts(name: str) -> tuple[dict[str, list[Part]], list[str]]:
             continue
         if split in parts:
             raise UserError(f"{name}: two of its splits {list(tables)} are both {split}. Download it and keep one.")
-        image, label = columns(table.features, f"{name}: {key}")
-        parts[split] = [
-            as_part(table, image, table.with_format(None)[label][:], table.features[label], f"{name}: {key}")
-        ]
+        where = f"{name}: {key}"
+        image, label = columns(table.features, where)
+
+        def values(column: str, table: Any = table) -> list[Any]:
+            return list(table.with_format(None)[column][:])
+
+        groups = _groups(table.features, (image, label), values, where)
+        parts[split] = [as_part(table, image, values(label), table.features[label], where, groups)]
     return parts, [f"Splits that are none of train, val, test were left out: {', '.join(unused)}."] if unused else []
 
 

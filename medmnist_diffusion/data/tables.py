@@ -21,6 +21,7 @@ from medmnist_diffusion.data.drawn_splits import drawn_splits
 from medmnist_diffusion.data.folders import (
     BESIDE_IMAGES,
     can_be_patients,
+    files_below,
     folder_contents,
     images_in,
     is_hidden,
@@ -39,7 +40,7 @@ from medmnist_diffusion.data.nifti import is_nifti
 from medmnist_diffusion.data.npz import SPLITS
 from medmnist_diffusion.data.parquet import PARQUET_SUFFIXES, Part, all_rows, hub_parts, parquet_parts
 from medmnist_diffusion.data.reading import Reading
-from medmnist_diffusion.data.twins import WORKING_SIZE
+from medmnist_diffusion.data.twins import WORKING_SIZE, joined_groups
 from medmnist_diffusion.errors import UserError
 from medmnist_diffusion.files import file_hash
 
@@ -73,7 +74,7 @@ def folder_parts(
     Raises:
         UserError: if it holds neither, both, or more than one reading is possible.
     """
-    everything = sorted(file for file in path.rglob("*") if not is_hidden(file.relative_to(path)) and file.is_file())
+    everything = files_below(path)
     parquet = [file for file in everything if file.suffix.lower() in PARQUET_SUFFIXES]
     if not parquet:
         path = _inner(path)
@@ -88,9 +89,8 @@ def folder_parts(
             read = [table]
         notes = [*notes, *(unused_tables(path, read) if tables else [])]
         content = _content(path, [*files, *read])
-        if all(one.groups is None for one in labelled.values()):
-            labelled, said = _with_patients(labelled, content)
-            notes += said
+        labelled, said = _with_patients(labelled, content)
+        notes += said
         if slices:
             names = {file: as_slices(file, slices, str(path)) for file in files}
             notes += _sliced_notes(names, slices, str(path))
@@ -136,7 +136,8 @@ def _by_folders(path: Path) -> tuple[dict[str, LabelledFiles], list[str]]:
 
 
 def _with_patients(labelled: dict[str, LabelledFiles], content: str) -> tuple[dict[str, LabelledFiles], list[str]]:
-    """The same with the patients that DICOM files name as groups; kept on disk by content, as numbers."""
+    """The same with the patients that DICOM files name as groups, joined with those that are known; kept on disk by content, as
+    numbers."""
     files = [file for one in labelled.values() for file in one.files]
     if not all(map(is_dicom, files)):
         return labelled, []
@@ -148,6 +149,12 @@ def _with_patients(labelled: dict[str, LabelledFiles], content: str) -> tuple[di
         note = f"The DICOM files name {count} patients, not enough to keep each in one split: images of one may stand in several."
         return labelled, [note]
     note = f"Images of one of the {count} patients whom the DICOM files name belong together."
+    known = [group for one in labelled.values() for group in one.groups or []]
+    if len(known) == len(files):
+        joined = joined_groups(
+            np.unique(known, return_inverse=True)[1], np.array([int(of_file[file]) for file in files])
+        )
+        of_file = {file: str(group) for file, group in zip(files, joined.tolist(), strict=True)}
     return _with_groups(labelled, of_file), [note]
 
 
@@ -289,6 +296,12 @@ def _joined(
     if (partly := [part.groups is None for part in every]) and any(partly) and not all(partly):
         raise UserError(
             f"{where}: some files say of which patient an image is, others do not. Let all say it, or none."
+        )
+    people = dict.fromkeys(group for part in every for group in part.groups or [])
+    if pair := nearly_equal(people):
+        raise UserError(
+            f"{where}: the patients {pair[0]!r} and {pair[1]!r} differ only in how they are written. Are they one? Write them "
+            "alike; if not, call them otherwise."
         )
     ids = {name: number for number, name in enumerate(names)}
     tables, numbers, groups = {}, {}, dict[str, list[str] | None]()

@@ -23,6 +23,8 @@ from medmnist_diffusion.metrics.plan import (
 from medmnist_diffusion.metrics.real_side import RealSide
 from medmnist_diffusion.metrics.shapes import foreground
 
+UNTESTED = "Copies were not looked for: too few real images that are independent of the training images"
+
 
 @dataclass(frozen=True)
 class Refusals:
@@ -49,7 +51,8 @@ class Draw:
         plan: which images are compared.
         plan_of_fitted: the same in spaces that were fitted to train; None where val has too few images for it.
         judged_rows: of the generated images, those whose labels and copies are judged, all classes together: as many as give the
-            class shares of train.
+            class shares of train, over the classes that val has enough images of.
+        copied_rows: the same over those that are not `untested`, where training images stand beside val's.
         classes: None for all together, and each of them if figures are wanted by class.
         refused: what could not be measured.
         test_chances: filled by the classification score: what a classifier was trained on → its chances N×K on the test images.
@@ -60,14 +63,15 @@ class Draw:
     plan: Comparison
     plan_of_fitted: Comparison | None
     judged_rows: np.ndarray
+    copied_rows: np.ndarray
     classes: Sequence[int | None]
     refused: Refusals
     test_chances: dict[str, np.ndarray] = field(default_factory=dict)
 
-    def of_generated(self, values: np.ndarray, class_: int | None) -> LabelledValues:
-        """Values of the generated images: all of a class, or of as many as give the class shares of train."""
-        conditioning = self.real.dataset.conditioning
-        return LabelledValues(values, self.generated.labels).of_class(conditioning, class_, overall=self.judged_rows)
+    def of_generated(self, values: np.ndarray, class_: int | None, rows: np.ndarray | None = None) -> LabelledValues:
+        """Values of the generated images: all of a class, or of as many as give the class shares of train (`rows`)."""
+        conditioning, overall = self.real.dataset.conditioning, self.judged_rows if rows is None else rows
+        return LabelledValues(values, self.generated.labels).of_class(conditioning, class_, overall=overall)
 
 
 def plan_draw(real: RealSide, generated: Split, per_class: bool = True) -> Draw:
@@ -95,16 +99,21 @@ def plan_draw(real: RealSide, generated: Split, per_class: bool = True) -> Draw:
         refused.add(why, conditioning.stratum_name(int(stratum)))
     for class_ in np.flatnonzero(conditioning.counts(generated.labels) == 0):
         refused.add("All figures: no generated image of this class", dataset.id2label[int(class_)])
-    judged_rows = _in_shares_of_train(real, generated)
+    if not conditioning.multi_label:  # of several labels an image, each label is looked at by itself
+        for class_ in np.flatnonzero(real.untested & (conditioning.stratum_counts(generated.labels) > 0)):
+            refused.add(UNTESTED, conditioning.stratum_name(int(class_)))
+    judged_rows, copied_rows = (
+        _in_shares_of_train(real, generated, scarce) for scarce in (real.scarce, real.untested)
+    )
     classes = [None, *(dataset.id2label if per_class else ())]
-    return Draw(real, generated, plan, plan_of_fitted, judged_rows, classes, refused)
+    return Draw(real, generated, plan, plan_of_fitted, judged_rows, copied_rows, classes, refused)
 
 
-def _in_shares_of_train(real: RealSide, generated: Split) -> np.ndarray:
+def _in_shares_of_train(real: RealSide, generated: Split, scarce: np.ndarray) -> np.ndarray:
     """Rows of the most generated images that have the class shares of train, over the classes that both sides have enough of."""
     conditioning = real.dataset.conditioning
     available = conditioning.stratum_counts(generated.labels)
-    shares = np.where(real.scarce | (available == 0), 0, conditioning.stratum_shares(real.dataset.train.labels))
+    shares = np.where(scarce | (available == 0), 0, conditioning.stratum_shares(real.dataset.train.labels))
     if not shares.any():
         return np.zeros(0, int)
     shares /= shares.sum()
@@ -200,10 +209,10 @@ def _relative_evidence(
     draw: Draw, space: Space, generated: np.ndarray, held_out: np.ndarray, alone: np.ndarray | None
 ) -> Iterator[Evidence]:
     """Distances to the nearest training image ÷ the local spacing, beside those of images that are independent of train."""
-    real = draw.real
+    real, rows = draw.real, draw.judged_rows if alone is None else draw.copied_rows
     for class_ in draw.classes:
         yield Evidence(
-            "relative_distances", space, class_, draw.of_generated(generated, class_),
+            "relative_distances", space, class_, draw.of_generated(generated, class_, rows),
             real.independent(held_out, alone, class_), real.independent_source(alone, class_), real.seed,
             unit="of the local spacing", n_real=len(real.dataset.train),
         )  # fmt: skip

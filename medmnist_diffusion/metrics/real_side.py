@@ -19,6 +19,7 @@ from medmnist_diffusion.metrics.plan import MIN_CLASS_IMAGES, Comparison, class_
 
 Known = TypeVar("Known")
 MOST_ALONE = 2000  # training images that stand in for fresh ones: more would only cost time
+ALONE_OF_SCARCE = 40  # of each class that val has too few images of
 MOST_REDRAWN = 200  # training images of either kind that are copied on purpose
 
 
@@ -35,9 +36,10 @@ class RealSide:
     Attributes:
         held_out: the val images that are independent of the training images: neither copies nor twins of one.
         held_out_rows: of these, those that give the class shares of train, over the classes that val has enough of.
-        alone: rows of training images, at most 2,000, that have no twin among the others: each left out once, they are to the
-            others what a fresh image is. None where the data have groups (patients).
+        alone: rows of training images, about 2,000 at most, that have no twin among the others: each left out once, they are to
+            the others what a fresh image is. None where the data have groups (patients).
         scarce: bool S, the other classes (of several labels an image: strata).
+        untested: bool S, those of the scarce ones that have hardly any images alone, either: copies of these are not looked for.
         floors: what metrics gave for real images (`records.measure`).
     """
 
@@ -45,9 +47,6 @@ class RealSide:
         self.dataset, self.num_real, self.seed = dataset, num_real, seed
         self._independent, self._twins = independent_rows(dataset), find_twins(dataset)
         self.held_out = dataset.splits["val"].subset(self._independent)
-        # Where it is known who is in an image, others of the same person are too near to it.
-        most = MOST_ALONE if dataset.train.groups is None else 0
-        self.alone = self._twins.looked_up["train"][self._twins.alone][:most]
         self.floors: dict[Hashable, Estimate] = {}
         self._known: dict[Hashable, object] = {}
         # Overall, nearness to train depends on the mix of classes: both sides have that of train, over the classes that val has
@@ -56,6 +55,10 @@ class RealSide:
         shares = conditioning.stratum_shares(dataset.train.labels)
         available = conditioning.stratum_counts(self.held_out.labels)
         self.scarce = available < np.minimum(MIN_CLASS_IMAGES, shares * len(self.held_out) / 2)
+        self._alone = self._places_alone()
+        self.alone = self._twins.looked_up["train"][self._alone]
+        alone = conditioning.stratum_counts(dataset.train.labels[self.alone])
+        self.untested = self.scarce & (shares > 0) & (alone < MIN_CLASS_IMAGES)
         shares = np.where(self.scarce, 0, shares)
         if shares.any():
             shares /= shares.sum()
@@ -63,6 +66,17 @@ class RealSide:
         else:
             counts = np.zeros(conditioning.num_strata, int)
         self.held_out_rows = conditioning.draw(self.held_out.labels, counts, np.random.default_rng([seed, 3]))
+
+    def _places_alone(self) -> np.ndarray:
+        """Places, among the training images looked up, that stand in for fresh ones: any, and some of each scarce class."""
+        if self.dataset.train.groups is not None:  # others of the same person are too near
+            return np.zeros(0, int)
+        places = np.flatnonzero(self._twins.alone)
+        strata = self.dataset.conditioning.strata(self.dataset.train.labels[self._twins.looked_up["train"][places]])
+        of_scarce = [places[strata == one][:ALONE_OF_SCARCE] for one in np.flatnonzero(self.scarce)]
+        return np.concatenate(
+            [places[:MOST_ALONE], np.setdiff1d(np.concatenate([places[:0], *of_scarce]), places[:MOST_ALONE])]
+        )
 
     def once(self, key: Hashable, compute: Callable[[], Known]) -> Known:
         """What `compute` returns, computed at the first call with this key."""
@@ -92,7 +106,7 @@ class RealSide:
         if of_alone is None:
             return held_out
         labels = self.dataset.train.labels[self.alone]
-        overall = np.flatnonzero(~self.scarce[self.dataset.conditioning.strata(labels)])
+        overall = np.flatnonzero(~self.untested[self.dataset.conditioning.strata(labels)])
         alone = LabelledValues(of_alone, labels).of_class(self.dataset.conditioning, class_, overall)
         return LabelledValues(
             np.concatenate([held_out.values, alone.values]), np.concatenate([held_out.labels, alone.labels])
@@ -147,7 +161,7 @@ class RealSide:
     @property
     def relative_of_alone(self) -> np.ndarray:
         """The same of the training images `alone`."""
-        return self._twins.relative["train"][self._twins.alone][: len(self.alone)]
+        return self._twins.relative["train"][self._alone]
 
     def relative_of_redrawn(self, class_: int | None) -> list[LabelledValues]:
         """The same of copies of training images, made on purpose (`memorization.redrawn`): of those that have a twin in train, and

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 from medmnist_diffusion.artifacts import SEEN_ELSEWHERE, UNLABELED, MetricRecord, Metrics
+from medmnist_diffusion.metrics.comparisons import UNTESTED
 from medmnist_diffusion.metrics.evaluation import COPY_SHARES
 from medmnist_diffusion.metrics.intervals import holm
 from medmnist_diffusion.publish.markdown import escaped
@@ -27,6 +28,7 @@ class CopyTests:
         judges: the copied share by pixels, all classes together: of the training images, and of those without labels.
         unseen: how many images without labels were trained on, if they were not looked at for copies.
         elsewhere: what a base was trained on; its images were not looked at.
+        untested: of which classes no copies were looked for, in words.
     """
 
     shares: list[MetricRecord]
@@ -34,6 +36,7 @@ class CopyTests:
     judges: list[MetricRecord]
     unseen: int = 0
     elsewhere: tuple[str, ...] = ()
+    untested: tuple[str, ...] = ()
 
     @property
     def unjudged(self) -> str | None:
@@ -50,6 +53,8 @@ class CopyTests:
                 "the images were not compared regardless of brightness and softness (an older version measured them, or there "
                 "are too few images): evaluate again"
             )
+        if self.untested:
+            return f"{self.untested[0][0].lower()}{self.untested[0][1:]}. Give more val images of it"
         return next((why for judge in self.judges if (why := _unjudged_by(judge))), None)
 
     @property
@@ -94,7 +99,9 @@ def copy_tests(metrics: Metrics) -> CopyTests:
     judges = [r for r in shares if (r.name, r.extractor, r.class_) == ("copied_share", "pixels", None)]
     compared = any(judge.reference_split == UNLABELED for judge in judges)
     unseen = 0 if compared else (metrics.pipeline.get(UNLABELED) or {}).get("images", 0)
-    return CopyTests(shares, flagged, judges, unseen, tuple(metrics.pipeline.get(SEEN_ELSEWHERE, ())))
+    elsewhere = tuple(metrics.pipeline.get(SEEN_ELSEWHERE, ()))
+    untested = tuple(line for line in metrics.refused if line.startswith(UNTESTED))
+    return CopyTests(shares, flagged, judges, unseen, elsewhere, untested)
 
 
 def copying_sentences(metrics: Metrics) -> str:

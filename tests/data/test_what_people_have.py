@@ -217,8 +217,8 @@ def test_a_turned_file_that_is_not_square(mode: str, turn: int, tmp_path: Path) 
     turned = {1: stored, 2: stored[:, ::-1], 3: stored[::-1, ::-1], 4: stored[::-1], 5: stored.T}
     turned |= {6: np.rot90(stored, -1), 7: np.rot90(stored, 2).T, 8: np.rot90(stored)}
     shown = turned[turn]
-    image, _ = read_image(tmp_path / "x.tif", (*shown.shape, 1))
-    grey = image[..., 0].astype(float)
+    seen, _ = read_image(tmp_path / "x.tif", (*shown.shape, 1))
+    grey = seen[..., 0].astype(float)
     assert np.corrcoef(grey.ravel(), shown.ravel())[0, 1] > 0.999
 
 

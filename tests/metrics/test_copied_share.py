@@ -109,7 +109,7 @@ def test_where_copies_made_on_purpose_go_unseen_nobody_says_no_sign(twins_in_val
     sixty frames of each of a few scenes, so that a copy has many more as near."""
     train, rng = twins_in_val.train, np.random.default_rng(5)
     val = fresh(151).images[:].copy()
-    val[0] = np.clip(0.9 * train.images[0].astype(float) + 0.1 * val[0], 0, 255).astype(np.uint8)
+    val[0] = np.clip(0.9 * train.images[:1][0].astype(float) + 0.1 * val[0], 0, 255).astype(np.uint8)
     split = Split("val", val, fresh(151).labels, [f"v{row}" for row in range(151)])
     known = replace(train, groups=[f"t{row}" for row in range(len(train))])
     one_near = replace(twins_in_val, splits={**twins_in_val.splits, "train": known, "val": split})

@@ -10,7 +10,7 @@ import numpy as np
 from medmnist_diffusion.data import ImageDataset, Split
 from medmnist_diffusion.data.duplicates import clean_held_out
 from medmnist_diffusion.data.regimes import Regime, RegimeData, draw_regime
-from medmnist_diffusion.data.twins import find_twins, nearest_pictures
+from medmnist_diffusion.data.twins import nearest_pictures
 from medmnist_diffusion.errors import TrainingDivergedError, UserError
 from medmnist_diffusion.metrics import memorization, selection
 from medmnist_diffusion.metrics.classifier_scores import (
@@ -24,6 +24,7 @@ from medmnist_diffusion.metrics.classifier_training import predicted_logits
 from medmnist_diffusion.metrics.extractors import OFFLINE_PAIR, make_extractor
 from medmnist_diffusion.metrics.membership import MOST_ATTACKED, attack_auc, classifier_familiarity
 from medmnist_diffusion.metrics.mixed_training import Fitted, ImageClassifier, Mixture
+from medmnist_diffusion.metrics.real_side import RealSide
 from medmnist_diffusion.publish.plots import save_sides
 from medmnist_diffusion.studies.augmentation.arms import ClassifierArm
 from medmnist_diffusion.studies.augmentation.generators import Pool
@@ -206,9 +207,13 @@ def pool_metrics(whole: ImageDataset, data: RegimeData, pool: Split) -> dict[str
         threshold = memorization.Threshold.of(memorization.nearest_copies(held_out, train).distances)
         copies = memorization.nearest_copies(judged, train).distances < threshold.value
         figures["memorized_share"] = float(copies.mean())
-    if len(fresh := find_twins(data.dataset).independent):
-        near = nearest_pictures(judged, train).relative < memorization.Threshold.of(fresh).value
-        figures["copied_share"] = float(near.mean())
+    real = RealSide(data.dataset)
+    fresh = real.independent(real.relative_of_held_out, real.relative_of_alone, None)
+    if len(fresh):
+        limit = memorization.Threshold.of(fresh.values).value
+        figures["copied_share"] = float((nearest_pictures(judged, train).relative < limit).mean())
+        seen = [float((kind.values < limit).mean()) for kind in real.relative_of_redrawn(None) if len(kind)]
+        figures["seen_copies"] = min(seen)
     return figures
 
 

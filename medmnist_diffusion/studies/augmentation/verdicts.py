@@ -13,6 +13,7 @@ from medmnist_diffusion.metrics.classifier_scores import (
     resampled_figures,
     resampled_test_sets,
 )
+from medmnist_diffusion.publish.copies import FEWEST_SEEN
 from medmnist_diffusion.studies.augmentation.arms import BY_NAME, CLASSICAL, OVERSAMPLED
 from medmnist_diffusion.studies.augmentation.protocol import GENERATOR_ATTACKED, DrawResult
 from medmnist_diffusion.studies.augmentation.situations import Situation
@@ -192,11 +193,12 @@ def leaks(draws: Sequence[DrawResult]) -> list[str]:
             found.append(
                 f"an attacker with the generator may tell its training images from others (AUC {mean:.2f} ± {reach:.2f})"
             )
-    copies = [pool["copied_share"] for draw in draws for pool in draw.pools.values() if "copied_share" in pool]
-    if not copies:
-        found.append("whether they are copies could not be judged")
-    elif float(np.mean(copies)) > COPIES:
-        found.append(f"{np.mean(copies):.0%} of the generated images are copies of training images")
+    pools = [pool for draw in draws for pool in draw.pools.values()]
+    copies = [pool["copied_share"] for pool in pools if pool.get("seen_copies", 0.0) >= FEWEST_SEEN]
+    if not copies or len(copies) < len(pools):
+        found.append("whether they are copies could not be judged in every draw")
+    elif (share := sum(mean_and_reach(copies))) > COPIES:
+        found.append(f"up to {share:.0%} of the generated images may be copies of training images")
     return found
 
 

@@ -1,0 +1,321 @@
+"""Folders, tables and files as strangers bring them: read as a person would read them, said, or refused in a line."""
+
+from pathlib import Path
+from typing import Any
+
+import datasets
+import numpy as np
+import pandas as pd  # type: ignore[import-untyped]
+import pytest
+from PIL import Image
+
+from medmnist_diffusion.data import ImageDataset, load_dataset
+from medmnist_diffusion.data.audit import audit, findings
+from medmnist_diffusion.data.conditioning import Conditioning
+from medmnist_diffusion.data.labelled_folder import load_labelled_folder
+from medmnist_diffusion.data.parquet import hub_parts
+from medmnist_diffusion.errors import UserError
+from tests.data.test_what_people_have import (
+    UP,
+    Tree,
+    classes_of,
+    levels_by_class,
+    made,  # noqa: F401 (a fixture)
+    picture,
+    said,
+)
+
+A, B = 10, 20  # grey levels of the classes
+
+
+def patients_in(dataset: ImageDataset) -> dict[str, set[str]]:
+    """Split → whom its images are of."""
+    return {name: set(split.groups or []) for name, split in dataset.splits.items()}
+
+
+def disjoint(dataset: ImageDataset) -> bool:
+    people = list(patients_in(dataset).values())
+    return all(people) and not (people[0] & people[1] or people[0] & people[2] or people[1] & people[2])
+
+
+def table(rows: list[tuple[Any, ...]], *columns: str) -> str:
+    return "\n".join([",".join(columns), *(",".join(map(str, row)) for row in rows)])
+
+
+def refusal(path: Path) -> str:
+    with pytest.raises(UserError) as error:
+        load_dataset(str(path))
+    return str(error.value)
+
+
+def test_splits_in_a_folder_below_the_first_one(made: Any) -> None:  # noqa: F811
+    """`images/train/…` in a table: official test images stay test images."""
+    names = [f"images/{split}/{i}.png" for split, count in (("train", 24), ("test", 8)) for i in range(count)]
+    tree: Tree = {name: A if at % 2 else B for at, name in enumerate(names)}
+    rows = [(name, "a" if at % 2 else "b") for at, name in enumerate(names)]
+    dataset = load_dataset(str(made({**tree, "metadata.csv": table(rows, "file_name", "label")})))
+    assert len(dataset.splits["test"]) == 8
+    assert said(dataset, "Splits from the folders")
+
+
+def test_a_file_outside_the_splits_is_refused(made: Any) -> None:  # noqa: F811
+    names = [*(f"train/{i}.png" for i in range(12)), *(f"test/{i}.png" for i in range(6)), "extra/0.png"]
+    rows = [(name, "ab"[at % 2]) for at, name in enumerate(names)]
+    path = made({**dict.fromkeys(names, A), "metadata.csv": table(rows, "file_name", "label")})
+    assert "extra/0.png lies in no folder of a split" in refusal(path)
+
+
+def frame(count: int, **columns: Any) -> pd.DataFrame:
+    levels = [A if at % 2 else B for at in range(count)]
+    labels = ["a" if at % 2 else "b" for at in range(count)]
+    return pd.DataFrame(
+        {"image": [{"bytes": picture(one), "path": None} for one in levels], "label": labels, **columns}
+    )
+
+
+@pytest.mark.parametrize("name", ["split", "set", "part_of"])
+@pytest.mark.parametrize("third", ["unlabeled", None])
+def test_a_column_of_splits_is_never_passed_over(name: str, third: str | None, tmp_path: Path) -> None:
+    (tmp_path / "set").mkdir()
+    frame(24, **{name: ["train"] * 14 + ["test"] * 8 + [third] * 2}).to_parquet(tmp_path / "set/all.parquet")
+    assert f"its column {name} says which split a row is of" in refusal(tmp_path / "set")
+
+
+def test_the_hub_has_patients_and_splits_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    text = datasets.Value("string")
+    features = datasets.Features({"image": datasets.Image(), "label": text, "Patient ID": text, "split": text})
+    whole = frame(12, **{"Patient ID": [f"p{at}" for at in range(12)], "split": ["train"] * 8 + ["test"] * 4})
+    tables = {"train": datasets.Dataset.from_dict(whole.to_dict("list"), features=features)}
+    monkeypatch.setattr(datasets, "load_dataset", lambda name: tables)
+    with pytest.raises(UserError, match="its column split says which split a row is of"):
+        hub_parts("somebody/set")
+    tables["train"] = tables["train"].remove_columns("split")
+    assert hub_parts("somebody/set")[0]["train"][0].groups == [f"p{at}" for at in range(12)]
+
+
+def test_parquet_files_that_look_like_splits(tmp_path: Path) -> None:
+    for folder, names in (
+        ("one", ("trainset", "testset")),
+        ("two", ("entrenamiento", "prueba")),
+        ("three", ("test-run/train", "test-run/test")),
+    ):
+        for name, count in zip(names, (16, 6), strict=True):
+            path = tmp_path / folder / f"{name}.parquet"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            frame(count).to_parquet(path)
+    assert len(load_dataset(str(tmp_path / "one")).splits["test"]) == 6
+    assert "is it a split?" in refusal(tmp_path / "two")
+    assert "is it of test or of train?" in refusal(tmp_path / "three")
+
+
+def test_a_patient_spelled_two_ways(made: Any, tmp_path: Path) -> None:  # noqa: F811
+    """pandas makes floats of numbers with holes; people write p1 and P1."""
+    (tmp_path / "set").mkdir()
+    frame(16, patient=[float(at) for at in range(16)]).to_parquet(tmp_path / "set/train.parquet")
+    frame(6, patient=list(range(3, 9))).to_parquet(tmp_path / "set/test.parquet")
+    people = patients_in(load_dataset(str(tmp_path / "set")))
+    assert people["test"] <= people["train"] | people["val"]
+    rows = [(f"{i}.png", "ab"[i % 2], f"{'pP'[i > 11]}{i % 12}") for i in range(24)]
+    path = made({**{f"{i}.png": A for i in range(24)}, "metadata.csv": table(rows, "file_name", "label", "patient")})
+    assert "differ only in how they are written. Are they one?" in refusal(path)
+
+
+@pytest.mark.parametrize("layer", ["", "images/"])
+def test_folders_of_patients_with_a_stray_image_or_below_a_layer(layer: str, made: Any) -> None:  # noqa: F811
+    tree = {
+        f"{name}/{layer}patient{name}{i // 3}/{i}.png": level
+        for name, level in (("a", A), ("b", B))
+        for i in range(36)
+    }
+    if not layer:
+        tree["a/cover.png"] = A
+    dataset = load_dataset(str(made(tree)))
+    assert disjoint(dataset)
+    assert said(dataset, "The 24 folders below the classes", "were taken for patients")
+
+
+def test_folders_below_the_classes_that_are_no_patients_are_said(made: Any) -> None:  # noqa: F811
+    dataset = load_dataset(str(made({f"{name}/case{i // 6}/{i}.png": A for name in "ab" for i in range(12)})))
+    assert said(dataset, "were not taken for classes (case0, case1, …), nor for patients")
+
+
+def test_a_missing_file_is_not_another_folders(made: Any) -> None:  # noqa: F811
+    tree: Tree = {f"a/{i}.png": A for i in range(10)} | {f"b/{i}.png": B for i in range(10, 18)}
+    rows = [(f"b/{i}.png", "xy"[i % 2]) for i in range(18)]
+    dataset = load_dataset(str(made({**tree, "metadata.csv": table(rows, "file_name", "label")})))
+    assert sum(map(len, dataset.splits.values())) == 8
+    assert set.union(*levels_by_class(dataset).values()) == {B}
+    assert said(dataset, "10 rows of metadata.csv name files that are not there")
+
+
+def test_files_found_by_name_alone_are_said(made: Any) -> None:  # noqa: F811
+    rows = [(f"their/disk/{i}.png", "ab"[i % 2]) for i in range(24)]
+    dataset = load_dataset(
+        str(made({**{f"here/{i}.png": A for i in range(24)}, "metadata.csv": table(rows, "file_name", "label")}))
+    )
+    assert said(dataset, "24 rows of metadata.csv name a folder that is not there (their/disk/0.png)")
+
+
+@pytest.mark.parametrize(
+    ("names", "masks"),
+    [
+        (("{i}_image.png", "{i}_mask.png"), 12),
+        (("{i}.png", "mask_{i}.png"), 12),
+        (("{i}.png", "{i}.mask.png"), 12),
+        (("{i}.png", "{i}_superpixels.png"), 12),
+        (("{i}.png", "{i}_roi.png"), 12),
+        (("images/{i}.png", "binary_masks/{i}.png"), 12),
+    ],
+)
+def test_masks_in_more_spellings(names: tuple[str, str], masks: int, made: Any) -> None:  # noqa: F811
+    tree = {
+        f"{label}/{name.format(i=i)}": level
+        for label in "ab"
+        for i in range(6)
+        for name, level in zip(names, (A, 255), strict=True)
+    }
+    dataset = load_dataset(str(made(tree)))
+    assert set.union(*levels_by_class(dataset).values()) == {A}
+    assert said(dataset, f"{masks} masks were left out")
+
+
+def test_versions_of_the_same_images_are_no_classes(made: Any) -> None:  # noqa: F811
+    tree = {
+        f"{top}/{name}/{i}.png": A
+        for top in ("Original Dataset", "Augmented Dataset")
+        for name in "ab"
+        for i in range(6)
+    }
+    assert "Are they versions of the same images?" in refusal(made(tree))
+
+
+def test_a_split_below_the_classes_by_another_word(made: Any) -> None:  # noqa: F811
+    tree = {f"{name}/{split}/{i}.png": A for name in "ab" for split in ("train", "holdout") for i in range(6)}
+    assert "which look like splits. Turn it round" in refusal(made(tree))
+
+
+def test_links_to_folders_in_every_reader(made: Any, tmp_path: Path) -> None:  # noqa: F811
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    frame(16).to_parquet(elsewhere / "a.parquet")
+    (tmp_path / "set/test").mkdir(parents=True)
+    frame(6).to_parquet(tmp_path / "set/test/a.parquet")
+    (tmp_path / "set/train").symlink_to(elsewhere, target_is_directory=True)
+    dataset = load_dataset(str(tmp_path / "set"))
+    assert (len(dataset.train) + len(dataset.splits["val"]), len(dataset.splits["test"])) == (16, 6)
+    pictures = tmp_path / "pictures"
+    pictures.mkdir()
+    for i in range(24):
+        Image.new("L", (28, 28), A).save(pictures / f"{i}.png")
+    path = made({"metadata.csv": table([(f"images/{i}.png", "ab"[i % 2]) for i in range(24)], "file_name", "label")})
+    (path / "images").symlink_to(pictures, target_is_directory=True)
+    (path / "images" / "back").symlink_to(path, target_is_directory=True)
+    assert sum(map(len, load_dataset(str(path)).splits.values())) == 24
+
+
+def test_no_list_of_labels_is_not_no_label(tmp_path: Path) -> None:
+    (tmp_path / "set").mkdir()
+    labels = [["a"], ["b"], ["a", "b"], None] * 6
+    pd.DataFrame({"image": [{"bytes": picture(A), "path": None}] * 24, "labels": labels}).to_parquet(
+        tmp_path / "set/all.parquet"
+    )
+    assert "some images have no list of labels" in refusal(tmp_path / "set")
+
+
+@pytest.mark.parametrize("odd", [float("inf"), 0.5])
+def test_odd_numbers_as_labels(odd: float, tmp_path: Path) -> None:
+    (tmp_path / "set").mkdir()
+    frame(12).assign(label=[0.0, odd] * 6).to_parquet(tmp_path / "set/all.parquet")
+    assert "is no class" in refusal(tmp_path / "set")
+
+
+@pytest.mark.parametrize("spellings", [("1", "1.0"), ("non-tumor", "non_tumor"), ("Non tumor", "non-tumor")])
+def test_a_class_in_two_spellings(spellings: tuple[str, str], made: Any) -> None:  # noqa: F811
+    rows = [(f"{i}.png", [*spellings, "other"][i % 3]) for i in range(24)]
+    path = made({**{f"{i}.png": A for i in range(24)}, "metadata.csv": table(rows, "file_name", "label")})
+    assert "differ only in how they are written" in refusal(path)
+
+
+def test_holes_are_no_class(made: Any) -> None:  # noqa: F811
+    rows = [(f"{i}.png", ["a", "b", "N/A"][i % 3]) for i in range(24)]
+    path = made({**{f"{i}.png": A for i in range(24)}, "metadata.csv": table(rows, "file_name", "label")})
+    assert "line 4 has no label" in refusal(path)
+
+
+def test_a_table_that_contradicts_the_folders(made: Any) -> None:  # noqa: F811
+    rows = [(f"{name}/{i}.png", "ba"["ab".index(name)]) for name in "ab" for i in range(12)]
+    path = made({**classes_of({"a": A, "b": B}), "labels.csv": table(rows, "file_name", "label")})
+    assert "says 'b', but 0.png lies in the folder 'a'" in refusal(path)
+
+
+def test_a_table_of_some_images_beside_class_folders_is_no_table_of_labels(made: Any) -> None:  # noqa: F811
+    rows = [(f"a/{i}.png", "b") for i in range(6)]
+    dataset = load_dataset(
+        str(made({**classes_of({"a": A, "b": B}), "predictions.csv": table(rows, "file_name", "label")}))
+    )
+    assert levels_by_class(dataset) == {"a": {A}, "b": {B}}
+    assert said(dataset, "predictions.csv was not used")
+
+
+def test_a_table_in_one_split_alone(made: Any) -> None:  # noqa: F811
+    rows = [(f"{i}.png", "ab"[i % 2]) for i in range(12)]
+    tree: Tree = {**{f"train/{i}.png": A for i in range(12)}, "train/metadata.csv": table(rows, "file_name", "label")}
+    path = made({**tree, **{f"test/{name}/{i}.png": A for name in "ab" for i in range(3)}})
+    assert "test has no such table" in refusal(path)
+
+
+def test_coordinates_are_no_labels(made: Any) -> None:  # noqa: F811
+    rows = [(f"{name}/{i}.png", i, i % 2) for name in "ab" for i in range(12)]
+    dataset = load_dataset(
+        str(made({**classes_of({"a": A, "b": B}), "places.csv": table(rows, "file_name", "x", "y")}))
+    )
+    assert levels_by_class(dataset) == {"a": {A}, "b": {B}}
+
+
+def test_two_columns_or_rows_that_say_different_things(made: Any) -> None:  # noqa: F811
+    images = {f"{i}.png": A for i in range(24)}
+    rows: list[tuple[Any, ...]] = [(f"{i}.png", "ab"[i % 2], "ba"[i % 2]) for i in range(24)]
+    assert "two columns are called label" in refusal(
+        made({**images, "metadata.csv": table(rows, "file_name", "label", "label")})
+    )
+    rows = [*((f"{i}.png", "ab"[i % 2], f"p{i}") for i in range(24)), ("0.png", "a", "p7")]
+    path = made({"metadata.csv": table(rows, "file_name", "label", "patient")})
+    assert "stands in two rows with different patients" in refusal(path)
+
+
+def test_some_images_on_another_scale_are_found(made: Any) -> None:  # noqa: F811
+    rng, tree = np.random.default_rng(0), dict[str, Any]()
+    for name in "ab":
+        for i in range(20):
+            pixels = rng.integers(0, 256, (28, 28), np.uint8)
+            tree[f"{name}/{i}.png"] = Image.fromarray(pixels if i % 2 else (pixels > 128).astype(np.uint8))
+    dataset = load_dataset(str(made(tree)))
+    assert any("images are nearly black, others are not" in line for line in findings(audit(dataset)))
+    assert not any("nearly black" in line for line in findings(audit(load_dataset("phantom"))))
+
+
+def test_what_is_judged_is_judged_whole(made: Any) -> None:  # noqa: F811
+    """`evaluate FOLDER` leaves out no image, and turns none."""
+    classes = Conditioning({0: "a", 1: "b"})
+    path = made({**classes_of({"a": A, "b": B}, 4), "a/0_mask.png": 255})
+    with pytest.raises(UserError, match=r"1 masks were left out.*All images of the folder are to be judged"):
+        load_labelled_folder(path, "set", classes, (28, 28, 1))
+    (path / "a/0_mask.png").unlink()
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.fromarray(UP).save(path / "a/0.png", exif=exif)
+    with pytest.raises(UserError, match="1 images have an orientation in their EXIF"):
+        load_labelled_folder(path, "set", classes, (28, 28, 1))
+
+
+def test_signed_bytes_are_refused(made: Any, tmp_path: Path) -> None:  # noqa: F811
+    """−100 would become 156."""
+    path = made(classes_of({"a": A, "b": B}, under="{}/{}.tif"))
+    Image.fromarray(np.full((28, 28), 156, np.uint8)).save(path / "a/0.tif", tiffinfo={339: 2})
+    assert "signed" in refusal(path)
+
+
+def test_transparency_of_deep_pictures_is_refused(made: Any) -> None:  # noqa: F811
+    path = made(classes_of({"a": A, "b": B}))
+    Image.fromarray(np.full((28, 28), 30000, np.uint16)).save(path / "a/0.png", transparency=30000)
+    assert "transparent" in refusal(path)
