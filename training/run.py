@@ -312,9 +312,11 @@ def say_plan(run: Run, expected: Expected, max_steps: int | None, step: int) -> 
     if config.keep == "best":
         count = len(run.dataset.train)
         logger.info(
-            "  %s training images usually bear about %s steps; then the held-out loss rises, and training ends (seen every %d)",
-            f"{count:,}", f"{bearable_steps(count, run.images_a_step):,}", run.validation_steps,
+            "  %s training images usually bear about %s steps; then the held-out loss rises, and training stops",
+            f"{count:,}", f"{bearable_steps(count, run.images_a_step):,}",
         )  # fmt: skip
+    if run.validation_steps < config.validation_steps:
+        logger.info("  held-out losses every %d steps, as the set is small", run.validation_steps)
     if max_steps is None:
         logger.info("  expected time: %g minutes, as asked", config.max_train_minutes)
     elif expected.speeds:
