@@ -36,7 +36,7 @@ from medmnist_diffusion.publish.publish import (
     upload_unless_dry_run,
 )
 from medmnist_diffusion.publish.verdict import verdict
-from medmnist_diffusion.shipped import name_of, pipeline_folder, shipped_names
+from medmnist_diffusion.shipped import is_shipped, name_of, pipeline_folder, shipped_names
 
 logger = logging.getLogger(__name__)
 STATIC = Path(__file__).parent / "static_page"
@@ -118,7 +118,8 @@ def publish_space(
     """
     with checked_copy(pipeline, repo_id, data_license) as copy, tempfile.TemporaryDirectory() as temporary:
         pipe, page = load_pipeline(copy), Path(temporary) / "page"
-        content = page_content(copy, pipe, name_of(pipeline_folder(pipeline)))
+        shipped = is_shipped(pipeline_folder(pipeline))
+        content = page_content(copy, pipe, pipeline_folder(pipeline).name if shipped else copy.name)
         if dry_run and runtime is None and not _kept_runtime().is_file():
             logger.info("%s %s is not here: npm will get it, 33 MB of which 14 MB go into the page.", RUNTIME, VERSION)
             _write(pipe, content, page, None)

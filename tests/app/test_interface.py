@@ -34,6 +34,8 @@ def started(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, Pat
     folder = tmp_path_factory.mktemp("app")
     counts = {"train": 40, "val": 20, "test": 20}
     write_npz(folder / "findings.npz", phantom.make_phantom(form="multi-label", counts=counts))
+    about = {"label": {str(label): name for label, name in phantom.FINDINGS.items()}, "task": "multi-label"}
+    (folder / "findings.json").write_text(json.dumps(about))
     arguments = small_training(folder / "findings.npz", folder / "findings")
     assert cli.main(["train", *arguments, "--max_train_steps", "2"]) == 0
     pipelines = ["phantom-28", "pbc-blood-28", "adrenalmnist3d-28", "findings/pipeline"]
