@@ -25,8 +25,8 @@ from medmnist_diffusion.diffusion.loss import (
 CANDIDATES = 4  # draws of noise for each image, of which the nearest is taken
 POOL = 5  # batches that are coupled by class at once, as in its paper: else a class has a handful of images to choose among
 APART = 0.05  # weight of the contrastive term, as in its paper
+_NEAREST = 4  # the random stream of the candidates, beside those of diffusion/batches.py
 MOST_WEIGHT = 5.0  # of an image's error at low noise
-_NEAREST = 4  # the random stream of the candidates, after those of diffusion/batches.py
 
 
 class NearestNoise(TrainingBatches):

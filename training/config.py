@@ -193,6 +193,10 @@ class TrainingConfig:
     random_flip: bool = Field(
         default=False, description="Mirror half of the images. Wrong for anything with a left and a right."
     )
+    varied_share: Annotated[float, Field(ge=0, lt=1)] | None = Field(
+        default=None,
+        description="Of few images: so large a part of a batch is turned, moved, scaled and mirrored, as classes of their own.",
+    )
     use_ema: bool = Field(default=True, description="Average the weights over time; the pipeline gets the average.")
     ema_decay: Share = Field(
         default=0.9999, description="The largest EMA decay; it warms up as 1 - (1 + step)^(-2/3)."

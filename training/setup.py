@@ -60,6 +60,7 @@ def network_options(config: TrainingConfig, dataset: ImageDataset) -> dict[str, 
         "layers_per_block": config.layers_per_block,
         "attention": config.attention,
         "dropout": config.dropout,
+        "varied": bool(config.varied_share),
     }
 
 

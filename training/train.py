@@ -155,6 +155,7 @@ def _train(
         noise_shape=objective.encoder.padded_shape,
         unlabeled=unlabeled.split if unlabeled else None,
         unlabeled_share=config.unlabeled_share,
+        varied_share=config.varied_share or 0.0,
     )
     # The same questions to training and to held-out images, every time: where the answers part, memorizing begins.
     asked = {"train": dataset.train, "val": run.held_out}

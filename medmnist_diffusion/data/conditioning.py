@@ -128,9 +128,18 @@ class Conditioning:
         """The condition that stands for "unknown" in training."""
         return 1 << self.num_classes if self.multi_label else self.num_classes
 
-    def unet_options(self) -> dict[str, Any]:
-        """What a stock `UNet2DModel` is built with to take these conditions, the null one among them, as `class_labels`."""
-        return {"class_embed_type": "identity"} if self.multi_label else {"num_class_embeds": self.num_classes + 1}
+    def unet_options(self, varied: bool = False) -> dict[str, Any]:
+        """What a stock `UNet2DModel` is built with to take these conditions, the null one among them, as `class_labels`.
+
+        Args:
+            varied: and those of varied images, after them; where an image has one class.
+        """
+        embeds = self.num_classes + 1 + (self.num_classes if varied else 0)
+        return {"class_embed_type": "identity"} if self.multi_label else {"num_class_embeds": embeds}
+
+    def varied(self, labels: torch.Tensor) -> torch.Tensor:
+        """The conditions of varied images, which nothing is sampled from."""
+        return labels + self.num_classes + 1
 
     def dropped(self, labels: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
         """The conditions, int64 n, with the null label where the boolean mask, n, is true."""

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 
 from medmnist_diffusion.data.conditioning import Conditioning
 from medmnist_diffusion.data.dataset import Split, to_model_range
@@ -18,6 +19,9 @@ LOG_SNR_MEAN, LOG_SNR_STD = 1.0, 3.0  # about as wide as uniform t on the cosine
 
 # One stream of random numbers for each use, so that adding a use does not disturb the others.
 _ORDER, _DRAWS, _AUGMENT, _UNLABELED = range(4)
+_VARIED = 5  # 4 is that of benchmarks/changes.py
+# Of varied images, at most: degrees either way, parts of a side, and of the size.
+TURNED, MOVED, SCALED = 15.0, 0.04, 0.1
 
 
 def derived_seed(*key: int) -> int:
@@ -76,6 +80,9 @@ class TrainingBatches:
         noise_shape: of the noise of one image, where that is not the image's: an encoder's padded shape.
         unlabeled: images that every batch has some of, under the null label that they come with.
         unlabeled_share: so large a part of it, at least one image and not all.
+        varied_share: so large a part of the labelled images is varied (`varied_images`), and under classes of its own: those of
+            the data, counted on from K + 1. A network that is never asked for these draws nothing turned ("non-leaky"
+            augmentation, Karras et al. 2022, arXiv 2206.00364, section 5, by a class in the place of their augmentation label).
 
     Attributes:
         labelled: images of the global batch that are of the split.
@@ -99,6 +106,7 @@ class TrainingBatches:
         noise_shape: Sequence[int] | None = None,
         unlabeled: Split | None = None,
         unlabeled_share: float = 0.5,
+        varied_share: float = 0.0,
     ) -> None:
         self.noise_shape, self.unlabeled = noise_shape, unlabeled
         if unlabeled is not None and batch_size < 2:
@@ -107,6 +115,7 @@ class TrainingBatches:
             )
         apart = 0 if unlabeled is None else min(max(1, round(unlabeled_share * batch_size)), batch_size - 1)
         self.labelled = batch_size - apart
+        self.varied = round(varied_share * self.labelled)
         self.split, self.batch_size, self.seed = split, batch_size, seed
         self.num_train_timesteps, self.conditioning, self.label_dropout = (
             num_train_timesteps,
@@ -133,7 +142,19 @@ class TrainingBatches:
         noise = torch.randn(shape, generator=generator, device=self.device)[self.share]
         timesteps = self._timesteps(generator)[self.share]
         dropped = torch.rand(self.batch_size, generator=generator, device=self.device)[self.share]
-        return Batch(images, self.conditioning.dropped(labels, dropped < self.label_dropout), noise, timesteps)
+        asked = self.conditioning.dropped(labels, dropped < self.label_dropout)
+        if count := max(0, min(self.varied, self.share.stop) - self.share.start):
+            images = torch.cat([self._varied(images[:count], number), images[count:]])
+            asked = torch.cat(
+                [self.conditioning.varied(labels[:count]), asked[count:]]
+            )  # never as "unknown", which is sampled
+        return Batch(images, asked, noise, timesteps)
+
+    def _varied(self, images: torch.Tensor, number: int) -> torch.Tensor:
+        """The first images of this process's share, which are the first of the global batch's from there."""
+        generator = torch.Generator(self.device).manual_seed(derived_seed(self.seed, _VARIED, number))
+        drawn = torch.rand((self.batch_size, 5), generator=generator, device=self.device)
+        return varied_images(images, drawn[self.share.start : self.share.start + len(images)])
 
     def _timesteps(self, generator: torch.Generator) -> torch.Tensor:
         """Noise levels of the global batch, n.
@@ -182,3 +203,23 @@ class TrainingBatches:
         ]
         shifted = [image[window] for image, window in zip(padded, windows, strict=True)]
         return np.stack([image[..., ::-1, :] if flip else image for image, flip in zip(shifted, flips, strict=True)])
+
+
+def varied_images(images: torch.Tensor, drawn: torch.Tensor) -> torch.Tensor:
+    """Images n×C×H×W (volumes n×C×D×H×W, each of their slices alike) turned, moved, scaled, and half of them mirrored; what comes
+    in at the edges is mirrored there.
+
+    Args:
+        drawn: n×5 numbers of 0 … 1: angle, move across, move down, size, mirror.
+    """
+    flat = images.flatten(1, -3)
+    height, width = flat.shape[-2:]
+    angle, across, down = TURNED * torch.pi / 180 * (2 * drawn[:, 0] - 1), *(2 * MOVED * (2 * drawn[:, 1:3] - 1)).T
+    size, mirror = 1 + SCALED * (2 * drawn[:, 3] - 1), torch.where(drawn[:, 4] < 0.5, -1.0, 1.0)
+    cos, sin = angle.cos() / size, angle.sin() / size
+    rows = [
+        torch.stack([mirror * cos, -sin * height / width, across]),
+        torch.stack([mirror * sin * width / height, cos, down]),
+    ]
+    where = F.affine_grid(torch.stack(rows).permute(2, 0, 1), list(flat.shape), align_corners=False)
+    return F.grid_sample(flat, where, padding_mode="reflection", align_corners=False).reshape(images.shape)

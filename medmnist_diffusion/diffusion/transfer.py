@@ -15,10 +15,11 @@ import torch
 from diffusers import UNet2DModel
 
 from medmnist_diffusion.data.conditioning import Conditioning, same_name
+from medmnist_diffusion.diffusion.unet import CLASSES
 from medmnist_diffusion.errors import UserError
 from medmnist_diffusion.pipelines import PixelUnshuffle, label_vectors
 
-FIRST, LAST, LAST_BIAS, CLASSES = "conv_in.weight", "conv_out.weight", "conv_out.bias", "class_embedding.weight"
+FIRST, LAST, LAST_BIAS = "conv_in.weight", "conv_out.weight", "conv_out.bias"
 TIME_OUT, TIME_BIAS = "time_embedding.linear_2.", "time_embedding.linear_2.bias"
 SHAPE = ("block_out_channels", "layers_per_block", "down_block_types", "up_block_types", "add_attention")
 
@@ -53,7 +54,10 @@ def take_over(new: Ends, base: Ends) -> list[str]:
         drawn = new.network.state_dict()[CLASSES]
         count, width = base.conditioning.num_classes + 1, drawn.shape[1]
         rows = theirs[CLASSES] if CLASSES in theirs else label_vectors(torch.eye(count), width)
-        weights[CLASSES], own = _class_rows(new.conditioning, base.conditioning, rows, drawn * rows.std())
+        made_rows, own = _class_rows(new.conditioning, base.conditioning, rows, drawn * rows.std())
+        weights[CLASSES] = torch.cat(
+            [made_rows, drawn[len(made_rows) :] * rows.std()]
+        )  # those of varied images at random
         if own:
             said.append(f"Classes that the base does not know start at random: {', '.join(own)}.")
     elif CLASSES in theirs:

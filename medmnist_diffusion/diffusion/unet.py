@@ -8,6 +8,8 @@ from medmnist_diffusion.data.conditioning import Conditioning
 from medmnist_diffusion.errors import UserError
 from medmnist_diffusion.pipelines import PixelUnshuffle, label_width
 
+CLASSES = "class_embedding.weight"
+
 
 def build_unet(
     conditioning: Conditioning,
@@ -16,14 +18,15 @@ def build_unet(
     layers_per_block: int = 1,
     attention: bool = False,
     dropout: float = 0.0,
+    varied: bool = False,
 ) -> UNet2DModel:
     """A UNet2DModel for what the encoder makes of images, and for these conditions.
 
-    `attention` puts one self-attention layer at the lowest resolution.
+    `attention` puts one self-attention layer at the lowest resolution; `varied` has the classes of varied images, too.
 
     Raises:
-        UserError: if the images are too small to be unshuffled and halved as often as the blocks need, or the blocks too narrow
-            for so many labels.
+        UserError: if the images are too small to be unshuffled and halved as often as the blocks need, the blocks too narrow
+            for so many labels, or images with several labels are to be varied.
     """
     blocks = len(block_out_channels)
     encoded_channels, height, width = encoder.encoded_shape
@@ -37,6 +40,8 @@ def build_unet(
             f"{conditioning.num_classes} labels do not fit a first block of {block_out_channels[0]} channels, which takes "
             f"{numbers - 1}. Use a wider one: --block_out_channels."
         )
+    if varied and conditioning.multi_label:
+        raise UserError("--varied_share needs one class an image, and these have several labels: leave it out.")
     return UNet2DModel(
         sample_size=height if height == width else (height, width),
         in_channels=encoded_channels,
@@ -48,8 +53,20 @@ def build_unet(
         norm_num_groups=8,
         add_attention=attention,
         dropout=dropout,
-        **conditioning.unet_options(),
+        **conditioning.unet_options(varied),
     )
+
+
+def without_varied(network: UNet2DModel, conditioning: Conditioning) -> UNet2DModel:
+    """The network without the classes of varied images: a copy, or itself where it has none."""
+    wanted = conditioning.unet_options()
+    if conditioning.multi_label or network.config.num_class_embeds == wanted["num_class_embeds"]:
+        return network
+    plain = UNet2DModel.from_config({**network.config, **wanted}).to(network.device)
+    weights = dict(network.state_dict())
+    weights[CLASSES] = weights[CLASSES][: wanted["num_class_embeds"]]
+    plain.load_state_dict(weights)
+    return plain.train(network.training)
 
 
 def build_noise_scheduler(

@@ -15,6 +15,7 @@ from medmnist_diffusion.data.dataset import ImageDataset
 from medmnist_diffusion.diffusion.folder_check import write_manifest
 from medmnist_diffusion.diffusion.loss import Objective
 from medmnist_diffusion.diffusion.sampling import generate_images, set_sampler
+from medmnist_diffusion.diffusion.unet import without_varied
 from medmnist_diffusion.files import atomic_folder, write_json, write_text
 from medmnist_diffusion.pipelines import ClassConditionalDDPMPipeline
 from medmnist_diffusion.publish.card import write_card
@@ -27,9 +28,9 @@ LEVEL_MARGIN = 25  # of 255 grey levels at either end, which a network that make
 
 
 def build_pipeline(network: UNet2DModel, objective: Objective, dataset: ImageDataset) -> ClassConditionalDDPMPipeline:
-    """The pipeline around a network trained on the data set."""
+    """The pipeline around a network trained on the data set, without classes of its own that training had."""
     return ClassConditionalDDPMPipeline(
-        network,
+        without_varied(network, dataset.conditioning),
         objective.scheduler,
         dataset.id2label,
         pixel_unshuffle=objective.encoder.factor,

@@ -25,7 +25,7 @@ from medmnist_diffusion.training.train import train
 
 NEVER = 10**9
 # Settings that came later, and mean nothing where they are not given.
-LATER = ("fit", "window", "slices", "pretrained_learning_rate_factor")
+LATER = ("fit", "window", "slices", "pretrained_learning_rate_factor", "varied_share")
 
 
 def generator_config(
