@@ -170,13 +170,17 @@ def labelled_files(path: Path, tables: dict[str | None, Path]) -> tuple[dict[str
 
 
 def _names_images(table: Path) -> bool:
-    """Whether a CSV of any name is a table of labels: it can be read, and names most of the images that are there."""
+    """Whether a CSV of any name is a table of labels: it can be read, and names images that are there; where folders could be the
+    classes, most of the images."""
     try:
         columns = _columns_of(rows := read_rows(table))
         if columns is None:
             return False
         named = {file for file in _files(rows, columns[0], table.parent, table, [])[0] if file}
-        return len(named) >= MOST_NAMED * sum(map(is_image, files_below(table.parent)))
+        images = list(filter(is_image, files_below(table.parent)))
+        tops = {image.relative_to(table.parent).parts[0] for image in images if image.parent != table.parent}
+        by_folders = len([top for top in tops if split_name(top) is None]) > 1  # which could be the classes
+        return len(named) >= MOST_NAMED * len(images) if by_folders else bool(named)
     except UserError:
         return False
 

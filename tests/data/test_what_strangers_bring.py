@@ -319,3 +319,12 @@ def test_transparency_of_deep_pictures_is_refused(made: Any) -> None:  # noqa: F
     path = made(classes_of({"a": A, "b": B}))
     Image.fromarray(np.full((28, 28), 30000, np.uint16)).save(path / "a/0.png", transparency=30000)
     assert "transparent" in refusal(path)
+
+
+def test_a_table_of_a_third_of_the_images_where_no_folders_are_classes(made: Any) -> None:  # noqa: F811
+    """As competitions have it: `train.csv` beside pictures, many of which are for the test and have no label."""
+    rows = [(f"{i}.png", "ab"[i % 2]) for i in range(24)]
+    tree: Tree = {f"pictures/{i}.png": A for i in range(72)}
+    dataset = load_dataset(str(made({**tree, "study.csv": table(rows, "id", "label")})))
+    assert sum(map(len, dataset.splits.values())) == 24
+    assert said(dataset, "48 images are not named in the table and were left out")
