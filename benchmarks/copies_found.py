@@ -1,13 +1,16 @@
 """Which copies are found, and are fresh images left in peace? The power of the copied share, by simulation and by real generators.
 
-    python benchmarks/copies_found.py                # the sets in $MEDMNIST_ROOT and beside it; ten minutes of one core
+    python benchmarks/copies_found.py                # the sets in $MEDMNIST_ROOT and beside it; half an hour of one core
     python benchmarks/copies_found.py --generators   # generators trained on 200 images, too long and in time; an hour of one core
 
 A simulated evaluation draws training images, 100 val images of which some are twins of training images (saved again as JPEG,
 shifted, or noised), and 600 images to be judged: fresh real ones, and copies of training images in a disguise. Twins are
 recognised as `evaluate` does it, by nothing but the distances. What is counted: how often the copied share by pixels is called
-more than chance. Fresh images at the test's own level (p < 0.01); copies at the strictest level that Holm's correction for all
-copy tests of an evaluation asks for.
+more than chance. Fresh images at the test's own level (p < 0.01); copies at the strictest level that Holm's correction for a
+hundred copy tests of an evaluation asks for. And how often the answer is "cannot be judged", and how often "no sign" although
+there are copies.
+
+Beside the statistic that `evaluate` takes, others are counted with redrawn copies: what it is chosen from.
 
 The generators are the default recipe on 200 images, --keep latest for 1,500 steps; the weights of their lowest held-out loss are
 those that the default keeps. Both are judged as `evaluate` does it, by 600 images.
@@ -21,15 +24,16 @@ import io
 import sys
 import tempfile
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import matplotlib
 import numpy as np
+import torch
 from judging import RESULTS
 from PIL import Image
-from scipy.ndimage import gaussian_filter
 from tqdm import tqdm
 
 from medmnist_diffusion.artifacts import Metrics, TrainingSummary
@@ -37,14 +41,22 @@ from medmnist_diffusion.data import ImageDataset, Split, load_dataset
 from medmnist_diffusion.data.audit import describe
 from medmnist_diffusion.data.dataset import without_grey_axis
 from medmnist_diffusion.data.medmnist_files import medmnist_root
-from medmnist_diffusion.data.twins import Nearest, clusters, nearest_pictures, twin_limit
+from medmnist_diffusion.data.twins import (
+    Nearest,
+    clusters,
+    interior,
+    nearest_pictures,
+    shifts,
+    twin_limit,
+    working_blocks,
+)
 from medmnist_diffusion.diffusion.sampling import generate_images, load_pipeline
 from medmnist_diffusion.errors import run_command
 from medmnist_diffusion.files import write_json
 from medmnist_diffusion.metrics.evaluation import evaluate_images
 from medmnist_diffusion.metrics.extractors import OFFLINE_PAIR, make_extractor
-from medmnist_diffusion.metrics.memorization import Threshold
-from medmnist_diffusion.publish.copies import COPYING, copy_tests
+from medmnist_diffusion.metrics.memorization import NEAR, SURE, Threshold, redrawn
+from medmnist_diffusion.publish.copies import COPYING, FEWEST_SEEN, MOST_NEAR, MOST_UNSEEN, copy_tests
 from medmnist_diffusion.publish.plots import save_figure
 from medmnist_diffusion.training.config import training_config
 from medmnist_diffusion.training.train import train
@@ -55,7 +67,6 @@ from matplotlib import pyplot as plt
 SETS = ("pneumoniamnist", "retinamnist", "own/pbc_blood_28.npz")
 POOL, TRAIN, VAL, JUDGED = 3000, (200, 500, 2000), 100, 600
 TWINS, SHARES = (0.0, 0.15, 0.4), (0.02, 0.05, 0.1, 0.2)
-TESTS = 6  # two shares in three spaces, of all classes together and of each
 RUNS = 200
 FEW, LONG, NEVER = 200, 1500, 10**9  # training images and steps of a generator that is trained too long
 Disguise = Callable[[np.ndarray, np.random.Generator], np.ndarray]  # float N×H×W×C → the same
@@ -76,13 +87,6 @@ def shifted(images: np.ndarray, rng: np.random.Generator) -> np.ndarray:
 
 def mirrored(images: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     return images[:, :, ::-1]
-
-
-def redrawn(images: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """As an overfitted generator does it: softer, brighter or darker, and noise until 10 grey levels (RMS) lie between."""
-    changed = gaussian_filter(images, (0, 0.7, 0.7, 0)) + rng.uniform(-6, 6, (len(images), 1, 1, 1))
-    lacking = np.sqrt(np.maximum(10**2 - ((changed - images) ** 2).mean((1, 2, 3), keepdims=True), 0))
-    return changed + lacking * rng.normal(size=images.shape)
 
 
 def twins(images: np.ndarray, rng: np.random.Generator) -> np.ndarray:
@@ -127,70 +131,167 @@ def distances_to(pool: Split, images: np.ndarray, own_rows: np.ndarray | None = 
     return whole
 
 
-def relative(distances: np.ndarray) -> np.ndarray:
-    """`Nearest.relative` of whole rows of distances."""
+def grey_distances_to(pool: Split, images: np.ndarray, own_rows: np.ndarray | None = None) -> np.ndarray:
+    """float32 N×P: the same in root-mean-square grey levels, as `memorization.nearest_copies` compares."""
+    queries = Split("queries", images.round().clip(0, 255).astype(np.uint8), pool.labels)
+    targets = torch.cat([interior(block, (0, 0)).flatten(1) for block in working_blocks(pool)])
+    whole, norms = [], (targets**2).sum(1)
+    for block in working_blocks(queries):
+        best = torch.full((len(block), len(targets)), torch.inf)
+        for one in (block, block.flip(-1)):
+            for by in shifts(block):
+                moved = interior(one, by).flatten(1)
+                squares = (moved**2).sum(1, keepdim=True) + norms - 2 * moved @ targets.T
+                best = torch.minimum(best, squares)
+        whole.append((best.clamp(min=0) / targets.shape[1]).sqrt())
+    distances = torch.cat(whole).numpy()
+    if own_rows is not None:
+        distances[np.arange(len(distances)), own_rows] = np.inf
+    return distances
+
+
+def nearest_of(distances: np.ndarray) -> np.ndarray:
+    """The 51 lowest of each row, ascending; without the distance of an image to itself."""
     nearest = np.sort(np.partition(distances, 51, axis=1)[:, :51], axis=1)
-    nearest = nearest[:, : int(np.isfinite(nearest).all(0).sum())]
-    return Nearest(nearest, np.zeros(nearest.shape, int)).relative
+    return nearest[:, : int(np.isfinite(nearest).all(0).sum())]
+
+
+def relative(nearest: np.ndarray, others: int = 50) -> np.ndarray:
+    """The distance to the nearest one ÷ the mean of those to the next ones: with 50, `Nearest.relative`."""
+    return nearest[:, 0] / np.maximum(nearest[:, 1 : 1 + others].mean(1), 1e-12)
+
+
+# Name → which distances, and what is made of the 51 nearest. The last is what `evaluate` takes.
+STATISTICS: dict[str, tuple[str, Callable[[np.ndarray], np.ndarray]]] = {
+    "grey levels (RMS)": ("grey", lambda nearest: nearest[:, 0]),
+    "grey levels ÷ the next 50": ("grey", relative),
+    "pictures": ("pictures", lambda nearest: nearest[:, 0]),
+    "pictures ÷ the next one": ("pictures", partial(relative, others=1)),
+    "pictures ÷ the next 10": ("pictures", partial(relative, others=10)),
+    "pictures ÷ the next 50": ("pictures", relative),
+}
+CHOSEN = "pictures ÷ the next 50"
+
+
+@dataclass(frozen=True)
+class Simulated:
+    """Of one simulated evaluation, by one statistic: the threshold, and the values of fresh images and of copies by disguise."""
+
+    threshold: Threshold
+    fresh: np.ndarray
+    of_copies: dict[str, np.ndarray]
+    near: float
+
+    def p_value(self, kind: str | None = None, share: float = 0.0) -> float:
+        """Of the images to be judged, with a share of copies among them."""
+        count = round(share * JUDGED)
+        below = int((self.fresh[count:] < self.threshold.value).sum())
+        if kind is not None:
+            below += int((self.of_copies[kind][:count] < self.threshold.value).sum())
+        return self.threshold.p_value(below, JUDGED)
+
+    @property
+    def unjudged(self) -> bool:
+        """Whether "no sign" would not be said (publish/copies.py)."""
+        seen = float((self.of_copies["redrawn"] < self.threshold.value).mean())
+        detectable = self.threshold.detectable(JUDGED)
+        unseen = detectable is None or seen == 0 or detectable / seen > MOST_UNSEEN
+        return self.near > MOST_NEAR or seen < FEWEST_SEEN or unseen
 
 
 def simulated(
-    between: dict[str, np.ndarray], lone: np.ndarray, size: int, share_of_twins: float, rng: np.random.Generator
-) -> tuple[Threshold, np.ndarray, dict[str, np.ndarray]]:
-    """One evaluation: the threshold, and relative distances of fresh images and of copies in each disguise.
+    between: dict[str, dict[str, np.ndarray]],
+    lone: np.ndarray,
+    size: int,
+    share_of_twins: float,
+    rng: np.random.Generator,
+) -> dict[str, Simulated]:
+    """One evaluation, by each of the `STATISTICS`.
 
     Args:
-        between: distances from the pool's images, as they are (`real`) and disguised, to the pool's.
+        between: kind of distance → those from the pool's images, as they are (`real`) and disguised, to the pool's.
         lone: rows of the pool that are nobody's twin.
     """
     order = rng.permutation(lone)
     judged, val = order[:JUDGED], order[JUDGED : JUDGED + VAL]
-    train = rng.permutation(np.setdiff1d(np.arange(len(between["real"])), np.concatenate([judged, val])))[:size]
+    train = rng.permutation(np.setdiff1d(np.arange(len(between["pictures"]["real"])), np.concatenate([judged, val])))[
+        :size
+    ]
     count = round(share_of_twins * VAL)
-    of_val = np.concatenate([
-        relative(between["real"][np.ix_(val[count:], train)]),
-        relative(between["twins"][np.ix_(rng.choice(train, count), train)]) if count else np.zeros(0),
-    ])  # fmt: skip
-    of_train = relative(between["real"][np.ix_(train, train)])
-    known = np.concatenate([of_val, of_train])
-    copied = rng.choice(train, round(max(SHARES) * JUDGED))
-    of_copies = {kind: relative(between[kind][np.ix_(copied, train)]) for kind in COPIES}
-    fresh = relative(between["real"][np.ix_(judged, train)])
-    return Threshold.of(known[known >= twin_limit(known)]), fresh, of_copies
+    twins_in_val, copied = rng.choice(train, count), rng.choice(train, round(max(SHARES) * JUDGED))
+    found: dict[str, dict[str, np.ndarray]] = {}
+    for kind, of in between.items():
+        known = [("real", val[count:]), ("twins", twins_in_val), ("real", train)]
+        nearest = [nearest_of(of[name][np.ix_(rows, train)]) for name, rows in known if len(rows)]
+        width = min(one.shape[1] for one in nearest)
+        found[kind] = {
+            "known": np.concatenate([one[:, :width] for one in nearest]),
+            "fresh": nearest_of(of["real"][np.ix_(judged, train)]),
+            **{name: nearest_of(of[name][np.ix_(copied, train)]) for name in COPIES if name in of},
+        }  # fmt: skip
+    relative_known = relative(found["pictures"]["known"])
+    independent = relative_known >= twin_limit(relative_known)  # twins are told by one and the same figure
+    near = float((relative_known[independent] < NEAR).mean())
+    results = {}
+    for name, (kind, statistic) in STATISTICS.items():
+        values = {what: statistic(nearest) for what, nearest in found[kind].items()}
+        of_copies = {disguise: values[disguise] for disguise in COPIES if disguise in values}
+        results[name] = Simulated(Threshold.of(values["known"][independent]), values["fresh"], of_copies, near)
+    return results
 
 
 def measure(dataset: ImageDataset, bar: tqdm) -> list[dict[str, Any]]:
     """A row for each number of training images and share of twins."""
     pool, rng = pool_of(dataset), np.random.default_rng(1)
-    images = pool.images[:].astype(float)
-    between = {"real": distances_to(pool, images, np.arange(len(pool)))}
-    for name, disguise in {**COPIES, "twins": twins}.items():
-        between[name] = distances_to(pool, disguise(images, rng))
-    whole = np.sort(between["real"], axis=1)[:, :51]
-    links = Nearest(whole, np.argsort(between["real"], axis=1)[:, :51])
+    images, every = pool.images[:].astype(float), np.arange(len(pool))
+    disguised = {name: disguise(images, rng) for name, disguise in {**COPIES, "twins": twins}.items()}
+    between = {
+        "pictures": {
+            "real": distances_to(pool, images, every),
+            **{name: distances_to(pool, of) for name, of in disguised.items()},
+        },
+        "grey": {
+            "real": grey_distances_to(pool, images, every),
+            **{name: grey_distances_to(pool, disguised[name]) for name in ("redrawn", "twins")},
+        },
+    }
+    order = np.argsort(between["pictures"]["real"], axis=1)[:, :51]
+    links = Nearest(np.take_along_axis(between["pictures"]["real"], order, 1), order)
     by_nature = np.argwhere(links.links < twin_limit(links.relative))
     groups = clusters(np.stack([by_nature[:, 0], links.rows[by_nature[:, 0], by_nature[:, 1]]], 1), len(pool))
     lone = np.flatnonzero(np.bincount(groups)[groups] == 1)
-    strict = COPYING / (TESTS * (dataset.num_classes + 1))
     rows = []
     for size in (size for size in TRAIN if size + JUDGED + VAL <= len(pool)):
         for share_of_twins in TWINS:
-            alarms, found = 0, {kind: dict.fromkeys(SHARES, 0) for kind in COPIES}
+            draws = []
             for run in range(RUNS):
-                draw = simulated(between, lone, size, share_of_twins, np.random.default_rng([2, size, run]))
-                threshold, fresh, of_copies = draw
-                alarms += threshold.p_value(int((fresh < threshold.value).sum()), JUDGED) < COPYING
-                for kind, values in of_copies.items():
-                    for share in SHARES:
-                        count = round(share * JUDGED)
-                        near = (fresh[count:] < threshold.value).sum() + (values[:count] < threshold.value).sum()
-                        found[kind][share] += threshold.p_value(int(near), JUDGED) < strict
+                draws.append(simulated(between, lone, size, share_of_twins, np.random.default_rng([2, size, run])))
                 bar.update()
-            rows.append({
-                "train": size, "twins_in_val": share_of_twins, "fresh_called_copies": alarms / RUNS,
-                "found": {kind: {f"{s:.0%}": n / RUNS for s, n in of.items()} for kind, of in found.items()},
-            })  # fmt: skip
+            rows.append({"train": size, "twins_in_val": share_of_twins, **_counted(draws)})
     return rows
+
+
+def _counted(draws: Sequence[dict[str, Simulated]]) -> dict[str, Any]:
+    """Over the evaluations of a cell, how often what was said."""
+    ours = [draw[CHOSEN] for draw in draws]
+
+    def found(draws: Sequence[Simulated], kind: str) -> dict[str, float]:
+        return {f"{share:.0%}": float(np.mean([one.p_value(kind, share) < SURE for one in draws])) for share in SHARES}
+
+    def alarms(draws: Sequence[Simulated]) -> float:
+        return float(np.mean([one.p_value() < COPYING for one in draws]))
+
+    by_statistic = {name: [draw[name] for draw in draws] for name in STATISTICS}
+    missed = [one.p_value("redrawn", 0.1) >= SURE and not one.unjudged for one in ours]
+    return {
+        "fresh_called_copies": alarms(ours),
+        "cannot_be_judged": float(np.mean([one.unjudged for one in ours])),
+        "no_sign_of_10_percent_redrawn": float(np.mean(missed)),
+        "found": {kind: found(ours, kind) for kind in COPIES},
+        "redrawn_by_statistic": {
+            name: {"fresh_called_copies": alarms(of), **found(of, "redrawn")} for name, of in by_statistic.items()
+        },
+    }
 
 
 def generators(dataset: ImageDataset) -> list[dict[str, Any]]:
@@ -213,12 +314,19 @@ def generators(dataset: ImageDataset) -> list[dict[str, Any]]:
             summary = TrainingSummary.of(Path(folder) / name)
             images = generate_images(load_pipeline(Path(folder) / name), labels)
             found = evaluate_images(few, Split(name, images, labels), extractors, parts=["features", "copies"])
-            measured = Metrics(dataset=describe(few).model_dump(), pipeline={}, sampling={}, metrics=found.records)
+            measured = Metrics(
+                dataset=describe(few).model_dump(),
+                pipeline={},
+                sampling={},
+                metrics=found.records,
+                refused=found.refused,
+            )
             tests = copy_tests(measured)
             overall = [record for record in tests.shares if record.class_ is None]
             rows.append({
                 "weights": summary.weights, "step": summary.step, "held_out_loss": summary.val_loss,
-                "called_copies": bool(tests.flagged), "tests": len(tests.shares), "flagged": len(tests.flagged),
+                "called_copies": bool(tests.flagged), "cannot_be_judged_because": tests.unjudged, "tests": len(tests.shares),
+                "flagged": len(tests.flagged),
                 "shares": {f"{r.name}, {r.extractor}": {"value": r.value, "p_value": r.p_value} for r in overall},
             })  # fmt: skip
     return rows
@@ -283,14 +391,15 @@ def simulate(names: Sequence[str], output: Path) -> None:
             results[dataset.name] = measure(dataset, bar)
             write_json(output, {
                 "command": "python benchmarks/copies_found.py", "simulated_evaluations_a_cell": RUNS, "val_images": VAL,
-                "judged_images": JUDGED, "level": COPYING, "sets": results,
+                "judged_images": JUDGED, "level": COPYING, "strict_level": SURE, "sets": results,
             })  # fmt: skip
     draw(results, output.with_suffix(".png"))
     worst = max(row["fresh_called_copies"] for rows in results.values() for row in rows)
     power = min(row["found"]["redrawn"]["10%"] for rows in results.values() for row in rows if row["train"] >= 500)
+    silent = max(row["no_sign_of_10_percent_redrawn"] for rows in results.values() for row in rows)
     print(
         f"Fresh images were called copies in at most {worst:.1%} of a cell's evaluations; 10 % of redrawn copies were found in at "
-        f"least {power:.1%}, from 500 training images on."
+        f'least {power:.1%}, from 500 training images on. "No sign" was said of them in at most {silent:.1%}.'
     )
 
 

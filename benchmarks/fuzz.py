@@ -1,11 +1,12 @@
-"""Mutated npz files and pipeline folders against the two loaders: never a hang, a crash, code that runs, or changed weights taken.
+"""Mutated data sets and pipeline folders against their loaders: never a hang, a crash, code that runs, or changed weights taken.
 
-    python benchmarks/fuzz.py                 # 2,400 mutations, about 5 minutes of one core
+    python benchmarks/fuzz.py                 # 3,600 mutations, about 10 minutes of one core
 
 A mutation is a function of its number, so that a finding can be made again (`--only npz:17`). Each is loaded in a worker process
 with a time limit: a worker that dies or does not answer is a finding, not the end. Flipped bits rarely get past a checksum, so
 half of the npz mutations rewrite an array's header or the archive's list with valid checksums, and half of the pipelines come
-without their manifest, as from somebody who changed them on purpose.
+without their manifest, as from somebody who changed them on purpose. Of folders one file is changed: a picture (PNG, JPEG, TIFF,
+GIF, DICOM), a table of labels, a parquet file.
 """
 
 import argparse
@@ -26,11 +27,13 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
+import datasets
 import numpy as np
 import torch
 from judging import RESULTS
+from PIL import Image
 
-from medmnist_diffusion.data import load_dataset, phantom
+from medmnist_diffusion.data import ImageDataset, load_dataset, phantom
 from medmnist_diffusion.data.npz import write_npz
 from medmnist_diffusion.diffusion.folder_check import FIXED, WEIGHTS, write_manifest
 from medmnist_diffusion.diffusion.loss import Objective
@@ -138,6 +141,28 @@ def mutate_npz(path: Path, rng: random.Random, marker: str) -> None:
             archive.writestr(member, content)
 
 
+def mutate_file(path: Path, rng: random.Random) -> None:
+    """Another content, and now and then another suffix."""
+    content = bytearray(path.read_bytes())
+    if path.suffix == ".csv" and rng.random() < 0.7:
+        lines = content.decode().split("\n")
+        at = rng.randrange(len(lines))
+        words = lines[at].split(",")
+        words[rng.randrange(len(words))] = rng.choice(
+            ["", "nan", '"', "0", "-1", "../x", "image", "\x00", "é" * 300, "a;b", "=1+1"]
+        )
+        lines[at] = rng.choice([",".join(words), lines[at - 1], ""])
+        content = bytearray("\n".join(lines).encode())
+    else:
+        content = rng.choice(BYTES)(content, rng)
+    path.unlink()
+    if rng.random() < 0.1:
+        path = path.with_suffix(
+            rng.choice([".png", ".jpg", ".tif", ".dcm", ".nii.gz", ".csv", ".parquet", ".webp", ""])
+        )
+    path.write_bytes(content)
+
+
 def mutate_json(path: Path, rng: random.Random) -> None:
     values = json.loads(path.read_text())
     key = rng.choice([*values, "extra"])
@@ -198,6 +223,15 @@ def run_pipeline(number: int, good: Path) -> str:
         return "took changed weights" if outcome == "taken" and changed and (folder / MANIFEST).is_file() else outcome
 
 
+def run_folder(number: int, good: Path) -> str:
+    rng = random.Random(f"{good.name} {number}")  # noqa: S311
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(temporary) / "data"
+        shutil.copytree(good, folder)
+        mutate_file(rng.choice(sorted(path for path in folder.rglob("*") if path.is_file())), rng)
+        return _outcome(lambda: load_dataset(str(folder)).content_hash)
+
+
 def _outcome(load: Callable[[], object]) -> str:
     try:
         load()
@@ -208,7 +242,7 @@ def _outcome(load: Callable[[], object]) -> str:
     return "taken"
 
 
-RUNS = {"npz": run_npz, "pipeline": run_pipeline}
+RUNS = {"npz": run_npz, "pipeline": run_pipeline, "pictures": run_folder, "table": run_folder, "parquet": run_folder}
 
 
 def good_inputs(folder: Path) -> dict[str, Path]:
@@ -220,7 +254,64 @@ def good_inputs(folder: Path) -> dict[str, Path]:
     build_pipeline(unet, objective, dataset).save_pretrained(folder / "good")
     write_manifest(folder / "good")
     load_pipeline(folder / "good")
-    return {"npz": folder / "good.npz", "pipeline": folder / "good"}
+    good = {"npz": folder / "good.npz", "pipeline": folder / "good"}
+    return good | {name: make(dataset, folder / name) for name, make in FOLDERS.items()}
+
+
+def pictures_in_folders(dataset: ImageDataset, folder: Path) -> Path:
+    """Twelve pictures of each class, of all kinds of files."""
+    train = dataset.train
+    for class_, name in dataset.id2label.items():
+        (folder / name).mkdir(parents=True)
+        for number, row in enumerate(np.flatnonzero(train.labels == class_)[:12]):
+            image, file = train.images[row][..., 0], folder / name / f"{number}.{KINDS[number % len(KINDS)]}"
+            Image.fromarray(image).save(file)
+    return folder
+
+
+def pictures_and_a_table(dataset: ImageDataset, folder: Path) -> Path:
+    """Forty DICOM files, and a table with labels, splits and patients."""
+    from pydicom.dataset import FileDataset, FileMetaDataset
+    from pydicom.uid import ExplicitVRLittleEndian, SecondaryCaptureImageStorage, generate_uid
+
+    folder.mkdir()
+    lines = ["image,label,split,patient"]
+    for row in range(40):
+        meta = FileMetaDataset()
+        meta.TransferSyntaxUID, meta.MediaStorageSOPClassUID = ExplicitVRLittleEndian, SecondaryCaptureImageStorage
+        meta.MediaStorageSOPInstanceUID = generate_uid(entropy_srcs=[str(row)])
+        file = FileDataset(str(folder / f"{row}.dcm"), {}, file_meta=meta, preamble=b"\0" * 128)
+        file.Rows, file.Columns = dataset.train.images.shape[1:3]
+        file.SamplesPerPixel, file.BitsAllocated, file.BitsStored, file.HighBit, file.PixelRepresentation = (
+            1,
+            16,
+            12,
+            11,
+            0,
+        )
+        file.PhotometricInterpretation, file.RescaleSlope, file.RescaleIntercept = "MONOCHROME2", 2, -1000
+        file.PixelData = (16 * dataset.train.images[row][..., 0].astype("<u2")).tobytes()
+        file.save_as(folder / f"{row}.dcm", enforce_file_format=True)
+        split = ("train", "train", "val", "test")[row % 4]
+        lines.append(f"{row}.dcm,{dataset.id2label[int(dataset.train.labels[row])]},{split},p{row // 4 * 4 + row % 4}")
+    (folder / "labels.csv").write_text("\n".join(lines) + "\n")
+    return folder
+
+
+def parquet_files(dataset: ImageDataset, folder: Path) -> Path:
+    """A parquet file for each split, as `datasets` writes them."""
+    folder.mkdir()
+    for name, split in dataset.splits.items():
+        images = [Image.fromarray(image[..., 0]) for image in split.images[:]]
+        labels = [dataset.id2label[int(label)] for label in split.labels]
+        datasets.Dataset.from_dict({"image": images, "label": labels}).cast_column(
+            "image", datasets.Image()
+        ).to_parquet(folder / f"{name}.parquet")
+    return folder
+
+
+KINDS = ("png", "jpg", "tif", "gif", "webp", "bmp")
+FOLDERS = {"pictures": pictures_in_folders, "table": pictures_and_a_table, "parquet": parquet_files}
 
 
 def fuzz(kind: str, numbers: Sequence[int], good: Path) -> dict[int, str]:
@@ -255,6 +346,7 @@ def main(argv: Sequence[str]) -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
     parser.add_argument("--npz", type=int, default=1400, help="mutations of the npz")
     parser.add_argument("--pipelines", type=int, default=1000, help="mutations of the pipeline folder")
+    parser.add_argument("--folders", type=int, default=400, help="mutations of each folder of data")
     parser.add_argument("--only", help="one mutation, in this process, as npz:17")
     parser.add_argument("--output", type=Path, default=RESULTS / "fuzz.json")
     args = parser.parse_args(argv)
@@ -265,7 +357,11 @@ def main(argv: Sequence[str]) -> None:
             print(RUNS[kind](int(number), good[kind]))
             return
         result: dict[str, object] = {"command": "python benchmarks/fuzz.py"}
-        for kind, count in (("npz", args.npz), ("pipeline", args.pipelines)):
+        for kind, count in (
+            ("npz", args.npz),
+            ("pipeline", args.pipelines),
+            *((name, args.folders) for name in FOLDERS),
+        ):
             outcomes = fuzz(kind, range(count), good[kind])
             findings = {f"{kind}:{n}": what for n, what in outcomes.items() if what not in ("taken", "refused")}
             result[kind] = {"mutations": count, "outcomes": dict(Counter(outcomes.values())), "findings": findings}
