@@ -58,6 +58,12 @@ class CopyTests:
         return next((why for judge in self.judges if (why := _unjudged_by(judge))), None)
 
     @property
+    def may_be_soft(self) -> bool:
+        """Whether only plain distances are more than chance, and the test by how near others lie, which can judge, finds nothing:
+        soft images lie nearer to everything, copies or not."""
+        return all(record.name == "memorized_share" for record in self.flagged) and self.unjudged is None
+
+    @property
     def detectable(self) -> float:
         """From which share on copies would be seen, in whatever disguise; where that can be said at all."""
         assert self.unjudged is None
@@ -121,9 +127,16 @@ def copying_sentences(metrics: Metrics) -> str:
             f"{_measure(record)}, {'all classes' if record.class_ is None else names[str(record.class_)]}"
             for record in tests.flagged
         )
-        sentences.append(
-            f"**That is more than chance ({where}): this model reproduces training images.** Do not publish its images."
-        )
+        if tests.may_be_soft:
+            sentences.append(
+                f"**That is more than chance ({where}): this model reproduces training images, or its images are so soft that "
+                "they lie nearer to everything.** By how near others lie, they are no copies. Look at closest_pairs.png. Do not "
+                "publish its images as they are."
+            )
+        else:
+            sentences.append(
+                f"**That is more than chance ({where}): this model reproduces training images.** Do not publish its images."
+            )
     elif why := tests.unjudged:
         sentences.append(f"**Whether this model copies cannot be judged**: {why}.")
     else:

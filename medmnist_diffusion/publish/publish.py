@@ -98,7 +98,10 @@ def _unmeasured(folder: Path) -> list[str]:
     elif why := tests.unjudged:
         found.append(f"whether it copies training images cannot be judged: {why}")
     if tests.flagged:
-        found.append("it reproduces training images more often than chance does (see the card): do not publish it")
+        or_soft = ", or its images are so soft that they lie nearer to everything" if tests.may_be_soft else ""
+        found.append(
+            f"it reproduces training images more often than chance does{or_soft} (see the card): do not publish it"
+        )
     return found
 
 

@@ -18,7 +18,7 @@ from medmnist_diffusion.data.npz import write_npz
 from medmnist_diffusion.metrics import memorization
 from medmnist_diffusion.metrics.evaluation import evaluate_images
 from medmnist_diffusion.metrics.memorization import SURE, Threshold
-from medmnist_diffusion.publish.copies import copy_tests
+from medmnist_diffusion.publish.copies import copy_tests, copying_sentences
 from medmnist_diffusion.publish.verdict import verdict
 from tests.conftest import grey_splits
 
@@ -69,6 +69,21 @@ def test_fresh_images_show_no_sign(twins_in_val: ImageDataset) -> None:
     assert copy_tests(metrics).unjudged is None
     assert not copy_tests(metrics).flagged
     assert "Are they copies of training images? No sign of it." in verdict(metrics)
+
+
+def test_soft_images_are_not_called_copies_outright() -> None:
+    """Fresh images without noise and of less contrast lie nearer to every training image; only the plain distances say so."""
+    splits = grey_splits(phantom.make_phantom(seed=11, counts={"train": 400, "val": 300, "test": 24}))
+    dataset, split = ImageDataset("many held out", splits, dict(phantom.CLASSES)), fresh(400)
+    washed_out = 0.3 * gaussian_filter(split.images[:].astype(float), (0, 0.5, 0.5, 0))
+    soft = washed_out + 0.7 * dataset.train.images[:].mean(0)
+    metrics = measured(dataset, Split("soft", soft.round().astype(np.uint8), split.labels))
+    tests = copy_tests(metrics)
+    assert tests.flagged
+    assert {record.name for record in tests.flagged} == {"memorized_share"}
+    assert tests.may_be_soft
+    assert "Perhaps" in " ".join(verdict(metrics))
+    assert "so soft that they lie nearer to everything" in copying_sentences(metrics)
 
 
 def test_too_few_images_cannot_be_judged() -> None:
