@@ -166,6 +166,10 @@ class TrainingSummary(Record):
     seconds: float
     images_seen: int
     val_loss: float | None
+    held_out_images: int | None = None  # that the held-out loss is the mean over
+    held_out_seen: bool = (
+        False  # these stand in train, or have a twin there: the loss cannot tell whether the model memorizes
+    )
     # Where training went on after these weights: until which step, to which held-out loss, and whether it stopped for that.
     last_step: int | None = None
     last_val_loss: float | None = None

@@ -237,6 +237,7 @@ def begin_run(
         unlabeled: images that it also sees, without labels.
     """
     facts: dict[str, Any] = {}
+    held_out, held_out_seen = _held_out(dataset)
     images_a_step = config.train_batch_size * accelerator.num_processes * config.gradient_accumulation_steps
     history.check_batch(folder, images_a_step)
     if accelerator.is_main_process:
@@ -251,6 +252,8 @@ def begin_run(
             "dropped_leaks": len(given.train) - len(dataset.train),
             "processes": accelerator.num_processes,
             "bases": bases,
+            "held_out_images": len(held_out),
+            "held_out_seen": held_out_seen,
         }
         if unlabeled:
             facts["unlabeled"] = unlabeled.record.model_copy(update={"share": config.unlabeled_share})
@@ -269,28 +272,28 @@ def begin_run(
     if config.report_to != "none":
         values = {key: value for key, value in asdict(config).items() if isinstance(value, (int, float, str, bool))}
         accelerator.init_trackers("logs", config=values)
-    return Run(folder, config, dataset, _held_out(dataset), objective, accelerator, history, facts, images_a_step)
+    return Run(folder, config, dataset, held_out, objective, accelerator, history, facts, images_a_step)
 
 
-def _held_out(dataset: ImageDataset) -> Split:
+def _held_out(dataset: ImageDataset) -> tuple[Split, bool]:
     """The val images that neither stand in train nor have a twin there: with the others memorizing would go unseen. All of them
-    where hardly any are left."""
+    where hardly any are left, and whether it is so."""
     val, independent = dataset.splits["val"], clean_held_out(dataset)
     if len(independent) == len(val):
-        return val
+        return val, False
     if len(independent) < FEWEST_HELD_OUT:
         logger.warning(
             "only %d of %d val images neither stand in train nor have a twin there: whether the model memorizes cannot be told "
             "from the held-out loss.", len(independent), len(val),
         )  # fmt: skip
-        return val
+        return val, True
     left_out = len(val) - len(independent)
     logger.info(
         "  held-out losses are of %d val images: %d more stand in train, or have a twin there",
         len(independent),
         left_out,
     )
-    return independent
+    return independent, False
 
 
 def say_plan(run: Run, expected: Expected, max_steps: int | None, step: int) -> None:

@@ -76,6 +76,7 @@ class Seen(BaseModel):
         volumes: how many have three dimensions.
         dicom: how many are DICOM files.
         percentiles: of 0.5 and 99.5 % of all these values.
+        mark: of these, a value that seems to stand for none, in words; empty if there is none.
         first: of each of these, the name of the first one.
         sizes: upright `width×height`, of volumes `width×height×depth` → the first file that has it; at most MOST_SIZES.
         visible: mean grey level of all that is not transparent in images that have transparent parts, 0 … 255.
@@ -94,6 +95,7 @@ class Seen(BaseModel):
     volumes: int = 0
     dicom: int = 0
     percentiles: tuple[float, float] = (0.0, 255.0)
+    mark: str = ""
     windows: list[tuple[float, float]] = []
     least_kept: float = 1.0
     first: dict[str, str] = {}
@@ -146,6 +148,11 @@ class Seen(BaseModel):
         if reading.window != "auto" and not self.deep:
             raise UserError(
                 f"{where}: its images have 8 bits, for which there is no window to choose. Leave --window out."
+            )
+        if self.deep and self.mark and self.window(reading) == self.percentiles:
+            raise UserError(
+                f"{where}: {self.mark}. That looks like a mark for missing values, which would be taken for the darkest or "
+                "brightest grey. Give the window of the others: --window LOW HIGH."
             )
         if self.deep and (window := self.window(reading)) is not None and not window[0] < window[1]:
             raise UserError(
@@ -292,7 +299,8 @@ def survey(rows: Iterable[dict[str, Any]], where: str) -> Seen:
             counts[what] += is_so
             if is_so:
                 first.setdefault(what, os.path.relpath(file, where) if str(file).startswith(where) else file)
-    low, high = np.percentile(np.concatenate(samples), (0.5, 99.5)).tolist() if samples else (0.0, 255.0)
+    values = np.concatenate(samples) if samples else np.zeros(0)
+    low, high = np.percentile(values, (0.5, 99.5)).tolist() if samples else (0.0, 255.0)
     mean = visible / weight if weight else 0.0
     return Seen(
         **counts,
@@ -300,9 +308,28 @@ def survey(rows: Iterable[dict[str, Any]], where: str) -> Seen:
         sizes=sizes,
         visible=mean,
         percentiles=(low, high),
+        mark=_mark_of_missing_values(values),
         windows=windows,
         least_kept=least_kept,
     )
+
+
+def _mark_of_missing_values(values: np.ndarray) -> str:
+    """In words, a value as −9999 or −3.4e38 that many pixels have and that lies far from all others; else nothing.
+
+    A lone negative value farther from the others than twice their range, or one beyond a billion. Fewer than 0.5 % of such values
+    do no harm: the window leaves them out.
+    """
+    for mark in (values.min(initial=np.inf), values.max(initial=-np.inf)):
+        others = values[values != mark]
+        if len(values) - len(others) < 0.005 * len(values) or not len(others):
+            continue
+        low, high = others.min(), others.max()
+        negative = mark < 0 <= low and -mark > 2 * (high - low)
+        if (negative or abs(mark) >= 1e9 > max(abs(low), abs(high))) and low < high:
+            share = 1 - len(others) / len(values)
+            return f"{share:.1%} of all values are {mark:g}, far from the others ({low:g} to {high:g})"
+    return ""
 
 
 def open_image(row: dict[str, Any], where: str) -> Image.Image | Values:

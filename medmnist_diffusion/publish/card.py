@@ -151,7 +151,13 @@ def which_weights(summary: TrainingSummary) -> str:
     """In a sentence or two, which weights a pipeline has, and why not the latest."""
     if summary.last_step is None:
         words = "lowest held-out loss" if summary.weights != "latest" else "latest step"
-        return f"The pipeline has the weights of its run's {words}, {summary.step:,}."
+        sentence = f"The pipeline has the weights of its run's {words}, {summary.step:,}."
+        if summary.held_out_seen:
+            sentence += (
+                " Nearly all val images stand in train, or have a twin there: their loss cannot tell whether the model "
+                "memorizes."
+            )
+        return sentence
     risen = (summary.last_val_loss or 0.0) / (summary.val_loss or 1.0) - 1
     stopped = " and training stopped there" if summary.stopped_early else ""
     return (

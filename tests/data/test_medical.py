@@ -142,6 +142,39 @@ def test_deep_pictures_get_one_window_for_all(tmp_path: Path, mode: str, dtype: 
         load_dataset(str(tmp_path), window="file")
 
 
+@pytest.mark.parametrize(("mark", "others"), [(-9999.0, (0, 2000)), (-3.4e38, (-500, 300)), (1e20, (0.0, 1.0))])
+def test_a_mark_for_missing_values_is_named(
+    mark: float, others: tuple[float, float], tmp_path: Path, cli_error: CliError
+) -> None:
+    rng = np.random.default_rng(0)
+    for label in "ab":
+        (tmp_path / label).mkdir()
+        for number in range(15):
+            pixels = rng.uniform(*others, (28, 28)).astype(np.float32)
+            pixels[:4] = mark
+            Image.fromarray(pixels).save(tmp_path / label / f"{number}.tif")
+    said = cli_error("audit", str(tmp_path))
+    assert "14.3% of all values are" in said
+    assert "--window LOW HIGH" in said
+    low, high = others
+    images = load_dataset(str(tmp_path), window=f"{low} {high}").train.images[:]
+    assert images[:, 4:].mean() == pytest.approx(127.5, abs=2)
+    assert len(np.unique(images[:, :4])) == 1
+
+
+def test_values_that_are_no_marks_are_read(tmp_path: Path) -> None:
+    """Air around a head in Hounsfield units, and a black background far below bright tissue."""
+    rng = np.random.default_rng(0)
+    for name, background, low, high in (("ct", -1024, -900, 1500), ("bright", 0, 3000, 4000)):
+        for label in "ab":
+            (tmp_path / name / label).mkdir(parents=True)
+            for number in range(15):
+                pixels = rng.uniform(low, high, (28, 28)).astype(np.float32)
+                pixels[:8] = background
+                Image.fromarray(pixels).save(tmp_path / name / label / f"{number}.tif")
+        assert np.ptp(load_dataset(str(tmp_path / name)).train.images[:]) == 255
+
+
 def test_deep_and_other_pictures_do_not_mix(tmp_path: Path, cli_error: CliError) -> None:
     for label, dtype in (("a", np.uint16), ("b", np.uint8)):
         (tmp_path / label).mkdir()

@@ -90,3 +90,15 @@ def test_latest_weights_for_who_wants_them(overfitted: Any, tmp_path: Path) -> N
     assert cli.main(["train", *again, "--keep", "latest", "--max_train_steps", str(stopped + 20)]) == 0
     summary = TrainingSummary.of(tmp_path / "run" / "pipeline")
     assert (summary.weights, summary.step, summary.last_step) == ("latest", stopped + 20, None)
+
+
+def test_a_val_split_of_training_images_is_said_in_the_card(tmp_path: Path) -> None:
+    arrays = phantom.make_phantom(counts={"train": 60, "val": 24, "test": 24})
+    arrays["val_images"], arrays["val_labels"] = arrays["train_images"][:24], arrays["train_labels"][:24]
+    write_npz(tmp_path / "seen.npz", arrays)
+    arguments = [*small_training(tmp_path / "seen.npz", tmp_path / "run"), "--max_train_steps", "3"]
+    assert cli.main(["train", *arguments]) == 0
+    summary = TrainingSummary.of(tmp_path / "run" / "pipeline")
+    assert (summary.held_out_seen, summary.held_out_images) == (True, 24)
+    card = (tmp_path / "run" / "pipeline" / "README.md").read_text(encoding="utf-8")
+    assert "their loss cannot tell whether the model memorizes" in card
