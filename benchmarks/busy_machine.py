@@ -1,11 +1,12 @@
-"""Beside busy neighbours: what training and evaluation lose, with threads that wait awake and with ours, which soon sleep.
+"""Beside busy neighbours: what training, sampling and evaluation lose, with threads that wait awake and with ours, which soon sleep.
 
-    python benchmarks/busy_machine.py        # 15 minutes of a machine that does nothing else
+    python benchmarks/busy_machine.py        # 25 minutes of a machine that does nothing else
 
 Neighbours are processes that compute without end, as many as 0, 1 and 2. Each figure is the median time of a piece of work in a
-process of its own (a training step of the default recipe; a step of the evaluation's classifier), over rounds in which the two
-ways of waiting take turns. The fair share of one of n + 1 processes is 1 / (n + 1) of the cores, so that n + 1 times the
-idle machine's time is fair.
+process of its own (a training step of the default recipe; a step of its network on 64 images that are sampled; a step of the
+evaluation's classifier), over rounds in which the two ways of waiting take turns: three times as many on the idle machine, where
+the difference is small. The fair share of one of n + 1 processes is 1 / (n + 1) of the cores, so that n + 1 times the idle
+machine's time is fair. What the sleeping costs an idle machine is the median over rounds of the times of the pair, one ÷ the other.
 """
 
 import argparse
@@ -28,7 +29,7 @@ WAYS = {
     "before": {},
     "after": {"GOMP_SPINCOUNT": "2000"},
 }  # medmnist_diffusion/waiting.py, which is not imported: it would set it
-WORK, NEIGHBOURS, STEPS, MOST_SECONDS = ("training", "evaluation"), (0, 1, 2), 25, 40.0
+NEIGHBOURS, STEPS, MOST_SECONDS, IDLE = (0, 1, 2), 25, 40.0, 3  # IDLE: times as many rounds
 
 
 def training_steps() -> list[float]:
@@ -52,6 +53,26 @@ def training_steps() -> list[float]:
     return _timed(step)
 
 
+def sampling_steps() -> list[float]:
+    """Seconds of each step of a sampler: the default network, 64 images."""
+    import torch
+
+    from medmnist_diffusion.data import load_dataset
+    from medmnist_diffusion.training.config import training_config
+    from medmnist_diffusion.training.setup import build_network, build_objective
+
+    dataset, config = load_dataset("phantom"), training_config(dataset="phantom", output_dir="unused")
+    network, objective = build_network(config, dataset).eval(), build_objective(config, dataset)
+    latents = torch.randn(64, *objective.encoder.padded_shape)
+    latents, labels = objective.encoder.encode(latents), torch.zeros(64, dtype=torch.long)
+
+    @torch.no_grad()
+    def step(number: int) -> None:
+        network(latents, 900, labels)
+
+    return _timed(step)
+
+
 def evaluation_steps() -> list[float]:
     """Seconds of each training step of the classifier that evaluation trains."""
     import torch
@@ -66,6 +87,9 @@ def evaluation_steps() -> list[float]:
         network.zero_grad()
 
     return _timed(step)
+
+
+WORK = {"training": training_steps, "sampling": sampling_steps, "evaluation": evaluation_steps}
 
 
 def _timed(step: Any) -> list[float]:
@@ -95,7 +119,7 @@ def main(argv: Sequence[str]) -> None:
         from medmnist_diffusion.processes import start_processes
 
         start_processes()
-        print(json.dumps(training_steps() if args.work == "training" else evaluation_steps()))
+        print(json.dumps(WORK[args.work]()))
         return
     from medmnist_diffusion.diffusion.machine import describe_machine
 
@@ -106,7 +130,8 @@ def main(argv: Sequence[str]) -> None:
         neighbours = [subprocess.Popen([sys.executable, "-c", busy]) for _ in range(count)]
         try:
             for work in WORK:
-                rounds = [{way: seconds_a_step(work, way) for way in WAYS} for _ in range(args.rounds)]
+                times = args.rounds * (1 if count else IDLE)
+                rounds = [{way: seconds_a_step(work, way) for way in WAYS} for _ in range(times)]
                 row: dict[str, Any] = {
                     "work": work,
                     "neighbours": count,
@@ -120,10 +145,14 @@ def main(argv: Sequence[str]) -> None:
     for done in rows:
         idle = next(one for one in rows if one["work"] == done["work"] and one["neighbours"] == 0)
         fair = np.median(idle["seconds_a_step"]["before"]) * (done["neighbours"] + 1)
+        before, after = (np.array(done["seconds_a_step"][way]) for way in WAYS)
+        done["after_to_before"] = round(float(np.median(after / before)), 3)
         done["of_the_fair_time"] = {
             way: round(float(np.median(done["seconds_a_step"][way]) / fair), 3) for way in WAYS
         }
-        print(f"{done['work']}, {done['neighbours']} neighbours: {done['of_the_fair_time']}")
+        print(
+            f"{done['work']}, {done['neighbours']} neighbours: {done['of_the_fair_time']}, pairs {done['after_to_before']}"
+        )
     write_json(
         RESULT,
         {"command": "python benchmarks/busy_machine.py", "machine": describe_machine(), "cores": cores, "rows": rows},
