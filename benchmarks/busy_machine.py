@@ -1,4 +1,4 @@
-"""Beside busy neighbours: what training, sampling and evaluation lose, with threads that wait awake and with ours, which soon sleep.
+"""Beside busy neighbours: what training, sampling and evaluation lose, with threads that wait awake and with threads that sleep.
 
     python benchmarks/busy_machine.py        # 25 minutes of a machine that does nothing else
 
@@ -6,7 +6,7 @@ Neighbours are processes that compute without end, as many as 0, 1 and 2. Each f
 process of its own (a training step of the default recipe; a step of its network on 64 images that are sampled; a step of the
 evaluation's classifier), over rounds in which the two ways of waiting take turns: three times as many on the idle machine, where
 the difference is small. The fair share of one of n + 1 processes is 1 / (n + 1) of the cores, so that n + 1 times the idle
-machine's time is fair. What the sleeping costs an idle machine is the median over rounds of the times of the pair, one ÷ the other.
+machine's time is fair. What the sleeping costs an idle machine is the median, over rounds, of one time of the pair ÷ the other.
 """
 
 import argparse
