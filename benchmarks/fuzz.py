@@ -264,7 +264,10 @@ def pictures_in_folders(dataset: ImageDataset, folder: Path) -> Path:
     for class_, name in dataset.id2label.items():
         (folder / name).mkdir(parents=True)
         for number, row in enumerate(np.flatnonzero(train.labels == class_)[:12]):
-            image, file = train.images[row][..., 0], folder / name / f"{number}.{KINDS[number % len(KINDS)]}"
+            image, file = (
+                train.images[np.array([row])][0, ..., 0],
+                folder / name / f"{number}.{KINDS[number % len(KINDS)]}",
+            )
             Image.fromarray(image).save(file)
     return folder
 
@@ -290,7 +293,7 @@ def pictures_and_a_table(dataset: ImageDataset, folder: Path) -> Path:
             0,
         )
         file.PhotometricInterpretation, file.RescaleSlope, file.RescaleIntercept = "MONOCHROME2", 2, -1000
-        file.PixelData = (16 * dataset.train.images[row][..., 0].astype("<u2")).tobytes()
+        file.PixelData = (16 * dataset.train.images[np.array([row])][0, ..., 0].astype("<u2")).tobytes()
         file.save_as(folder / f"{row}.dcm", enforce_file_format=True)
         split = ("train", "train", "val", "test")[row % 4]
         lines.append(f"{row}.dcm,{dataset.id2label[int(dataset.train.labels[row])]},{split},p{row // 4 * 4 + row % 4}")

@@ -39,7 +39,7 @@ _VERSION = re.compile(
 )
 _SPLIT_TAIL = r"([-_ ]?(set|data|images|split))?"
 _SURE_WORDS = r"masks?|seg(s|mented|mentations?)?|annotations?|ground[-_ ]?truths?|contours?|overlays?|superpixels?"
-_MASK_WORDS = rf"{_SURE_WORDS}|lesions?|gts?|thumbnails?|rois?"
+_MASK_WORDS = rf"{_SURE_WORDS}|lesions?|gts?|thumb(nail)?s?|rois?"
 _MASK_FOLDER = re.compile(
     rf"({_MASK_WORDS}|labels?([-_ ]?(tr|ts|va))?|(.*[-_ ])?({_SURE_WORDS})([-_ ].*)?)", re.IGNORECASE
 )
@@ -162,7 +162,7 @@ def folder_contents(path: Path) -> FolderContents:
             left_out.add("{} folders hold no images, so that they are no classes", part.path / name)
         _refuse_masks_as_classes(part)
         splits[split] = {name: _without_masks(folder, left_out) for name, folder in part.folders.items()}
-    below = {name for part in found.values() for folder in part.folders.values() for name in folder.folders}
+    below = {name for part in found.values() for folder in part.folders.values() for name in _names_below(folder)}
     if patients := _patients(found, splits):
         names = sorted({group for file, group in patients.items() if group != str(file)})
         notes.append(
@@ -254,6 +254,13 @@ def _tree(path: Path, left_out: _LeftOut, above: tuple[str, ...]) -> _Tree:
         elif entry.is_file() and entry.suffix.lower() not in BESIDE_IMAGES:
             left_out.other_types[entry.suffix.lower() or "without a suffix"] += 1
     return tree
+
+
+def _names_below(tree: _Tree) -> Iterator[str]:
+    """Of all folders below one, however deep."""
+    for name, folder in tree.folders.items():
+        yield name
+        yield from _names_below(folder)
 
 
 def _why_no_classes(tree: _Tree) -> str:

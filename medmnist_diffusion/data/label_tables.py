@@ -7,9 +7,11 @@ folder and suffix. One holds the label, several of them with `|` or `;` between;
 Columns called split and patient are used where they are there. What is left out is said; what could mean two things is refused.
 """
 
+import codecs
 import csv
 import io
 import json
+import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
@@ -17,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from medmnist_diffusion.data.conditioning import same_name
-from medmnist_diffusion.data.folders import LABEL_TABLES, files_below, is_hidden, split_in, split_name
+from medmnist_diffusion.data.folders import LABEL_TABLES, files_below, is_hidden, is_split_like, split_in, split_name
 from medmnist_diffusion.data.images import is_image
 from medmnist_diffusion.data.medical import stem_of
 from medmnist_diffusion.data.parquet import (
@@ -137,6 +139,11 @@ def unused_tables(path: Path, used: Iterable[Path]) -> list[str]:
         if table.suffix.lower() in TABLE_SUFFIXES and table.is_file() and not is_hidden(table.relative_to(path)):
             why = "it lists no images with their labels" if table.suffix.lower() in READ_SUFFIXES else "it is no CSV"
             notes.append(f"{table.relative_to(path).as_posix()} was not used: {why} ({_columns_in_words(table)}).")
+        elif table.suffix.lower() == ".txt" and table.is_file() and is_split_like(table.stem):
+            notes.append(
+                f"{table.relative_to(path).as_posix()} was not used, though it may list a split: its images may stand in any. "
+                "Write a table with a column `split`, or put the images into folders called train, val and test."
+            )
     return notes
 
 
@@ -260,6 +267,8 @@ def _json_rows(text: str, table: Path) -> list[dict[str, str]]:
 
 
 def _decoded(data: bytes) -> str:
+    if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):  # Excel's "Unicode text"
+        return data.decode("utf-16")
     try:
         return data.decode("utf-8-sig")
     except UnicodeDecodeError:
@@ -372,7 +381,9 @@ def _column_notes(
         notes.append(f"Splits are read from its column {split}.")
     if group:
         notes.append(f"Images with the same {group} belong together.")
-    if unused := [name for name in columns if name not in (file, *labels, split, group)]:
+    if unused := [
+        name.strip() or "one without a name" for name in columns if name not in (file, *labels, split, group)
+    ]:
         notes.append(f"Its other columns were passed over: {', '.join(unused)}.")
     return notes
 
@@ -406,15 +417,15 @@ def _files(
         UserError: if a name means several files, or none is there.
     """
     there = list(filter(is_image, files_below(folder)))
-    by_path = {file.relative_to(folder).as_posix(): file for file in there}
-    folders = {parent.as_posix() for file in there for parent in file.relative_to(folder).parents}
+    by_path = {_composed(file.relative_to(folder).as_posix()): file for file in there}
+    folders = {_composed(parent.as_posix()) for file in there for parent in file.relative_to(folder).parents}
     by_name: dict[str, list[Path]] = {}
     for file in there:
         for name in {file.name, stem_of(file)}:
-            by_name.setdefault(name, []).append(file)
+            by_name.setdefault(_composed(name), []).append(file)
     found: list[Path | None] = []
     elsewhere: list[str] = []
-    every = [row[column].strip().replace("\\", "/").removeprefix("./") for row in rows]
+    every = [_composed(row[column].strip().replace("\\", "/").removeprefix("./")) for row in rows]
     # A name without its folder means a file only where the table has no other file of that name.
     names = Counter(one.rsplit("/", 1)[-1] for one in set(every))
     for number, wanted in enumerate(every, start=2):
@@ -443,6 +454,11 @@ def _files(
             f"{table}: none of the files that its column {column} names is there ({rows[0][column]}). Correct it."
         )
     return found, missing
+
+
+def _composed(name: str) -> str:
+    """The same letters in one encoding: a zip of macOS holds ü as u and two dots."""
+    return unicodedata.normalize("NFC", name)
 
 
 def _labels(

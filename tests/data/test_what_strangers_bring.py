@@ -1,5 +1,6 @@
 """Folders, tables and files as strangers bring them: read as a person would read them, said, or refused in a line."""
 
+import unicodedata
 from pathlib import Path
 from typing import Any
 
@@ -328,3 +329,30 @@ def test_a_table_of_a_third_of_the_images_where_no_folders_are_classes(made: Any
     dataset = load_dataset(str(made({**tree, "study.csv": table(rows, "id", "label")})))
     assert sum(map(len, dataset.splits.values())) == 24
     assert said(dataset, "48 images are not named in the table and were left out")
+
+
+def test_lists_of_splits_are_named(made: Any) -> None:  # noqa: F811
+    tree: Tree = {f"{label}/{number}.png": level for label, level in (("a", A), ("b", B)) for number in range(12)}
+    dataset = load_dataset(str(made({**tree, "test_list.txt": "a/0.png\nb/3.png\n", "notes.txt": "none"})))
+    assert said(dataset, "test_list.txt was not used, though it may list a split")
+    assert not said(dataset, "notes.txt")
+
+
+def test_folders_below_a_common_one_are_said(made: Any) -> None:  # noqa: F811
+    """BreakHis: benign/SOB/adenosis/PATIENT/40X/x.png."""
+    tree: Tree = {
+        f"{label}/SOB/adenosis/{label}-{patient}/40X/{number}.png": A
+        for label in "ab"
+        for patient in range(4)
+        for number in range(4)
+    }
+    assert said(load_dataset(str(made(tree))), "nor for patients")
+
+
+def test_a_table_in_utf16_and_names_that_macos_wrote(made: Any) -> None:  # noqa: F811
+    names = [unicodedata.normalize("NFD", f"Müller {number}.png") for number in range(24)]
+    rows = [f"{unicodedata.normalize('NFC', name)}\t{'ab'[at % 2]}" for at, name in enumerate(names)]
+    path = made({name: (A, B)[at % 2] for at, name in enumerate(names)})
+    (path / "labels.csv").write_bytes("\r\n".join(["image\tlabel", *rows, ""]).encode("utf-16"))
+    dataset = load_dataset(str(path))
+    assert levels_by_class(dataset) == {"a": {A}, "b": {B}}
