@@ -1,6 +1,6 @@
 """Where few images are learnt by heart, what is best: to stop, to stop and decay the learning rate, or to start again with less?
 
-    python benchmarks/early_stopping.py      # two hours of one core; cells that the result file has are kept
+    python benchmarks/early_stopping.py      # three hours of one core; cells that the result file has are kept
 
 A training on few images of a set is given far more steps than they bear. Its arms:
 
