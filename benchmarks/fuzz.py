@@ -260,15 +260,11 @@ def good_inputs(folder: Path) -> dict[str, Path]:
 
 def pictures_in_folders(dataset: ImageDataset, folder: Path) -> Path:
     """Twelve pictures of each class, of all kinds of files."""
-    train = dataset.train
+    images, labels = dataset.train.images[:][..., 0], dataset.train.labels
     for class_, name in dataset.id2label.items():
         (folder / name).mkdir(parents=True)
-        for number, row in enumerate(np.flatnonzero(train.labels == class_)[:12]):
-            image, file = (
-                train.images[np.array([row])][0, ..., 0],
-                folder / name / f"{number}.{KINDS[number % len(KINDS)]}",
-            )
-            Image.fromarray(image).save(file)
+        for number, image in enumerate(images[labels == class_][:12]):
+            Image.fromarray(image).save(folder / name / f"{number}.{KINDS[number % len(KINDS)]}")
     return folder
 
 
@@ -279,24 +275,19 @@ def pictures_and_a_table(dataset: ImageDataset, folder: Path) -> Path:
 
     folder.mkdir()
     lines = ["image,label,split,patient"]
-    for row in range(40):
+    for row, image in enumerate(dataset.train.images[:40][..., 0]):
         meta = FileMetaDataset()
         meta.TransferSyntaxUID, meta.MediaStorageSOPClassUID = ExplicitVRLittleEndian, SecondaryCaptureImageStorage
         meta.MediaStorageSOPInstanceUID = generate_uid(entropy_srcs=[str(row)])
         file = FileDataset(str(folder / f"{row}.dcm"), {}, file_meta=meta, preamble=b"\0" * 128)
-        file.Rows, file.Columns = dataset.train.images.shape[1:3]
-        file.SamplesPerPixel, file.BitsAllocated, file.BitsStored, file.HighBit, file.PixelRepresentation = (
-            1,
-            16,
-            12,
-            11,
-            0,
-        )
+        file.Rows, file.Columns = image.shape
+        file.SamplesPerPixel, file.PixelRepresentation = 1, 0
+        file.BitsAllocated, file.BitsStored, file.HighBit = 16, 12, 11
         file.PhotometricInterpretation, file.RescaleSlope, file.RescaleIntercept = "MONOCHROME2", 2, -1000
-        file.PixelData = (16 * dataset.train.images[np.array([row])][0, ..., 0].astype("<u2")).tobytes()
+        file.PixelData = (16 * image.astype("<u2")).tobytes()
         file.save_as(folder / f"{row}.dcm", enforce_file_format=True)
         split = ("train", "train", "val", "test")[row % 4]
-        lines.append(f"{row}.dcm,{dataset.id2label[int(dataset.train.labels[row])]},{split},p{row // 4 * 4 + row % 4}")
+        lines.append(f"{row}.dcm,{dataset.id2label[int(dataset.train.labels[row])]},{split},p{row}")
     (folder / "labels.csv").write_text("\n".join(lines) + "\n")
     return folder
 

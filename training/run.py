@@ -237,9 +237,9 @@ def begin_run(
         unlabeled: images that it also sees, without labels.
     """
     facts: dict[str, Any] = {}
-    held_out, held_out_seen = _held_out(dataset)
     images_a_step = config.train_batch_size * accelerator.num_processes * config.gradient_accumulation_steps
     history.check_batch(folder, images_a_step)
+    held_out, held_out_seen = _held_out(dataset)
     if accelerator.is_main_process:
         write_config(kept_settings(config), folder / "training_config.yaml")
         data_audit = audit(given, file_names=False)  # it gets published

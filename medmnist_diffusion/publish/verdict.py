@@ -157,12 +157,12 @@ def _copies(metrics: Metrics) -> Answer:
         return Answer(question, "Not checked.")
     if tests.flagged:
         shown = max(tests.flagged, key=lambda record: record.value / max(record.floor, 1e-9))
-        answer = "Yes, more than chance explains: do not publish them"
-        if tests.may_be_soft:
-            answer = (
-                "Perhaps: they lie nearer to training images than chance explains. Copies do so, and so do soft images; how near "
-                "others lie speaks for the latter. Look at closest_pairs.png, and do not publish them as they are"
-            )
+        answer = (
+            "Perhaps: they lie nearer to training images than chance explains. Copies do so, and so do soft images; how near "
+            "others lie speaks for the latter. Look at closest_pairs.png, and do not publish them as they are"
+            if tests.may_be_soft
+            else "Yes, more than chance explains: do not publish them"
+        )
     elif why := tests.unjudged:
         return Answer(question, "That cannot be judged.", f"{why[0].upper()}{why[1:]}.")
     else:

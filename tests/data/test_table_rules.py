@@ -12,6 +12,7 @@ from medmnist_diffusion.data.label_tables import find_tables, labelled_files
 from medmnist_diffusion.errors import UserError
 
 SPLIT_OF = {"train": "train", "Training": "train", "valid": "val", "VAL": "val", "test": "test"}
+# The last two are links, one of them a folder's.
 FILES = [
     "0.png",
     "a/1.png",
@@ -19,7 +20,7 @@ FILES = [
     "b/3.tif",
     "b/c/4.png",
     "b/5 x.png",
-]  # the last two are links, one of them a folder's
+]
 SPELLINGS = ("as it is", "./", "\\", "name", "stem")
 Row = tuple[str, str, str, str]  # how the file is spelt, its label, split and patient
 
