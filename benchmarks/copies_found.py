@@ -36,7 +36,7 @@ from judging import RESULTS
 from PIL import Image
 from tqdm import tqdm
 
-from medmnist_diffusion.artifacts import Metrics, TrainingSummary
+from medmnist_diffusion.artifacts import MetricRecord, Metrics, TrainingSummary
 from medmnist_diffusion.data import ImageDataset, Split, load_dataset
 from medmnist_diffusion.data.audit import describe
 from medmnist_diffusion.data.dataset import without_grey_axis
@@ -56,7 +56,7 @@ from medmnist_diffusion.files import write_json
 from medmnist_diffusion.metrics.evaluation import evaluate_images
 from medmnist_diffusion.metrics.extractors import OFFLINE_PAIR, make_extractor
 from medmnist_diffusion.metrics.memorization import NEAR, SURE, Threshold, redrawn
-from medmnist_diffusion.publish.copies import COPYING, FEWEST_SEEN, MOST_NEAR, MOST_UNSEEN, copy_tests
+from medmnist_diffusion.publish.copies import COPYING, CopyTests, copy_tests
 from medmnist_diffusion.publish.plots import save_figure
 from medmnist_diffusion.training.config import training_config
 from medmnist_diffusion.training.train import train
@@ -192,11 +192,14 @@ class Simulated:
 
     @property
     def unjudged(self) -> bool:
-        """Whether "no sign" would not be said (publish/copies.py)."""
-        seen = float((self.of_copies["redrawn"] < self.threshold.value).mean())
-        detectable = self.threshold.detectable(JUDGED)
-        unseen = detectable is None or seen == 0 or detectable / seen > MOST_UNSEEN
-        return self.near > MOST_NEAR or seen < FEWEST_SEEN or unseen
+        """Whether "no sign" would not be said."""
+        judge = MetricRecord(
+            name="copied_share", extractor="pixels", dimension=1, class_=None, value=0.0, interval=None,
+            floor=self.threshold.expected, floor_source="", detectable=self.threshold.detectable(JUDGED), near_fresh=self.near,
+            seen_copies=float((self.of_copies["redrawn"] < self.threshold.value).mean()), n_real=0, n_generated=JUDGED,
+            reference_split="train", seed=0,
+        )  # fmt: skip
+        return CopyTests([judge], [], [judge]).unjudged is not None
 
 
 def simulated(
@@ -294,15 +297,19 @@ def _counted(draws: Sequence[dict[str, Simulated]]) -> dict[str, Any]:
     }
 
 
-def generators(dataset: ImageDataset) -> list[dict[str, Any]]:
-    """A row for the latest and for the best weights of a training on 200 of the images."""
-    pool = pool_of(dataset)
-    edges = np.cumsum([0, FEW, VAL, VAL])
+def few_of(whole: ImageDataset, pool: Split, images: int) -> ImageDataset:
+    """A set of so few images: the first of the pool, and the next 200 as val and test."""
+    edges = np.cumsum([0, images, VAL, VAL])
     splits = {
         name: Split(name, pool.images[start:end], pool.labels[start:end])
         for name, start, end in zip(("train", "val", "test"), edges, edges[1:], strict=False)
     }
-    few, rows = replace(dataset, name=f"{dataset.name}-{FEW}", splits=splits), []
+    return replace(whole, name=f"{whole.name}-{images}", splits=splits)
+
+
+def generators(dataset: ImageDataset) -> list[dict[str, Any]]:
+    """A row for the latest and for the best weights of a training on 200 of the images."""
+    few, rows = few_of(dataset, pool_of(dataset), FEW), []
     with tempfile.TemporaryDirectory() as folder:
         config = training_config(
             dataset=few.name, output_dir=folder, max_train_steps=LONG, validation_steps=50, sample_steps=NEVER, keep="latest",

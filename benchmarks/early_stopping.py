@@ -18,17 +18,16 @@ import argparse
 import sys
 import tempfile
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from copies_found import NEVER, named, pool_of
+from copies_found import NEVER, VAL, few_of, named, pool_of
 from judging import RESULTS, SPACES, drawn_labels, floor, judge
 from trainings import IMAGES, Row, run_missing
 
 from medmnist_diffusion.artifacts import TrainingSummary
-from medmnist_diffusion.data import ImageDataset, Split
+from medmnist_diffusion.data import Split
 from medmnist_diffusion.data.twins import nearest_pictures
 from medmnist_diffusion.diffusion.machine import describe_machine
 from medmnist_diffusion.diffusion.sampling import generate_images, load_pipeline
@@ -38,37 +37,24 @@ from medmnist_diffusion.training.config import training_config
 from medmnist_diffusion.training.overfitting import bearable_steps
 from medmnist_diffusion.training.train import train
 
-SETS = {
-    "pneumoniamnist": 560,
-    "retinamnist": 200,
-    "own/pbc_blood_28.npz": 200,
-}  # and how many of its images are trained on
-HELD_OUT, LONG, VALIDATE = 100, 3000, 50
+# And how many of its images are trained on.
+SETS = {"pneumoniamnist": 560, "retinamnist": 200, "own/pbc_blood_28.npz": 200}
+LONG, VALIDATE = 3000, 50
 DECAY = 0.25  # of the best step
-
-
-def few_of(whole: ImageDataset, images: int, seed: int) -> tuple[ImageDataset, Split]:
-    """A set of so few images of another one, and all others of that: no one has seen these."""
-    pool = pool_of(whole)
-    rows = np.random.default_rng(seed).permutation(len(pool))
-    edges = np.cumsum([0, images, HELD_OUT, HELD_OUT])
-    splits = {
-        name: pool.subset(rows[start:end])
-        for name, start, end in zip(("train", "val", "test"), edges, edges[1:], strict=False)
-    }
-    return replace(whole, name=f"{whole.name}-{images}", splits=splits), pool.subset(rows[edges[-1] :])
 
 
 def run(args: argparse.Namespace, cell: Row) -> Iterator[Row]:
     """The arms, of one set and seed."""
     whole, seed = named(cell["set"]), cell["seed"]
-    few, others = few_of(whole, cell["images"], seed)
+    pool, images = pool_of(whole), cell["images"]
+    pool = pool.subset(np.random.default_rng(seed).permutation(len(pool)))
+    few, others = few_of(whole, pool, images), pool.subset(np.arange(images + 2 * VAL, len(pool)))
     of_others = nearest_pictures(others, few.train).relative
     limit = float(np.quantile(of_others, 0.01))
     labels = drawn_labels(few.train.labels, IMAGES, seed)
     floors = floor(whole, IMAGES)
 
-    def arm(name: str, folder: Path, steps: int, before: int = 0, **options: Any) -> tuple[Row, TrainingSummary]:
+    def arm(name: str, folder: Path, steps: int, before: int = 0, **options: Any) -> Row:
         config = training_config(
             dataset=few.name, output_dir=str(folder), max_train_steps=steps, validation_steps=VALIDATE, sample_steps=NEVER,
             checkpointing_steps=NEVER, report_to="none", seed=seed, mixed_precision="no", **options,
@@ -78,28 +64,31 @@ def run(args: argparse.Namespace, cell: Row) -> Iterator[Row]:
         images = generate_images(load_pipeline(pipeline), labels, seed=seed)
         figures = judge(whole, images, labels)
         near = nearest_pictures(Split("generated", images, labels), few.train).relative
-        row = {
+        return {
             "arm": name, "steps": before + (summary.last_step or summary.step), "kept_step": summary.step,
             "held_out_loss": summary.val_loss, "nearer_than_1_percent_of_others": float((near < limit).mean()),
-            "floors": floors, **{name: figures[name] for name in ("label_accuracy", *SPACES)},
+            "floors": floors, **{what: figures[what] for what in ("label_accuracy", *SPACES)},
         }  # fmt: skip
-        return row, summary
 
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        row, first = arm("stop", folder / "stop", LONG)
-        yield row
-        taken, usual = first.last_step or first.step, training_config(dataset="phantom", output_dir="unused")
-        rate = usual.learning_rate * learning_rate_factor(usual, usual.lr_warmup_steps + first.step, first.step / LONG)
+        first = arm("stop", folder / "stop", LONG)
+        yield first
+        best, taken, usual = (
+            first["kept_step"],
+            first["steps"],
+            training_config(dataset="phantom", output_dir="unused"),
+        )
+        rate = usual.learning_rate * learning_rate_factor(usual, usual.lr_warmup_steps + best, best / LONG)
         muon = usual.muon_learning_rate * rate / usual.learning_rate
         base = str(folder / "stop" / "pipeline")
         yield arm(
-            "stop, decay", folder / "decay", round(DECAY * first.step), taken, pretrained_model_name_or_path=base,
+            "stop, decay", folder / "decay", round(DECAY * best), taken, pretrained_model_name_or_path=base,
             learning_rate=rate, muon_learning_rate=muon, lr_warmup_steps=1,
-        )[0]  # fmt: skip
-        yield arm("restart", folder / "restart", first.step, taken)[0]
+        )  # fmt: skip
+        yield arm("restart", folder / "restart", best, taken)
         images_a_step = usual.train_batch_size * usual.gradient_accumulation_steps
-        yield arm("rule of thumb", folder / "rule", bearable_steps(len(few.train), images_a_step))[0]
+        yield arm("rule of thumb", folder / "rule", bearable_steps(len(few.train), images_a_step))
 
 
 def main(argv: Sequence[str]) -> None:
