@@ -13,9 +13,8 @@ held-out loss say when a start from elsewhere reaches the best of the one from s
 
 The arm "base, classes alike at first" starts every class as the base's "unknown"; in all others they start at random.
 
-Further arms are recipes for few images: dropout, a lower rate for what was taken over from a base, and varied images: half of what
-is trained on is turned, shifted, scaled and mirrored, under classes of its own which nothing is sampled from, so that no sample is
-turned (the idea of Karras et al. 2022, arXiv 2206.00364, section 5, with a class in the place of their augmentation label).
+Further arms are recipes for few images: dropout, a lower rate for what was taken over from a base, and varied images
+(`--varied_share 0.5`).
 """
 
 import argparse
@@ -36,7 +35,6 @@ from judging import RESULTS, drawn_labels, floor, judge
 from matplotlib import pyplot as plt
 from matplotlib.ticker import LogLocator, NullLocator
 from sets import SETS, described
-from torchvision.transforms import v2
 from trainings import Row, Run, run_missing
 
 from medmnist_diffusion.artifacts import TrainingSummary
@@ -61,12 +59,10 @@ RESULT = RESULTS / "finetune.json"
 
 
 class Arm(NamedTuple):
-    """Where a training starts from, the settings that differ from the default, whether varied images stand beside the few, and
-    whether all classes start as "unknown"."""
+    """Where a training starts from, the settings that differ from the default, and whether all classes start as "unknown"."""
 
     start: str
     settings: Mapping[str, float] = MappingProxyType({})
-    varied: bool = False
     alike: bool = False
 
 
@@ -74,12 +70,11 @@ MAIN_ARMS = {start: Arm(start) for start in (SCRATCH, OTHER_SET, BASE)}
 ARMS = {
     **MAIN_ARMS,
     "dropout 0.1": Arm(SCRATCH, {"dropout": 0.1}),
-    "varied images": Arm(SCRATCH, varied=True),
+    "varied images": Arm(SCRATCH, {"varied_share": 0.5}),
     "base, a third of the rate": Arm(BASE, {"pretrained_learning_rate_factor": 1 / 3}),
-    "base, varied images": Arm(BASE, varied=True),
+    "base, varied images": Arm(BASE, {"varied_share": 0.5}),
     "base, classes alike at first": Arm(BASE, alike=True),
 }
-VARIATIONS = 8  # of each image, beside as many of the image itself
 
 
 def drawn(dataset: ImageDataset, count: int, seed: int) -> ImageDataset:
@@ -91,25 +86,6 @@ def drawn(dataset: ImageDataset, count: int, seed: int) -> ImageDataset:
         counts = np.maximum(1, np.floor(shares * wanted).astype(int))
         splits[name] = split.subset(dataset.conditioning.draw(split.labels, counts, rng))
     return replace(dataset, name=f"{dataset.name} ({count})", splits={**dataset.splits, **splits}, notes=[])
-
-
-def with_varied(few: ImageDataset, seed: int) -> ImageDataset:
-    """The same training images as often as turned, shifted, scaled and mirrored ones, these as classes of their own."""
-    images = few.train.images[:]
-    turned = v2.RandomAffine(15, (0.04, 0.04), (0.9, 1.1), interpolation=v2.InterpolationMode.BILINEAR)
-    size, margin = images.shape[1:3], max(images.shape[1:3]) // 3
-    mirrored_edge = v2.Pad(margin, padding_mode="reflect")  # what comes in where an image is turned
-    varied = v2.Compose([v2.RandomHorizontalFlip(), mirrored_edge, turned, v2.CenterCrop(size)])
-    rows = np.repeat(np.arange(len(images)), VARIATIONS)
-    with torch.random.fork_rng([]):
-        torch.manual_seed(seed)
-        other = [varied(torch.from_numpy(images[row]).permute(2, 0, 1)).permute(1, 2, 0).numpy() for row in rows]
-    labels = few.train.labels[rows]
-    train = Split(
-        "train", np.concatenate([images[rows], np.stack(other)]), np.concatenate([labels, labels + few.num_classes])
-    )
-    names = {**few.id2label, **{key + few.num_classes: f"{name}, varied" for key, name in few.id2label.items()}}
-    return replace(few, splits={**few.splits, "train": train}, id2label=names)
 
 
 @contextlib.contextmanager
@@ -150,7 +126,7 @@ def run(args: argparse.Namespace, cell: Row) -> Iterator[Row]:
             sample_steps=10**9, checkpointing_steps=10**9, **arm.settings,
         )  # fmt: skip
         with alike_at_first() if arm.alike else contextlib.nullcontext():
-            pipeline = train(config, with_varied(few, cell["seed"]) if arm.varied else few)
+            pipeline = train(config, few)
         summary = TrainingSummary.of(pipeline)
         labels = drawn_labels(whole.train.labels, IMAGES, cell["seed"])
         images = generate_images(load_pipeline(pipeline), labels, SAMPLING_STEPS, seed=cell["seed"])

@@ -18,9 +18,9 @@ from medmnist_diffusion.data.images import is_image
 from medmnist_diffusion.data.medical import stem_of
 from medmnist_diffusion.errors import UserError
 
-BESIDE_IMAGES = (".csv", ".json", ".jsonl", ".md", ".txt")  # notes about images
+BESIDE_IMAGES = (".csv", ".tsv", ".json", ".jsonl", ".md", ".txt")  # notes about images
 SYSTEM_FOLDERS = ("@eaDir", "__MACOSX")
-LABEL_TABLES = ("metadata.csv", "metadata.jsonl", "labels.csv")
+LABEL_TABLES = ("metadata.csv", "metadata.jsonl", "labels.csv", "_classes.csv")  # the last one: Roboflow's
 _SPLITS = {
     "train": r"train(ing)?|trn",
     "val": r"val(id(ation)?)?|dev",
@@ -38,7 +38,7 @@ _VERSION = re.compile(
     re.IGNORECASE,
 )
 _SPLIT_TAIL = r"([-_ ]?(set|data|images|split))?"
-_SURE_WORDS = r"masks?|seg(s|mented|mentations?)?|annotations?|ground[-_ ]?truths?|contours?|overlays?|superpixels?"
+_SURE_WORDS = r"masks?|seg(s|mented|mentations?)?|annotat(ed|ions?)|heat[-_ ]?maps?|saliency|ground[-_ ]?truths?|contours?|overlays?|superpixels?"
 _MASK_WORDS = rf"{_SURE_WORDS}|lesions?|gts?|thumb(nail)?s?|rois?"
 _MASK_FOLDER = re.compile(
     rf"({_MASK_WORDS}|labels?([-_ ]?(tr|ts|va))?|(.*[-_ ])?({_SURE_WORDS})([-_ ].*)?)", re.IGNORECASE
@@ -119,6 +119,11 @@ def split_in(name: str) -> set[str]:
 def is_split_like(name: str) -> bool:
     """Whether a name looks like that of a split in some language or habit."""
     return _SPLIT_LIKE.search(name) is not None
+
+
+def is_mask_folder(name: str) -> bool:
+    """Whether a folder's name says that it holds masks, also where words are joined as in `SegmentationClass`."""
+    return _MASK_FOLDER.fullmatch(re.sub(r"(?<=[a-z])(?=[A-Z])", "_", name)) is not None
 
 
 def is_hidden(path: Path) -> bool:
@@ -320,6 +325,12 @@ def _refuse_two_readings(tree: _Tree) -> None:
                 f"{tree.path}: {name} holds {listed}, which look like splits. Turn it round: folders called train, val and test "
                 "on top, the classes in them."
             )
+        beside = sorted(inner & below.keys() - {name})
+        if not split_name(name) and len(beside) > 1:
+            raise UserError(
+                f"{tree.path}: {name} holds folders that also stand beside it ({', '.join(beside[:3])}). Is it a copy of the whole set? "
+                "Move it away. If it is a class, call it or the folders in it otherwise."
+            )
         alike = [other for other in below if other != name and len(below[other] & inner) > 1]
         if alike and _VERSION.search(name) and not split_name(name):
             raise UserError(
@@ -349,7 +360,7 @@ def _leave_out_strays(tree: _Tree, left_out: _LeftOut) -> None:
 
 def _refuse_masks_as_classes(part: _Tree) -> None:
     for name in part.folders:
-        if _MASK_FOLDER.fullmatch(name):
+        if is_mask_folder(name):
             raise UserError(
                 f"{part.path}: is {name} a class, or does it hold the masks of the other images? Rename it, or move it away."
             )
@@ -359,7 +370,7 @@ def _without_masks(tree: _Tree, left_out: _LeftOut) -> list[Path]:
     """The images of a class; not those in folders for masks, nor `x_mask.png` or `mask_x.png` beside `x.png` or `x_flair.png`."""
     stems = {stem for image in tree.images if not _MASK_FILE.fullmatch(stem := stem_of(image))}
     stems |= {re.sub(r"[-_ .]+[A-Za-z]+$", "", stem) for stem in stems}
-    masks = [name for name in tree.folders if _MASK_FOLDER.fullmatch(name)]
+    masks = [name for name in tree.folders if is_mask_folder(name)]
     if not tree.images and len(masks) == len(tree.folders):
         masks = []  # there is nothing that they could be the masks of
     kept = []

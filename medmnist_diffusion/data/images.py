@@ -30,6 +30,7 @@ from medmnist_diffusion.data.reading import LARGEST_VOLUME, Fit, Reading
 from medmnist_diffusion.errors import UserError
 
 DECODER = f"3-{PIL.__version__}"  # what is kept of decoded pixels names it: another decoder may make others
+SURVEY = f"2-{DECODER}"  # of how images are looked at: what was found by another is found again
 # What Pillow raises on a file that is no image, or a damaged one.
 DAMAGED = (UnidentifiedImageError, Image.DecompressionBombError, OSError, ValueError, SyntaxError)
 # Of Pillow's formats those that it reads by itself: it hands EPS to Ghostscript, a program that runs what is in the file.
@@ -48,7 +49,7 @@ def is_image(path: Path) -> bool:
 
 _COUNTED = (
     "images", "coloured", "stored_in_colour", "transparent", "turned", "several", "deep", "own_window", "tables", "inverted",
-    "volumes", "dicom",
+    "contradict", "volumes", "dicom",
 )  # fmt: skip
 SAMPLE_FORMAT, SIGNED = 339, 2  # TIFF's tag, and its value for numbers that can be below 0
 GREY_MODES = ("1", "L", "LA", "La")
@@ -73,6 +74,7 @@ class Seen(BaseModel):
         windows: the different ones that they say, at most two.
         least_kept: of volumes, the least share of one that its middle cube holds.
         inverted: how many are stored with white as the least value.
+        contradict: how many DICOM files say in another place that it is the other way round.
         volumes: how many have three dimensions.
         dicom: how many are DICOM files.
         percentiles: of 0.5 and 99.5 % of all these values.
@@ -92,6 +94,7 @@ class Seen(BaseModel):
     own_window: int = 0
     tables: int = 0
     inverted: int = 0
+    contradict: int = 0
     volumes: int = 0
     dicom: int = 0
     percentiles: tuple[float, float] = (0.0, 255.0)
@@ -227,6 +230,12 @@ class Seen(BaseModel):
             lines.append(
                 f"{self.inverted} {of} are stored with white as the least value (MONOCHROME1): they were turned round."
             )
+        if self.contradict:
+            lines.append(
+                f"{self.contradict} {of} contradict themselves on whether their least value is black (first: "
+                f"{self.first['contradict']}): PhotometricInterpretation was followed, PresentationLUTShape was not. Look at them "
+                "with `audit --preview`."
+            )
         if self.dicom:
             lines.append(
                 "DICOM: text that is burnt into the pixels, names among it, is not looked for: look at the images yourself."
@@ -262,6 +271,7 @@ def survey(rows: Iterable[dict[str, Any]], where: str) -> Seen:
                 "tables": stored.table is not None,
                 "turned": stored.turned,
                 "inverted": stored.inverted,
+                "contradict": stored.contradicts,
                 "volumes": stored.values.ndim == 3,
                 "several": stored.frames > 1,
             }

@@ -1,8 +1,8 @@
-"""Labels beside images: a CSV or JSON-lines table with one row an image. Which table, which of its columns, which file a row
+"""Labels beside images: a CSV, TSV or JSON-lines table with one row an image. Which table, which of its columns, which file a row
 means.
 
 The rules. `metadata.csv`, `metadata.jsonl` or `labels.csv` in the folder (or in each of its split folders), else the one other CSV
-there that names its images, is the table; classes are then its labels, not folders. One column names the file, with or without its
+or TSV there that names its images, is the table; classes are then its labels, not folders. One column names the file, with or without its
 folder and suffix. One holds the label, several of them with `|` or `;` between; or a column of zeros and ones for each label.
 Columns called split and patient are used where they are there. What is left out is said; what could mean two things is refused.
 """
@@ -11,6 +11,7 @@ import codecs
 import csv
 import io
 import json
+import re
 import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Sequence
@@ -34,16 +35,18 @@ from medmnist_diffusion.errors import UserError
 
 FILE_COLUMNS = (
     "file_name", "filename", "file", "filepath", "file_path", "image_file", "image_path", "path", "image", "image_id",
-    "image_name", "image_index", "img", "img_id", "imageid", "id", "name",
+    "image_name", "image_index", "img", "img_id", "imageid", "id_code", "id", "name",
 )  # fmt: skip
+MORE_LABEL_COLUMNS = ("grade", "choice")  # after all others; the second one is Label Studio's
 NAME_COLUMNS = ("label_name", "class_name", "finding_labels")  # before all other columns of labels
 TABLE_SUFFIXES = (".csv", ".tsv", ".jsonl", ".xlsx", ".xls", ".ods")
-READ_SUFFIXES = (".csv", ".jsonl")
+READ_SUFFIXES = (".csv", ".tsv", ".jsonl")
 SEPARATORS = ("|", ";")
 NOTHING_FOUND = ("no finding", "no findings", "none", "no label")  # of several labels: none of them
 UNSURE = ("", "nan", "na", "-1", "-1.0", "u")
 YES, NO = ("1", "1.0", "true", "yes"), ("0", "0.0", "false", "no")
 MOST_NAMED = 0.5  # of the images: a table of no usual name that names fewer is about something else
+_UPLOADED = re.compile(r"^/data/upload/(\d+/)?[0-9a-f]{8}-")  # what Label Studio writes before the name of a file
 LARGEST_TABLE = 500 * 2**20  # bytes
 
 
@@ -92,7 +95,7 @@ def find_tables(path: Path) -> dict[str | None, Path]:
                 f"{path}: {listed} holds labels, and {without[0]} has no such table. Write one there, or move it away."
             )
         return in_splits
-    others = [file for file in sorted(path.glob("*.csv")) if not is_hidden(Path(file.name)) and _names_images(file)]
+    others = [file for file in sorted(path.iterdir()) if _may_hold_labels(file) and _names_images(file)]
     by_split = {next(iter(split_in(file.stem)), None): file for file in others if len(split_in(file.stem)) == 1}
     if len(by_split) == len(others) > 1:
         return dict(by_split)
@@ -137,8 +140,7 @@ def unused_tables(path: Path, used: Iterable[Path]) -> list[str]:
     notes = []
     for table in sorted({*path.glob("*"), *path.glob("*/*")} - set(used)):
         if table.suffix.lower() in TABLE_SUFFIXES and table.is_file() and not is_hidden(table.relative_to(path)):
-            why = "it lists no images with their labels" if table.suffix.lower() in READ_SUFFIXES else "it is no CSV"
-            notes.append(f"{table.relative_to(path).as_posix()} was not used: {why} ({_columns_in_words(table)}).")
+            notes.append(f"{table.relative_to(path).as_posix()} was not used: {_why_unused(table)}.")
         elif table.suffix.lower() == ".txt" and table.is_file() and is_split_like(table.stem):
             notes.append(
                 f"{table.relative_to(path).as_posix()} was not used, though it may list a split: its images may stand in any. "
@@ -147,12 +149,25 @@ def unused_tables(path: Path, used: Iterable[Path]) -> list[str]:
     return notes
 
 
-def _columns_in_words(table: Path) -> str:
+def _why_unused(table: Path) -> str:
+    if table.suffix.lower() not in READ_SUFFIXES:
+        return "it is no CSV (write one with file_name and label)"
+    if _is_form(table):
+        return "it is a form for answers"
     try:
-        rows = read_rows(table) if table.suffix.lower() in READ_SUFFIXES else []
-    except UserError:
-        return "it cannot be read as a table"
-    return f"its columns: {', '.join(map(str, list(rows[0])[:8]))}" if rows else "write a CSV with file_name and label"
+        rows = read_rows(table)
+        if not rows:
+            return "it has no rows"
+        listed = f"its columns: {', '.join(name.strip() for name in list(rows[0])[:8])}"
+        file = _first_column(rows[0], FILE_COLUMNS) or _first_column(rows[0], GROUP_COLUMNS)
+        if file is None:
+            return f"none of its columns is called file_name ({listed})"
+        if not _label_columns(rows, file):
+            return f"none of its columns is called label ({listed})"
+        _, missing = _files(rows, file, table.parent, table, [])
+        return f"it names {len(rows) - missing} images that are there ({listed})"
+    except UserError as error:
+        return f"{error}".removeprefix(f"{table}: ").rstrip(".")
 
 
 def labelled_files(path: Path, tables: dict[str | None, Path]) -> tuple[dict[str, LabelledFiles], list[str]]:
@@ -174,6 +189,16 @@ def labelled_files(path: Path, tables: dict[str | None, Path]) -> tuple[dict[str
     if left > 0:
         notes.append(f"{left} images are not named in the table and were left out.")
     return splits, notes
+
+
+def _may_hold_labels(file: Path) -> bool:
+    """By its name: `sample_submission.csv` is a competition's form for answers."""
+    known = file.suffix.lower() in (".csv", ".tsv") and file.is_file() and not is_hidden(Path(file.name))
+    return known and not _is_form(file)
+
+
+def _is_form(file: Path) -> bool:
+    return "submission" in file.stem.lower()
 
 
 def _names_images(table: Path) -> bool:
@@ -208,7 +233,7 @@ def _first_column(row: dict[str, str], names: Sequence[str]) -> str | None:
 def _label_columns(rows: list[dict[str, str]], file: str) -> list[str]:
     """One column of labels; or where none is called so, two or more of zeros and ones."""
     usual = [name for name in LABEL_COLUMNS if name != "y" or _first_column(rows[0], ("x",)) is None]  # x, y: a place
-    if (one := _first_column(rows[0], (*NAME_COLUMNS, *usual))) is not None:
+    if (one := _first_column(rows[0], (*NAME_COLUMNS, *usual, *MORE_LABEL_COLUMNS))) is not None:
         return [one]
     binary = [
         name
@@ -323,7 +348,9 @@ def _read(table: Path, folder: Path, given: str | None) -> tuple[dict[str, Label
         said = [*said, "Splits from the folders that the files lie in."]
     notes = _column_notes(table, list(rows[0]), file_column, label_columns, split_column, group_column)
     if missing:
-        notes.append(f"{missing} rows of {table.name} name files that are not there, and were passed over.")
+        wanted = next(row[file_column].strip() for row, file in zip(rows, files, strict=True) if file is None)
+        alike = _written_otherwise(wanted, folder)
+        notes.append(f"{missing} rows of {table.name} name files that are not there, and were passed over{alike}.")
     if repeated:
         notes.append(f"{repeated} rows of {table.name} repeat another one, and were passed over.")
     return splits, [*notes, *found_by, *said]
@@ -436,6 +463,7 @@ def _files(
         in_vain = any("/".join(parts[at:-1]) in folders for at in range(len(parts) - 1))
         by_name_alone = len(parts) == 1 or (names[parts[-1]] == 1 and not in_vain)
         candidates = [exact] if exact else by_name.get(parts[-1], []) if by_name_alone else []
+        candidates = candidates or by_name.get(_UPLOADED.sub("", wanted), [])
         if candidates and not exact and len(parts) > 1:
             elsewhere.append(wanted)
         if len(candidates) > 1:
@@ -451,9 +479,24 @@ def _files(
     missing = sum(file is None for file in found)
     if missing == len(rows):
         raise UserError(
-            f"{table}: none of the files that its column {column} names is there ({rows[0][column]}). Correct it."
+            f"{table}: none of the files that its column {column} names is there"
+            f"{_written_otherwise(rows[0][column].strip(), folder) or f' ({rows[0][column]})'}. Correct it."
         )
     return found, missing
+
+
+def _written_otherwise(wanted: str, folder: Path) -> str:
+    """In brackets, a hint where a file is there whose name differs only in case, in zeros before a number, or in a suffix."""
+
+    def key(name: str) -> str:
+        return re.sub(r"0+(?=\d)", "", _composed(name).casefold())
+
+    name = Path(wanted.replace("\\", "/"))
+    meant = {key(name.name), key(stem_of(name))}
+    alike = next(
+        (file for file in files_below(folder) if is_image(file) and {key(file.name), key(stem_of(file))} & meant), None
+    )
+    return "" if alike is None else f" ({name.name} is not there, {alike.name} is, …)"
 
 
 def _composed(name: str) -> str:

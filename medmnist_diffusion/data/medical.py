@@ -36,6 +36,7 @@ class Values:
         table: instead, the least value and the grey levels, 0 … 255, of it and those that follow (DICOM's VOI LUT).
         spacing: of a volume, how far its voxels are apart along each axis.
         inverted: the least value is white (DICOM's MONOCHROME1).
+        contradicts: the file says elsewhere that it is the other way round (DICOM's PresentationLUTShape).
         frames: how many the file holds; the first one was read.
         turned: it was turned upright, by its EXIF orientation.
     """
@@ -45,6 +46,7 @@ class Values:
     table: tuple[int, np.ndarray] | None = None
     spacing: tuple[float, ...] | None = None
     inverted: bool = False
+    contradicts: bool = False
     frames: int = 1
     turned: bool = False
 
@@ -247,7 +249,11 @@ def _grey(dataset: Any, values: np.ndarray, frames: int, name: str, where: str) 
         raise UserError(f"{name} in {where} holds values that are not finite. Replace or remove it.")
     plain = window is None and table is None and dataset.BitsStored <= 8 and values.min() >= 0 and values.max() <= 255
     kind = np.uint8 if plain and (values == values.round()).all() else np.float32
-    return Values(values.astype(kind), window, table, inverted=inverted, frames=frames)
+    shape = dataset.get(
+        "PresentationLUTShape"
+    )  # INVERSE goes with MONOCHROME1, IDENTITY with MONOCHROME2 (PS3.3 C.8.11.3)
+    contradicts = bool(shape) and (shape == "INVERSE") != inverted
+    return Values(values.astype(kind), window, table, inverted=inverted, contradicts=contradicts, frames=frames)
 
 
 def _own_window(dataset: Any) -> tuple[float, float] | None:

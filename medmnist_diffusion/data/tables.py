@@ -1,6 +1,8 @@
 """Image folders, tables beside images, folders of parquet and Hub data sets as one data set: labels joined by name, splits drawn,
 images decoded."""
 
+import re
+from collections import Counter
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -15,9 +17,11 @@ from medmnist_diffusion.data.conditioning import (
     class_order,
     condition_of,
     nearly_equal,
+    same_name,
 )
 from medmnist_diffusion.data.dataset import ImageDataset, Split
 from medmnist_diffusion.data.drawn_splits import drawn_splits
+from medmnist_diffusion.data.file_names import families
 from medmnist_diffusion.data.folders import (
     BESIDE_IMAGES,
     can_be_patients,
@@ -27,7 +31,7 @@ from medmnist_diffusion.data.folders import (
     is_hidden,
     split_name,
 )
-from medmnist_diffusion.data.images import DECODER, IMAGE_SUFFIXES, Seen, decoded, image_shape, survey
+from medmnist_diffusion.data.images import DECODER, IMAGE_SUFFIXES, SURVEY, Seen, decoded, image_shape, survey
 from medmnist_diffusion.data.label_tables import (
     LabelledFiles,
     find_tables,
@@ -44,6 +48,7 @@ from medmnist_diffusion.data.twins import WORKING_SIZE, joined_groups
 from medmnist_diffusion.errors import UserError
 from medmnist_diffusion.files import file_hash
 
+FEWEST_FAMILIES = 6  # of each class: of fewer names that may be persons none are kept together
 Table = Any  # a `datasets.Dataset` with one column `image`, undecoded
 
 
@@ -79,7 +84,7 @@ def folder_parts(
     if not parquet:
         path = _inner(path)
         found = find_tables(path) if tables else {}
-        labelled, notes = labelled_files(path, found) if found else _by_folders(path)
+        labelled, notes = labelled_files(path, found) if found else _by_folders(path, tables)
         files = [file for one in labelled.values() for file in one.files]
         read = list(found.values())
         if tables and not read and (beside := patients_beside(path, files)):
@@ -124,9 +129,17 @@ def _inner(path: Path) -> Path:
     return path
 
 
-def _by_folders(path: Path) -> tuple[dict[str, LabelledFiles], list[str]]:
-    """The folders' names as labels."""
-    contents = folder_contents(path)
+def _by_folders(path: Path, tables: bool) -> tuple[dict[str, LabelledFiles], list[str]]:
+    """The folders' names as labels.
+
+    Raises:
+        UserError: naming the tables that could not be used, if the folders cannot, either.
+    """
+    try:
+        contents = folder_contents(path)
+    except UserError as error:
+        unused = unused_tables(path, []) if tables else []
+        raise UserError(" ".join([str(error), *unused])) from None
     splits, patients = {}, contents.patients
     for split, classes in contents.splits.items():
         rows = [(file, name) for name, files in classes.items() for file in files]
@@ -192,7 +205,7 @@ def _table(labelled: LabelledFiles, names: dict[Path, list[str]], sliced: bool) 
 def seen_in(parts: dict[str, list[Part]], content: str, where: str) -> Seen:
     """What the images of all parts are like; kept on disk by content, since every one is decoded for it."""
     return cached_record(
-        cache_dir() / "seen" / f"{content}-{DECODER}.json", Seen, lambda: survey(all_rows(parts), where)
+        cache_dir() / "seen" / f"{content}-{SURVEY}.json", Seen, lambda: survey(all_rows(parts), where)
     )
 
 
@@ -216,7 +229,11 @@ def _dataset(
     seen.check(reading, where)
     what = "Labels" if conditioning.multi_label else "Classes"
     notes = [*notes, f"{what} in the order of their ids: {', '.join(conditioning.names)}.", *seen.notes(reading)]
-    if missing := [split for split in SPLITS if split not in tables]:
+    missing = [split for split in SPLITS if split not in tables]
+    if not any(groups.values()):
+        groups["train"], said = _by_file_names(tables, labels, draws=bool(missing))
+        notes += said
+    if missing:
         pictures = _SmallPictures(tables["train"], reading, seen, content, where)
         rows, said = drawn_splits(labels["train"], groups["train"], conditioning, missing, pictures, where)
         notes += said
@@ -236,6 +253,55 @@ def _dataset(
         )
         splits[split] = Split(split, images, labels[split], _file_names(table, where), groups[split])
     return ImageDataset(name, splits, conditioning.id2label, conditioning.task, source=source, notes=notes)
+
+
+def _by_file_names(
+    tables: dict[str, Table], labels: dict[str, np.ndarray], draws: bool
+) -> tuple[list[str] | None, list[str]]:
+    """Of the training images, which belong together by the names of their files, where splits are to be drawn from them and the
+    names say so; and what a user should know of it, in the given splits, too."""
+    names = {split: _names(table) for split, table in tables.items()}
+    every = [name for one in names.values() for name in one or []]
+    found = (
+        families(every, np.concatenate([labels[split] for split in tables]).tolist()) if all(names.values()) else None
+    )
+    if found is None:
+        return None, []
+    family_of = dict(
+        zip(names, np.split(np.array(found.of), np.cumsum([*map(len, tables.values())])[:-1]), strict=True)
+    )
+    what = "made from one picture" if found.kind == "picture" else "perhaps of one person"
+    notes = []
+    for split in [split for split in tables if split != "train"]:
+        if count := int(np.isin(family_of[split], family_of["train"]).sum()):
+            notes.append(
+                f"{count} {split} images are by their names {what} with training images ({found.in_words()}, …): figures measured on "
+                f"{split} may be inflated. A table with a column `patient` says whom each image is of."
+            )
+    if not draws:
+        return None, notes
+    groups = family_of["train"].tolist()
+    fewest = min(len(set(family_of["train"][labels["train"] == label])) for label in np.unique(labels["train"]))
+    if found.kind == "person" and fewest < FEWEST_FAMILIES:
+        return None, [
+            *notes,
+            f"Some images are by their names {what} ({found.in_words()}, …), but a class has too few such names to keep each in one "
+            "split. A table with a column `patient` says whom each image is of.",
+        ]
+    if not (together := sum(count > 1 for count in Counter(groups).values())):
+        return None, notes
+    notes.append(
+        f"Images are by their names {what} ({found.in_words()}, …): of {together} such names all images stay in one split."
+    )
+    return groups, notes
+
+
+def _names(table: Table) -> list[str] | None:
+    """The names of a table's files without folders, None where some are not known; the images themselves are not loaded."""
+    import pyarrow.compute as pc
+
+    paths = pc.struct_field(table.with_format("arrow")[:]["image"], "path").to_pylist()
+    return None if None in paths else [Path(path).name for path in paths]
 
 
 def folder_images(path: Path, reading: Reading) -> tuple[Any, list[str]]:
@@ -303,6 +369,12 @@ def _joined(
             f"{where}: the patients {pair[0]!r} and {pair[1]!r} differ only in how they are written. Are they one? Write them "
             "alike; if not, call them otherwise."
         )
+    if several_in_one := _several_in_one(names):
+        one, parts_of_it = several_in_one
+        raise UserError(
+            f"{where}: the class {one!r} looks like several of the others, {' and '.join(map(repr, parts_of_it))}, in one image. Write "
+            f"{'|'.join(parts_of_it)!r} in a table of labels; if it is a class of its own, call it otherwise."
+        )
     ids = {name: number for number, name in enumerate(names)}
     tables, numbers, groups = {}, {}, dict[str, list[str] | None]()
     for split, members in parts.items():
@@ -313,6 +385,16 @@ def _joined(
         known = [group for part in members for group in part.groups or []]
         groups[split] = known if len(known) == len(labels) else None
     return tables, numbers, groups, Conditioning(dict(enumerate(names)), "multi-label" if several else "multi-class")
+
+
+def _several_in_one(names: list[str]) -> tuple[str, list[str]] | None:
+    """A name made of others' names, and these: `Mass, Nodule` beside Mass and Nodule."""
+    known = {same_name(name): name for name in names}
+    for name in names:
+        parts = [known.get(same_name(part)) for part in re.split(r"[,/+&]| and ", name)]
+        if len(parts) > 1 and all(parts):
+            return name, [part for part in parts if part]
+    return None
 
 
 def _check_images(parts: dict[str, list[Part]], where: str) -> None:

@@ -72,6 +72,26 @@ def test_inverted_pictures_are_turned_round(tmp_path: Path) -> None:
     np.testing.assert_array_equal(inverted.grey(window), 255 - plain.grey(window))
 
 
+def test_files_that_contradict_themselves_on_black_and_white_are_said(tmp_path: Path) -> None:
+    """PresentationLUTShape is IDENTITY where the least value is black, INVERSE where it is white (PS3.3 C.8.11.3)."""
+    folder = folder_of_dicom(tmp_path / "scans")
+    for number, (kind, shape) in enumerate(
+        [
+            ("MONOCHROME2", "INVERSE"),
+            ("MONOCHROME1", "INVERSE"),
+            ("MONOCHROME2", "IDENTITY"),
+            ("MONOCHROME1", "IDENTITY"),
+        ]
+    ):
+        path = folder / "ct" / f"{2 * number}.dcm"
+        dataset = pydicom.dcmread(path)
+        dataset.PhotometricInterpretation, dataset.PresentationLUTShape = kind, shape
+        dataset.save_as(path)
+    notes = load_dataset(str(folder), size=32).notes
+    assert any("2 of 24 images contradict themselves" in note and "first: ct/0.dcm" in note for note in notes)
+    assert any("2 of 24 images are stored with white as the least value" in note for note in notes)
+
+
 def test_colour_and_palette_dicom_are_pictures() -> None:
     for name in ("SC_rgb_rle.dcm", "SC_rgb_jpeg_dcmtk.dcm", "examples_palette.dcm"):
         path = get_testdata_file(name)

@@ -1,5 +1,6 @@
 """Folders, tables and files as strangers bring them: read as a person would read them, said, or refused in a line."""
 
+import re
 import unicodedata
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ import pytest
 from PIL import Image
 
 from medmnist_diffusion.data import ImageDataset, load_dataset
-from medmnist_diffusion.data.audit import audit, findings
+from medmnist_diffusion.data.audit import audit, describe, findings
 from medmnist_diffusion.data.conditioning import Conditioning
 from medmnist_diffusion.data.labelled_folder import load_labelled_folder
 from medmnist_diffusion.data.parquet import hub_parts
@@ -356,3 +357,183 @@ def test_a_table_in_utf16_and_names_that_macos_wrote(made: Any) -> None:  # noqa
     (path / "labels.csv").write_bytes("\r\n".join(["image\tlabel", *rows, ""]).encode("utf-16"))
     dataset = load_dataset(str(path))
     assert levels_by_class(dataset) == {"a": {A}, "b": {B}}
+
+
+def test_pictures_made_from_one_stay_in_one_split(made: Any) -> None:  # noqa: F811
+    """A set that somebody augmented before: else test images would be training images turned by a right angle."""
+    rng = np.random.default_rng(0)
+    tree: Tree = {}
+    for label in "ab":
+        for case in range(15):
+            whole = Image.fromarray(rng.integers(0, 255, (28, 28), np.uint8))
+            tree[f"{label}/{label}case{case}.png"] = whole
+            tree[f"{label}/{label}case{case}_rot90.png"] = whole.transpose(Image.Transpose.ROTATE_90)
+            tree[f"{label}/aug_{label}case{case}.png"] = Image.fromarray(np.asarray(whole) // 2)
+    dataset = load_dataset(str(made(tree)))
+    cases = {
+        name: {re.search(r"[ab]case\d+", file)[0] for file in split.files or []}  # type: ignore[index]
+        for name, split in dataset.splits.items()
+    }
+    assert {name: len(split) for name, split in dataset.splits.items()} == {
+        name: 3 * len(of) for name, of in cases.items()
+    }
+    assert disjoint(dataset)
+    assert said(dataset, "made from one picture", "of 30 such names all images stay in one split")
+    assert not any("case" in note for note in describe(dataset).notes)  # names of files can be names of people
+
+
+def test_pictures_of_one_in_given_splits_are_counted(made: Any) -> None:  # noqa: F811
+    tree: Tree = {f"train/{label}/s{at}.png": level for label, level in (("a", A), ("b", B)) for at in range(14)}
+    tree |= {f"test/{label}/s{at}_rot90.png": 30 for label in "ab" for at in range(6)}
+    tree |= {f"test/a/{at}_flip.png": 40 for at in range(4)}  # of no training image
+    assert said(load_dataset(str(made(tree))), "12 test images are by their names made from one picture with training")
+
+
+def test_persons_in_names(made: Any) -> None:  # noqa: F811
+    """OCT images of Kermany et al. are called CLASS-PATIENT-NUMBER."""
+    names = [(label, f"{label}-{1000 + at // 3}-{at % 3 + 1}.png") for label in ("CNV", "NORMAL") for at in range(36)]
+    apart = load_dataset(str(made({f"{label}/{name}": A for label, name in names})))
+    assert disjoint(apart)
+    assert said(apart, "perhaps of one person (CNV-1000-1.png and CNV-1000-2.png, …)", "of 24 such names")
+    splits = ("test", "train", "train")
+    given = load_dataset(
+        str(
+            made({f"../given/{splits[at % 3]}/{label}/{name}": A for at, (label, name) in enumerate(names)})
+            / "../given"
+        )
+    )
+    assert said(given, "24 test images are by their names perhaps of one person with training images")
+    assert given.splits["test"].groups is None
+
+
+@pytest.mark.parametrize("name", ["img_{:03d}", "{}", "scan ({})", "a1b2c{}", "2024-01-01_{:04d}"])
+def test_names_that_say_nothing_of_persons(name: str, made: Any) -> None:  # noqa: F811
+    tree: Tree = {f"{label}/{name.format(at)}.png": A for label in "ab" for at in range(24)}
+    dataset = load_dataset(str(made(tree)))
+    assert not said(dataset, "by their names")
+    assert dataset.train.groups is None
+
+
+def test_persons_of_a_class_with_too_few_are_said(made: Any) -> None:  # noqa: F811
+    tree: Tree = {f"a/{at // 2}-{at % 2}.png": A for at in range(48)} | {
+        f"b/{900 + at // 10}-{at}.png": B for at in range(30)
+    }
+    dataset = load_dataset(str(made(tree)))
+    assert dataset.train.groups is None
+    assert said(dataset, "a class has too few such names to keep each in one split")
+
+
+def test_masks_of_pascal_voc_are_no_classes(made: Any) -> None:  # noqa: F811
+    folders = ("JPEGImages", "SegmentationClass", "SegmentationObject")
+    tree: Tree = {f"{folder}/{at}.png": A for folder in folders for at in range(12)}
+    assert "is SegmentationClass a class, or does it hold the masks" in refusal(made(tree))
+
+
+def test_a_copy_of_the_whole_set_is_no_class(made: Any) -> None:  # noqa: F811
+    """As downloads from Kaggle have it: `chest_xray/chest_xray` is `chest_xray` again."""
+    brains: Tree = {
+        f"{top}{label}/{at}.png": A for top in ("", "whole/") for label in ("no", "yes") for at in range(12)
+    }
+    assert "whole holds folders that also stand beside it (no, yes)" in refusal(made(brains))
+    chests = {
+        f"../chests/{top}{split}/{label}/{at}.png": A
+        for top in ("", "chests/") for split in ("train", "test") for label in "ab" for at in range(12)
+    }  # fmt: skip
+    assert "chests holds folders that also stand beside it (test, train)" in refusal(made(chests) / "../chests")
+
+
+@pytest.mark.parametrize(
+    ("table_name", "columns", "name", "said_of_it"),
+    [
+        (
+            "study.csv",
+            ("picture", "label"),
+            "{}.png",
+            "study.csv was not used: none of its columns is called file_name",
+        ),
+        (
+            "study.csv",
+            ("file", "finding_code"),
+            "{}.png",
+            "study.csv was not used: none of its columns is called label",
+        ),
+        (
+            "study.csv",
+            ("file", "label"),
+            "other{}.png",
+            "study.csv was not used: none of the files that its column file names",
+        ),
+        ("study.csv", ("image_id", "grade"), "P{}", "(P0 is not there, p000.png is, …)"),
+        ("labels.csv", ("image_id", "grade"), "p{}", "(p0 is not there, p000.png is, …)"),
+        (
+            "study.tsv",
+            ("file", "finding"),
+            "{}.png",
+            "study.tsv was not used: none of the files that its column file names",
+        ),
+        ("study.xlsx", ("file", "label"), "{}.png", "study.xlsx was not used: it is no CSV"),
+    ],
+)
+def test_a_table_that_could_not_be_used_is_named(
+    table_name: str,
+    columns: tuple[str, str],
+    name: str,
+    said_of_it: str,
+    made: Any,  # noqa: F811
+) -> None:
+    rows = [(name.format(at), "ab"[at % 2]) for at in range(24)]
+    tree: Tree = {f"images/p{at:03d}.png": A for at in range(24)}
+    assert said_of_it in refusal(made({**tree, table_name: table(rows, *columns)}))
+
+
+def test_rows_that_are_written_otherwise_are_said(made: Any) -> None:  # noqa: F811
+    rows = [(f"{at:03d}.png" if at > 3 else f"{at}.png", "ab"[at % 2]) for at in range(24)]
+    dataset = load_dataset(
+        str(made({**{f"{at:03d}.png": A for at in range(24)}, "labels.csv": table(rows, "id", "label")}))
+    )
+    assert said(dataset, "4 rows of labels.csv name files that are not there", "(0.png is not there, 000.png is, …)")
+
+
+def test_tables_of_roboflow_kaggle_and_label_studio(made: Any) -> None:  # noqa: F811
+    splits = {"train": 24, "valid": 8, "test": 8}
+    tree: Tree = {
+        f"roboflow/{split}/{split}{at}_jpg.rf.{at:032x}.jpg": (A, B)[at % 2]
+        for split, count in splits.items()
+        for at in range(count)
+    }
+    for split, count in splits.items():
+        rows = [f"{split}{at}_jpg.rf.{at:032x}.jpg, {1 - at % 2}, {at % 2}" for at in range(count)]
+        tree[f"roboflow/{split}/_classes.csv"] = "\n".join(["filename, a, b", *rows, ""])
+    tree |= {f"aptos/train_images/{at:04x}f.png": (A, B)[at % 2] for at in range(40)}
+    tree |= {f"aptos/test_images/{at:04x}e.png": A for at in range(9)}
+    tree["aptos/train.csv"] = table([(f"{at:04x}f", at % 2) for at in range(40)], "id_code", "diagnosis")
+    tree["aptos/sample_submission.csv"] = table([(f"{at:04x}e", 0) for at in range(9)], "id_code", "diagnosis")
+    tree["aptos/test.csv"] = table([(f"{at:04x}e",) for at in range(9)], "id_code")
+    tree |= {f"studio/img{at}.png": (A, B)[at % 2] for at in range(24)}
+    uploads = [(at, "ab"[at % 2], f"/data/upload/3/{at:08x}-img{at}.png") for at in range(24)]
+    tree["studio/project-3.csv"] = table(uploads, "annotation_id", "choice", "image")
+    path = made(tree)
+    roboflow, aptos, studio = (load_dataset(str(path / name)) for name in ("roboflow", "aptos", "studio"))
+    assert {name: len(split) for name, split in roboflow.splits.items()} == {"train": 24, "val": 8, "test": 8}
+    for dataset in (roboflow, studio):
+        assert {name: {round(one, -1) for one in levels} for name, levels in levels_by_class(dataset).items()} == {
+            "a": {A},
+            "b": {B},
+        }
+    assert levels_by_class(aptos) == {"0": {A}, "1": {B}}
+    assert said(aptos, "9 images are not named in the table")
+    assert said(aptos, "test.csv was not used: none of its columns is called label")
+    assert said(studio, "24 rows of project-3.csv name a folder that is not there")
+
+
+@pytest.mark.parametrize("label", ["Mass, Nodule", "nodule/mass", "Mass and Nodule"])
+def test_a_class_that_looks_like_two_is_refused(label: str, made: Any) -> None:  # noqa: F811
+    labels = ["Mass", "Nodule", label]
+    rows = [f'{at}.png,"{labels[at % 3]}"' for at in range(36)]
+    path = made({**{f"{at}.png": A for at in range(36)}, "labels.csv": "\n".join(["file,label", *rows])})
+    assert f"the class {label!r} looks like several of the others" in refusal(path)
+    others = [
+        row.replace("Nodule", "Cyst").replace("nodule", "cyst") if at % 3 == 1 else row for at, row in enumerate(rows)
+    ]
+    (path / "labels.csv").write_text("\n".join(["file,label", *others]))
+    assert label in load_dataset(str(path)).id2label.values()

@@ -34,7 +34,7 @@ def made_right(schedulers: Any, name: str, how: str, dtype: torch.dtype, referen
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
 def test_right_or_refused(schedulers: Any, dtype: torch.dtype) -> None:
     diffusers.utils.logging.set_verbosity_error()
     plain = schedulers.figures("DDIMScheduler", "plain", 500, {}, torch.float32, count=64)

@@ -1,0 +1,97 @@
+"""What the names of files say of their pictures: which are made from another one, and which may be of one person.
+
+`case07_rot90`, `case07_flip` and `case07 - Copy` are the picture case07 again; `CNV-1005-11` and `CNV-1005-12`, or `1034_left` and
+`1034_right`, are probably of one person. Names are a habit and no proof: what follows from them is always said.
+"""
+
+import re
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from medmnist_diffusion.data.folders import can_be_patients
+from medmnist_diffusion.data.medical import stem_of
+
+_END, _START = r"[-_ .]+", r"[-_ ]+"
+_CHANGES = (
+    r"aug(mented|mentation)?|rot(ate|ated|ation)?|[hv]?flip(ped|_?lr|_?ud)?|mirror(ed)?|bright(ness|er|ened)?|dark(er|ened)?|"
+    r"contrast|clahe|noisy?|blur(red)?|zoom(ed)?|shift(ed)?|shear(ed)?|crop(ped)?|scaled?|resized?|jitter|gamma|copy|kopie|copie|copia"
+)
+_CHANGE_AT_END = re.compile(rf"(?P<of>.+?){_END}({_CHANGES})({_START})?[-+]?(\d+([._]\d+)?)?", re.IGNORECASE)
+_CHANGE_AT_START = re.compile(rf"({_CHANGES})({_START})?\d*{_START}(?P<of>.+)", re.IGNORECASE)
+_ROBOFLOW = re.compile(r"(?P<of>.+?)(_(jpe?g|png|bmp|tiff?))?\.rf\.[0-9A-Za-z]{8,}")
+_VIEW = re.compile(rf"(?P<of>.+?){_END}(left|right|[lr]|o[ds]|cc|mlo|ap|pa|lat(eral)?|front(al)?|\d+)", re.IGNORECASE)
+
+
+@dataclass(frozen=True)
+class Families:
+    """Images that belong together by their names.
+
+    Attributes:
+        of: of each image, the name that it has in common with others.
+        kind: `picture`: made from one picture; `person`: of one person, perhaps.
+        example: two names that belong together.
+    """
+
+    of: list[str]
+    kind: Literal["picture", "person"]
+    example: tuple[str, str]
+
+    def in_words(self) -> str:
+        first, second = self.example
+        return f"{first} and {second}"
+
+
+def families(names: Sequence[str], labels: Sequence[int]) -> Families | None:
+    """Which of the images belong together by the names of their files; None where the names say nothing.
+
+    Of pictures: a name without words as `rot90`, `flip`, `aug1`, `copy`, where one with such a word and another one of the same
+    label have it in common. Of persons: that without the last number or side, too (`left`, `MLO`), where a number is left and
+    where so many have something in common, and none too much, that they can be persons; whatever the label, since a person's images
+    may have several.
+    """
+    pictures = [f"{label}/{_picture(stem_of(Path(name)))}" for name, label in zip(names, labels, strict=True)]
+    persons = [_person(picture) for picture in pictures]
+    if _in_common(persons) > _in_common(pictures):
+        whatever_label = [person.partition("/")[2] for person in persons]
+        if can_be_patients(whatever_label):
+            return Families(whatever_label, "person", _example(names, persons))
+    own = [f"{label}/{stem_of(Path(name))}" for name, label in zip(names, labels, strict=True)]
+    changed = {picture for name, picture in zip(own, pictures, strict=True) if name != picture}
+    counts = Counter(pictures)
+    if not any(counts[picture] > 1 for picture in changed):
+        return None
+    return Families(pictures, "picture", _example(names, pictures))
+
+
+def _picture(name: str) -> str:
+    """The name of the picture that one was made from, its own where it says none."""
+    if match := _ROBOFLOW.fullmatch(name):
+        name = match["of"]
+    while match := _CHANGE_AT_END.fullmatch(name) or _CHANGE_AT_START.fullmatch(name):
+        name = match["of"]
+    return name
+
+
+def _person(picture: str) -> str:
+    """A label and name without the name's last number or side, where it still has a number."""
+    label, _, name = picture.partition("/")
+    match = _VIEW.fullmatch(name)
+    return f"{label}/{match['of']}" if match and re.search(r"\d", match["of"]) else picture
+
+
+def _in_common(groups: Sequence[str]) -> int:
+    """How many images have a group with others."""
+    return sum(count for count in Counter(groups).values() if count > 1)
+
+
+def _example(names: Sequence[str], groups: Sequence[str]) -> tuple[str, str]:
+    """The first two names that belong together."""
+    seen: dict[str, str] = {}
+    for name, group in zip(names, groups, strict=True):
+        if group in seen and seen[group] != name:
+            return seen[group], name
+        seen.setdefault(group, name)
+    raise ValueError("no two names belong together")
