@@ -9,7 +9,7 @@ threads lose 30 % of an idle machine. Awake for some microseconds first, they lo
 import os
 import sys
 
-SPINS = "2000"
+SPINS = "6000"
 IN_TIME = "torch" not in sys.modules
 if "OMP_WAIT_POLICY" not in os.environ:
     os.environ.setdefault("GOMP_SPINCOUNT", SPINS)

@@ -6,14 +6,19 @@
 
 import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Literal
 
+import numpy as np
+
+from medmnist_diffusion.data.conditioning import Conditioning
 from medmnist_diffusion.data.folders import can_be_patients
 from medmnist_diffusion.data.medical import stem_of
 
+FEWEST_PERSONS = 6  # of each class: of fewer names none are kept together, so that a guess never takes a class away
 _END, _START = r"[-_ .]+", r"[-_ ]+"
 _CHANGES = (
     r"aug(mented|mentation)?|rot(ate|ated|ation)?|[hv]?flip(ped|_?lr|_?ud)?|mirror(ed)?|bright(ness|er|ened)?|dark(er|ened)?|"
@@ -40,8 +45,48 @@ class Families:
     example: tuple[str, str]
 
     def in_words(self) -> str:
-        first, second = self.example
-        return f"{first} and {second}"
+        what = "made from one picture" if self.kind == "picture" else "perhaps of one person"
+        return f"{what} ({self.example[0]} and {self.example[1]}, …)"  # brackets that end so are left out where it is published
+
+
+def groups_by_name(
+    names: Mapping[str, list[str] | None], labels: Mapping[str, np.ndarray], conditioning: Conditioning, draws: bool
+) -> tuple[list[str] | None, list[str]]:
+    """Of the training images, which belong together by the names of their files, if splits are to be drawn from them and the names
+    say so; and what a user should know of it, of the given splits, too.
+
+    Args:
+        names: split → the names of its files; None where they are not known.
+        labels: split → the conditions of its images.
+    """
+    known = [one for one in names.values() if one is not None]
+    if len(known) < len(names):
+        return None, []
+    found = families(list(chain.from_iterable(known)), np.concatenate([labels[split] for split in names]).tolist())
+    if found is None:
+        return None, []
+    ends = np.cumsum([len(one) for one in known])[:-1]
+    family_of = dict(zip(names, np.split(np.array(found.of), ends), strict=True))
+    notes = []
+    for split in [split for split in names if split != "train"]:
+        if count := int(np.isin(family_of[split], family_of["train"]).sum()):
+            notes.append(
+                f"{count} {split} images are by their names {found.in_words()} with training images: figures measured on {split} may "
+                "be inflated. A table with a column `patient` says whom each image is of."
+            )
+    groups = family_of["train"]
+    together = sum(count > 1 for count in Counter(groups.tolist()).values())
+    if not draws or not together:
+        return None, notes
+    fewest = min(len(set(groups[rows])) for rows in conditioning.members(labels["train"]))
+    if found.kind == "person" and fewest < FEWEST_PERSONS:
+        note = (
+            f"Some images are by their names {found.in_words()}, but a class has too few such names to keep each in one split. "
+            "A table with a column `patient` says whom each image is of."
+        )
+        return None, [*notes, note]
+    note = f"Images are by their names {found.in_words()}: of {together} such names all images stay in one split."
+    return groups.tolist(), [*notes, note]
 
 
 def families(names: Sequence[str], labels: Sequence[int]) -> Families | None:
@@ -56,7 +101,7 @@ def families(names: Sequence[str], labels: Sequence[int]) -> Families | None:
     persons = [_person(picture) for picture in pictures]
     if _in_common(persons) > _in_common(pictures):
         whatever_label = [person.partition("/")[2] for person in persons]
-        if can_be_patients(whatever_label):
+        if can_be_patients(whatever_label) and len(set(whatever_label)) > len(set(labels)):  # `3_17`: a class, perhaps
             return Families(whatever_label, "person", _example(names, persons))
     own = [f"{label}/{stem_of(Path(name))}" for name, label in zip(names, labels, strict=True)]
     changed = {picture for name, picture in zip(own, pictures, strict=True) if name != picture}

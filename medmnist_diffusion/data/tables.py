@@ -2,7 +2,6 @@
 images decoded."""
 
 import re
-from collections import Counter
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -21,7 +20,7 @@ from medmnist_diffusion.data.conditioning import (
 )
 from medmnist_diffusion.data.dataset import ImageDataset, Split
 from medmnist_diffusion.data.drawn_splits import drawn_splits
-from medmnist_diffusion.data.file_names import families
+from medmnist_diffusion.data.file_names import groups_by_name
 from medmnist_diffusion.data.folders import (
     BESIDE_IMAGES,
     can_be_patients,
@@ -48,7 +47,6 @@ from medmnist_diffusion.data.twins import WORKING_SIZE, joined_groups
 from medmnist_diffusion.errors import UserError
 from medmnist_diffusion.files import file_hash
 
-FEWEST_FAMILIES = 6  # of each class: of fewer names that may be persons none are kept together
 Table = Any  # a `datasets.Dataset` with one column `image`, undecoded
 
 
@@ -231,7 +229,8 @@ def _dataset(
     notes = [*notes, f"{what} in the order of their ids: {', '.join(conditioning.names)}.", *seen.notes(reading)]
     missing = [split for split in SPLITS if split not in tables]
     if not any(groups.values()):
-        groups["train"], said = _by_file_names(tables, labels, draws=bool(missing))
+        names = {split: _names(table) for split, table in tables.items()}
+        groups["train"], said = groups_by_name(names, labels, conditioning, draws=bool(missing))
         notes += said
     if missing:
         pictures = _SmallPictures(tables["train"], reading, seen, content, where)
@@ -253,47 +252,6 @@ def _dataset(
         )
         splits[split] = Split(split, images, labels[split], _file_names(table, where), groups[split])
     return ImageDataset(name, splits, conditioning.id2label, conditioning.task, source=source, notes=notes)
-
-
-def _by_file_names(
-    tables: dict[str, Table], labels: dict[str, np.ndarray], draws: bool
-) -> tuple[list[str] | None, list[str]]:
-    """Of the training images, which belong together by the names of their files, where splits are to be drawn from them and the
-    names say so; and what a user should know of it, in the given splits, too."""
-    names = {split: _names(table) for split, table in tables.items()}
-    every = [name for one in names.values() for name in one or []]
-    found = (
-        families(every, np.concatenate([labels[split] for split in tables]).tolist()) if all(names.values()) else None
-    )
-    if found is None:
-        return None, []
-    family_of = dict(
-        zip(names, np.split(np.array(found.of), np.cumsum([*map(len, tables.values())])[:-1]), strict=True)
-    )
-    what = "made from one picture" if found.kind == "picture" else "perhaps of one person"
-    notes = []
-    for split in [split for split in tables if split != "train"]:
-        if count := int(np.isin(family_of[split], family_of["train"]).sum()):
-            notes.append(
-                f"{count} {split} images are by their names {what} with training images ({found.in_words()}, …): figures measured on "
-                f"{split} may be inflated. A table with a column `patient` says whom each image is of."
-            )
-    if not draws:
-        return None, notes
-    groups = family_of["train"].tolist()
-    fewest = min(len(set(family_of["train"][labels["train"] == label])) for label in np.unique(labels["train"]))
-    if found.kind == "person" and fewest < FEWEST_FAMILIES:
-        return None, [
-            *notes,
-            f"Some images are by their names {what} ({found.in_words()}, …), but a class has too few such names to keep each in one "
-            "split. A table with a column `patient` says whom each image is of.",
-        ]
-    if not (together := sum(count > 1 for count in Counter(groups).values())):
-        return None, notes
-    notes.append(
-        f"Images are by their names {what} ({found.in_words()}, …): of {together} such names all images stay in one split."
-    )
-    return groups, notes
 
 
 def _names(table: Table) -> list[str] | None:

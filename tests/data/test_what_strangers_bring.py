@@ -414,6 +414,11 @@ def test_names_that_say_nothing_of_persons(name: str, made: Any) -> None:  # noq
     assert dataset.train.groups is None
 
 
+def test_numbers_of_classes_in_names_are_no_persons(made: Any) -> None:  # noqa: F811
+    tree: Tree = {f"{label}/{label}_{at}.png": 20 * label for label in range(11) for at in range(9)}
+    assert not said(load_dataset(str(made(tree))), "by their names")
+
+
 def test_persons_of_a_class_with_too_few_are_said(made: Any) -> None:  # noqa: F811
     tree: Tree = {f"a/{at // 2}-{at % 2}.png": A for at in range(48)} | {
         f"b/{900 + at // 10}-{at}.png": B for at in range(30)
