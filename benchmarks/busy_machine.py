@@ -132,7 +132,9 @@ def main(argv: Sequence[str]) -> None:
             for work in WORK:
                 times = args.rounds * (1 if count else IDLE)
                 # Every other round begins with the other way: what comes first may find a cooler machine.
-                rounds = [{way: seconds_a_step(work, way) for way in list(WAYS)[:: (1, -1)[at % 2]]} for at in range(times)]
+                rounds = [
+                    {way: seconds_a_step(work, way) for way in list(WAYS)[:: (1, -1)[at % 2]]} for at in range(times)
+                ]
                 row: dict[str, Any] = {
                     "work": work,
                     "neighbours": count,

@@ -71,8 +71,8 @@ def groups_by_name(
     for split in [split for split in names if split != "train"]:
         if count := int(np.isin(family_of[split], family_of["train"]).sum()):
             notes.append(
-                f"{count} {split} images are by their names {found.in_words()} with training images: figures measured on {split} may "
-                "be inflated. A table with a column `patient` says whom each image is of."
+                f"{count} {split} images are by their names {found.in_words()} with training images: figures measured on {split} "
+                "may be inflated. A table with a column `patient` says whom each image is of."
             )
     groups = family_of["train"]
     together = sum(count > 1 for count in Counter(groups.tolist()).values())
@@ -94,8 +94,8 @@ def families(names: Sequence[str], labels: Sequence[int]) -> Families | None:
 
     Of pictures: a name without words as `rot90`, `flip`, `aug1`, `copy`, where one with such a word and another one of the same
     label have it in common. Of persons: that without the last number or side, too (`left`, `MLO`), where a number is left and
-    where so many have something in common, and none too much, that they can be persons; whatever the label, since a person's images
-    may have several.
+    where so many have something in common, and none too much, that they can be persons; whatever the label, since the images of a
+    person may have several.
     """
     pictures = [f"{label}/{_picture(stem_of(Path(name)))}" for name, label in zip(names, labels, strict=True)]
     persons = [_person(picture) for picture in pictures]

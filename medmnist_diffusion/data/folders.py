@@ -38,7 +38,10 @@ _VERSION = re.compile(
     re.IGNORECASE,
 )
 _SPLIT_TAIL = r"([-_ ]?(set|data|images|split))?"
-_SURE_WORDS = r"masks?|seg(s|mented|mentations?)?|annotat(ed|ions?)|heat[-_ ]?maps?|saliency|ground[-_ ]?truths?|contours?|overlays?|superpixels?"
+_SURE_WORDS = (
+    r"masks?|seg(s|mented|mentations?)?|annotat(ed|ions?)|heat[-_ ]?maps?|saliency|"
+    r"ground[-_ ]?truths?|contours?|overlays?|superpixels?"
+)
 _MASK_WORDS = rf"{_SURE_WORDS}|lesions?|gts?|thumb(nail)?s?|rois?"
 _MASK_FOLDER = re.compile(
     rf"({_MASK_WORDS}|labels?([-_ ]?(tr|ts|va))?|(.*[-_ ])?({_SURE_WORDS})([-_ ].*)?)", re.IGNORECASE
@@ -328,8 +331,8 @@ def _refuse_two_readings(tree: _Tree) -> None:
         beside = sorted(inner & below.keys() - {name})
         if not split_name(name) and len(beside) > 1:
             raise UserError(
-                f"{tree.path}: {name} holds folders that also stand beside it ({', '.join(beside[:3])}). Is it a copy of the whole set? "
-                "Move it away. If it is a class, call it or the folders in it otherwise."
+                f"{tree.path}: {name} holds folders that also stand beside it ({', '.join(beside[:3])}). Is it a copy of the "
+                "whole set? Move it away. If it is a class, call it or the folders in it otherwise."
             )
         alike = [other for other in below if other != name and len(below[other] & inner) > 1]
         if alike and _VERSION.search(name) and not split_name(name):

@@ -330,8 +330,8 @@ def _joined(
     if several_in_one := _several_in_one(names):
         one, parts_of_it = several_in_one
         raise UserError(
-            f"{where}: the class {one!r} looks like several of the others, {' and '.join(map(repr, parts_of_it))}, in one image. Write "
-            f"{'|'.join(parts_of_it)!r} in a table of labels; if it is a class of its own, call it otherwise."
+            f"{where}: the class {one!r} looks like several of the others, {' and '.join(map(repr, parts_of_it))}, in one image. "
+            f"Write {'|'.join(parts_of_it)!r} in a table of labels; if it is a class of its own, call it otherwise."
         )
     ids = {name: number for number, name in enumerate(names)}
     tables, numbers, groups = {}, {}, dict[str, list[str] | None]()
