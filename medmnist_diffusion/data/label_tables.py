@@ -3,8 +3,8 @@ means.
 
 The rules. One of LABEL_TABLES in the folder (or in each of its split folders), else the one other CSV or TSV there that names its
 images, is the table; classes are then its labels, not folders. One column names the file, with or without its folder and suffix.
-One holds the label, several of them with `|` or `;` between; or a column of zeros and ones for each label. Columns called split and
-patient are used where they are there. What is left out is said; what could mean two things is refused.
+One holds the label, several of them with `|` or `;` between; or a column of zeros and ones for each label. Columns called split
+and patient are used where they are there. What is left out is said; what could mean two things is refused.
 """
 
 import codecs
