@@ -371,7 +371,7 @@ def test_pictures_made_from_one_stay_in_one_split(made: Any) -> None:  # noqa: F
             tree[f"{label}/aug_{label}case{case}.png"] = Image.fromarray(np.asarray(whole) // 2)
     dataset = load_dataset(str(made(tree)))
     cases = {
-        name: {re.search(r"[ab]case\d+", file)[0] for file in split.files or []}  # type: ignore[index]
+        name: {re.search(r"[ab]case\d+", file)[0] for file in split.files or []}
         for name, split in dataset.splits.items()
     }
     assert {name: len(split) for name, split in dataset.splits.items()} == {
