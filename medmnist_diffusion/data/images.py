@@ -5,6 +5,7 @@ import contextlib
 import io
 import math
 import os
+import struct
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -32,7 +33,10 @@ from medmnist_diffusion.errors import UserError
 DECODER = f"3-{PIL.__version__}"  # what is kept of decoded pixels names it: another decoder may make others
 SURVEY = f"2-{DECODER}"  # of how images are looked at: what was found by another is found again
 # What Pillow raises on a file that is no image, or a damaged one.
-DAMAGED = (UnidentifiedImageError, Image.DecompressionBombError, OSError, ValueError, SyntaxError)
+DAMAGED = (
+    UnidentifiedImageError, Image.DecompressionBombError, OSError, ValueError, SyntaxError, TypeError, LookupError, EOFError,
+    ArithmeticError, struct.error,
+)  # fmt: skip
 # Of Pillow's formats those that it reads by itself: it hands EPS to Ghostscript, a program that runs what is in the file.
 SUFFIXES = {
     "BMP": (".bmp",), "DIB": (".dib",), "GIF": (".gif",), "JPEG": (".jpg", ".jpeg", ".jpe", ".jfif"),

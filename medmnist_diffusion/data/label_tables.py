@@ -263,12 +263,11 @@ def read_rows(table: Path) -> list[dict[str, str]]:
         text = _decoded(table.read_bytes())
         if table.suffix == ".jsonl":
             return _json_rows(text, table)
-        head = text.partition("\n")[0]
-        delimiter = max(",;\t", key=head.count)
-        rows = list(csv.DictReader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True))
+        delimiter = max(",;\t", key=re.split(r"[\r\n]", text, maxsplit=1)[0].count)
+        reader = csv.DictReader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
+        header, rows = reader.fieldnames or [], list(reader)
     except (OSError, ValueError, csv.Error, AttributeError, RecursionError) as error:
         raise UserError(f"{table} is no table that can be read ({error}). Write a CSV with a header.") from None
-    header = next(csv.reader(io.StringIO(head), delimiter=delimiter), [])
     if twice := [name for name, count in Counter(header).items() if count > 1 and name.strip()]:
         raise UserError(f"{table}: two columns are called {twice[0]}. Keep one of them.")
     for number, row in enumerate(rows, start=2):

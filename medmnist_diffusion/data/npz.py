@@ -52,6 +52,18 @@ def read_npz(
     Raises:
         UserError: one line that names the file, what is wrong with it, and the remedy.
     """
+    headers = _headers(path, splits)
+    content = lru_cache(lambda: file_hash(path))  # of large files alone, and once for all splits
+    notes = [] if notes is None else notes
+    return {split: _read_split(path, split, headers, in_memory_bytes, content, notes, num_labels) for split in splits}
+
+
+def _headers(path: Path, splits: tuple[str, ...]) -> Headers:
+    """Of every array, whose types and sizes can be believed; no array is read.
+
+    Raises:
+        UserError: if the file is not of MedMNIST's layout, or holds anything but numbers.
+    """
     if not path.is_file():
         raise UserError(f"{path}: no such file. Give the path of an existing .npz file.")
     wanted = {f"{split}_{kind}" for split in SPLITS for kind in ("images", "labels")} | {SYNTHETIC}
@@ -79,23 +91,25 @@ def read_npz(
                 f"{path}: {name} holds pickled Python objects, which are never loaded. {REMEDY} "
                 "with plain uint8 arrays."
             )
-    content = lru_cache(lambda: file_hash(path))  # of large files alone, and once for all splits
-    notes = [] if notes is None else notes
-    return {split: _read_split(path, split, headers, in_memory_bytes, content, notes, num_labels) for split in splits}
+    return headers
 
 
 def label_columns(path: Path, splits: tuple[str, ...] = SPLITS) -> int | None:
     """K of a file with several labels an image: rows of K zeros and ones, of which some have no 1 or several. None of every other
     file, and of one that cannot be read (`read_npz` says why)."""
-    if not path.is_file():  # a pipe would be waited for
-        return None
     try:
+        headers = _headers(path, splits)
+        for split in splits:
+            shape, dtype = headers[f"{split}_labels"]
+            images = headers[f"{split}_images"][0][:1]
+            if len(shape) != 2 or shape[1] < 2 or shape[:1] != images or dtype.kind not in "iufb":
+                return None
+            _check_label_memory(f"{path}: {split}", shape, dtype)
         with np.load(path, allow_pickle=False) as arrays:
             labels = [arrays[f"{split}_labels"] for split in splits]
-    except DAMAGED:
+    except (UserError, *DAMAGED):
         return None
-    wide = all(one.ndim == 2 and one.shape[1] > 1 and len(one) > 1 and one.dtype.kind in "iufb" for one in labels)
-    if not wide or len({one.shape[1] for one in labels}) > 1 or not all(np.isin(one, (0, 1)).all() for one in labels):
+    if len({one.shape[1] for one in labels}) > 1 or not all(np.isin(one, (0, 1)).all() for one in labels):
         return None
     return labels[0].shape[1] if any((one.sum(1) != 1).any() for one in labels) else None
 
@@ -195,6 +209,13 @@ def _check_label_header(where: str, shape: tuple[int, ...], dtype: np.dtype, ima
         raise UserError(f"{where} has {images} images but {shape[0]} labels. They must be as many.")
     if dtype.kind not in "iuf" and not (dtype.kind == "b" and len(shape) == 2):
         raise UserError(f"{where}_labels has dtype {dtype}; integer class ids are needed.")
+    _check_label_memory(where, shape, dtype)
+
+
+def _check_label_memory(where: str, shape: tuple[int, ...], dtype: np.dtype) -> None:
+    """Before they are read: an archive can say any size."""
+    size = int(np.prod(shape, dtype=object)) * dtype.itemsize
+    check_memory(size, f"{where}_labels of shape {shape}", "If that is not what you expect, write the file again.")
 
 
 def _header(archive: zipfile.ZipFile, member: str) -> tuple[tuple[int, ...], np.dtype | None]:

@@ -1,6 +1,7 @@
 """Hostile and broken data files: the rows of docs/robustness.md. Each ends in one line, with a non-zero code, and runs nothing."""
 
 import os
+import re
 import shutil
 import time
 import zipfile
@@ -126,6 +127,17 @@ def test_picture_that_unpacks_to_gigabytes(tmp_path: Path, cli_error: CliError) 
     error = cli_error("audit", str(tmp_path / "mine"))
     assert "bomb.png" in error
     assert "Replace or remove it" in error
+
+
+def test_a_picture_whose_header_lacks_its_size(tmp_path: Path, cli_error: CliError) -> None:
+    """Pillow raises a TypeError."""
+    for label in "ab":
+        (tmp_path / "set" / label).mkdir(parents=True)
+        for number in range(12):
+            Image.new("L", (28, 28), number).save(tmp_path / "set" / label / f"{number}.tif")
+    path = tmp_path / "set/a/0.tif"
+    path.write_bytes(re.sub(rb"\x00\x01([\x03\x04]\x00\x01)", b"\xff\xfe" + rb"\1", path.read_bytes()))  # the tag of the width
+    assert "a/0.tif" in cli_error("audit", str(tmp_path / "set"))
 
 
 def test_a_table_that_names_files_of_this_machine(tmp_path: Path, cli_error: CliError) -> None:

@@ -157,15 +157,29 @@ def test_npz_with_damaged_bytes_inside(tmp_path: Path, arrays: Arrays, cli_error
     assert "the file is damaged" in cli_error("audit", str(tmp_path / "bad.npz"))
 
 
-def test_npz_with_an_absurd_shape_in_its_header(tmp_path: Path, arrays: Arrays, cli_error: CliError) -> None:
-    header = io.BytesIO()
-    np.lib.format.write_array_header_1_0(
-        header, {"descr": "|u1", "fortran_order": False, "shape": (10**9, 10**4, 10**4)}
-    )
-    np.savez(tmp_path / "bad.npz", allow_pickle=False, **without("train_images")(arrays))
+@pytest.mark.parametrize("name", ["train_images", "train_labels", "test_labels"])
+@pytest.mark.parametrize(
+    "header",
+    [
+        {"descr": "|u1", "fortran_order": False, "shape": (10**9, 10**4, 10**4)},
+        {"descr": "<U9", "fortran_order": False, "shape": (10**12,)},
+        "(",
+        "",
+    ],
+)
+def test_npz_with_an_absurd_header(
+    name: str, header: Any, tmp_path: Path, arrays: Arrays, cli_error: CliError
+) -> None:
+    """Whichever array it is of: the first reader looks at the labels."""
+    content = io.BytesIO()
+    if isinstance(header, dict):
+        np.lib.format.write_array_header_1_0(content, header)
+    else:
+        content.write(b"\x93NUMPY\x01\x00" + len(header).to_bytes(2, "little") + header.encode())
+    np.savez(tmp_path / "bad.npz", allow_pickle=False, **without(name)(arrays))
     with zipfile.ZipFile(tmp_path / "bad.npz", "a") as archive:
-        archive.writestr("train_images.npy", header.getvalue())
-    assert "no readable array header" in cli_error("audit", str(tmp_path / "bad.npz"))
+        archive.writestr(f"{name}.npy", content.getvalue())
+    assert f"{name} has no readable array header" in cli_error("audit", str(tmp_path / "bad.npz"))
 
 
 def test_not_a_zip(tmp_path: Path, cli_error: CliError) -> None:

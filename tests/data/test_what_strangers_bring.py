@@ -491,6 +491,13 @@ def test_a_table_that_could_not_be_used_is_named(
     assert said_of_it in refusal(made({**tree, table_name: table(rows, *columns)}))
 
 
+def test_a_table_with_the_line_ends_of_an_old_mac(made: Any) -> None:  # noqa: F811
+    path = made({f"{at}.png": (A, B)[at % 2] for at in range(24)})
+    rows = ["file;label", *(f"{at}.png;{'ab'[at % 2]}" for at in range(24))]
+    (path / "labels.csv").write_bytes("\r".join(rows).encode())
+    assert levels_by_class(load_dataset(str(path))) == {"a": {A}, "b": {B}}
+
+
 def test_rows_that_are_written_otherwise_are_said(made: Any) -> None:  # noqa: F811
     rows = [(f"{at:03d}.png" if at > 3 else f"{at}.png", "ab"[at % 2]) for at in range(24)]
     dataset = load_dataset(
