@@ -129,14 +129,16 @@ def test_picture_that_unpacks_to_gigabytes(tmp_path: Path, cli_error: CliError) 
     assert "Replace or remove it" in error
 
 
-def test_a_picture_whose_header_lacks_its_size(tmp_path: Path, cli_error: CliError) -> None:
-    """Pillow raises a TypeError."""
+def test_a_second_page_without_a_size(tmp_path: Path, cli_error: CliError) -> None:
+    """Pillow raises a TypeError when the pages are counted."""
     for label in "ab":
         (tmp_path / "set" / label).mkdir(parents=True)
         for number in range(12):
-            Image.new("L", (28, 28), number).save(tmp_path / "set" / label / f"{number}.tif")
+            page = Image.new("L", (28, 28), number)
+            page.save(tmp_path / "set" / label / f"{number}.tif", save_all=True, append_images=[page])
     path = tmp_path / "set/a/0.tif"
-    path.write_bytes(re.sub(rb"\x00\x01([\x03\x04]\x00\x01)", b"\xff\xfe" + rb"\1", path.read_bytes()))  # the tag of the width
+    *before, last = re.split(rb"\x00\x01(?=[\x03\x04]\x00\x01)", path.read_bytes())  # at the tags of the widths
+    path.write_bytes(b"\x00\x01".join(before) + b"\xff\xfe" + last)
     assert "a/0.tif" in cli_error("audit", str(tmp_path / "set"))
 
 
