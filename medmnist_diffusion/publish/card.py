@@ -1,6 +1,7 @@
 """The model card: drawn from the files in the pipeline folder, never from memory."""
 
 import json
+import re
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -93,7 +94,7 @@ def _metadata(
         EvalResult(
             task_type="unconditional-image-generation",
             task_name="class-conditional image generation",
-            dataset_type=dataset.name,
+            dataset_type=_hub_name(dataset.name),
             dataset_name=dataset.name,
             dataset_split="train",
             metric_type="fid"
@@ -120,7 +121,7 @@ def _metadata(
             "ddpm",
             "data-augmentation",
             "research-only",
-            dataset.name,
+            _hub_name(dataset.name),
         ],
         # Ids of the Hub, where MedMNIST has none of its own.
         datasets=[dataset.name] if dataset.source == "hub" else None,
@@ -130,6 +131,11 @@ def _metadata(
         eval_results=results or None,
         **(gallery or {}),
     )
+
+
+def _hub_name(name: str) -> str:
+    """A data set's name in the letters that the Hub takes: it refuses a whole upload for a blank in one."""
+    return re.sub(r"[^A-Za-z0-9_./-]+", "-", name).strip("-") or "data"
 
 
 def _title(dataset: DatasetDescription) -> str:

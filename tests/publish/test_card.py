@@ -1,6 +1,7 @@
 """The card: valid for the Hub, its snippet runs, and it says nothing that was not measured."""
 
 import json
+import math
 import re
 import shutil
 from collections.abc import Callable
@@ -8,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from huggingface_hub import ModelCard
 from PIL import Image
 
@@ -69,6 +71,29 @@ def test_metadata_block_is_valid_yaml_for_the_hub(evaluated: Path) -> None:
     assert card.data.license == "other"
     assert card.data.license_name == "unknown"
     assert card.data.pipeline_tag == "unconditional-image-generation"
+
+
+HUB_ID = re.compile(r"(?:[A-Za-z0-9_-]+/)?[A-Za-z0-9_.-]+")  # of a data set, as the Hub checks it when a card is pushed
+
+
+@pytest.mark.parametrize("name", ["pneumoniamnist", "Mein Datensatz (2), größer", "somebody/set", "细胞"])
+def test_the_hub_takes_the_metadata(name: str, evaluated: Path) -> None:
+    """Its rules, which can be asked by network alone: hub-docs' modelcard.md, and what it answers to those who broke them."""
+    summary = TrainingSummary.of(evaluated)
+    named = summary.model_copy(update={"dataset": summary.dataset.model_copy(update={"name": name})})
+    data = yaml.safe_load(str(_metadata(named, Metrics.read(evaluated / "metrics.json"))))
+    assert None not in data.values()  # a key without a value is refused
+    (index,) = data["model-index"]
+    assert index["name"]
+    for result in index["results"]:
+        assert HUB_ID.fullmatch(result["dataset"]["type"])
+        assert result["dataset"]["name"] == name
+        assert result["task"]["type"]
+        for metric in result["metrics"]:
+            assert metric["type"]
+            assert math.isfinite(metric["value"])
+    assert all(isinstance(tag, str) and tag for tag in data["tags"])
+    assert re.fullmatch("[a-z0-9.-]+", data.get("license_name", "-"))
 
 
 def test_only_the_official_features_in_full_are_called_fid_on_the_hub(evaluated: Path) -> None:
