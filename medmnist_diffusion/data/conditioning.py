@@ -317,11 +317,16 @@ def class_order(names: Iterable[str]) -> list[str]:
     return sorted(different)
 
 
-def nearly_equal(names: Iterable[str]) -> tuple[str, str] | None:
-    """Two names that differ only in how they are written (`same_name`); None if there are none."""
+def nearly_equal(names: Iterable[str], blanks: bool = True) -> tuple[str, str] | None:
+    """Two names that differ only in how they are written (`same_name`); None if there are none.
+
+    Args:
+        blanks: whether `PAT 001` and `PAT001` are two.
+    """
     seen: dict[str, str] = {}
     for name in names:
-        if seen.setdefault(key := same_name(name), name) != name:
+        key = same_name(name) if blanks else same_name(name).replace(" ", "")
+        if seen.setdefault(key, name) != name:
             return seen[key], name
     return None
 

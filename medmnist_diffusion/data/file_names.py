@@ -18,6 +18,7 @@ from medmnist_diffusion.data.conditioning import Conditioning
 from medmnist_diffusion.data.folders import can_be_patients
 from medmnist_diffusion.data.medical import stem_of
 
+MOST_WORDS = 6  # at the end of a name that say which image of a person it is
 FEWEST_PERSONS = 6  # of each class: of fewer names none are kept together, so that a guess never takes a class away
 _END, _START = r"[-_ .]+", r"[-_ ]+"
 _CHANGES = (
@@ -27,7 +28,9 @@ _CHANGES = (
 _CHANGE_AT_END = re.compile(rf"(?P<of>.+?){_END}({_CHANGES})({_START})?[-+]?(\d+([._]\d+)?)?", re.IGNORECASE)
 _CHANGE_AT_START = re.compile(rf"({_CHANGES})({_START})?\d*{_START}(?P<of>.+)", re.IGNORECASE)
 _ROBOFLOW = re.compile(r"(?P<of>.+?)(_(jpe?g|png|bmp|tiff?))?\.rf\.[0-9A-Za-z]{8,}")
-_VIEW = re.compile(rf"(?P<of>.+?){_END}(left|right|[lr]|o[ds]|cc|mlo|ap|pa|lat(eral)?|front(al)?|\d+)", re.IGNORECASE)
+_VIEW = re.compile(
+    rf"(?P<of>.+?){_END}(left|right|[lr]|o[ds]|cc|mlo|ap|pa|lat(eral)?|front(al)?|[a-z]{{0,6}}\d+)", re.IGNORECASE
+)
 
 
 @dataclass(frozen=True)
@@ -93,15 +96,21 @@ def families(names: Sequence[str], labels: Sequence[int]) -> Families | None:
     """Which of the images belong together by the names of their files; None where the names say nothing.
 
     Of pictures: a name without words as `rot90`, `flip`, `aug1`, `copy`, where one with such a word and another one of the same
-    label have it in common. Of persons: that without the last number or side, too (`left`, `MLO`), where a number is left and
-    where so many have something in common, and none too much, that they can be persons; whatever the label, since the images of a
-    person may have several.
+    label have it in common. Of persons: that without the last numbers or sides, too (`left`, `MLO`, `x1024`), where a number is
+    left and where so many have something in common, and none too much, that they can be persons; whatever the label, since the
+    images of a person may have several.
     """
     pictures = [f"{label}/{_picture(stem_of(Path(name)))}" for name, label in zip(names, labels, strict=True)]
-    persons = [_person(picture) for picture in pictures]
-    if _in_common(persons) > _in_common(pictures):
+    for often in (
+        MOST_WORDS,
+        1,
+    ):  # `TCGA-A1-A0SB_x1024_y2048`, or `CNV-1005-11`, where without 1005 all would be one person
+        persons = [_person(picture, often) for picture in pictures]
         whatever_label = [person.partition("/")[2] for person in persons]
-        if can_be_patients(whatever_label) and len(set(whatever_label)) > len(set(labels)):  # `3_17`: a class, perhaps
+        many = can_be_patients(whatever_label) and len(set(whatever_label)) > len(
+            set(labels)
+        )  # else `3_17`: a class, perhaps
+        if many and _in_common(persons) > _in_common(pictures):
             return Families(whatever_label, "person", _example(names, persons))
     own = [f"{label}/{stem_of(Path(name))}" for name, label in zip(names, labels, strict=True)]
     changed = {picture for name, picture in zip(own, pictures, strict=True) if name != picture}
@@ -120,11 +129,13 @@ def _picture(name: str) -> str:
     return name
 
 
-def _person(picture: str) -> str:
-    """A label and name without the name's last number or side, where it still has a number."""
+def _person(picture: str, often: int) -> str:
+    """A label and name without the name's last numbers or sides, as long as a number is left."""
     label, _, name = picture.partition("/")
-    match = _VIEW.fullmatch(name)
-    return f"{label}/{match['of']}" if match and re.search(r"\d", match["of"]) else picture
+    for _ in range(often):
+        if (match := _VIEW.fullmatch(name)) and re.search(r"\d", match["of"]):
+            name = match["of"]
+    return f"{label}/{name}"
 
 
 def _in_common(groups: Sequence[str]) -> int:

@@ -19,6 +19,7 @@ from medmnist_diffusion.data.medical import stem_of
 from medmnist_diffusion.errors import UserError
 
 BESIDE_IMAGES = (".csv", ".tsv", ".json", ".jsonl", ".md", ".txt")  # notes about images
+ARCHIVES = (".zip", ".tar", ".gz", ".tgz", ".7z", ".rar")
 SYSTEM_FOLDERS = ("@eaDir", "__MACOSX")
 LABEL_TABLES = ("metadata.csv", "metadata.jsonl", "labels.csv", "_classes.csv")  # the last one: Roboflow's
 _SPLITS = {
@@ -32,9 +33,11 @@ _SPLIT_LIKE = re.compile(
     r"|pruef|обуч|тест|训练|测试|验证|訓練|テスト|検証",
     re.IGNORECASE,
 )
+# What a name loses that is left of `trainA` and `testA`, or of `a. Training Set` and `b. Testing Set`.
+_SPLIT_WORDS = re.compile(r"^[a-z0-9]{1,2}[.)]|train(ing)?|test(ing)?|val(id(ation)?)?|sets?$|[^a-z0-9]+")
 # Words for another version of the same images.
 _VERSION = re.compile(
-    r"augment|original|\braw\b|processed|enhanced|resized|cropped|mask|segment|images?\b|(^|[-_ ])png|jpe?g",
+    r"augment|original|\braw\b|^\d{2,4} ?x ?\d{2,4}|processed|enhanced|resized|cropped|mask|segment|images?\b|(^|[-_ ])png|jpe?g",
     re.IGNORECASE,
 )
 _SPLIT_TAIL = r"([-_ ]?(set|data|images|split))?"
@@ -49,6 +52,9 @@ _MASK_FOLDER = re.compile(
 _MASK_FILE = re.compile(
     rf"(?P<of>.+?)[-_ .]+({_MASK_WORDS}|label)([-_ ]*\d+)?|({_SURE_WORDS})[-_ .]+(?P<before>.+)", re.IGNORECASE
 )
+_MASK_ALONE = re.compile(
+    rf"({_MASK_WORDS}|labels?([-_ ]?viz)?)[-_ ]*\d*", re.IGNORECASE
+)  # `mask.png` beside `image.png`
 _MASKS = "{} masks were left out"
 MOST_STRAYS = 0.1  # of the images, that lie in no such folder
 FEWEST_PATIENTS = 10  # so many folders below the classes, or ids in DICOM files, are taken for patients
@@ -280,7 +286,15 @@ def _why_no_classes(tree: _Tree) -> str:
         return "no images found, but Arrow files. Write parquet: datasets.load_from_disk(…)[split].to_parquet(…)."
     if npz := sorted(tree.path.rglob("*.npz")):
         return f"no images found, but npz files. Give the path of one: {npz[0].name}, say."
-    return f"no images found. Put them into one subfolder a class.{table}"
+    if archives := [one.name for one in sorted(tree.path.rglob("*")) if one.suffix.lower() in ARCHIVES]:
+        return f"no images found, but an archive: unpack {archives[0]} first."
+    types = Counter(one.suffix.lower() for one in tree.path.rglob("*") if one.is_file() and one.suffix)
+    there = (
+        f" (files of other types: {', '.join(f'{name} {count}' for name, count in types.most_common(3))})"
+        if types
+        else ""
+    )
+    return f"no images found{there}. Put them into one subfolder a class.{table}"
 
 
 def _split_trees(tree: _Tree, left_out: _LeftOut) -> dict[str, _Tree]:
@@ -340,6 +354,13 @@ def _refuse_two_readings(tree: _Tree) -> None:
                 f"{tree.path}: {name} and {alike[0]} hold the same folders. Are they versions of the same images? Give the folder "
                 "of one of them. If they are classes, call them otherwise."
             )
+    like = [name for name in below if is_split_like(name) and not tree.folders[name].folders]
+    without_split = {_SPLIT_WORDS.sub("", name.lower()) for name in like}
+    if len(without_split) < len(like) == len(below) and not all(map(split_name, like)):
+        raise UserError(
+            f"{tree.path}: {', '.join(like[:4])} look like splits, or splits of classes. As splits call them train, val and test, "
+            "with one subfolder a class; as classes call them otherwise."
+        )
     for name, inner in below.items():
         splits = [one for one in sorted(inner) if split_name(one)]
         if not split_name(name) and len({split_name(one) for one in splits}) > 1:
@@ -379,7 +400,8 @@ def _without_masks(tree: _Tree, left_out: _LeftOut) -> list[Path]:
     kept = []
     for image in tree.images:
         match = _MASK_FILE.fullmatch(stem_of(image))
-        if match and (match["of"] or match["before"]) in stems:
+        alone = _MASK_ALONE.fullmatch(stem_of(image)) and len(tree.images) > 1
+        if alone or (match and (match["of"] or match["before"]) in stems):
             left_out.add(_MASKS, image)
         else:
             kept.append(image)

@@ -5,6 +5,7 @@ import contextlib
 import io
 import math
 import os
+import re
 import struct
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
@@ -371,7 +372,8 @@ def open_image(row: dict[str, Any], where: str) -> Image.Image | Values:
             )
         return image
     except DAMAGED as error:
-        raise UserError(f"{file} in {where} is not a readable image ({error}). Replace or remove it.") from None
+        why = re.sub(r" <_io.*?>", "", str(error))
+        raise UserError(f"{file} in {where} is not a readable image ({why}). Replace or remove it.") from None
 
 
 def _has_16_bits(image: Image.Image) -> bool:

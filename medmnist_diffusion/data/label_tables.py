@@ -37,6 +37,7 @@ FILE_COLUMNS = (
     "file_name", "filename", "file", "filepath", "file_path", "image_file", "image_path", "path", "image", "image_id",
     "image_name", "image_index", "img", "img_id", "imageid", "id_code", "id", "name",
 )  # fmt: skip
+PERHAPS_FILES = ("id_code", "id", "name")  # the last of them: they may mean something else
 MORE_LABEL_COLUMNS = ("grade", "choice")  # after all others; the second one is Label Studio's
 NAME_COLUMNS = ("label_name", "class_name", "finding_labels")  # before all other columns of labels
 TABLE_SUFFIXES = (".csv", ".tsv", ".jsonl", ".xlsx", ".xls", ".ods")
@@ -46,6 +47,8 @@ NOTHING_FOUND = ("no finding", "no findings", "none", "no label")  # of several 
 UNSURE = ("", "nan", "na", "-1", "-1.0", "u")
 YES, NO = ("1", "1.0", "true", "yes"), ("0", "0.0", "false", "no")
 MOST_NAMED = 0.5  # of the images: a table of no usual name that names fewer is about something else
+UNKNOWN = (*NO_LABEL, "unknown", "anonymous", "anonymized", "anonymised", "none", "-")  # as names of patients
+_SPLIT_FLAG = re.compile(r"(is|in)[-_ ]?(train(ing)?|val(id(ation)?)?|test(ing)?)([-_ ]?set)?", re.IGNORECASE)
 _UPLOADED = re.compile(r"^/data/upload/(\d+/)?[0-9a-f]{8}-")  # what Label Studio writes before the name of a file
 LARGEST_TABLE = 500 * 2**20  # bytes
 
@@ -239,6 +242,7 @@ def _label_columns(rows: list[dict[str, str]], file: str) -> list[str]:
         name
         for name in rows[0]
         if name != file
+        and not _SPLIT_FLAG.fullmatch(name.strip())
         and _first_column({name: ""}, (*GROUP_COLUMNS, *SPLIT_COLUMNS)) is None
         and _is_binary(rows, name)
     ]
@@ -260,7 +264,7 @@ def read_rows(table: Path) -> list[dict[str, str]]:
     try:
         if table.stat().st_size > LARGEST_TABLE:
             raise UserError(f"{table} is too large to be a table of labels.")
-        text = _decoded(table.read_bytes())
+        text = re.sub(r"\Asep=.[\r\n]+", "", _decoded(table.read_bytes()))  # Excel's line for itself
         if table.suffix == ".jsonl":
             return _json_rows(text, table)
         delimiter = max(",;\t", key=re.split(r"[\r\n]", text, maxsplit=1)[0].count)
@@ -313,15 +317,19 @@ def _read(table: Path, folder: Path, given: str | None) -> tuple[dict[str, Label
     columns = _columns_of(rows := read_rows(table))
     assert columns is not None
     file_column, label_columns = columns
-    split_column = None if given else _split_column(rows)
+    split_column = None if given else _split_column(rows, table)
     group_column = _first_column(rows[0], GROUP_COLUMNS)
     if group_column in (file_column, *label_columns):
         group_column = None
     found_by: list[str] = []
     files, missing = _files(rows, file_column, folder, table, found_by)
+    if file_column not in _columns_for_files(rows[0]):
+        _check_other_names(rows, files, file_column, label_columns, folder, table)
     labels, names, said = _labels(rows, label_columns, table)
     _check_folders(files, labels, table)
     by_folder = None if given or split_column else _splits_of_folders(files, folder)
+    if split_column:
+        _check_splits(rows, files, split_column, folder, table)
     splits: dict[str, LabelledFiles] = {}
     seen: dict[Path, tuple[Any, str, str]] = {}
     for number, (row, file, label) in enumerate(zip(rows, files, labels, strict=True), start=2):
@@ -355,6 +363,33 @@ def _read(table: Path, folder: Path, given: str | None) -> tuple[dict[str, Label
     return splits, [*notes, *found_by, *said]
 
 
+def _columns_for_files(row: dict[str, str]) -> set[str]:
+    """Those that can hold nothing but names of files, by their own."""
+    return {name for name in row if _first_column({name: ""}, FILE_COLUMNS[: -len(PERHAPS_FILES)]) is not None}
+
+
+def _check_other_names(
+    rows: list[dict[str, str]],
+    files: Sequence[Path | None],
+    column: str,
+    labels: Sequence[str],
+    folder: Path,
+    table: Path,
+) -> None:
+    """Raises:
+    UserError: if another column names other files: the first one may be numbers of rows or of people.
+    """
+    for name in [name for name in rows[0] if name not in (column, *labels)]:
+        try:
+            others, missing = _files(rows, name, folder, table, [])
+        except UserError:
+            continue
+        if missing == 0 and others != list(files):
+            raise UserError(
+                f"{table}: its columns {column} and {name.strip()} could both name the files. Call the right one file_name."
+            )
+
+
 def _splits_of_folders(files: Sequence[Path | None], folder: Path) -> dict[Path, str] | None:
     """The split of each file by the folders that it lies in; None where none of them is called so.
 
@@ -372,10 +407,35 @@ def _splits_of_folders(files: Sequence[Path | None], folder: Path) -> dict[Path,
     return {folder / file: next(iter(found)) for file, found in splits.items()}
 
 
-def _split_column(rows: list[dict[str, str]]) -> str | None:
+def _check_splits(
+    rows: list[dict[str, str]], files: Sequence[Path | None], column: str, folder: Path, table: Path
+) -> None:
+    """Raises:
+    UserError: if a file lies in the folder of another split than the table says.
+    """
+    for number, (row, file) in enumerate(zip(rows, files, strict=True), start=2):
+        parts = file.relative_to(folder).parts[:-1] if file else ()
+        there = {split for part in parts if (split := split_name(part))}
+        if there and (said := split_name(row[column].strip())) and said not in there:
+            raise UserError(
+                f"{table}: line {number}: {column} is {said}, but {parts[-1]}/{file.name if file else ''} lies in the folder of "
+                f"{', '.join(there)}. Correct one of them."
+            )
+
+
+def _split_column(rows: list[dict[str, str]], table: Path) -> str | None:
     """The column that says which split a row is of: one called split or so, or one that holds the splits' names."""
     usual = _first_column(rows[0], SPLIT_COLUMNS[:3])
-    return usual or next((name for name in rows[0] if names_splits(row[name] for row in rows)), None)
+    found = usual or next((name for name in rows[0] if names_splits(row[name] for row in rows)), None)
+    for name in () if found else rows[0]:
+        values = sorted({row[name].strip() for row in rows})
+        like_splits = len(values) in (2, 3) and all(map(is_split_like, values)) and "train" in " ".join(values).lower()
+        if _SPLIT_FLAG.fullmatch(name.strip()) or like_splits:
+            raise UserError(
+                f"{table}: its column {name.strip()} seems to say which split a row is of ({', '.join(values[:3])}). Write train, "
+                "val and test in a column `split`, or take it out."
+            )
+    return found
 
 
 def _check_folders(files: Sequence[Path | None], labels: Sequence[Any], table: Path) -> None:
@@ -426,9 +486,10 @@ def _split_of(row: dict[str, str], column: str | None, table: Path, number: int)
 
 
 def _group(value: str, table: Path, number: int) -> str:
-    if value.strip().lower() in NO_LABEL:
+    if value.strip().lower() in UNKNOWN:
         raise UserError(
-            f"{table}: line {number}: who the image is of is missing. Give every row a patient, or leave the column out."
+            f"{table}: line {number}: who the image is of is missing ({value.strip()!r}). Give every row a patient, or leave "
+            "the column out."
         )
     return value.strip()
 
@@ -540,6 +601,11 @@ def _labels(
         [part.strip() for part in text.split(separator) if part.strip().lower() not in NO_LABEL] for text in texts
     ]
     counts = Counter(part for one in labels for part in one)
+    if counts and set(counts) <= {"0", "1"}:
+        raise UserError(
+            f"{table}: line 2: {column} is a row of zeros and ones ({texts[0]}), whose labels have no names. Write the "
+            "names, or a column for each label."
+        )
     nothing = [part for part in counts if part.lower() in NOTHING_FOUND]
     labels = [[part for part in dict.fromkeys(one) if part not in nothing] for one in labels]
     note = f"Images have any number of labels, {separator!r} between them in the column {column}"

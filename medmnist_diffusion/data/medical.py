@@ -136,7 +136,8 @@ def is_dicom(path: Path) -> bool:
 def patients(files: Sequence[Path]) -> np.ndarray:
     """int N: which patient each of N DICOM files is of, by numbers from 0: the id itself stays in the file. Files that say nobody
     are −1."""
-    ids = np.array([str(_tag(file, "PatientID") or "").strip() for file in files])
+    # However they are spelled: `PAT 001` is pat001.
+    ids = np.array([re.sub(r"[\s_-]+", "", str(_tag(file, "PatientID") or "")).casefold() for file in files])
     return np.where(ids == "", -1, np.unique(ids, return_inverse=True)[1])
 
 

@@ -42,7 +42,7 @@ from medmnist_diffusion.data.medical import as_slices, is_dicom, patients
 from medmnist_diffusion.data.nifti import is_nifti
 from medmnist_diffusion.data.npz import SPLITS
 from medmnist_diffusion.data.parquet import PARQUET_SUFFIXES, Part, all_rows, hub_parts, parquet_parts
-from medmnist_diffusion.data.reading import Reading
+from medmnist_diffusion.data.reading import SMALLEST, Reading
 from medmnist_diffusion.data.twins import WORKING_SIZE, joined_groups
 from medmnist_diffusion.errors import UserError
 from medmnist_diffusion.files import file_hash
@@ -233,6 +233,12 @@ def _dataset(
         groups["train"], said = groups_by_name(names, labels, conditioning, draws=bool(missing))
         notes += said
     if missing:
+        if lost := np.flatnonzero(conditioning.counts(labels["train"]) == 0).tolist():
+            others = ", ".join(split for split in tables if split != "train")
+            raise UserError(
+                f"{where}: class {conditioning.names[lost[0]]} stands in {others} alone, and has no training image. Are the "
+                "classes written otherwise there?"
+            )
         pictures = _SmallPictures(tables["train"], reading, seen, content, where)
         rows, said = drawn_splits(labels["train"], groups["train"], conditioning, missing, pictures, where)
         notes += said
@@ -322,7 +328,7 @@ def _joined(
             f"{where}: some files say of which patient an image is, others do not. Let all say it, or none."
         )
     people = dict.fromkeys(group for part in every for group in part.groups or [])
-    if pair := nearly_equal(people):
+    if pair := nearly_equal(people, blanks=False):
         raise UserError(
             f"{where}: the patients {pair[0]!r} and {pair[1]!r} differ only in how they are written. Are they one? Write them "
             "alike; if not, call them otherwise."
@@ -349,7 +355,7 @@ def _several_in_one(names: list[str]) -> tuple[str, list[str]] | None:
     """A name made of others' names, and these: `Mass, Nodule` beside Mass and Nodule."""
     known = {same_name(name): name for name in names}
     for name in names:
-        parts = [known.get(same_name(part)) for part in re.split(r"[,/+&]| and ", name)]
+        parts = [known.get(same_name(part)) for part in re.split(r"[,/+&\s]+(?:and\s+)?", name)]
         if len(parts) > 1 and all(parts):
             return name, [part for part in parts if part]
     return None
@@ -387,7 +393,7 @@ class _SmallPictures:
     @property
     def small(self) -> Reading:
         shorter = min((min(map(int, size.split("×"))) for size in self.seen.sizes), default=WORKING_SIZE)
-        return replace(self.reading, size=(min(shorter, WORKING_SIZE),) * 2)
+        return replace(self.reading, size=(max(SMALLEST, min(shorter, WORKING_SIZE)),) * 2)
 
     @property
     def key(self) -> str:

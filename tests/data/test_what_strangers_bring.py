@@ -386,7 +386,11 @@ def test_pictures_of_one_in_given_splits_are_counted(made: Any) -> None:  # noqa
     tree: Tree = {f"train/{label}/s{at}.png": level for label, level in (("a", A), ("b", B)) for at in range(14)}
     tree |= {f"test/{label}/s{at}_rot90.png": 30 for label in "ab" for at in range(6)}
     tree |= {f"test/a/{at}_flip.png": 40 for at in range(4)}  # of no training image
-    assert said(load_dataset(str(made(tree))), "12 test images are by their names made from one picture with training")
+    assert said(
+        load_dataset(str(made(tree))),
+        "12 test images are by their names made from one picture",
+        "with training images",
+    )
 
 
 def test_persons_in_names(made: Any) -> None:  # noqa: F811
@@ -402,8 +406,26 @@ def test_persons_in_names(made: Any) -> None:  # noqa: F811
             / "../given"
         )
     )
-    assert said(given, "24 test images are by their names perhaps of one person with training images")
+    assert said(given, "24 test images are by their names perhaps of one person", "with training images")
     assert given.splits["test"].groups is None
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "{}_idx5_x1001_y{}_class0",  # IDC
+        "TCGA-A1-A{:03d}-01Z-00-DX1_x{}_y2048",
+        "OAS1_{:04d}_MR1_mpr-1_{}",
+        "ADNI_002_S_{:04d}_MR_S134_I{}",
+        "slide{}_r0_c{}",
+        "{}_T{}",
+    ],
+)
+def test_persons_and_slides_in_names_of_known_sets(name: str, made: Any) -> None:  # noqa: F811
+    tree: Tree = {f"{'ab'[at % 2]}/{name.format(10 + at // 3, at % 3)}.png": A for at in range(72)}
+    dataset = load_dataset(str(made(tree)))
+    assert disjoint(dataset)
+    assert said(dataset, "perhaps of one person", "of 24 such names")
 
 
 @pytest.mark.parametrize("name", ["img_{:03d}", "{}", "scan ({})", "a1b2c{}", "2024-01-01_{:04d}"])
@@ -538,7 +560,7 @@ def test_tables_of_roboflow_kaggle_and_label_studio(made: Any) -> None:  # noqa:
     assert said(studio, "24 rows of project-3.csv name a folder that is not there")
 
 
-@pytest.mark.parametrize("label", ["Mass, Nodule", "nodule/mass", "Mass and Nodule"])
+@pytest.mark.parametrize("label", ["Mass, Nodule", "nodule/mass", "Mass and Nodule", "mass nodule"])
 def test_a_class_that_looks_like_two_is_refused(label: str, made: Any) -> None:  # noqa: F811
     labels = ["Mass", "Nodule", label]
     rows = [f'{at}.png,"{labels[at % 3]}"' for at in range(36)]
@@ -549,3 +571,121 @@ def test_a_class_that_looks_like_two_is_refused(label: str, made: Any) -> None: 
     ]
     (path / "labels.csv").write_text("\n".join(["file,label", *others]))
     assert label in load_dataset(str(path)).id2label.values()
+
+
+@pytest.mark.parametrize("mask", ["mask", "seg", "Segmentation", "label", "gt", "label_viz"])
+def test_masks_that_are_called_nothing_else(mask: str, made: Any) -> None:  # noqa: F811
+    tree: Tree = {
+        f"{label}/case{at}/{name}.png": level
+        for label in "ab"
+        for at in range(12)
+        for name, level in (("image", A), (mask, 255))
+    }
+    dataset = load_dataset(str(made(tree)))
+    assert said(dataset, "24 masks were left out")
+    assert sum(map(len, dataset.splits.values())) == 24
+
+
+@pytest.mark.parametrize(
+    "folders",
+    [
+        ("trainA", "trainB", "testA", "testB"),  # CycleGAN
+        ("a. Training Set", "b. Testing Set"),  # IDRiD
+        ("benign_train", "benign_test", "malignant_train", "malignant_test"),
+    ],
+)
+def test_splits_in_the_names_of_classes_are_refused(folders: tuple[str, ...], made: Any) -> None:  # noqa: F811
+    tree: Tree = {f"{folder}/{at}.png": A for folder in folders for at in range(12)}
+    assert "look like splits" in refusal(made(tree))
+
+
+def test_versions_by_their_size(made: Any) -> None:  # noqa: F811
+    tree: Tree = {
+        f"{size}/{label}/{at}.png": A for size in ("224x224", "512x512") for label in "ab" for at in range(9)
+    }
+    assert "Are they versions of the same images?" in refusal(made(tree))
+
+
+@pytest.mark.parametrize(
+    ("column", "values"),
+    [
+        ("Usage", ("Training", "Training", "PublicTest")),  # FER2013
+        ("is_valid", ("False", "False", "True")),  # fastai
+        ("is_test", ("0", "0", "1")),
+    ],
+)
+@pytest.mark.parametrize("several", [False, True])
+def test_columns_that_say_splits_in_other_words(
+    column: str,
+    values: tuple[str, ...],
+    several: bool,
+    made: Any,  # noqa: F811
+) -> None:
+    """And are no labels, where labels are columns of zeros and ones."""
+    labels = ("mass", "nodule") if several else ("label",)
+    truth = [[at % 2 == of for of in range(2)] if several else [at % 2 == 0] for at in range(36)]
+    rows = [(f"{at}.png", *map(int, truth[at]), values[at % 3]) for at in range(36)]
+    path = made({**{f"{at}.png": A for at in range(36)}, "labels.csv": table(rows, "file", *labels, column)})
+    assert f"its column {column} seems to say which split a row is of" in refusal(path)
+
+
+def test_a_table_and_folders_that_say_different_splits(made: Any) -> None:  # noqa: F811
+    names = [f"{'train' if at < 24 else 'test'}/{at}.png" for at in range(32)]
+    rows = [(name, "ab"[at % 2], "test" if at == 5 else name.partition("/")[0]) for at, name in enumerate(names)]
+    path = made({**dict.fromkeys(names, A), "labels.csv": table(rows, "file", "label", "split")})
+    assert "line 7: split is test, but train/5.png lies in the folder of train" in refusal(path)
+
+
+@pytest.mark.parametrize(
+    ("rows", "message"),
+    [
+        (
+            [(at, at % 5, 25 - at, "ab"[at % 2]) for at in range(1, 25)],
+            "its columns id and picture could both name the files",
+        ),
+        (
+            [(f"{at}.png", "unknown" if at % 2 else at, 0, "ab"[at % 2]) for at in range(1, 25)],
+            "who the image is of is missing ('unknown')",
+        ),
+        ([(f"{at}.png", at, 0, "1|0") for at in range(1, 25)], "is a row of zeros and ones (1|0)"),
+        (
+            [(f"{at}.png", ("PAT 1", "pat1", "2")[at % 3], 0, "ab"[at % 2]) for at in range(1, 25)],
+            "differ only in how they are written",
+        ),
+    ],
+)
+def test_rows_that_could_mean_two_things(rows: list[tuple[Any, ...]], message: str, made: Any) -> None:  # noqa: F811
+    path = made(
+        {**{f"{at}.png": A for at in range(1, 25)}, "labels.csv": table(rows, "id", "patient", "picture", "label")}
+    )
+    assert message in refusal(path)
+
+
+def test_a_class_that_only_the_test_split_has(made: Any) -> None:  # noqa: F811
+    tree: Tree = {
+        f"{split}/{label}/{at}.png": A
+        for split, labels in (("train", "ab"), ("test", "abc"))
+        for label in labels
+        for at in range(9)
+    }
+    assert "class c stands in test alone" in refusal(made(tree))
+
+
+def test_what_lies_there_instead_of_images_is_named(made: Any, tmp_path: Path) -> None:  # noqa: F811
+    assert "(files of other types: .npy 2)" in refusal(made({"a/0.npy": "", "b/0.npy": ""}))
+    assert "unpack images.zip first" in refusal(made({"a/images.zip": ""}))
+
+
+def test_pictures_of_any_proportions(made: Any) -> None:  # noqa: F811
+    tree: Tree = {
+        f"{label}/{at}.png": Image.new("L", ((1, 1), (3, 200), (48, 48))[at % 3], at)
+        for label in "ab"
+        for at in range(12)
+    }
+    assert load_dataset(str(made(tree))).shape == (28, 28, 1)
+
+
+def test_a_first_line_that_excel_writes_for_itself(made: Any) -> None:  # noqa: F811
+    rows = "\n".join(["sep=;", "file;label", *(f"{at}.png;{'ab'[at % 2]}" for at in range(24))])
+    dataset = load_dataset(str(made({**{f"{at}.png": (A, B)[at % 2] for at in range(24)}, "labels.csv": rows})))
+    assert levels_by_class(dataset) == {"a": {A}, "b": {B}}
