@@ -32,7 +32,7 @@ from medmnist_diffusion.data.reading import LARGEST_VOLUME, Fit, Reading
 from medmnist_diffusion.errors import UserError
 
 DECODER = f"3-{PIL.__version__}"  # what is kept of decoded pixels names it: another decoder may make others
-SURVEY = f"2-{DECODER}"  # of how images are looked at: what was found by another is found again
+SURVEY = f"3-{DECODER}"  # of how images are looked at: what was found by another is found again
 # What Pillow raises on a file that is no image, or a damaged one.
 DAMAGED = (
     UnidentifiedImageError, Image.DecompressionBombError, OSError, ValueError, SyntaxError, TypeError, LookupError, EOFError,
@@ -54,7 +54,7 @@ def is_image(path: Path) -> bool:
 
 _COUNTED = (
     "images", "coloured", "stored_in_colour", "transparent", "turned", "several", "deep", "own_window", "tables", "inverted",
-    "contradict", "volumes", "dicom",
+    "contradict", "oblong", "volumes", "dicom",
 )  # fmt: skip
 SAMPLE_FORMAT, SIGNED = 339, 2  # TIFF's tag, and its value for numbers that can be below 0
 GREY_MODES = ("1", "L", "LA", "La")
@@ -80,6 +80,7 @@ class Seen(BaseModel):
         least_kept: of volumes, the least share of one that its middle cube holds.
         inverted: how many are stored with white as the least value.
         contradict: how many DICOM files say in another place that it is the other way round.
+        oblong: how many have pixels that are not square in the body.
         volumes: how many have three dimensions.
         dicom: how many are DICOM files.
         percentiles: of 0.5 and 99.5 % of all these values.
@@ -100,6 +101,7 @@ class Seen(BaseModel):
     tables: int = 0
     inverted: int = 0
     contradict: int = 0
+    oblong: int = 0
     volumes: int = 0
     dicom: int = 0
     percentiles: tuple[float, float] = (0.0, 255.0)
@@ -241,6 +243,11 @@ class Seen(BaseModel):
                 f"{self.first['contradict']}): PhotometricInterpretation was followed, PresentationLUTShape was not. Look at them "
                 "with `audit --preview`."
             )
+        if self.oblong:
+            lines.append(
+                f"{self.oblong} {of} have pixels that are not square in the body (first: {self.first['oblong']}): they were taken "
+                "for squares, so that proportions are not those of the body. Resample them if that matters."
+            )
         if self.dicom:
             lines.append(
                 "DICOM: text that is burnt into the pixels, names among it, is not looked for: look at the images yourself."
@@ -277,6 +284,7 @@ def survey(rows: Iterable[dict[str, Any]], where: str) -> Seen:
                 "turned": stored.turned,
                 "inverted": stored.inverted,
                 "contradict": stored.contradicts,
+                "oblong": stored.oblong,
                 "volumes": stored.values.ndim == 3,
                 "several": stored.frames > 1,
             }

@@ -21,6 +21,7 @@ DEEP_MODES = ("I", "F", "I;16", "I;16L", "I;16B", "I;16N")  # Pillow's, of more 
 SAMPLED = 4096  # values of an image that percentiles are made of, at most
 ORIENTATION = 0x0112  # EXIF's number for which side is up
 PHOTOMETRIC, MIN_IS_WHITE = 262, 0  # TIFF's tag for what the least value is
+SQUARE = 0.01  # by which sides may differ
 _MAGIC_AT, _MAGIC = 128, b"DICM"
 NO_PYDICOM = "{} is a DICOM file, which needs pydicom: pip install 'medmnist-diffusion[medical]'."
 _SLICE = re.compile(r"(?P<file>.+)#(?P<number>\d+)of(?P<count>\d+)")
@@ -37,6 +38,7 @@ class Values:
         spacing: of a volume, how far its voxels are apart along each axis.
         inverted: the least value is white (DICOM's MONOCHROME1).
         contradicts: the file says elsewhere that it is the other way round (DICOM's PresentationLUTShape).
+        oblong: its pixels are not square in the body, and are shown as if they were.
         frames: how many the file holds; the first one was read.
         turned: it was turned upright, by its EXIF orientation.
     """
@@ -47,6 +49,7 @@ class Values:
     spacing: tuple[float, ...] | None = None
     inverted: bool = False
     contradicts: bool = False
+    oblong: bool = False
     frames: int = 1
     turned: bool = False
 
@@ -177,7 +180,8 @@ def _slice(path: str, number: int, count: int, where: str) -> Values | Image.Ima
         return _dicom(path, path, where, (number + 0.5) / count)
     whole = _read_volume(path, where)
     volume = whole.values if whole.values.ndim == 3 else whole.values[None]
-    return Values(volume[int((number + 0.5) / count * len(volume))], whole.window)
+    oblong = are_oblong(whole.spacing[-2:] if whole.spacing else None)
+    return Values(volume[int((number + 0.5) / count * len(volume))], whole.window, oblong=oblong)
 
 
 def is_turned(image: Image.Image) -> bool:
@@ -254,7 +258,24 @@ def _grey(dataset: Any, values: np.ndarray, frames: int, name: str, where: str) 
         "PresentationLUTShape"
     )  # INVERSE goes with MONOCHROME1, IDENTITY with MONOCHROME2 (PS3.3 C.8.11.3)
     contradicts = bool(shape) and (shape == "INVERSE") != inverted
-    return Values(values.astype(kind), window, table, inverted=inverted, contradicts=contradicts, frames=frames)
+    spacing = dataset.get("PixelSpacing") or dataset.get("ImagerPixelSpacing") or dataset.get("PixelAspectRatio")
+    return Values(
+        values.astype(kind),
+        window,
+        table,
+        inverted=inverted,
+        contradicts=contradicts,
+        oblong=are_oblong(spacing),
+        frames=frames,
+    )
+
+
+def are_oblong(spacing: Sequence[float] | None) -> bool:
+    """Whether the sides of pixels, of which there are two, differ by more than a hundredth."""
+    if spacing is None or len(spacing) != 2 or min(map(float, spacing)) <= 0:
+        return False
+    rows, columns = map(float, spacing)
+    return abs(rows / columns - 1) > SQUARE
 
 
 def _own_window(dataset: Any) -> tuple[float, float] | None:

@@ -1,6 +1,7 @@
 """The pictures of runs, cards and evaluations, from result files and images, never from memory; a study draws its own."""
 
 import io
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -22,6 +23,7 @@ matplotlib.use("Agg")
 from matplotlib import pyplot as plt
 
 MOST_CLASSES = 40  # in one picture
+LONGEST_NAME = 32  # letters of a class beside its images
 
 
 def _step(images: np.ndarray) -> int:
@@ -139,11 +141,15 @@ def save_preview(dataset: ImageDataset, path: Path, columns: int = 8) -> None:
     axis.imshow(without_grey_axis(image_grid(np.concatenate(lines), columns)), cmap="gray", vmin=0, vmax=255)
     step = _step(blank)
     axis.set_xticks([])
-    axis.set_yticks([step * row + step / 2 for row in range(len(names))], names, fontsize=8)
+    axis.set_yticks([step * row + step / 2 for row in range(len(names))], list(map(_short, names)), fontsize=8)
     of = f", {MOST_CLASSES} of {dataset.num_classes} classes" if dataset.num_classes > MOST_CLASSES else ""
     views = f"\n{VIEWS}" if dataset.is_volume else ""
     axis.set_title(f"{dataset.name}: training images as they are read{of}{views}", fontsize=9)
     save_figure(figure, path)
+
+
+def _short(name: str) -> str:
+    return name if len(name) <= LONGEST_NAME else f"{name[: LONGEST_NAME - 1]}…"
 
 
 def ratio_rows(metrics: Metrics) -> list[tuple[str, float, float, float]]:
@@ -239,7 +245,11 @@ def _say_below(axis: Any, text: str, beside: bool) -> None:
 def save_figure(figure: Any, path: Path, dpi: int = 90) -> None:
     """Write a matplotlib figure as a PNG of 256 colours (a third of the size), whole or not at all, and forget it."""
     drawn = io.BytesIO()
-    figure.savefig(drawn, format="png", dpi=dpi)
+    with warnings.catch_warnings():
+        warnings.filterwarnings(
+            "ignore", "Glyph .* missing"
+        )  # of a name in letters that the font lacks: a box stands for them
+        figure.savefig(drawn, format="png", dpi=dpi)
     plt.close(figure)
     with Image.open(drawn) as picture, atomic_file(path) as temporary:
         picture.convert("RGB").quantize(256, dither=Image.Dither.NONE).save(temporary, optimize=True)

@@ -92,6 +92,32 @@ def test_files_that_contradict_themselves_on_black_and_white_are_said(tmp_path: 
     assert any("2 of 24 images are stored with white as the least value" in note for note in notes)
 
 
+def test_pixels_that_are_not_square_are_said(tmp_path: Path) -> None:
+    folder = folder_of_dicom(tmp_path / "scans")
+    path = folder / "ct" / "0.dcm"
+    dataset = pydicom.dcmread(path)
+    dataset.PixelSpacing = [3.0, 1.0]
+    dataset.save_as(path)
+    notes = load_dataset(str(folder), size=32).notes
+    assert any(
+        "1 of 24 images have pixels that are not square" in note and "first: ct/0.dcm" in note for note in notes
+    )
+
+
+def test_slices_of_oblong_voxels_are_said(tmp_path: Path) -> None:
+    nibabel = pytest.importorskip("nibabel")
+    for label in ("a", "b"):
+        (tmp_path / "set" / label).mkdir(parents=True)
+        for number in range(12):
+            values = np.random.default_rng(number).integers(0, 900, (16, 16, 6)).astype(np.int16)
+            image = nibabel.Nifti1Image(values, np.diag([1.0, 2.0, 5.0, 1.0]))
+            nibabel.save(image, tmp_path / "set" / label / f"{label}{number}.nii.gz")
+    notes = load_dataset(str(tmp_path / "set"), slices=2).notes
+    assert any("48 of 48 images have pixels that are not square" in note for note in notes)
+    whole = load_dataset(str(tmp_path / "set"), size=16).notes  # cubes of the body: nothing to say
+    assert not any("not square" in note for note in whole)
+
+
 def test_colour_and_palette_dicom_are_pictures() -> None:
     for name in ("SC_rgb_rle.dcm", "SC_rgb_jpeg_dcmtk.dcm", "examples_palette.dcm"):
         path = get_testdata_file(name)

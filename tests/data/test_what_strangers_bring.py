@@ -11,6 +11,7 @@ import pandas as pd  # type: ignore[import-untyped]
 import pytest
 from PIL import Image
 
+from medmnist_diffusion import cli
 from medmnist_diffusion.data import ImageDataset, load_dataset
 from medmnist_diffusion.data.audit import audit, describe, findings
 from medmnist_diffusion.data.conditioning import Conditioning
@@ -689,3 +690,10 @@ def test_a_first_line_that_excel_writes_for_itself(made: Any) -> None:  # noqa: 
     rows = "\n".join(["sep=;", "file;label", *(f"{at}.png;{'ab'[at % 2]}" for at in range(24))])
     dataset = load_dataset(str(made({**{f"{at}.png": (A, B)[at % 2] for at in range(24)}, "labels.csv": rows})))
     assert levels_by_class(dataset) == {"a": {A}, "b": {B}}
+
+
+def test_a_preview_of_long_and_odd_class_names(made: Any, tmp_path: Path, recwarn: pytest.WarningsRecorder) -> None:  # noqa: F811
+    path = made(classes_of({"🤒" + "x" * 190: A, "y": B}))
+    assert cli.main(["audit", str(path), "--preview", str(tmp_path / "preview.png")]) == 0
+    assert Image.open(tmp_path / "preview.png").size[0] > 500
+    assert not [warning for warning in recwarn if issubclass(warning.category, UserWarning)]
