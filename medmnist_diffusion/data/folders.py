@@ -52,9 +52,8 @@ _MASK_FOLDER = re.compile(
 _MASK_FILE = re.compile(
     rf"(?P<of>.+?)[-_ .]+({_MASK_WORDS}|label)([-_ ]*\d+)?|({_SURE_WORDS})[-_ .]+(?P<before>.+)", re.IGNORECASE
 )
-_MASK_ALONE = re.compile(
-    rf"({_MASK_WORDS}|labels?([-_ ]?viz)?)[-_ ]*\d*", re.IGNORECASE
-)  # `mask.png` beside `image.png`
+# `mask.png` and `mask_2.png` beside `image.png`; `lesion_2.png` is an image.
+_MASK_ALONE = re.compile(rf"{_MASK_WORDS}|labels?([-_ ]?viz)?|masks?[-_ ]*\d+", re.IGNORECASE)
 _MASKS = "{} masks were left out"
 MOST_STRAYS = 0.1  # of the images, that lie in no such folder
 FEWEST_PATIENTS = 10  # so many folders below the classes, or ids in DICOM files, are taken for patients
@@ -394,13 +393,14 @@ def _without_masks(tree: _Tree, left_out: _LeftOut) -> list[Path]:
     """The images of a class; not those in folders for masks, nor `x_mask.png` or `mask_x.png` beside `x.png` or `x_flair.png`."""
     stems = {stem for image in tree.images if not _MASK_FILE.fullmatch(stem := stem_of(image))}
     stems |= {re.sub(r"[-_ .]+[A-Za-z]+$", "", stem) for stem in stems}
+    has_others = any(not _MASK_ALONE.fullmatch(stem_of(image)) for image in tree.images)
     masks = [name for name in tree.folders if is_mask_folder(name)]
     if not tree.images and len(masks) == len(tree.folders):
         masks = []  # there is nothing that they could be the masks of
     kept = []
     for image in tree.images:
         match = _MASK_FILE.fullmatch(stem_of(image))
-        alone = _MASK_ALONE.fullmatch(stem_of(image)) and len(tree.images) > 1
+        alone = has_others and _MASK_ALONE.fullmatch(stem_of(image))
         if alone or (match and (match["of"] or match["before"]) in stems):
             left_out.add(_MASKS, image)
         else:

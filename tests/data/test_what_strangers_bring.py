@@ -587,6 +587,12 @@ def test_masks_that_are_called_nothing_else(mask: str, made: Any) -> None:  # no
     assert sum(map(len, dataset.splits.values())) == 24
 
 
+@pytest.mark.parametrize("name", ["lesion{}", "lesion_{:03d}", "seg{}", "roi ({})", "mask{}"])
+def test_images_that_are_called_like_masks_and_have_no_others_are_images(name: str, made: Any) -> None:  # noqa: F811
+    tree: Tree = {f"{label}/{name.format(at)}.png": A for label in "ab" for at in range(12)}
+    assert sum(map(len, load_dataset(str(made(tree))).splits.values())) == 24
+
+
 @pytest.mark.parametrize(
     "folders",
     [
