@@ -152,7 +152,7 @@ def _with_patients(labelled: dict[str, LabelledFiles], content: str) -> tuple[di
     files = [file for one in labelled.values() for file in one.files]
     if not all(map(is_dicom, files)):
         return labelled, []
-    path = cache_dir() / "patients" / f"{content}.npz"
+    path = cache_dir() / "patients" / f"{content}-v2.npz"  # v1 took `PAT 001` and pat001 for two
     numbers = cached_arrays(path, lambda: {"patients": patients(files)})["patients"]
     of_file = {file: str(number) for file, number in zip(files, numbers.tolist(), strict=True)}
     count = len(set(of_file.values()) - {"-1"})
