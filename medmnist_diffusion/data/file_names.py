@@ -100,33 +100,28 @@ def families(names: Sequence[str], labels: Sequence[int]) -> Families | None:
     left and where so many have something in common, and none too much, that they can be persons; whatever the label, since the
     images of a person may have several.
     """
-    pictures = [f"{label}/{_picture(stem_of(Path(name)))}" for name, label in zip(names, labels, strict=True)]
-    for often in (
-        MOST_WORDS,
-        1,
-    ):  # `TCGA-A1-A0SB_x1024_y2048`, or `CNV-1005-11`, where without 1005 all would be one person
+    own = [f"{label}/{stem_of(Path(name))}" for name, label in zip(names, labels, strict=True)]
+    pictures = [_picture(name) for name in own]
+    # `TCGA-A1-A0SB_x1024_y2048`; or `CNV-1005-11`, where without 1005 all would be one person.
+    for often in (MOST_WORDS, 1):
         persons = [_person(picture, often) for picture in pictures]
         whatever_label = [person.partition("/")[2] for person in persons]
-        many = can_be_patients(whatever_label) and len(set(whatever_label)) > len(
-            set(labels)
-        )  # else `3_17`: a class, perhaps
-        if many and _in_common(persons) > _in_common(pictures):
-            return Families(whatever_label, "person", _example(names, persons))
-    own = [f"{label}/{stem_of(Path(name))}" for name, label in zip(names, labels, strict=True)]
-    changed = {picture for name, picture in zip(own, pictures, strict=True) if name != picture}
-    counts = Counter(pictures)
-    if not any(counts[picture] > 1 for picture in changed):
-        return None
-    return Families(pictures, "picture", _example(names, pictures))
+        a_class = len(set(whatever_label)) <= len(set(labels))  # `3_17`, perhaps
+        if can_be_patients(whatever_label) and not a_class and _in_common(persons) > _in_common(pictures):
+            example = _example(names, own, persons)
+            return example and Families(whatever_label, "person", example)
+    example = _example(names, own, pictures)
+    return example and Families(pictures, "picture", example)
 
 
-def _picture(name: str) -> str:
-    """The name of the picture that one was made from, its own where it says none."""
+def _picture(own: str) -> str:
+    """A label and the name of the picture that one was made from, its own where it says none."""
+    label, _, name = own.partition("/")
     if match := _ROBOFLOW.fullmatch(name):
         name = match["of"]
     while match := _CHANGE_AT_END.fullmatch(name) or _CHANGE_AT_START.fullmatch(name):
         name = match["of"]
-    return name
+    return f"{label}/{name}"
 
 
 def _person(picture: str, often: int) -> str:
@@ -143,11 +138,10 @@ def _in_common(groups: Sequence[str]) -> int:
     return sum(count for count in Counter(groups).values() if count > 1)
 
 
-def _example(names: Sequence[str], groups: Sequence[str]) -> tuple[str, str]:
-    """The first two names that belong together."""
-    seen: dict[str, str] = {}
-    for name, group in zip(names, groups, strict=True):
-        if group in seen and seen[group] != name:
-            return seen[group], name
-        seen.setdefault(group, name)
-    raise ValueError("no two names belong together")
+def _example(names: Sequence[str], own: Sequence[str], groups: Sequence[str]) -> tuple[str, str] | None:
+    """The first two names of one group that differ by more than a suffix; None where there are none."""
+    first: dict[str, int] = {}
+    for at, group in enumerate(groups):
+        if own[first.setdefault(group, at)] != own[at]:
+            return names[first[group]], names[at]
+    return None

@@ -394,6 +394,14 @@ def test_pictures_of_one_in_given_splits_are_counted(made: Any) -> None:  # noqa
     )
 
 
+def test_equal_names_in_two_splits_say_nothing(made: Any) -> None:  # noqa: F811
+    """Somebody numbered the augmented images of each split anew."""
+    tree: Tree = {
+        f"{split}/{label}/{at}_aug.png": A for split in ("train", "test") for label in "ab" for at in range(12)
+    }
+    assert not said(load_dataset(str(made(tree))), "by their names")
+
+
 def test_persons_in_names(made: Any) -> None:  # noqa: F811
     """OCT images of Kermany et al. are called CLASS-PATIENT-NUMBER."""
     names = [(label, f"{label}-{1000 + at // 3}-{at % 3 + 1}.png") for label in ("CNV", "NORMAL") for at in range(36)]
