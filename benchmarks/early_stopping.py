@@ -74,11 +74,8 @@ def run(args: argparse.Namespace, cell: Row) -> Iterator[Row]:
         folder = Path(name)
         first = arm("stop", folder / "stop", LONG)
         yield first
-        best, taken, usual = (
-            first["kept_step"],
-            first["steps"],
-            training_config(dataset="phantom", output_dir="unused"),
-        )
+        best, taken = first["kept_step"], first["steps"]
+        usual = training_config(dataset="phantom", output_dir="unused")
         rate = usual.learning_rate * learning_rate_factor(usual, usual.lr_warmup_steps + best, best / LONG)
         muon = usual.muon_learning_rate * rate / usual.learning_rate
         base = str(folder / "stop" / "pipeline")

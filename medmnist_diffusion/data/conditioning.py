@@ -331,6 +331,16 @@ def nearly_equal(names: Iterable[str], blanks: bool = True) -> tuple[str, str] |
     return None
 
 
+def several_in_one(names: Sequence[str]) -> tuple[str, list[str]] | None:
+    """A name made of others' names, and these: `Mass, Nodule` beside Mass and Nodule."""
+    known = {same_name(name): name for name in names}
+    for name in names:
+        parts = [known.get(same_name(part)) for part in re.split(r"[,/+&\s]+(?:and\s+)?", name)]
+        if len(parts) > 1 and all(parts):
+            return name, [part for part in parts if part]
+    return None
+
+
 def same_name(name: str) -> str:
     """What names have in common that differ only in case, in spaces, hyphens and underscores, in a way to write the same letters,
     or in one to write the same whole number (1, 01, 1.0)."""

@@ -19,7 +19,7 @@ from medmnist_diffusion.data.medical import stem_of
 from medmnist_diffusion.errors import UserError
 
 BESIDE_IMAGES = (".csv", ".tsv", ".json", ".jsonl", ".md", ".txt")  # notes about images
-ARCHIVES = (".zip", ".tar", ".gz", ".tgz", ".7z", ".rar")
+_ARCHIVES = (".zip", ".tar", ".gz", ".tgz", ".7z", ".rar")
 SYSTEM_FOLDERS = ("@eaDir", "__MACOSX")
 LABEL_TABLES = ("metadata.csv", "metadata.jsonl", "labels.csv", "_classes.csv")  # the last one: Roboflow's
 _SPLITS = {
@@ -129,7 +129,7 @@ def is_split_like(name: str) -> bool:
     return _SPLIT_LIKE.search(name) is not None
 
 
-def is_mask_folder(name: str) -> bool:
+def _is_mask_folder(name: str) -> bool:
     """Whether a folder's name says that it holds masks, also where words are joined as in `SegmentationClass`."""
     return _MASK_FOLDER.fullmatch(re.sub(r"(?<=[a-z])(?=[A-Z])", "_", name)) is not None
 
@@ -285,7 +285,7 @@ def _why_no_classes(tree: _Tree) -> str:
         return "no images found, but Arrow files. Write parquet: datasets.load_from_disk(…)[split].to_parquet(…)."
     if npz := sorted(tree.path.rglob("*.npz")):
         return f"no images found, but npz files. Give the path of one: {npz[0].name}, say."
-    if archives := [one.name for one in sorted(tree.path.rglob("*")) if one.suffix.lower() in ARCHIVES]:
+    if archives := [one.name for one in sorted(tree.path.rglob("*")) if one.suffix.lower() in _ARCHIVES]:
         return f"no images found, but an archive: unpack {archives[0]} first."
     types = Counter(one.suffix.lower() for one in tree.path.rglob("*") if one.is_file() and one.suffix)
     there = (
@@ -383,7 +383,7 @@ def _leave_out_strays(tree: _Tree, left_out: _LeftOut) -> None:
 
 def _refuse_masks_as_classes(part: _Tree) -> None:
     for name in part.folders:
-        if is_mask_folder(name):
+        if _is_mask_folder(name):
             raise UserError(
                 f"{part.path}: is {name} a class, or does it hold the masks of the other images? Rename it, or move it away."
             )
@@ -394,7 +394,7 @@ def _without_masks(tree: _Tree, left_out: _LeftOut) -> list[Path]:
     stems = {stem for image in tree.images if not _MASK_FILE.fullmatch(stem := stem_of(image))}
     stems |= {re.sub(r"[-_ .]+[A-Za-z]+$", "", stem) for stem in stems}
     has_others = any(not _MASK_ALONE.fullmatch(stem_of(image)) for image in tree.images)
-    masks = [name for name in tree.folders if is_mask_folder(name)]
+    masks = [name for name in tree.folders if _is_mask_folder(name)]
     if not tree.images and len(masks) == len(tree.folders):
         masks = []  # there is nothing that they could be the masks of
     kept = []

@@ -33,11 +33,11 @@ from medmnist_diffusion.data.parquet import (
 )
 from medmnist_diffusion.errors import UserError
 
-FILE_COLUMNS = (
+SURE_FILE_COLUMNS = (
     "file_name", "filename", "file", "filepath", "file_path", "image_file", "image_path", "path", "image", "image_id",
-    "image_name", "image_index", "img", "img_id", "imageid", "id_code", "id", "name",
+    "image_name", "image_index", "img", "img_id", "imageid",
 )  # fmt: skip
-PERHAPS_FILES = ("id_code", "id", "name")  # the last of them: they may mean something else
+FILE_COLUMNS = (*SURE_FILE_COLUMNS, "id_code", "id", "name")  # the last three may mean something else
 MORE_LABEL_COLUMNS = ("grade", "choice")  # after all others; the second one is Label Studio's
 NAME_COLUMNS = ("label_name", "class_name", "finding_labels")  # before all other columns of labels
 TABLE_SUFFIXES = (".csv", ".tsv", ".jsonl", ".xlsx", ".xls", ".ods")
@@ -123,7 +123,7 @@ def patients_beside(path: Path, files: Sequence[Path]) -> tuple[Path, dict[Path,
             file_column, group_column = names
             if file_column is None or group_column is None:
                 continue
-            meant, _ = _files(rows, file_column, path, table, [])
+            meant, _ = _files(rows, file_column, _Images.of(path), table, [])
         except UserError:  # no table of these files: `unused_tables` names it
             continue
         known: dict[Path, str] = {}
@@ -167,7 +167,7 @@ def _why_unused(table: Path) -> str:
             return f"none of its columns is called file_name ({listed})"
         if not _label_columns(rows, file):
             return f"none of its columns is called label ({listed})"
-        _, missing = _files(rows, file, table.parent, table, [])
+        _, missing = _files(rows, file, _Images.of(table.parent), table, [])
         return f"it names {len(rows) - missing} images that are there ({listed})"
     except UserError as error:
         return f"{error}".removeprefix(f"{table}: ").rstrip(".")
@@ -211,11 +211,11 @@ def _names_images(table: Path) -> bool:
         columns = _columns_of(rows := read_rows(table))
         if columns is None:
             return False
-        named = {file for file in _files(rows, columns[0], table.parent, table, [])[0] if file}
-        images = list(filter(is_image, files_below(table.parent)))
-        tops = {image.relative_to(table.parent).parts[0] for image in images if image.parent != table.parent}
+        images = _Images.of(table.parent)
+        named = {file for file in _files(rows, columns[0], images, table, [])[0] if file}
+        tops = {image.relative_to(table.parent).parts[0] for image in images.files if image.parent != table.parent}
         by_folders = len([top for top in tops if split_name(top) is None]) > 1  # which could be the classes
-        return len(named) >= MOST_NAMED * len(images) if by_folders else bool(named)
+        return len(named) >= MOST_NAMED * len(images.files) if by_folders else bool(named)
     except UserError:
         return False
 
@@ -322,9 +322,10 @@ def _read(table: Path, folder: Path, given: str | None) -> tuple[dict[str, Label
     if group_column in (file_column, *label_columns):
         group_column = None
     found_by: list[str] = []
-    files, missing = _files(rows, file_column, folder, table, found_by)
-    if file_column not in _columns_for_files(rows[0]):
-        _check_other_names(rows, files, file_column, label_columns, folder, table)
+    images = _Images.of(folder)
+    files, missing = _files(rows, file_column, images, table, found_by)
+    if _first_column({file_column: ""}, SURE_FILE_COLUMNS) is None:
+        _check_other_names(rows, files, file_column, label_columns, images, table)
     labels, names, said = _labels(rows, label_columns, table)
     _check_folders(files, labels, table)
     by_folder = None if given or split_column else _splits_of_folders(files, folder)
@@ -356,16 +357,11 @@ def _read(table: Path, folder: Path, given: str | None) -> tuple[dict[str, Label
     notes = _column_notes(table, list(rows[0]), file_column, label_columns, split_column, group_column)
     if missing:
         wanted = next(row[file_column].strip() for row, file in zip(rows, files, strict=True) if file is None)
-        alike = _written_otherwise(wanted, folder)
+        alike = images.written_otherwise(wanted)
         notes.append(f"{missing} rows of {table.name} name files that are not there, and were passed over{alike}.")
     if repeated:
         notes.append(f"{repeated} rows of {table.name} repeat another one, and were passed over.")
     return splits, [*notes, *found_by, *said]
-
-
-def _columns_for_files(row: dict[str, str]) -> set[str]:
-    """Those that can hold nothing but names of files, by their own."""
-    return {name for name in row if _first_column({name: ""}, FILE_COLUMNS[: -len(PERHAPS_FILES)]) is not None}
 
 
 def _check_other_names(
@@ -373,7 +369,7 @@ def _check_other_names(
     files: Sequence[Path | None],
     column: str,
     labels: Sequence[str],
-    folder: Path,
+    images: "_Images",
     table: Path,
 ) -> None:
     """Raises:
@@ -381,7 +377,7 @@ def _check_other_names(
     """
     for name in [name for name in rows[0] if name not in (column, *labels)]:
         try:
-            others, missing = _files(rows, name, folder, table, [])
+            others, missing = _files(rows, name, images, table, [])
         except UserError:
             continue
         if missing == 0 and others != list(files):
@@ -494,8 +490,41 @@ def _group(value: str, table: Path, number: int) -> str:
     return value.strip()
 
 
+@dataclass(frozen=True)
+class _Images:
+    """The images below a folder, looked up once: by their paths in it, by their names with and without suffix; and the folders."""
+
+    root: Path
+    files: list[Path]
+    by_path: dict[str, Path]
+    by_name: dict[str, list[Path]]
+    folders: set[str]
+
+    @classmethod
+    def of(cls, root: Path) -> "_Images":
+        files = list(filter(is_image, files_below(root)))
+        by_name: dict[str, list[Path]] = {}
+        for file in files:
+            for name in {file.name, stem_of(file)}:
+                by_name.setdefault(_composed(name), []).append(file)
+        by_path = {_composed(file.relative_to(root).as_posix()): file for file in files}
+        folders = {_composed(parent.as_posix()) for file in files for parent in file.relative_to(root).parents}
+        return cls(root, files, by_path, by_name, folders)
+
+    def written_otherwise(self, wanted: str) -> str:
+        """In brackets, a hint where a file is there whose name differs only in case, in zeros before a number, or in a suffix."""
+
+        def key(name: str) -> str:
+            return re.sub(r"0+(?=\d)", "", _composed(name).casefold())
+
+        name = Path(wanted.replace("\\", "/"))
+        meant = {key(name.name), key(stem_of(name))}
+        alike = next((file for file in self.files if {key(file.name), key(stem_of(file))} & meant), None)
+        return "" if alike is None else f" ({name.name} is not there, {alike.name} is, …)"
+
+
 def _files(
-    rows: list[dict[str, str]], column: str, folder: Path, table: Path, said: list[str]
+    rows: list[dict[str, str]], column: str, images: _Images, table: Path, said: list[str]
 ) -> tuple[list[Path | None], int]:
     """The file that each row means, None where there is none; and how many there are not. What a user should know is added to
     `said`.
@@ -503,13 +532,7 @@ def _files(
     Raises:
         UserError: if a name means several files, or none is there.
     """
-    there = list(filter(is_image, files_below(folder)))
-    by_path = {_composed(file.relative_to(folder).as_posix()): file for file in there}
-    folders = {_composed(parent.as_posix()) for file in there for parent in file.relative_to(folder).parents}
-    by_name: dict[str, list[Path]] = {}
-    for file in there:
-        for name in {file.name, stem_of(file)}:
-            by_name.setdefault(_composed(name), []).append(file)
+    by_path, by_name = images.by_path, images.by_name
     found: list[Path | None] = []
     elsewhere: list[str] = []
     every = [_composed(row[column].strip().replace("\\", "/").removeprefix("./")) for row in rows]
@@ -520,14 +543,14 @@ def _files(
         ends = ("/".join(parts[at:]) for at in range(len(parts)))  # the table's own first folders may not be there
         exact = next((by_path[end] for end in ends if end in by_path and (end == wanted or "/" in end)), None)
         # Where the folder that a row names is there, a file that is not in it is missing, whatever lies elsewhere.
-        in_vain = any("/".join(parts[at:-1]) in folders for at in range(len(parts) - 1))
+        in_vain = any("/".join(parts[at:-1]) in images.folders for at in range(len(parts) - 1))
         by_name_alone = len(parts) == 1 or (names[parts[-1]] == 1 and not in_vain)
         candidates = [exact] if exact else by_name.get(parts[-1], []) if by_name_alone else []
         candidates = candidates or by_name.get(_UPLOADED.sub("", wanted), [])
         if candidates and not exact and len(parts) > 1:
             elsewhere.append(wanted)
         if len(candidates) > 1:
-            listed = " and ".join(one.relative_to(folder).as_posix() for one in candidates[:2])
+            listed = " and ".join(one.relative_to(images.root).as_posix() for one in candidates[:2])
             raise UserError(
                 f"{table}: line {number}: {wanted!r} could mean {listed}. Write the path within the folder."
             )
@@ -540,23 +563,9 @@ def _files(
     if missing == len(rows):
         raise UserError(
             f"{table}: none of the files that its column {column} names is there"
-            f"{_written_otherwise(rows[0][column].strip(), folder) or f' ({rows[0][column]})'}. Correct it."
+            f"{images.written_otherwise(rows[0][column].strip()) or f' ({rows[0][column]})'}. Correct it."
         )
     return found, missing
-
-
-def _written_otherwise(wanted: str, folder: Path) -> str:
-    """In brackets, a hint where a file is there whose name differs only in case, in zeros before a number, or in a suffix."""
-
-    def key(name: str) -> str:
-        return re.sub(r"0+(?=\d)", "", _composed(name).casefold())
-
-    name = Path(wanted.replace("\\", "/"))
-    meant = {key(name.name), key(stem_of(name))}
-    alike = next(
-        (file for file in files_below(folder) if is_image(file) and {key(file.name), key(stem_of(file))} & meant), None
-    )
-    return "" if alike is None else f" ({name.name} is not there, {alike.name} is, …)"
 
 
 def _composed(name: str) -> str:

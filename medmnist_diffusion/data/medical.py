@@ -180,7 +180,7 @@ def _slice(path: str, number: int, count: int, where: str) -> Values | Image.Ima
         return _dicom(path, path, where, (number + 0.5) / count)
     whole = _read_volume(path, where)
     volume = whole.values if whole.values.ndim == 3 else whole.values[None]
-    oblong = are_oblong(whole.spacing[-2:] if whole.spacing else None)
+    oblong = _are_oblong(whole.spacing[-2:] if whole.spacing else None)
     return Values(volume[int((number + 0.5) / count * len(volume))], whole.window, oblong=oblong)
 
 
@@ -254,9 +254,8 @@ def _grey(dataset: Any, values: np.ndarray, frames: int, name: str, where: str) 
         raise UserError(f"{name} in {where} holds values that are not finite. Replace or remove it.")
     plain = window is None and table is None and dataset.BitsStored <= 8 and values.min() >= 0 and values.max() <= 255
     kind = np.uint8 if plain and (values == values.round()).all() else np.float32
-    shape = dataset.get(
-        "PresentationLUTShape"
-    )  # INVERSE goes with MONOCHROME1, IDENTITY with MONOCHROME2 (PS3.3 C.8.11.3)
+    # INVERSE goes with MONOCHROME1, IDENTITY with MONOCHROME2 (PS3.3 C.8.11.3).
+    shape = dataset.get("PresentationLUTShape")
     contradicts = bool(shape) and (shape == "INVERSE") != inverted
     spacing = dataset.get("PixelSpacing") or dataset.get("ImagerPixelSpacing") or dataset.get("PixelAspectRatio")
     return Values(
@@ -265,12 +264,12 @@ def _grey(dataset: Any, values: np.ndarray, frames: int, name: str, where: str) 
         table,
         inverted=inverted,
         contradicts=contradicts,
-        oblong=are_oblong(spacing),
+        oblong=_are_oblong(spacing),
         frames=frames,
     )
 
 
-def are_oblong(spacing: Sequence[float] | None) -> bool:
+def _are_oblong(spacing: Sequence[float] | None) -> bool:
     """Whether the sides of pixels, of which there are two, differ by more than a hundredth."""
     if spacing is None or len(spacing) != 2 or min(map(float, spacing)) <= 0:
         return False

@@ -1,7 +1,6 @@
 """Image folders, tables beside images, folders of parquet and Hub data sets as one data set: labels joined by name, splits drawn,
 images decoded."""
 
-import re
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -16,7 +15,7 @@ from medmnist_diffusion.data.conditioning import (
     class_order,
     condition_of,
     nearly_equal,
-    same_name,
+    several_in_one,
 )
 from medmnist_diffusion.data.dataset import ImageDataset, Split
 from medmnist_diffusion.data.drawn_splits import drawn_splits
@@ -333,8 +332,8 @@ def _joined(
             f"{where}: the patients {pair[0]!r} and {pair[1]!r} differ only in how they are written. Are they one? Write them "
             "alike; if not, call them otherwise."
         )
-    if several_in_one := _several_in_one(names):
-        one, parts_of_it = several_in_one
+    if composed := several_in_one(names):
+        one, parts_of_it = composed
         raise UserError(
             f"{where}: the class {one!r} looks like several of the others, {' and '.join(map(repr, parts_of_it))}, in one image. "
             f"Write {'|'.join(parts_of_it)!r} in a table of labels; if it is a class of its own, call it otherwise."
@@ -349,16 +348,6 @@ def _joined(
         known = [group for part in members for group in part.groups or []]
         groups[split] = known if len(known) == len(labels) else None
     return tables, numbers, groups, Conditioning(dict(enumerate(names)), "multi-label" if several else "multi-class")
-
-
-def _several_in_one(names: list[str]) -> tuple[str, list[str]] | None:
-    """A name made of others' names, and these: `Mass, Nodule` beside Mass and Nodule."""
-    known = {same_name(name): name for name in names}
-    for name in names:
-        parts = [known.get(same_name(part)) for part in re.split(r"[,/+&\s]+(?:and\s+)?", name)]
-        if len(parts) > 1 and all(parts):
-            return name, [part for part in parts if part]
-    return None
 
 
 def _check_images(parts: dict[str, list[Part]], where: str) -> None:

@@ -246,9 +246,7 @@ def save_figure(figure: Any, path: Path, dpi: int = 90) -> None:
     """Write a matplotlib figure as a PNG of 256 colours (a third of the size), whole or not at all, and forget it."""
     drawn = io.BytesIO()
     with warnings.catch_warnings():
-        warnings.filterwarnings(
-            "ignore", "Glyph .* missing"
-        )  # of a name in letters that the font lacks: a box stands for them
+        warnings.filterwarnings("ignore", "Glyph .* missing")  # letters that the font lacks: a box stands for them
         figure.savefig(drawn, format="png", dpi=dpi)
     plt.close(figure)
     with Image.open(drawn) as picture, atomic_file(path) as temporary:

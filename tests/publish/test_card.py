@@ -73,9 +73,8 @@ def test_metadata_block_is_valid_yaml_for_the_hub(evaluated: Path) -> None:
     assert card.data.pipeline_tag == "unconditional-image-generation"
 
 
-HUB_ID = re.compile(
-    r"(?:[A-Za-z0-9_-]+/)?[A-Za-z0-9_.-]+"
-)  # of a data set, as the Hub checks it when a card is pushed
+# A data set's id, as the Hub checks it when a card is pushed.
+HUB_ID = re.compile(r"(?:[A-Za-z0-9_-]+/)?[A-Za-z0-9_.-]+")
 
 
 @pytest.mark.parametrize("name", ["pneumoniamnist", "Mein Datensatz (2), größer", "somebody/set", "细胞"])
