@@ -331,6 +331,26 @@ def nearly_equal(names: Iterable[str], blanks: bool = True) -> tuple[str, str] |
     return None
 
 
+_NOT_KNOWN = (
+    "unlabeled", "unlabelled", "notlabeled", "notlabelled", "nolabel", "unknown", "unannotated", "notannotated", "notgraded",
+)  # fmt: skip
+_NO_NUMBER = (-1, -9, -99, -999, 99, 999, 9999)
+
+
+def no_class(names: Sequence[str]) -> str | None:
+    """A name that stands for an image without a class: `unlabelled`; of numbers −1, or 99 beside smaller ones."""
+    if odd := next((name for name in names if re.sub(r"[\W_]+", "", name.casefold()) in _NOT_KNOWN), None):
+        return odd
+    if not all(re.fullmatch(r"-?\d+", name) for name in names):
+        return None
+    numbers = {int(name): name for name in names}
+    others = [number for number in numbers if number not in _NO_NUMBER]
+    if len(others) < 2:
+        return None  # −1 and 1, perhaps
+    small = max(others) < min(map(abs, set(numbers) & set(_NO_NUMBER[4:])), default=10**9) // 2
+    return next((name for number, name in numbers.items() if number in _NO_NUMBER and (number < 0 or small)), None)
+
+
 def several_in_one(names: Sequence[str]) -> tuple[str, list[str]] | None:
     """A name made of others' names, and these: `Mass, Nodule` beside Mass and Nodule."""
     known = {same_name(name): name for name in names}

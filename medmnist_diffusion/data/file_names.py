@@ -33,6 +33,10 @@ _VIEW = re.compile(
 )
 
 
+# A person of The Cancer Genome Atlas, wherever in a name: project, site, participant.
+_TCGA = re.compile(r"TCGA-\w\w-\w{4}")
+
+
 @dataclass(frozen=True)
 class Families:
     """Images that belong together by their names.
@@ -125,8 +129,10 @@ def _picture(own: str) -> str:
 
 
 def _person(picture: str, often: int) -> str:
-    """A label and name without the name's last numbers or sides, as long as a number is left."""
+    """A label and name without the name's last numbers or sides, as long as a number is left; or with TCGA's number alone."""
     label, _, name = picture.partition("/")
+    if match := _TCGA.search(name):
+        return f"{label}/{match[0]}"
     for _ in range(often):
         if (match := _VIEW.fullmatch(name)) and re.search(r"\d", match["of"]):
             name = match["of"]

@@ -9,53 +9,34 @@ two readings are possible, the folder is refused.
 import os
 import re
 from collections import Counter
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from medmnist_diffusion.data.conditioning import LARGEST_GROUP
+from medmnist_diffusion.data.folder_doubts import refuse_no_classes, refuse_two_readings
+from medmnist_diffusion.data.folder_names import (
+    are_persons,
+    is_called_mask,
+    is_hidden,
+    is_mask_folder,
+    picture_of_mask,
+    split_name,
+)
 from medmnist_diffusion.data.images import is_image
 from medmnist_diffusion.data.medical import stem_of
 from medmnist_diffusion.errors import UserError
 
 BESIDE_IMAGES = (".csv", ".tsv", ".json", ".jsonl", ".md", ".txt")  # notes about images
 _ARCHIVES = (".zip", ".tar", ".gz", ".tgz", ".7z", ".rar")
-SYSTEM_FOLDERS = ("@eaDir", "__MACOSX")
 LABEL_TABLES = ("metadata.csv", "metadata.jsonl", "labels.csv", "_classes.csv")  # the last one: Roboflow's
-_SPLITS = {
-    "train": r"train(ing)?|trn",
-    "val": r"val(id(ation)?)?|dev",
-    "test": r"test(ing)?|tst",
-}
-# Words in which other languages and habits call splits: a folder called so that holds the same folders as others is refused.
-_SPLIT_LIKE = re.compile(
-    r"train|test|valid|^fold|^cv[-_ ]?\d|hold[-_ ]?out|^dev(elop)?|entren|prueba|treino|apprentis|adde?str|prova|prüf"
-    r"|pruef|обуч|тест|训练|测试|验证|訓練|テスト|検証",
-    re.IGNORECASE,
-)
-# What a name loses that is left of `trainA` and `testA`, or of `a. Training Set` and `b. Testing Set`.
-_SPLIT_WORDS = re.compile(r"^[a-z0-9]{1,2}[.)]|train(ing)?|test(ing)?|val(id(ation)?)?|sets?$|[^a-z0-9]+")
-# Words for another version of the same images.
-_VERSION = re.compile(
-    r"augment|original|\braw\b|^\d{2,4} ?x ?\d{2,4}|processed|enhanced|resized|cropped|mask|segment|images?\b|(^|[-_ ])png|jpe?g",
-    re.IGNORECASE,
-)
-_SPLIT_TAIL = r"([-_ ]?(set|data|images|split))?"
-_SURE_WORDS = (
-    r"masks?|seg(s|mented|mentations?)?|annotat(ed|ions?)|heat[-_ ]?maps?|saliency|"
-    r"ground[-_ ]?truths?|contours?|overlays?|superpixels?"
-)
-_MASK_WORDS = rf"{_SURE_WORDS}|lesions?|gts?|thumb(nail)?s?|rois?"
-_MASK_FOLDER = re.compile(
-    rf"({_MASK_WORDS}|labels?([-_ ]?(tr|ts|va))?|(.*[-_ ])?({_SURE_WORDS})([-_ ].*)?)", re.IGNORECASE
-)
-_MASK_FILE = re.compile(
-    rf"(?P<of>.+?)[-_ .]+({_MASK_WORDS}|label)([-_ ]*\d+)?|({_SURE_WORDS})[-_ .]+(?P<before>.+)", re.IGNORECASE
-)
-# `mask.png` and `mask_2.png` beside `image.png`; `lesion_2.png` is an image.
-_MASK_ALONE = re.compile(rf"{_MASK_WORDS}|labels?([-_ ]?viz)?|masks?[-_ ]*\d+", re.IGNORECASE)
 _MASKS = "{} masks were left out"
 MOST_STRAYS = 0.1  # of the images, that lie in no such folder
+MOST_VERSIONS = 6  # folders of a class with files of the same names
+NOBODY_KNOWN = (
+    "Images of one person may stand in several splits. A table with a column `patient` says whom each image is of."
+)
+MOST_OF_ONE = 50  # images of a person, on average
 FEWEST_PATIENTS = 10  # so many folders below the classes, or ids in DICOM files, are taken for patients
 
 
@@ -83,6 +64,10 @@ class _Tree:
         for tree in self.folders.values():
             yield from tree.all_images()
 
+    def below(self) -> dict[str, list[str]]:
+        """Each folder in it → the names of those in that."""
+        return {name: list(folder.folders) for name, folder in self.folders.items()}
+
 
 @dataclass
 class _LeftOut:
@@ -104,39 +89,6 @@ class _LeftOut:
             listed = ", ".join(f"{suffix} {count}" for suffix, count in self.other_types.most_common(5))
             lines.append(f"{self.other_types.total()} files of other types were passed over ({listed}).")
         return lines
-
-
-def split_name(name: str) -> str | None:
-    """The split that a folder's name means: train, val, test; None for any other name."""
-    matches = (
-        split for split, words in _SPLITS.items() if re.fullmatch(rf"({words}){_SPLIT_TAIL}", name, re.IGNORECASE)
-    )
-    return next(matches, None)
-
-
-def split_in(name: str) -> set[str]:
-    """The splits that stand as words in a file's name: `train-00000-of-00001`, `my_test_v2`, `trainset`."""
-    words = re.split(r"[^a-z]+", name.lower())
-    return {
-        split
-        for split, known in _SPLITS.items()
-        if any(re.fullmatch(f"({known}){_SPLIT_TAIL}", word) for word in words)
-    }
-
-
-def is_split_like(name: str) -> bool:
-    """Whether a name looks like that of a split in some language or habit."""
-    return _SPLIT_LIKE.search(name) is not None
-
-
-def _is_mask_folder(name: str) -> bool:
-    """Whether a folder's name says that it holds masks, also where words are joined as in `SegmentationClass`."""
-    return _MASK_FOLDER.fullmatch(re.sub(r"(?<=[a-z])(?=[A-Z])", "_", name)) is not None
-
-
-def is_hidden(path: Path) -> bool:
-    """Whether a part of it starts with a dot (.ipynb_checkpoints, macOS's ._0.png) or is a system's own folder."""
-    return any(part.startswith(".") or part in SYSTEM_FOLDERS for part in path.parts)
 
 
 def files_below(path: Path) -> list[Path]:
@@ -173,7 +125,7 @@ def folder_contents(path: Path) -> FolderContents:
         _leave_out_strays(part, left_out)
         for name in part.without_images:
             left_out.add("{} folders hold no images, so that they are no classes", part.path / name)
-        _refuse_masks_as_classes(part)
+        refuse_no_classes(part.path, part.below())
         splits[split] = {name: _without_masks(folder, left_out) for name, folder in part.folders.items()}
     below = {name for part in found.values() for folder in part.folders.values() for name in _names_below(folder)}
     if patients := _patients(found, splits):
@@ -183,10 +135,16 @@ def folder_contents(path: Path) -> FolderContents:
             "of one name belong together."
         )
     elif len(below) > 1:
-        notes.append(
-            f"Folders below the classes were not taken for classes ({', '.join(sorted(below)[:3])}, …), nor for patients: images "
-            "of one person may stand in several splits. A table with a column `patient` says whom each image is of."
-        )
+        listed = ", ".join(sorted(below)[:3])
+        notes += [
+            f"Folders below the classes were not taken for classes ({listed}, …), nor for patients.",
+            NOBODY_KNOWN,
+        ]
+        if (patients := _versions(splits)) is not None:
+            notes.append(
+                "Files of equal names in several folders of a class were taken for versions of one picture: they belong "
+                "together. Whose the images are is not known."
+            )
     if found.get("train") is not tree:
         notes.append(
             "Splits from the folders "
@@ -235,6 +193,36 @@ def _patients(trees: dict[str, _Tree], splits: dict[str, dict[str, list[Path]]])
         return None
     named = [group for file, group in below.items() if group != str(file)]
     return below if can_be_patients(named) else None
+
+
+def _versions(splits: dict[str, dict[str, list[Path]]]) -> dict[Path, str] | None:
+    """Each image → its picture, where a class has a few folders whose files have mostly the same names: `raw/7.png` and
+    `CLAHE/7.png`."""
+    pictures: dict[Path, str] = {}
+    found = False
+    for split, classes in splits.items():
+        for name, files in classes.items():
+            stems: dict[Path, set[str]] = {}
+            for file in files:
+                stems.setdefault(file.parent, set()).add(stem_of(file))
+            shared = Counter(stem for of_folder in stems.values() for stem in of_folder)
+            often = sum(count > 1 for count in shared.values()) > len(shared) / 2
+            several = often and 1 < len(stems) <= MOST_VERSIONS and not are_persons([folder.name for folder in stems])
+            found = found or several
+            pictures |= {file: f"{split}/{name}/{stem_of(file)}" if several else str(file) for file in files}
+    return pictures if found else None
+
+
+def persons_by_folders(files: Sequence[Path], root: Path) -> dict[Path, str] | None:
+    """Each image → the folder that it lies in, at the first depth below `root` where the folders are persons by their names and
+    sizes (`train/patient00001/study1/…`); None where there is none."""
+    parts = {file: file.relative_to(root).parts[:-1] for file in files}
+    for depth in range(min((len(one) for one in parts.values()), default=0)):
+        people = {file: one[depth] for file, one in parts.items()}
+        sizes = Counter(people.values())
+        if are_persons(sizes) and len(people) <= MOST_OF_ONE * len(sizes) and can_be_patients(list(people.values())):
+            return people
+    return None
 
 
 def can_be_patients(groups: Collection[str]) -> bool:
@@ -298,7 +286,7 @@ def _why_no_classes(tree: _Tree) -> str:
 
 def _split_trees(tree: _Tree, left_out: _LeftOut) -> dict[str, _Tree]:
     """Split → its folder; the folder itself as `train` where no folder is a split."""
-    _refuse_two_readings(tree)
+    refuse_two_readings(tree.path, tree.below())
     named = {name: split for name in tree.folders if (split := split_name(name))}
     others = [name for name in tree.folders if name not in named]
     with_classes = [name for name in named if tree.folders[name].folders]
@@ -324,56 +312,7 @@ def _split_trees(tree: _Tree, left_out: _LeftOut) -> dict[str, _Tree]:
     for name in (*others, *(name for name in named if name not in with_classes)):
         for image in tree.folders[name].all_images():
             left_out.add("{} images are in no split and class and were left out", image)
-    return {split: found[split] for split in _SPLITS if split in found}
-
-
-def _refuse_two_readings(tree: _Tree) -> None:
-    """Splits below the classes; and folders that look like splits, hold the same folders as others, and have no split's name."""
-    below = {name: set(folder.folders) for name, folder in tree.folders.items()}
-    for name, inner in below.items():
-        if (
-            not split_name(name)
-            and len({split_name(one) for one in inner} - {None}) == 1
-            and len([one for one in inner if is_split_like(one)]) > 1
-        ):
-            listed = ", ".join(sorted(filter(is_split_like, inner)))
-            raise UserError(
-                f"{tree.path}: {name} holds {listed}, which look like splits. Turn it round: folders called train, val and test "
-                "on top, the classes in them."
-            )
-        beside = sorted(inner & below.keys() - {name})
-        if not split_name(name) and len(beside) > 1:
-            raise UserError(
-                f"{tree.path}: {name} holds folders that also stand beside it ({', '.join(beside[:3])}). Is it a copy of the "
-                "whole set? Move it away. If it is a class, call it or the folders in it otherwise."
-            )
-        alike = [other for other in below if other != name and len(below[other] & inner) > 1]
-        if alike and _VERSION.search(name) and not split_name(name):
-            raise UserError(
-                f"{tree.path}: {name} and {alike[0]} hold the same folders. Are they versions of the same images? Give the folder "
-                "of one of them. If they are classes, call them otherwise."
-            )
-    like = [name for name in below if is_split_like(name) and not tree.folders[name].folders]
-    without_split = {_SPLIT_WORDS.sub("", name.lower()) for name in like}
-    if len(without_split) < len(like) == len(below) and not all(map(split_name, like)):
-        raise UserError(
-            f"{tree.path}: {', '.join(like[:4])} look like splits, or splits of classes. As splits call them train, val and test, "
-            "with one subfolder a class; as classes call them otherwise."
-        )
-    for name, inner in below.items():
-        splits = [one for one in sorted(inner) if split_name(one)]
-        if not split_name(name) and len({split_name(one) for one in splits}) > 1:
-            raise UserError(
-                f"{tree.path}: {name} holds the splits {', '.join(splits)}. Turn it round: folders of splits on top, the "
-                "classes in them."
-            )
-    for name, inner in below.items():
-        alike = [other for other in below if other != name and len(below[other] & inner) > 1]
-        if alike and not split_name(name) and _SPLIT_LIKE.search(name):
-            raise UserError(
-                f"{tree.path}: {name} and {alike[0]} hold the same folders. Are they splits? Call them train, val and test. "
-                "If they are classes, call them otherwise."
-            )
+    return {split: found[split] for split in ("train", "val", "test") if split in found}
 
 
 def _leave_out_strays(tree: _Tree, left_out: _LeftOut) -> None:
@@ -381,34 +320,36 @@ def _leave_out_strays(tree: _Tree, left_out: _LeftOut) -> None:
         left_out.add("{} images lie beside the class folders and were left out", image)
 
 
-def _refuse_masks_as_classes(part: _Tree) -> None:
-    for name in part.folders:
-        if _is_mask_folder(name):
-            raise UserError(
-                f"{part.path}: is {name} a class, or does it hold the masks of the other images? Rename it, or move it away."
-            )
+def _without_masks(tree: _Tree, left_out: _LeftOut, above: Collection[str] = ()) -> list[Path]:
+    """The images of a class; not those in folders for masks, nor `x_mask.png` or `mask_x.png` where `x.png` or `x_flair.png` is an
+    image of the class, in whatever folder.
 
-
-def _without_masks(tree: _Tree, left_out: _LeftOut) -> list[Path]:
-    """The images of a class; not those in folders for masks, nor `x_mask.png` or `mask_x.png` beside `x.png` or `x_flair.png`."""
-    stems = {stem for image in tree.images if not _MASK_FILE.fullmatch(stem := stem_of(image))}
-    stems |= {re.sub(r"[-_ .]+[A-Za-z]+$", "", stem) for stem in stems}
-    has_others = any(not _MASK_ALONE.fullmatch(stem_of(image)) for image in tree.images)
-    masks = [name for name in tree.folders if _is_mask_folder(name)]
-    if not tree.images and len(masks) == len(tree.folders):
-        masks = []  # there is nothing that they could be the masks of
+    Args:
+        above: the names of all images of the class; of this folder alone if there are none.
+    """
+    own = _stems(tree.images)
+    above = above or _stems(list(tree.all_images()))
+    has_others = any(not is_called_mask(stem_of(image)) for image in tree.images)
     kept = []
     for image in tree.images:
-        match = _MASK_FILE.fullmatch(stem_of(image))
-        alone = has_others and _MASK_ALONE.fullmatch(stem_of(image))
-        if alone or (match and (match["of"] or match["before"]) in stems):
+        of, sure = picture_of_mask(stem_of(image)) or ("", False)
+        if of in own or (sure and of in above) or (has_others and is_called_mask(stem_of(image))):
             left_out.add(_MASKS, image)
         else:
             kept.append(image)
+    masks = [name for name in tree.folders if is_mask_folder(name, tree.path.name)]
+    if not tree.images and len(masks) == len(tree.folders):
+        masks = []  # there is nothing that they could be the masks of
     for name, folder in tree.folders.items():
         if name in masks:
             for image in folder.all_images():
                 left_out.add(_MASKS, image)
         else:
-            kept += _without_masks(folder, left_out)
+            kept += _without_masks(folder, left_out, above)
     return kept
+
+
+def _stems(images: Collection[Path]) -> set[str]:
+    """The names of images that are not called as masks are, also without their last word."""
+    stems = {stem for image in images if picture_of_mask(stem := stem_of(image)) is None}
+    return stems | {re.sub(r"[-_ .]+[A-Za-z]+$", "", stem) for stem in stems}

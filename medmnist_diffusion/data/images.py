@@ -31,8 +31,8 @@ from medmnist_diffusion.data.medical import (
 from medmnist_diffusion.data.reading import LARGEST_VOLUME, Fit, Reading
 from medmnist_diffusion.errors import UserError
 
-DECODER = f"3-{PIL.__version__}"  # what is kept of decoded pixels names it: another decoder may make others
-SURVEY = f"3-{DECODER}"  # of how images are looked at: what was found by another is found again
+DECODER = f"4-{PIL.__version__}"  # what is kept of decoded pixels names it: another decoder may make others
+SURVEY = f"4-{DECODER}"  # of how images are looked at: what was found by another is found again
 # What Pillow raises on a file that is no image, or a damaged one.
 DAMAGED = (
     UnidentifiedImageError, Image.DecompressionBombError, OSError, ValueError, SyntaxError, TypeError, LookupError, EOFError,
@@ -54,7 +54,7 @@ def is_image(path: Path) -> bool:
 
 _COUNTED = (
     "images", "coloured", "stored_in_colour", "transparent", "turned", "several", "deep", "own_window", "tables", "inverted",
-    "contradict", "oblong", "volumes", "dicom",
+    "contradict", "oblong", "localizers", "volumes", "dicom",
 )  # fmt: skip
 SAMPLE_FORMAT, SIGNED = 339, 2  # TIFF's tag, and its value for numbers that can be below 0
 GREY_MODES = ("1", "L", "LA", "La")
@@ -79,6 +79,7 @@ class Seen(BaseModel):
         windows: the different ones that they say, at most two.
         least_kept: of volumes, the least share of one that its middle cube holds.
         inverted: how many are stored with white as the least value.
+        localizers: how many are scouts, on which a scan is planned (DICOM's ImageType).
         contradict: how many DICOM files say in another place that it is the other way round.
         oblong: how many have pixels that are not square in the body.
         volumes: how many have three dimensions.
@@ -101,6 +102,7 @@ class Seen(BaseModel):
     tables: int = 0
     inverted: int = 0
     contradict: int = 0
+    localizers: int = 0
     oblong: int = 0
     volumes: int = 0
     dicom: int = 0
@@ -243,6 +245,11 @@ class Seen(BaseModel):
                 f"{self.first['contradict']}): PhotometricInterpretation was followed, PresentationLUTShape was not. Look at them "
                 "with `audit --preview`."
             )
+        if self.localizers:
+            lines.append(
+                f"{self.localizers} {of} are localizers, on which a scan is planned (first: {self.first['localizers']}). Move "
+                "them away if they are not meant."
+            )
         if self.oblong:
             lines.append(
                 f"{self.oblong} {of} have pixels that are not square in the body (first: {self.first['oblong']}): they were taken "
@@ -285,6 +292,7 @@ def survey(rows: Iterable[dict[str, Any]], where: str) -> Seen:
                 "inverted": stored.inverted,
                 "contradict": stored.contradicts,
                 "oblong": stored.oblong,
+                "localizers": stored.localizer,
                 "volumes": stored.values.ndim == 3,
                 "several": stored.frames > 1,
             }

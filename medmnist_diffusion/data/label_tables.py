@@ -7,12 +7,7 @@ One holds the label, several of them with `|` or `;` between; or a column of zer
 and patient are used where they are there. What is left out is said; what could mean two things is refused.
 """
 
-import codecs
-import csv
-import io
-import json
 import re
-import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
@@ -20,37 +15,40 @@ from pathlib import Path
 from typing import Any
 
 from medmnist_diffusion.data.conditioning import same_name
-from medmnist_diffusion.data.folders import LABEL_TABLES, files_below, is_hidden, is_split_like, split_in, split_name
-from medmnist_diffusion.data.images import is_image
-from medmnist_diffusion.data.medical import stem_of
-from medmnist_diffusion.data.parquet import (
-    GROUP_COLUMNS,
-    LABEL_COLUMNS,
-    NO_LABEL,
-    SPLIT_COLUMNS,
-    names_splits,
-    usual_column,
+from medmnist_diffusion.data.folder_names import (
+    are_persons,
+    is_hidden,
+    is_split_like,
+    is_within_class,
+    split_in,
+    split_name,
 )
+from medmnist_diffusion.data.folders import LABEL_TABLES, files_below, persons_by_folders
+from medmnist_diffusion.data.images import is_image
+from medmnist_diffusion.data.named_files import NamedImages, files_of, rows_of_files
+from medmnist_diffusion.data.parquet import GROUP_COLUMNS, NO_LABEL, usual_column
+from medmnist_diffusion.data.table_columns import (
+    FILE_COLUMNS,
+    UNSURE,
+    YES,
+    Columns,
+    check_columns,
+    check_other_names,
+    column_notes,
+    columns_of,
+    file_column,
+    same_label_columns,
+    split_column,
+)
+from medmnist_diffusion.data.table_rows import read_rows
 from medmnist_diffusion.errors import UserError
 
-SURE_FILE_COLUMNS = (
-    "file_name", "filename", "file", "filepath", "file_path", "image_file", "image_path", "path", "image", "image_id",
-    "image_name", "image_index", "img", "img_id", "imageid",
-)  # fmt: skip
-FILE_COLUMNS = (*SURE_FILE_COLUMNS, "id_code", "id", "name")  # the last three may mean something else
-MORE_LABEL_COLUMNS = ("grade", "choice")  # after all others; the second one is Label Studio's
-NAME_COLUMNS = ("label_name", "class_name", "finding_labels")  # before all other columns of labels
 TABLE_SUFFIXES = (".csv", ".tsv", ".jsonl", ".xlsx", ".xls", ".ods")
 READ_SUFFIXES = (".csv", ".tsv", ".jsonl")
 SEPARATORS = ("|", ";")
 NOTHING_FOUND = ("no finding", "no findings", "none", "no label")  # of several labels: none of them
-UNSURE = ("", "nan", "na", "-1", "-1.0", "u")
-YES, NO = ("1", "1.0", "true", "yes"), ("0", "0.0", "false", "no")
 MOST_NAMED = 0.5  # of the images: a table of no usual name that names fewer is about something else
 UNKNOWN = (*NO_LABEL, "unknown", "anonymous", "anonymized", "anonymised", "none", "-")  # as names of patients
-_SPLIT_FLAG = re.compile(r"(is|in)[-_ ]?(train(ing)?|val(id(ation)?)?|test(ing)?)([-_ ]?set)?", re.IGNORECASE)
-_UPLOADED = re.compile(r"^/data/upload/(\d+/)?[0-9a-f]{8}-")  # what Label Studio writes before the name of a file
-LARGEST_TABLE = 500 * 2**20  # bytes
 
 
 @dataclass(frozen=True)
@@ -70,42 +68,52 @@ def find_tables(path: Path) -> dict[str | None, Path]:
     Raises:
         UserError: if several could be it.
     """
-    known = {path / name: _columns_of(read_rows(path / name)) for name in LABEL_TABLES if (path / name).is_file()}
+    images = NamedImages.of(path)
+    known = {
+        path / name: columns_of(read_rows(path / name), images) for name in LABEL_TABLES if (path / name).is_file()
+    }
     usual = [table for table, columns in known.items() if columns]
     named = [
-        table for table, columns in known.items() if columns and len(columns[1]) == 1
-    ]  # a column called label, or so
+        table for table, columns in known.items() if columns and len(columns.labels) == 1
+    ]  # one called label, or so
     if len(named) > 1:
         raise UserError(f"{path}: {named[0].name} and {named[1].name} both hold labels. Keep one of them.")
     if usual:
         return {None: (named or usual)[0]}
-    in_splits: dict[str | None, Path] = {
-        split: folder / name
-        for folder in sorted(path.iterdir())
-        if folder.is_dir() and (split := split_name(folder.name))
-        for name in LABEL_TABLES
-        if (folder / name).is_file() and _columns_of(read_rows(folder / name))
-    }
-    if in_splits:
-        without = [
-            folder.name
-            for folder in path.iterdir()
-            if folder.is_dir() and split_name(folder.name) not in (None, *in_splits)
-        ]
-        if without:
-            listed = next(iter(in_splits.values())).relative_to(path).as_posix()
-            raise UserError(
-                f"{path}: {listed} holds labels, and {without[0]} has no such table. Write one there, or move it away."
-            )
+    if in_splits := _tables_in_splits(path):
         return in_splits
-    others = [file for file in sorted(path.iterdir()) if _may_hold_labels(file) and _names_images(file)]
+    candidates = [file for file in sorted(path.iterdir()) if _may_hold_labels(file)]
+    others = [file for file in candidates if _names_images(file, images)]
     by_split = {next(iter(split_in(file.stem)), None): file for file in others if len(split_in(file.stem)) == 1}
-    if len(by_split) == len(others) > 1:
-        return dict(by_split)
+    if by_split and len(by_split) == len(others):
+        rest = [file for file in candidates if file not in others and len(split_in(file.stem) - by_split.keys()) == 1]
+        by_split |= {split_in(file.stem).pop(): file for file in rest if _has_labels_of(file, others[0], images)}
+        if len(by_split) > 1:
+            return dict(by_split)
     if len(others) > 1:
         listed = " and ".join(file.name for file in others[:2])
         raise UserError(f"{path}: {listed} could both hold the labels. Call the right one metadata.csv.")
     return {None: others[0]} if others else {}
+
+
+def _tables_in_splits(path: Path) -> dict[str | None, Path]:
+    """Split → the table in its folder."""
+    found: dict[str | None, Path] = {
+        split: folder / name
+        for folder in sorted(path.iterdir())
+        if folder.is_dir() and (split := split_name(folder.name))
+        for name in LABEL_TABLES
+        if (folder / name).is_file() and columns_of(read_rows(folder / name), NamedImages.of(folder))
+    }
+    without = [
+        folder.name for folder in path.iterdir() if folder.is_dir() and split_name(folder.name) not in (None, *found)
+    ]
+    if found and without:
+        listed = next(iter(found.values())).relative_to(path).as_posix()
+        raise UserError(
+            f"{path}: {listed} holds labels, and {without[0]} has no such table. Write one there, or move it away."
+        )
+    return found
 
 
 def patients_beside(path: Path, files: Sequence[Path]) -> tuple[Path, dict[Path, str]] | None:
@@ -119,11 +127,11 @@ def patients_beside(path: Path, files: Sequence[Path]) -> tuple[Path, dict[Path,
             continue
         try:
             rows = read_rows(table)
-            names = [_first_column(rows[0], columns) if rows else None for columns in (FILE_COLUMNS, GROUP_COLUMNS)]
-            file_column, group_column = names
-            if file_column is None or group_column is None:
+            names = [usual_column(rows[0], columns) if rows else None for columns in (FILE_COLUMNS, GROUP_COLUMNS)]
+            named_by, group_column = names
+            if named_by is None or group_column is None:
                 continue
-            meant, _ = _files(rows, file_column, _Images.of(path), table, [])
+            meant, _ = files_of(rows, named_by, NamedImages.of(path), table, [])
         except UserError:  # no table of these files: `unused_tables` names it
             continue
         known: dict[Path, str] = {}
@@ -140,10 +148,11 @@ def patients_beside(path: Path, files: Sequence[Path]) -> tuple[Path, dict[Path,
 
 def unused_tables(path: Path, used: Iterable[Path]) -> list[str]:
     """A note on each table in a folder, or in one of its own, that no labels were read from."""
-    notes = []
+    notes, used = list[str](), list(used)
+    read_from = used[0].name if used else None
     for table in sorted({*path.glob("*"), *path.glob("*/*")} - set(used)):
         if table.suffix.lower() in TABLE_SUFFIXES and table.is_file() and not is_hidden(table.relative_to(path)):
-            notes.append(f"{table.relative_to(path).as_posix()} was not used: {_why_unused(table)}.")
+            notes.append(f"{table.relative_to(path).as_posix()} was not used: {_why_unused(table, read_from)}.")
         elif table.suffix.lower() == ".txt" and table.is_file() and is_split_like(table.stem):
             notes.append(
                 f"{table.relative_to(path).as_posix()} was not used, though it may list a split: its images may stand in any. "
@@ -152,25 +161,53 @@ def unused_tables(path: Path, used: Iterable[Path]) -> list[str]:
     return notes
 
 
-def _why_unused(table: Path) -> str:
+def _why_unused(table: Path, read_from: str | None) -> str:
+    """Why no labels were read from a table.
+
+    Args:
+        read_from: the table that they were read from.
+    """
     if table.suffix.lower() not in READ_SUFFIXES:
         return "it is no CSV (write one with file_name and label)"
     if _is_form(table):
         return "it is a form for answers"
     try:
-        rows = read_rows(table)
-        if not rows:
+        if not (rows := read_rows(table)):
             return "it has no rows"
         listed = f"its columns: {', '.join(name.strip() for name in list(rows[0])[:8])}"
-        file = _first_column(rows[0], FILE_COLUMNS) or _first_column(rows[0], GROUP_COLUMNS)
-        if file is None:
+        images = NamedImages.of(table.parent)
+        if (named_by := file_column(rows, images)) is None:
             return f"none of its columns is called file_name ({listed})"
-        if not _label_columns(rows, file):
+        if (columns := columns_of(rows, images)) is None:
             return f"none of its columns is called label ({listed})"
-        _, missing = _files(rows, file, _Images.of(table.parent), table, [])
-        return f"it names {len(rows) - missing} images that are there ({listed})"
+        named = len(rows) if columns.by_folder else len(rows) - files_of(rows, named_by, images, table, [])[1]
+        instead = f", but {read_from} was" if read_from else ""
+        return f"it names {named} {'folders' if columns.by_folder else 'images'} that are there ({listed}){instead}"
     except UserError as error:
         return f"{error}".removeprefix(f"{table}: ").rstrip(".")
+
+
+def refuse_unread_labels(path: Path, classes: Iterable[str], count: int) -> None:
+    """Where folders are the classes, a table beside them may have other labels of as many images, and name none of them.
+
+    Raises:
+        UserError: if so: whoever wrote it meant these labels.
+    """
+    known = set(map(same_name, classes))
+    for table in filter(_may_hold_labels, sorted(path.iterdir())):
+        try:
+            columns = columns_of(rows := read_rows(table), NamedImages.of(path))
+        except UserError:
+            continue
+        if columns is None or not columns.are_sure or len(rows) < MOST_NAMED * count:
+            continue
+        labels = {row[columns.labels[0]].strip() for row in rows}
+        if not known & set(map(same_name, labels)) and len(labels) > 1:
+            raise UserError(
+                f"{path}: {table.name} was not used: {_why_unused(table, None)}. It holds other labels "
+                f"({', '.join(sorted(labels)[:3])}) than the folders ({', '.join(sorted(classes)[:3])}). Mend it, or move it away "
+                "if the folders are the classes."
+            )
 
 
 def labelled_files(path: Path, tables: dict[str | None, Path]) -> tuple[dict[str, LabelledFiles], list[str]]:
@@ -182,9 +219,16 @@ def labelled_files(path: Path, tables: dict[str | None, Path]) -> tuple[dict[str
     splits: dict[str, LabelledFiles] = {}
     notes: list[str] = []
     used: set[Path] = set()
+    folders = {table: table.parent if split is not None else path for split, table in tables.items()}
+    images = {folder: NamedImages.of(folder) for folder in set(folders.values())}
+    read = {}
+    for table, folder in folders.items():
+        rows = read_rows(table)
+        columns = columns_of(rows, images[folder]) or _columns_without_labels(rows, images[folder])
+        read[table] = rows, columns
+    columns_by_table = same_label_columns(read)
     for split, table in tables.items():
-        folder = table.parent if split is not None and table.parent != path else path
-        found, said = _read(table, folder, split)
+        found, said = _read(table, read[table][0], columns_by_table[table], images[folders[table]], split)
         splits |= found
         notes += said
         used |= {file for one in found.values() for file in one.files}
@@ -204,140 +248,98 @@ def _is_form(file: Path) -> bool:
     return "submission" in file.stem.lower()
 
 
-def _names_images(table: Path) -> bool:
+def _columns_without_labels(rows: list[dict[str, str]], images: NamedImages) -> Columns:
+    """Of a split's table whose columns of zeros and ones do not look so: a rare label is 0 everywhere."""
+    group = usual_column(rows[0], GROUP_COLUMNS)
+    named_by = file_column(rows, images)
+    assert named_by is not None
+    return Columns(named_by, (), None if group == named_by else group)
+
+
+def _has_labels_of(file: Path, other: Path, images: NamedImages) -> bool:
+    """Whether a table names images and has all columns of another one's zeros and ones, though some hold 0 alone."""
+    try:
+        rows, columns = read_rows(file), columns_of(read_rows(other), images)
+        named_by = file_column(rows, images)
+    except UserError:
+        return False
+    if named_by is None or columns is None or len(columns.labels) < 2:
+        return False
+    return set(columns.labels) <= rows[0].keys() and images.names_any(row[named_by] for row in rows)
+
+
+def _names_images(table: Path, images: NamedImages) -> bool:
     """Whether a CSV of any name is a table of labels: it can be read, and names images that are there; where folders could be the
     classes, most of the images."""
     try:
-        columns = _columns_of(rows := read_rows(table))
-        if columns is None:
+        if (columns := columns_of(rows := read_rows(table), images)) is None:
             return False
-        images = _Images.of(table.parent)
-        named = {file for file in _files(rows, columns[0], images, table, [])[0] if file}
-        tops = {image.relative_to(table.parent).parts[0] for image in images.files if image.parent != table.parent}
-        by_folders = len([top for top in tops if split_name(top) is None]) > 1  # which could be the classes
-        return len(named) >= MOST_NAMED * len(images.files) if by_folders else bool(named)
+        rows = rows_of_files(rows, columns.file, images) if columns.by_folder else rows
+        named = {file for file in files_of(rows, columns.file, images, table, [])[0] if file}
+        return len(named) >= MOST_NAMED * len(images.files) if len(_possible_classes(images)) > 1 else bool(named)
     except UserError:
         return False
 
 
-def _columns_of(rows: list[dict[str, str]]) -> tuple[str, list[str]] | None:
-    """The column that names files, and those that hold labels; None where a table has no such columns."""
-    if not rows:
-        return None
-    file = _first_column(rows[0], FILE_COLUMNS) or _first_column(rows[0], GROUP_COLUMNS)  # one file a patient
-    labels = _label_columns(rows, file) if file else []
-    return (file, labels) if file and labels else None
+def _possible_classes(images: NamedImages) -> set[str]:
+    """The names of folders that could be classes, were there no table."""
+    below = (file.relative_to(images.root).parts[:-1] for file in images.files)
+    within = (parts[1:] if parts and split_name(parts[0]) else parts for parts in below)
+    return {parts[0] for parts in within if parts}
 
 
-def _first_column(row: dict[str, str], names: Sequence[str]) -> str | None:
-    return usual_column(row, names)
-
-
-def _label_columns(rows: list[dict[str, str]], file: str) -> list[str]:
-    """One column of labels; or where none is called so, two or more of zeros and ones."""
-    usual = [name for name in LABEL_COLUMNS if name != "y" or _first_column(rows[0], ("x",)) is None]  # x, y: a place
-    if (one := _first_column(rows[0], (*NAME_COLUMNS, *usual, *MORE_LABEL_COLUMNS))) is not None:
-        return [one]
-    binary = [
-        name
-        for name in rows[0]
-        if name != file
-        and not _SPLIT_FLAG.fullmatch(name.strip())
-        and _first_column({name: ""}, (*GROUP_COLUMNS, *SPLIT_COLUMNS)) is None
-        and _is_binary(rows, name)
-    ]
-    return binary if len(binary) > 1 else []
-
-
-def _is_binary(rows: list[dict[str, str]], name: str) -> bool:
-    """Both 0 and 1 are there, and nothing else but holes and CheXpert's −1, which `_labels` refuses."""
-    values = {row[name].strip().lower() for row in rows}
-    return bool(values & set(YES)) and bool(values & set(NO)) and values <= {*YES, *NO, *UNSURE}
-
-
-def read_rows(table: Path) -> list[dict[str, str]]:
-    """The rows of a CSV (commas, semicolons or tabs) or of JSON lines, as texts; lists of names as texts with bars between.
-
-    Raises:
-        UserError: if it cannot be read.
+def _refuse_two_kinds_of_classes(table: Path, columns: Columns, labels: Sequence[Any], images: NamedImages) -> None:
+    """Raises:
+    UserError: if folders look like classes and bear none of the labels' names, unless the table is one of labels by its name and
+        its column.
     """
-    try:
-        if table.stat().st_size > LARGEST_TABLE:
-            raise UserError(f"{table} is too large to be a table of labels.")
-        text = re.sub(r"\Asep=.[\r\n]+", "", _decoded(table.read_bytes()))  # Excel's line for itself
-        if table.suffix == ".jsonl":
-            return _json_rows(text, table)
-        delimiter = max(",;\t", key=re.split(r"[\r\n]", text, maxsplit=1)[0].count)
-        reader = csv.DictReader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
-        header, rows = reader.fieldnames or [], list(reader)
-    except (OSError, ValueError, csv.Error, AttributeError, RecursionError) as error:
-        raise UserError(f"{table} is no table that can be read ({error}). Write a CSV with a header.") from None
-    if twice := [name for name, count in Counter(header).items() if count > 1 and name.strip()]:
-        raise UserError(f"{table}: two columns are called {twice[0]}. Keep one of them.")
-    for number, row in enumerate(rows, start=2):
-        if None in row or any(value is None for value in row.values()):
-            raise UserError(f"{table}: line {number} has more or fewer columns than the header. Correct it.")
-    return rows
+    classes = {name for name in _possible_classes(images) if not is_within_class(name)}
+    alike = len({re.sub(r"\d+", "", name) for name in classes}) < 2  # part_1, part_2; or one alone
+    if alike or are_persons(classes) or (table.name in LABEL_TABLES and columns.are_sure) or columns.by_folder:
+        return
+    known = {same_name(one) for label in labels for one in (label if isinstance(label, list) else [label])}
+    if not known & set(map(same_name, classes)):
+        what = (
+            f"the column {columns.labels[0]}"
+            if len(columns.labels) == 1
+            else f"the columns {', '.join(columns.labels[:3])}"
+        )
+        raise UserError(
+            f"{table}: the labels could be {what}, and the classes the folders {', '.join(sorted(classes)[:3])}. If the table has "
+            "the labels, call it metadata.csv and one column `label`, or move the images out of these folders; else move it away."
+        )
 
 
-def _json_rows(text: str, table: Path) -> list[dict[str, str]]:
-    rows: list[dict[str, str]] = []
-    for number, line in enumerate(text.splitlines(), start=1):
-        if not line.strip():
-            continue
-        row = {key: _text(value, table, number) for key, value in json.loads(line).items()}
-        if rows and set(row) != set(rows[0]):
-            raise UserError(
-                f"{table}: line {number} has other fields than the first one. Write the same in every line."
-            )
-        rows.append(row)
-    return rows
-
-
-def _decoded(data: bytes) -> str:
-    if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):  # Excel's "Unicode text"
-        return data.decode("utf-16")
-    try:
-        return data.decode("utf-8-sig")
-    except UnicodeDecodeError:
-        return data.decode("latin-1")
-
-
-def _text(value: Any, table: Path, number: int) -> str:
-    if isinstance(value, list):
-        if not all(isinstance(one, str) for one in value):
-            raise UserError(
-                f"{table}: line {number} holds a list of numbers: are these ids, or zeros and ones? Write names."
-            )
-        return "|".join(value) + "|" * (len(value) < 2)  # so that it is seen to be a list
-    return "" if value is None else str(value)
-
-
-def _read(table: Path, folder: Path, given: str | None) -> tuple[dict[str, LabelledFiles], list[str]]:
-    columns = _columns_of(rows := read_rows(table))
-    assert columns is not None
-    file_column, label_columns = columns
-    split_column = None if given else _split_column(rows, table)
-    group_column = _first_column(rows[0], GROUP_COLUMNS)
-    if group_column in (file_column, *label_columns):
-        group_column = None
-    found_by: list[str] = []
-    images = _Images.of(folder)
-    files, missing = _files(rows, file_column, images, table, found_by)
-    if _first_column({file_column: ""}, SURE_FILE_COLUMNS) is None:
-        _check_other_names(rows, files, file_column, label_columns, images, table)
-    labels, names, said = _labels(rows, label_columns, table)
+def _read(
+    table: Path, rows: list[dict[str, str]], columns: Columns, images: NamedImages, given: str | None
+) -> tuple[dict[str, LabelledFiles], list[str]]:
+    said_by = None if given else split_column(rows, table)
+    found_by = check_columns(rows, columns, said_by, table)
+    if columns.by_folder:
+        _labels(rows, columns.labels, table)  # a mistake is named by its line
+        rows = rows_of_files(rows, columns.file, images)
+    files, missing = files_of(rows, columns.file, images, table, found_by)
+    check_other_names(rows, files, columns, images, table)
+    labels, names, said = _labels(rows, columns.labels, table)
     _check_folders(files, labels, table)
-    by_folder = None if given or split_column else _splits_of_folders(files, folder)
-    if split_column:
-        _check_splits(rows, files, split_column, folder, table)
+    _refuse_two_kinds_of_classes(table, columns, labels, images)
+    by_folder = None if given or said_by else _splits_of_folders(files, images.root)
+    if said_by:
+        _check_splits(rows, files, said_by, images.root, table)
+    people = None
+    if columns.group is None and (people := persons_by_folders([file for file in files if file], images.root)):
+        persons = sorted(set(people.values()))
+        found_by.append(
+            f"The {len(persons)} folders {', '.join(persons[:3])}, … were taken for patients: images in folders of one name "
+            "belong together."
+        )
     splits: dict[str, LabelledFiles] = {}
     seen: dict[Path, tuple[Any, str, str]] = {}
     for number, (row, file, label) in enumerate(zip(rows, files, labels, strict=True), start=2):
         if file is None:
             continue
-        split = given or (by_folder or {}).get(file) or _split_of(row, split_column, table, number)
-        group = _group(row[group_column], table, number) if group_column else ""
+        split = given or (by_folder or {}).get(file) or _split_of(row, said_by, table, number)
+        group = _group(row[columns.group], table, number) if columns.group else people[file] if people else ""
         if file in seen:
             if seen[file] != (label, split, group):
                 what = "labels" if seen[file][0] != label else "splits" if seen[file][1] != split else "patients"
@@ -346,7 +348,7 @@ def _read(table: Path, folder: Path, given: str | None) -> tuple[dict[str, Label
                 )
             continue
         seen[file] = label, split, group
-        part = splits.setdefault(split, LabelledFiles([], [], [] if group_column else None, names))
+        part = splits.setdefault(split, LabelledFiles([], [], [] if columns.group or people else None, names))
         part.files.append(file)
         part.labels.append(label)
         if part.groups is not None:
@@ -354,36 +356,14 @@ def _read(table: Path, folder: Path, given: str | None) -> tuple[dict[str, Label
     repeated = len(rows) - missing - len(seen)
     if by_folder:
         said = [*said, "Splits from the folders that the files lie in."]
-    notes = _column_notes(table, list(rows[0]), file_column, label_columns, split_column, group_column)
+    notes = column_notes(table, rows, columns, said_by)
     if missing:
-        wanted = next(row[file_column].strip() for row, file in zip(rows, files, strict=True) if file is None)
+        wanted = next(row[columns.file].strip() for row, file in zip(rows, files, strict=True) if file is None)
         alike = images.written_otherwise(wanted)
         notes.append(f"{missing} rows of {table.name} name files that are not there, and were passed over{alike}.")
     if repeated:
         notes.append(f"{repeated} rows of {table.name} repeat another one, and were passed over.")
     return splits, [*notes, *found_by, *said]
-
-
-def _check_other_names(
-    rows: list[dict[str, str]],
-    files: Sequence[Path | None],
-    column: str,
-    labels: Sequence[str],
-    images: "_Images",
-    table: Path,
-) -> None:
-    """Raises:
-    UserError: if another column names other files: the first one may be numbers of rows or of people.
-    """
-    for name in [name for name in rows[0] if name not in (column, *labels)]:
-        try:
-            others, missing = _files(rows, name, images, table, [])
-        except UserError:
-            continue
-        if missing == 0 and others != list(files):
-            raise UserError(
-                f"{table}: its columns {column} and {name.strip()} could both name the files. Call the right one file_name."
-            )
 
 
 def _splits_of_folders(files: Sequence[Path | None], folder: Path) -> dict[Path, str] | None:
@@ -419,21 +399,6 @@ def _check_splits(
             )
 
 
-def _split_column(rows: list[dict[str, str]], table: Path) -> str | None:
-    """The column that says which split a row is of: one called split or so, or one that holds the splits' names."""
-    usual = _first_column(rows[0], SPLIT_COLUMNS[:3])
-    found = usual or next((name for name in rows[0] if names_splits(row[name] for row in rows)), None)
-    for name in () if found else rows[0]:
-        values = sorted({row[name].strip() for row in rows})
-        like_splits = len(values) in (2, 3) and all(map(is_split_like, values)) and "train" in " ".join(values).lower()
-        if _SPLIT_FLAG.fullmatch(name.strip()) or like_splits:
-            raise UserError(
-                f"{table}: its column {name.strip()} seems to say which split a row is of ({', '.join(values[:3])}). Write train, "
-                "val and test in a column `split`, or take it out."
-            )
-    return found
-
-
 def _check_folders(files: Sequence[Path | None], labels: Sequence[Any], table: Path) -> None:
     """Where folders bear the labels' names, the table says the same as they do.
 
@@ -451,23 +416,6 @@ def _check_folders(files: Sequence[Path | None], labels: Sequence[Any], table: P
                 f"{table}: line {number} says {label!r}, but {file.name} lies in the folder {file.parent.name!r}. Correct one of "
                 "them, or move the table away."
             )
-
-
-def _column_notes(
-    table: Path, columns: list[str], file: str, labels: list[str], split: str | None, group: str | None
-) -> list[str]:
-    """Which columns were used for what, and which were not."""
-    used = ", ".join([file, *labels])
-    notes = [f"Labels are read from {table.name} (columns {used}); names of folders were not used."]
-    if split:
-        notes.append(f"Splits are read from its column {split}.")
-    if group:
-        notes.append(f"Images with the same {group} belong together.")
-    if unused := [
-        name.strip() or "one without a name" for name in columns if name not in (file, *labels, split, group)
-    ]:
-        notes.append(f"Its other columns were passed over: {', '.join(unused)}.")
-    return notes
 
 
 def _split_of(row: dict[str, str], column: str | None, table: Path, number: int) -> str:
@@ -490,91 +438,8 @@ def _group(value: str, table: Path, number: int) -> str:
     return value.strip()
 
 
-@dataclass(frozen=True)
-class _Images:
-    """The images below a folder, looked up once: by their paths in it, by their names with and without suffix; and the folders."""
-
-    root: Path
-    files: list[Path]
-    by_path: dict[str, Path]
-    by_name: dict[str, list[Path]]
-    folders: set[str]
-
-    @classmethod
-    def of(cls, root: Path) -> "_Images":
-        files = list(filter(is_image, files_below(root)))
-        by_name: dict[str, list[Path]] = {}
-        for file in files:
-            for name in {file.name, stem_of(file)}:
-                by_name.setdefault(_composed(name), []).append(file)
-        by_path = {_composed(file.relative_to(root).as_posix()): file for file in files}
-        folders = {_composed(parent.as_posix()) for file in files for parent in file.relative_to(root).parents}
-        return cls(root, files, by_path, by_name, folders)
-
-    def written_otherwise(self, wanted: str) -> str:
-        """In brackets, a hint where a file is there whose name differs only in case, in zeros before a number, or in a suffix."""
-
-        def key(name: str) -> str:
-            return re.sub(r"0+(?=\d)", "", _composed(name).casefold())
-
-        name = Path(wanted.replace("\\", "/"))
-        meant = {key(name.name), key(stem_of(name))}
-        alike = next((file for file in self.files if {key(file.name), key(stem_of(file))} & meant), None)
-        return "" if alike is None else f" ({name.name} is not there, {alike.name} is, …)"
-
-
-def _files(
-    rows: list[dict[str, str]], column: str, images: _Images, table: Path, said: list[str]
-) -> tuple[list[Path | None], int]:
-    """The file that each row means, None where there is none; and how many there are not. What a user should know is added to
-    `said`.
-
-    Raises:
-        UserError: if a name means several files, or none is there.
-    """
-    by_path, by_name = images.by_path, images.by_name
-    found: list[Path | None] = []
-    elsewhere: list[str] = []
-    every = [_composed(row[column].strip().replace("\\", "/").removeprefix("./")) for row in rows]
-    # A name without its folder means a file only where the table has no other file of that name.
-    names = Counter(one.rsplit("/", 1)[-1] for one in set(every))
-    for number, wanted in enumerate(every, start=2):
-        parts = wanted.split("/")
-        ends = ("/".join(parts[at:]) for at in range(len(parts)))  # the table's own first folders may not be there
-        exact = next((by_path[end] for end in ends if end in by_path and (end == wanted or "/" in end)), None)
-        # Where the folder that a row names is there, a file that is not in it is missing, whatever lies elsewhere.
-        in_vain = any("/".join(parts[at:-1]) in images.folders for at in range(len(parts) - 1))
-        by_name_alone = len(parts) == 1 or (names[parts[-1]] == 1 and not in_vain)
-        candidates = [exact] if exact else by_name.get(parts[-1], []) if by_name_alone else []
-        candidates = candidates or by_name.get(_UPLOADED.sub("", wanted), [])
-        if candidates and not exact and len(parts) > 1:
-            elsewhere.append(wanted)
-        if len(candidates) > 1:
-            listed = " and ".join(one.relative_to(images.root).as_posix() for one in candidates[:2])
-            raise UserError(
-                f"{table}: line {number}: {wanted!r} could mean {listed}. Write the path within the folder."
-            )
-        found.append(candidates[0] if candidates else None)
-    if elsewhere:
-        said.append(
-            f"{len(elsewhere)} rows of {table.name} name a folder that is not there ({elsewhere[0]}): found by name alone."
-        )
-    missing = sum(file is None for file in found)
-    if missing == len(rows):
-        raise UserError(
-            f"{table}: none of the files that its column {column} names is there"
-            f"{images.written_otherwise(rows[0][column].strip()) or f' ({rows[0][column]})'}. Correct it."
-        )
-    return found, missing
-
-
-def _composed(name: str) -> str:
-    """The same letters in one encoding: a zip of macOS holds ü as u and two dots."""
-    return unicodedata.normalize("NFC", name)
-
-
 def _labels(
-    rows: list[dict[str, str]], columns: list[str], table: Path
+    rows: list[dict[str, str]], columns: Sequence[str], table: Path
 ) -> tuple[list[Any], list[str] | None, list[str]]:
     """The label of each row, a text, or where images have several a list of texts; names in their own order; and a note."""
     if len(columns) > 1:

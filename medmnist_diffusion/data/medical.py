@@ -39,6 +39,7 @@ class Values:
         inverted: the least value is white (DICOM's MONOCHROME1).
         contradicts: the file says elsewhere that it is the other way round (DICOM's PresentationLUTShape).
         oblong: its pixels are not square in the body, and are shown as if they were.
+        localizer: a scout, on which a scan is planned (DICOM's ImageType).
         frames: how many the file holds; the first one was read.
         turned: it was turned upright, by its EXIF orientation.
     """
@@ -50,6 +51,7 @@ class Values:
     inverted: bool = False
     contradicts: bool = False
     oblong: bool = False
+    localizer: bool = False
     frames: int = 1
     turned: bool = False
 
@@ -219,7 +221,9 @@ def _dicom(source: Any, name: str, where: str, at: float | None = None) -> Value
             dataset.ensure_file_meta()
             dataset.file_meta.TransferSyntaxUID = pydicom.uid.ImplicitVRLittleEndian
         frames = int(dataset.get("NumberOfFrames") or 1)
-        pixels = pixel_array(dataset, index=0 if at is None else int(at * frames))
+        index = 0 if at is None else int(at * frames)
+        pixels = pixel_array(dataset, index=index)
+        _take_from_functional_groups(dataset, index)
         if dataset.PhotometricInterpretation == "PALETTE COLOR":
             pixels = apply_color_lut(pixels, dataset)
         if pixels.ndim == 3:
@@ -232,6 +236,28 @@ def _dicom(source: Any, name: str, where: str, at: float | None = None) -> Value
         raise UserError(
             f"{name} in {where} is no DICOM picture that can be read ({one_line(error, 160)}). Replace or remove it."
         ) from None
+
+
+# What an enhanced file says of a frame in a sequence of its own (PS3.3 C.7.6.16): the sequence, and what of it counts here.
+_FUNCTIONAL_GROUPS = {
+    "PixelValueTransformationSequence": ("RescaleSlope", "RescaleIntercept"),
+    "FrameVOILUTSequence": ("WindowCenter", "WindowWidth", "VOILUTFunction"),
+    "PixelMeasuresSequence": ("PixelSpacing",),
+    "CTImageFrameTypeSequence": ("FrameType",),
+    "MRImageFrameTypeSequence": ("FrameType",),
+}
+
+
+def _take_from_functional_groups(dataset: Any, index: int) -> None:
+    """Write what an enhanced file says of one frame, or of all, where a plain file has it."""
+    groups = [*(dataset.get("SharedFunctionalGroupsSequence") or [])[:1]]
+    groups += (dataset.get("PerFrameFunctionalGroupsSequence") or [])[index : index + 1]  # which counts more
+    for group in groups:
+        for sequence, tags in _FUNCTIONAL_GROUPS.items():
+            for item in (group.get(sequence) or [])[:1]:
+                for tag in tags:
+                    if tag in item:
+                        setattr(dataset, "ImageType" if tag == "FrameType" else tag, item.get(tag))
 
 
 def _colour(pixels: np.ndarray, bits: int) -> Image.Image:
@@ -265,8 +291,14 @@ def _grey(dataset: Any, values: np.ndarray, frames: int, name: str, where: str) 
         inverted=inverted,
         contradicts=contradicts,
         oblong=_are_oblong(spacing),
+        localizer=bool({"LOCALIZER", "SCOUT"} & {str(one).upper() for one in _several(dataset.get("ImageType"))}),
         frames=frames,
     )
+
+
+def _several(value: Any) -> list[Any]:
+    """The values of a tag, which may have none, one or several."""
+    return [] if value is None else [value] if isinstance(value, str) else list(value)
 
 
 def _are_oblong(spacing: Sequence[float] | None) -> bool:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from medmnist_diffusion.cache import cache_dir
-from medmnist_diffusion.data.folders import is_split_like, split_in, split_name
+from medmnist_diffusion.data.folder_names import is_split_like, split_in, split_name
 from medmnist_diffusion.errors import UserError, one_line
 
 # The usual names of columns, where no type tells.

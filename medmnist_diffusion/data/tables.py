@@ -15,19 +15,20 @@ from medmnist_diffusion.data.conditioning import (
     class_order,
     condition_of,
     nearly_equal,
+    no_class,
     several_in_one,
 )
 from medmnist_diffusion.data.dataset import ImageDataset, Split
 from medmnist_diffusion.data.drawn_splits import drawn_splits
 from medmnist_diffusion.data.file_names import groups_by_name
+from medmnist_diffusion.data.folder_names import is_hidden, split_name
 from medmnist_diffusion.data.folders import (
     BESIDE_IMAGES,
+    NOBODY_KNOWN,
     can_be_patients,
     files_below,
     folder_contents,
     images_in,
-    is_hidden,
-    split_name,
 )
 from medmnist_diffusion.data.images import DECODER, IMAGE_SUFFIXES, SURVEY, Seen, decoded, image_shape, survey
 from medmnist_diffusion.data.label_tables import (
@@ -35,6 +36,7 @@ from medmnist_diffusion.data.label_tables import (
     find_tables,
     labelled_files,
     patients_beside,
+    refuse_unread_labels,
     unused_tables,
 )
 from medmnist_diffusion.data.medical import as_slices, is_dicom, patients
@@ -93,6 +95,8 @@ def folder_parts(
         content = _content(path, [*files, *read])
         labelled, said = _with_patients(labelled, content)
         notes += said
+        if all(one.groups for one in labelled.values()):
+            notes = [note for note in notes if note != NOBODY_KNOWN]
         if slices:
             names = {file: as_slices(file, slices, str(path)) for file in files}
             notes += _sliced_notes(names, slices, str(path))
@@ -137,6 +141,10 @@ def _by_folders(path: Path, tables: bool) -> tuple[dict[str, LabelledFiles], lis
     except UserError as error:
         unused = unused_tables(path, []) if tables else []
         raise UserError(" ".join([str(error), *unused])) from None
+    if tables:
+        names = {name for classes in contents.splits.values() for name in classes}
+        count = sum(len(files) for classes in contents.splits.values() for files in classes.values())
+        refuse_unread_labels(path, names, count)
     splits, patients = {}, contents.patients
     for split, classes in contents.splits.items():
         rows = [(file, name) for name, files in classes.items() for file in files]
@@ -153,19 +161,40 @@ def _with_patients(labelled: dict[str, LabelledFiles], content: str) -> tuple[di
         return labelled, []
     path = cache_dir() / "patients" / f"{content}-v2.npz"  # v1 took `PAT 001` and pat001 for two
     numbers = cached_arrays(path, lambda: {"patients": patients(files)})["patients"]
-    of_file = {file: str(number) for file, number in zip(files, numbers.tolist(), strict=True)}
-    count = len(set(of_file.values()) - {"-1"})
-    if "-1" in of_file.values() or not can_be_patients(of_file.values()):
+    nobody = int((numbers == -1).sum())
+    # Whoever is not named is somebody of their own.
+    of_file = {file: str(one) if one >= 0 else str(file) for file, one in zip(files, numbers.tolist(), strict=True)}
+    count = len(np.unique(numbers[numbers >= 0]))
+    _refuse_persons_as_classes(labelled, of_file)
+    if not count or not can_be_patients(of_file.values()):
         note = f"The DICOM files name {count} patients, not enough to keep each in one split: images of one may stand in several."
         return labelled, [note]
-    note = f"Images of one of the {count} patients whom the DICOM files name belong together."
+    unnamed = f" {nobody} files name nobody: their images may be of any of them." if nobody else ""
+    note = f"Images of one of the {count} patients whom the DICOM files name belong together.{unnamed}"
     known = [group for one in labelled.values() for group in one.groups or []]
     if len(known) == len(files):
         joined = joined_groups(
-            np.unique(known, return_inverse=True)[1], np.array([int(of_file[file]) for file in files])
+            np.unique(known, return_inverse=True)[1],
+            np.unique([of_file[file] for file in files], return_inverse=True)[1],
         )
         of_file = {file: str(group) for file, group in zip(files, joined.tolist(), strict=True)}
     return _with_groups(labelled, of_file), [note]
+
+
+def _refuse_persons_as_classes(labelled: dict[str, LabelledFiles], of_file: dict[Path, str]) -> None:
+    """Raises:
+    UserError: if every class shows one person alone, and each another one: what looks like classes are people.
+    """
+    persons: dict[str, set[str]] = {}
+    for one in labelled.values():
+        for file, label in zip(one.files, one.labels, strict=True):
+            persons.setdefault(str(label), set()).add(of_file[file])
+    people = [one for of_class in persons.values() for one in of_class]
+    if len(persons) > 1 and len(people) == len(set(people)) == len(persons) < len(of_file):
+        raise UserError(
+            f"each class ({', '.join(list(persons)[:3])}) shows one patient alone, by the DICOM files' PatientID. Are the classes "
+            "people? Put the images into one subfolder a class, or write a table with file_name and label."
+        )
 
 
 def _with_groups(labelled: dict[str, LabelledFiles], group_of: dict[Path, str]) -> dict[str, LabelledFiles]:
@@ -331,6 +360,11 @@ def _joined(
         raise UserError(
             f"{where}: the patients {pair[0]!r} and {pair[1]!r} differ only in how they are written. Are they one? Write them "
             "alike; if not, call them otherwise."
+        )
+    if (odd := no_class(names)) is not None:
+        raise UserError(
+            f"{where}: {odd!r} seems to mean that the class is not known. Move these images away (`train --unlabeled` trains "
+            "images without a class); if it is a class of its own, call it otherwise."
         )
     if composed := several_in_one(names):
         one, parts_of_it = composed

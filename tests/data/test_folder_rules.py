@@ -2,6 +2,7 @@
 
 import io
 import tempfile
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ SPLIT_OF = {"train": "train", "Training": "train", "valid": "val", "test": "test
 MASKS = {"masks", "Segmentation", "labels"}
 HIDDEN = {"@eaDir", "__MACOSX", ".cache", "._x"}
 CLASSES = ["benign", "10", "9", "p 1", "test_positive", "été"]
+LIKE_CLASSES = {"benign", "test_positive", "été", *SPLIT_OF}
 FOLDERS = st.sampled_from([*CLASSES[:2], *SPLIT_OF, *MASKS, *HIDDEN, *CLASSES])
 FILES = st.sampled_from(
     [
@@ -69,6 +71,12 @@ def by_the_rules(files: set[str]) -> Where | None:
         or any(path[0] in MASKS for _, path, _ in parted)
     ):
         return None
+    # Folders of one name in two classes could be the classes themselves; numbers are perhaps persons.
+    inner = Counter(
+        name for _, name in {(path[0], path[1]) for _, path, _ in parted if len(path) > 2} if name in LIKE_CLASSES
+    )
+    if len([name for name, count in inner.items() if count > 1]) > 1:
+        return None
     siblings = {(split, *path[:at], path[at]) for split, path, _ in parted for at in range(1, len(path))}
 
     def is_mask(split: str, path: list[str]) -> bool:
@@ -76,7 +84,7 @@ def by_the_rules(files: set[str]) -> Where | None:
             beside = {one[-1] for one in siblings if one[:-1] == (split, *path[:at])}
             if path[at] in MASKS and beside - MASKS:
                 return True
-        stems = {one[-1].rsplit(".", 1)[0] for one in siblings if one[:-1] == (split, *path[:-1])}
+        stems = {one[-1].rsplit(".", 1)[0] for one in siblings if one[:2] == (split, path[0]) and "." in one[-1]}
         stems -= {"0_mask", "1-seg 3", "mask_0"}
         stems |= {"1"} if "1_t" in stems else set()
         stem = path[-1].rsplit(".", 1)[0]

@@ -14,7 +14,7 @@ from PIL import Image
 from medmnist_diffusion.data import ImageDataset, load_dataset
 from medmnist_diffusion.data.audit import audit, findings
 from medmnist_diffusion.data.duplicates import independent_rows
-from medmnist_diffusion.data.label_tables import read_rows
+from medmnist_diffusion.data.table_rows import read_rows
 from tests.conftest import CliError
 
 RNG = np.random.default_rng(0)

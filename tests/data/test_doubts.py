@@ -1,0 +1,308 @@
+"""What could be read in two ways, or as classes where it is people, sites or masks: refused, or read as a person would."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pydicom
+import pytest
+from pydicom.data import get_testdata_file
+
+from medmnist_diffusion.data import ImageDataset, load_dataset
+from medmnist_diffusion.data.medical import Values, medical_values
+from tests.data.test_what_people_have import (
+    Tree,
+    classes_of,
+    levels_by_class,
+    made,  # noqa: F401 (a fixture)
+    said,
+)
+from tests.data.test_what_strangers_bring import A, B, disjoint, patients_in, refusal, table
+
+
+def class_of(level: int) -> str:
+    return {A: "a", B: "b"}[level]
+
+
+@pytest.mark.parametrize(
+    "name", ["Patient_{:03}", "P{:02}", "sub-{:02}", "p1{}", "LIDC-IDRI-00{:02}", "IMD{:03}", "1.2.840.10008.{}"]
+)
+def test_persons_are_no_classes(name: str, made: Any) -> None:  # noqa: F811
+    tree = {f"{name.format(person)}/{i}.png": A for person in range(12) for i in range(4)}
+    assert "look like persons, or like single images, and not like classes" in refusal(made(tree))
+
+
+@pytest.mark.parametrize("name", ["grade {}", "stage_{}", "{}", "G{}", "BI-RADS {}", "class{:02}"])
+def test_numbered_grades_are_classes(name: str, made: Any) -> None:  # noqa: F811
+    levels = {name.format(number): 10 * number for number in range(11)}
+    assert levels_by_class(load_dataset(str(made(classes_of(levels, 4))))) == {
+        key: {one} for key, one in levels.items()
+    }
+
+
+def test_classes_below_persons(made: Any) -> None:  # noqa: F811
+    """The breast slides of IDC: a folder a patient, in each the classes 0 and 1."""
+    tree = {f"{person}/{label}_x/{i}.png": A for person in range(10250, 10265) for label in "01" for i in range(2)}
+    assert "The folders in them (0_x, 1_x) could be the classes" in refusal(made(tree))
+
+
+@pytest.mark.parametrize("tops", [("Charite", "Mainz"), ("left", "right"), ("T1", "T2")])
+def test_sites_and_sides_above_classes(tops: tuple[str, str], made: Any) -> None:  # noqa: F811
+    tree = {f"{top}/{label}/{i}.png": A for top in tops for label in ("normal", "tumor") for i in range(8)}
+    assert f"{tops[0]} and {tops[1]} hold the same folders (normal, tumor). Which are the classes?" in refusal(
+        made(tree)
+    )
+
+
+@pytest.mark.parametrize("inner", [("left", "right"), ("T1", "FLAIR"), ("40X", "100X"), ("images", "masks")])
+def test_views_and_versions_below_classes(inner: tuple[str, str], made: Any) -> None:  # noqa: F811
+    tree = {
+        f"{label}/{one}/{i}{one}.png": level
+        for label, level in (("a", A), ("b", B))
+        for one in inner
+        for i in range(8)
+    }
+    assert levels_by_class(load_dataset(str(made(tree)))) == {"a": {A}, "b": {B}}
+
+
+def test_masks_in_a_folder_beside_that_of_the_images(made: Any) -> None:  # noqa: F811
+    """PH2 has a folder for each image, its lesion and its region; others have folders `pictures` and `drawn`."""
+    tree: Tree = {}
+    for label, level in (("a", A), ("b", B)):
+        for i in range(12):
+            case = f"{label}/IMD{i:03}"
+            tree |= {
+                f"{case}/IMD{i:03}_Dermoscopic_Image/IMD{i:03}.png": level,
+                f"{case}/IMD{i:03}_lesion/IMD{i:03}_lesion.png": 255,
+                f"{case}/IMD{i:03}_roi/IMD{i:03}_R1_Label4.png": 255,
+                f"{label}/pictures/{label}{i}.png": level,
+                f"{label}/drawn/{label}{i}_mask.png": 255,
+            }
+    dataset = load_dataset(str(made(tree)))
+    assert levels_by_class(dataset) == {"a": {A}, "b": {B}}
+    assert said(dataset, "72 masks were left out")
+
+
+def chexpert(count: int = 14) -> dict[str, int]:
+    """Path → level, as CheXpert names them."""
+    return {
+        f"train/patient{person:05}/study1/view{view}_frontal.png": A if person % 2 else B
+        for person in range(count)
+        for view in (1, 2)
+    }
+
+
+def test_persons_in_the_paths_of_a_table(made: Any) -> None:  # noqa: F811
+    images = chexpert()
+    rows = [(f"CheXpert/{name}", class_of(level)) for name, level in images.items()]
+    dataset = load_dataset(str(made({**images, "train.csv": table(rows, "Path", "label")})))
+    assert said(dataset, "14 folders patient00000, patient00001, patient00002, … were taken for patients")
+    assert disjoint(dataset)
+
+
+def test_slides_of_tcga_within_names(made: Any) -> None:  # noqa: F811
+    names = [
+        f"blk-{code}{tile}-TCGA-AD-69{case:02}-01Z-00-DX1.png"
+        for case in range(12)
+        for tile, code in enumerate("AHQXZ")
+    ]
+    tree = {f"{label}/{label}{name}": level for label, level in (("a", A), ("b", B)) for name in names}
+    dataset = load_dataset(str(made(tree)))
+    assert said(dataset, "perhaps of one person")
+    assert disjoint(dataset)
+
+
+def test_two_versions_of_each_picture(made: Any) -> None:  # noqa: F811
+    tree = {
+        f"{label}/{version}/{i}.png": level
+        for label, level in (("a", A), ("b", B))
+        for version in ("raw", "CLAHE")
+        for i in range(20)
+    }
+    dataset = load_dataset(str(made(tree)))
+    assert said(dataset, "taken for versions of one picture")
+    assert disjoint(dataset)
+    pairs = [name for split in dataset.splits.values() for name in split.groups or []]
+    assert len(pairs) == 2 * len(set(pairs)) == 80
+
+
+def test_the_column_that_names_files_is_that_of_files(made: Any) -> None:  # noqa: F811
+    """MIMIC's: `subject_id` is a patient, and `dicom_id` names the files."""
+    images = {f"files/{at:03}ab-cd.png": A if at % 2 else B for at in range(36)}
+    rows = [(name[6:-4], 1000 + at // 2, class_of(level)) for at, (name, level) in enumerate(images.items())]
+    rows = [(name, person, "ab"[person % 2]) for name, person, _ in rows]
+    dataset = load_dataset(str(made({**images, "labels.csv": table(rows, "dicom_id", "subject_id", "label")})))
+    assert said(dataset, "columns dicom_id, label")
+    assert disjoint(dataset)
+    assert len(set().union(*patients_in(dataset).values())) == 18
+
+
+def test_a_table_of_labels_that_names_no_image_is_not_passed_over(made: Any) -> None:  # noqa: F811
+    images = {f"{site}/{i}.png": A for site in ("Charite", "Mainz") for i in range(12)}
+    rows = [(f"case{i}", "normal" if i % 2 else "tumor") for i in range(24)]
+    path = made({**images, "labels.csv": table(rows, "image", "label")})
+    assert "none of the files that its column image names is there" in refusal(path)
+    (path / "labels.csv").rename(path / "list.csv")
+    message = refusal(path)
+    assert "list.csv was not used" in message
+    assert "It holds other labels (normal, tumor) than the folders (Charite, Mainz)" in message
+    assert "none of the files that its column image names is there" in message
+
+
+@pytest.mark.parametrize("where", ["{}.csv", "{}/_classes.csv"])
+def test_a_label_that_a_split_has_not(where: str, made: Any) -> None:  # noqa: F811
+    """Zeros and ones: a column that test has not is no column of zeros; one that holds 0 alone is."""
+    tree: Tree = {}
+    columns = {"train": ("mass", "nodule", "hernia"), "test": ("mass", "nodule")}
+    for split, labels in columns.items():
+        rows = []
+        for i in range(24):
+            tree[f"{split}/{split}{i}.png"] = A
+            rows.append((f"{split}{i}.png", i % 2, i // 2 % 2, *([i % 3 // 2] if split == "train" else [])))
+        tree[where.format(split)] = table(rows, "filename", *labels)
+    path = made(tree)
+    assert "the column hernia of" in refusal(path)
+    tree[where.format("test")] = table(
+        [(f"test{i}.png", i % 2, i // 2 % 2, 0) for i in range(24)], "filename", *columns["train"]
+    )
+    (path / where.format("test")).write_text(str(tree[where.format("test")]))
+    dataset = load_dataset(str(path))
+    assert dataset.conditioning.names == list(columns["train"])
+    assert dataset.conditioning.matrix(dataset.splits["test"].labels).sum(0)[2] == 0
+
+
+@pytest.mark.parametrize(
+    ("columns", "third", "message"),
+    [
+        (("mass", "nodule", "edema"), lambda i: 2 if i == 7 else i % 2, "its column edema holds 0 and 1, but also '2'"),
+        (("gradable", "macula", "dr_grade"), lambda i: i % 5, "its column dr_grade could hold the labels"),
+    ],
+)  # fmt: skip
+def test_columns_beside_zeros_and_ones(columns: tuple[str, ...], third: Any, message: str, made: Any) -> None:  # noqa: F811
+    images = {f"{i}.png": A for i in range(40)}
+    rows = [(name, i % 2, i // 2 % 2, third(i)) for i, name in enumerate(images)]
+    assert message in refusal(made({**images, "labels.csv": table(rows, "image", *columns)}))
+
+
+def test_a_column_of_one_value_is_said(made: Any) -> None:  # noqa: F811
+    images = {f"{i}.png": A for i in range(40)}
+    rows = [(name, i % 2, i // 2 % 2, 0) for i, name in enumerate(images)]
+    dataset = load_dataset(str(made({**images, "labels.csv": table(rows, "image", "mass", "nodule", "hernia")})))
+    assert said(dataset, "hernia holds one value alone, and was not taken for a label")
+
+
+@pytest.mark.parametrize(
+    ("name", "columns", "values"),
+    [
+        ("metadata.csv", ("smoker", "diabetes"), lambda i: (i % 2, i // 2 % 2)),
+        ("labels.csv", ("grade",), lambda i: (f"scanner {i % 2}",)),
+        ("predictions.csv", ("label",), lambda i: (i % 2,)),
+    ],
+)  # fmt: skip
+def test_a_table_that_may_not_hold_the_classes(name: str, columns: tuple[str, ...], values: Any, made: Any) -> None:  # noqa: F811
+    images = classes_of({"normal": A, "tumor": B}, 20)
+    rows = [(one, *values(i)) for i, one in enumerate(images)]
+    assert "the classes the folders normal, tumor" in refusal(
+        made({**images, name: table(rows, "file_name", *columns)})
+    )
+
+
+def test_numbered_parts_are_no_classes(made: Any) -> None:  # noqa: F811
+    """HAM10000: two folders of images, and one table of another name."""
+    images = {f"HAM_part_{part}/ISIC_{part}{i:02}.png": A if i % 2 else B for part in (1, 2) for i in range(12)}
+    rows = [(Path(name).stem, class_of(level)) for name, level in images.items()]
+    dataset = load_dataset(str(made({**images, "HAM_metadata.csv": table(rows, "image_id", "dx")})))
+    assert levels_by_class(dataset) == {"a": {A}, "b": {B}}
+
+
+@pytest.mark.parametrize("odd", ["unlabelled", "Unlabeled", "unknown", "not graded", "-1", "99"])
+def test_images_without_a_class_are_no_class(odd: str, made: Any) -> None:  # noqa: F811
+    names = ("0", "1", odd) if odd.lstrip("-").isdigit() else ("a", "b", odd)
+    assert f"{odd!r} seems to mean that the class is not known" in refusal(made(classes_of(dict.fromkeys(names, A))))
+
+
+def test_rows_that_name_folders(made: Any) -> None:  # noqa: F811
+    """A label a patient: BIDS, and folders P00, P01, …"""
+    images = {
+        f"sub-{person:02}/anat/sub-{person:02}_{i}.png": A if person % 2 else B
+        for person in range(12)
+        for i in range(3)
+    }
+    images |= {f"sub-{person:02}/anat/sub-{person:02}_0_mask.png": 255 for person in range(12)}
+    rows = [(f"sub-{person:02}", class_of(A if person % 2 else B)) for person in range(12)]
+    dataset = load_dataset(str(made({**images, "labels.csv": table(rows, "participant_id", "diagnosis")})))
+    assert levels_by_class(dataset) == {"a": {A}, "b": {B}}
+    assert said(dataset, "Its rows name folders: all images in one have the row's label")
+    assert disjoint(dataset)
+    assert sum(map(len, dataset.splits.values())) == 36
+
+
+def dicom(path: Path, person: str, seed: int, **tags: Any) -> None:
+    dataset = pydicom.dcmread(get_testdata_file("CT_small.dcm"))
+    noise = np.random.default_rng(seed).integers(0, 40, dataset.pixel_array.shape)
+    dataset.PixelData = (dataset.pixel_array + noise).astype(np.int16).tobytes()
+    dataset.PatientID = person
+    for name, value in tags.items():
+        setattr(dataset, name, value)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    dataset.save_as(path)
+
+
+def test_classes_that_are_one_patient_each(tmp_path: Path) -> None:
+    for name in ("Miller", "Smith", "Jones"):
+        for i in range(6):
+            dicom(tmp_path / name / f"{i}.dcm", name, i)
+    assert "each class (Jones, Miller, Smith) shows one patient alone" in refusal(tmp_path)
+
+
+def read(path: Path) -> ImageDataset:
+    return load_dataset(str(path))
+
+
+def test_files_that_name_nobody_beside_others(tmp_path: Path) -> None:
+    for label in "ab":
+        for i in range(40):
+            dicom(tmp_path / label / f"{i}.dcm", f"{label}{i // 2}" if i < 20 else "", i + 100 * ord(label))
+    dataset = read(tmp_path)
+    assert said(dataset, "one of the 20 patients whom the DICOM files name", "40 files name nobody")
+    assert disjoint(dataset)
+
+
+def test_localizers_are_said(tmp_path: Path) -> None:
+    for label in "ab":
+        for i in range(12):
+            kind = ["ORIGINAL", "PRIMARY", "LOCALIZER" if i == 0 else "AXIAL"]
+            dicom(tmp_path / label / f"{i}.dcm", f"{label}{i}", i + 100 * ord(label), ImageType=kind)
+    assert said(read(tmp_path), "2 of", "are localizers")
+
+
+def test_what_an_enhanced_file_says_of_its_frames(tmp_path: Path) -> None:
+    """Slope, intercept and window stand in sequences of all frames, or of each (PS3.3 C.7.6.16)."""
+
+    def group(intercept: int, **window: int) -> pydicom.Dataset:
+        values, shown, whole = pydicom.Dataset(), pydicom.Dataset(), pydicom.Dataset()
+        values.RescaleSlope, values.RescaleIntercept, values.RescaleType = 2, intercept, "HU"
+        whole.PixelValueTransformationSequence = pydicom.Sequence([values])
+        if window:
+            shown.WindowCenter, shown.WindowWidth = window["centre"], window["width"]
+            shown.VOILUTFunction = "LINEAR_EXACT"
+            whole.FrameVOILUTSequence = pydicom.Sequence([shown])
+        return whole
+
+    dataset = pydicom.dcmread(get_testdata_file("CT_small.dcm"))
+    for name in ("RescaleSlope", "RescaleIntercept", "WindowCenter", "WindowWidth", "PixelPaddingValue"):
+        if name in dataset:
+            delattr(dataset, name)
+    pixels = dataset.pixel_array
+    dataset.SharedFunctionalGroupsSequence = pydicom.Sequence([group(-1000, centre=40, width=400)])
+    dataset.save_as(tmp_path / "shared.dcm")
+    values = medical_values({"path": str(tmp_path / "shared.dcm"), "bytes": None}, "here")
+    assert isinstance(values, Values)
+    np.testing.assert_array_equal(values.values, 2.0 * pixels - 1000)
+    assert values.window == (-160, 240)
+    dataset.NumberOfFrames, dataset.PixelData = 2, np.stack([pixels, pixels]).astype(np.int16).tobytes()
+    dataset.PerFrameFunctionalGroupsSequence = pydicom.Sequence([group(0), group(-500)])
+    dataset.save_as(tmp_path / "frames.dcm")
+    second = medical_values({"path": f"{tmp_path / 'frames.dcm'}#1of2", "bytes": None}, "here")
+    assert isinstance(second, Values)
+    np.testing.assert_array_equal(second.values, 2.0 * pixels - 500)
