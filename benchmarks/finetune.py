@@ -123,7 +123,7 @@ def run(args: argparse.Namespace, cell: Row) -> Iterator[Row]:
         config = training_config(
             dataset=cell["target"], output_dir=f"{folder}/run", max_train_steps=args.steps, seed=cell["seed"], report_to="none",
             pretrained_model_name_or_path=start_of(args, arm.start, cell["target"]), validation_steps=25, mixed_precision="auto",
-            sample_steps=10**9, checkpointing_steps=10**9, **arm.settings,
+            sample_steps=10**9, checkpointing_steps=10**9, **{"varied_share": 0.0, **arm.settings},
         )  # fmt: skip
         with alike_at_first() if arm.alike else contextlib.nullcontext():
             pipeline = train(config, few)

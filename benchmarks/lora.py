@@ -53,7 +53,7 @@ RESULT = RESULTS / "lora.json"
 
 def prepared(target: str, few: ImageDataset, start: str | None, seed: int) -> tuple[UNet2DModel, Objective]:
     """The network of a training with default settings, with the base's weights in it if there is one."""
-    config = training_config(dataset=target, output_dir="unused", seed=seed)
+    config = training_config(dataset=target, output_dir="unused", seed=seed, varied_share=0.0)
     torch.manual_seed(seed)
     base = load_base(start) if start else None
     config = with_choices(with_base(config, few, base) if base else config, few)

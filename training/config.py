@@ -195,7 +195,9 @@ class TrainingConfig:
     )
     varied_share: Annotated[float, Field(ge=0, lt=1)] | None = Field(
         default=None,
-        description="Of few images: so large a part of a batch is turned, moved, scaled and mirrored, as classes of their own.",
+        description="So large a part of a batch is turned, moved, scaled and mirrored, as classes of their own, which nothing is "
+        "sampled from (default: half where there are at most 100 training images with one class each, else none).",
+        json_schema_extra=CHOSEN,
     )
     use_ema: bool = Field(default=True, description="Average the weights over time; the pipeline gets the average.")
     ema_decay: Share = Field(
@@ -251,6 +253,21 @@ class TrainingConfig:
 SETTINGS: dict[str, FieldInfo] = TrainingConfig.__pydantic_fields__  # type: ignore[attr-defined]
 
 
+# What runs of earlier versions did, of which their files say nothing: such a run that goes on, and a file that one wrote, keep
+# to it.
+EARLIER: dict[str, Any] = {"keep": "latest", "varied_share": 0.0}
+# Settings that came later and change nothing where they are not given.
+_LATER = (
+    "fit",
+    "window",
+    "slices",
+    "unlabeled",
+    "unlabeled_share",
+    "pretrained_model_name_or_path",
+    "pretrained_learning_rate_factor",
+)
+
+
 def _settings_that_are(what: str) -> set[str]:
     extras = {name: field.json_schema_extra for name, field in SETTINGS.items()}
     return {name for name, extra in extras.items() if isinstance(extra, dict) and extra.get(what)}
@@ -259,6 +276,7 @@ def _settings_that_are(what: str) -> set[str]:
 FREE_ON_RESUME = _settings_that_are("free")
 PRIVATE_SETTINGS = _settings_that_are("private")
 CHOSEN_BY_RUN = _settings_that_are("chosen")
+WRITTEN_BY_RUNS = SETTINGS.keys() - PRIVATE_SETTINGS - EARLIER.keys() - set(_LATER)
 
 
 def training_config(**settings: Any) -> TrainingConfig:
@@ -316,7 +334,7 @@ def read_config_file(path: Path) -> dict[str, Any]:
             isinstance(item, (list, dict)) for item in items
         ):  # by YAML's aliases one can hold itself, or gigabytes
             raise UserError(f"{path}: {key!r} needs one value, or a list of them.")
-    return values
+    return EARLIER | values if values.keys() >= WRITTEN_BY_RUNS else values
 
 
 def check_name(name: str, where: str) -> None:
@@ -383,6 +401,7 @@ def _left_to_the_run(name: str, value: Any) -> bool:
 
 def chosen_before(config: TrainingConfig, saved: dict[str, Any]) -> TrainingConfig:
     """What a run once chose for itself it keeps to, unless it is told otherwise."""
+    saved = {"varied_share": EARLIER["varied_share"]} | saved
     again = {name: saved[name] for name in saved if _left_to_the_run(name, getattr(config, name, None))}
     return dataclasses.replace(config, **again)
 

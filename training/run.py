@@ -320,6 +320,11 @@ def say_plan(run: Run, expected: Expected, max_steps: int | None, step: int) -> 
         )  # fmt: skip
     if run.validation_steps < config.validation_steps:
         logger.info("  held-out losses every %d steps, as the set is small", run.validation_steps)
+    if config.varied_share:
+        logger.info(
+            "  %g %% of each batch are turned, moved, scaled and mirrored, as classes of their own: no sample is (--varied_share)",
+            100 * config.varied_share,
+        )
     if max_steps is None:
         logger.info("  expected time: %g minutes, as asked", config.max_train_minutes)
     elif expected.speeds:

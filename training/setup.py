@@ -16,6 +16,7 @@ from medmnist_diffusion.training.config import TrainingConfig
 
 # The first block's channels bear as many of an image; the network can then remove noise from all of them.
 NARROW = [32, 64]
+FEW_IMAGES, VARIED_SHARE = 100, 0.5  # of so few images half of a batch is varied (docs/finetuning.md has the figures)
 WIDER = {64: [64, 96], 256: [128, 128]}  # for images that have at most so many
 
 
@@ -30,7 +31,9 @@ def with_choices(config: TrainingConfig, dataset: ImageDataset) -> TrainingConfi
     The network sees a grid of 14 pixels a side or more. Where an image has at most 32 channels there, a narrow network learns the
     velocity; where it has more (64 px in colour, volumes), a wider one learns the image itself: from more channels than its first
     block has, the noise that a velocity holds could not be told apart (the argument of Li & He 2025, arXiv 2511.13720).
+    Of few images a share is varied.
     """
+    few = len(dataset.train) <= FEW_IMAGES and not dataset.conditioning.multi_label
     given = config.block_out_channels
     bounded = config.prediction_type not in (None, "sample") or (given and config.prediction_type is None)
     most = (given or NARROW)[0] if bounded else None
@@ -45,6 +48,7 @@ def with_choices(config: TrainingConfig, dataset: ImageDataset) -> TrainingConfi
         config,
         pixel_unshuffle=encoder.factor,
         block_out_channels=given or width,
+        varied_share=config.varied_share if config.varied_share is not None else VARIED_SHARE * few,
         prediction_type=config.prediction_type or ("sample" if channels > (given or NARROW)[0] else "v_prediction"),
     )
 

@@ -293,7 +293,7 @@ def _refuse_two_kinds_of_classes(table: Path, columns: Columns, labels: Sequence
     UserError: if folders look like classes and bear none of the labels' names, unless the table is one of labels by its name and
         its column.
     """
-    classes = {name for name in _possible_classes(images) if not is_within_class(name)}
+    classes = {name for name in _possible_classes(images) if not (is_within_class(name) or is_split_like(name))}
     alike = len({re.sub(r"\d+", "", name) for name in classes}) < 2  # part_1, part_2; or one alone
     if alike or are_persons(classes) or (table.name in LABEL_TABLES and columns.are_sure) or columns.by_folder:
         return

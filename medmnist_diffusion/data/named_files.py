@@ -23,6 +23,7 @@ class NamedImages:
         by_path: by their paths in it.
         by_name: by their names with and without suffix.
         folders: the paths in it of those that hold some, however deep, itself as `.`.
+        folder_names: of these, by their own names.
     """
 
     root: Path
@@ -30,6 +31,7 @@ class NamedImages:
     by_path: dict[str, Path]
     by_name: dict[str, list[Path]]
     folders: set[str]
+    folder_names: dict[str, list[str]]
 
     @classmethod
     def of(cls, root: Path) -> "NamedImages":
@@ -40,7 +42,10 @@ class NamedImages:
                 by_name.setdefault(_composed(name), []).append(file)
         by_path = {_composed(file.relative_to(root).as_posix()): file for file in files}
         folders = {_composed(parent.as_posix()) for file in files for parent in file.relative_to(root).parents}
-        return cls(root, files, by_path, by_name, folders)
+        folder_names: dict[str, list[str]] = {}
+        for folder in folders:
+            folder_names.setdefault(folder.rsplit("/", 1)[-1], []).append(folder)
+        return cls(root, files, by_path, by_name, folders, folder_names)
 
     def names_any(self, values: Iterable[str]) -> bool:
         """Whether one of the values can be the name of an image; which one is not looked for."""
@@ -56,7 +61,7 @@ class NamedImages:
             return None
         if wanted in self.folders:
             return self.root / wanted
-        several = [folder for folder in self.folders if folder.rsplit("/", 1)[-1] == wanted]
+        several = self.folder_names.get(wanted, [])
         return self.root / several[0] if len(several) == 1 else None
 
     def written_otherwise(self, wanted: str) -> str:

@@ -51,7 +51,7 @@ def settings_of(config: TrainingConfig, dataset: ImageDataset, also: Sequence[st
     if chosen.block_out_channels != NARROW or any(side % 4 for side in dataset.shape[:-1]):
         settings = chosen
     values = {name: value for name, value in asdict(settings).items() if name not in FREE_ON_RESUME or name in also}
-    return {name: value for name, value in values.items() if value is not None or name not in LATER}
+    return {name: value for name, value in values.items() if name not in LATER or value not in (None, 0.0)}
 
 
 def train_generator(

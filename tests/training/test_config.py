@@ -4,9 +4,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
-from medmnist_diffusion.data import ImageDataset
+from medmnist_diffusion.data import ImageDataset, Split
 from medmnist_diffusion.training.arguments import parse_config
 from medmnist_diffusion.training.config import changed_settings, chosen_before, training_config
 from medmnist_diffusion.training.setup import with_choices
@@ -115,6 +116,10 @@ def test_unknown_setting_in_yaml_names_the_nearest(tmp_path: Path, cli_error: Ca
     assert "Did you mean 'learning_rate'?" in cli_error("train", "--config", str(tmp_path / "c.yaml"))
 
 
+def images(count: int) -> Split:
+    return Split("train", np.zeros((count, 28, 28, 1), np.uint8), np.arange(count) % 2)
+
+
 class Shaped(ImageDataset):
     """A data set of which only the shape matters."""
 
@@ -138,7 +143,7 @@ class Shaped(ImageDataset):
     ],
 )
 def test_what_is_not_given_follows_from_the_data(shape: str, given: dict[str, Any], expected: tuple[Any, ...]) -> None:
-    dataset = Shaped("x", {}, {0: "a", 1: "b"}, description=shape)
+    dataset = Shaped("x", {"train": images(101)}, {0: "a", 1: "b"}, description=shape)
     config = with_choices(training_config(dataset="x", output_dir="y", **given), dataset)
     assert (config.pixel_unshuffle, config.block_out_channels, config.prediction_type) == expected
     assert with_choices(config, dataset) == config  # a resumed run keeps to it
@@ -149,4 +154,33 @@ def test_a_run_of_an_older_version_keeps_what_was_fixed_then() -> None:
     saved = {"block_out_channels": [32, 64], "prediction_type": "v_prediction", "pixel_unshuffle": 2}
     again = chosen_before(config, saved)
     assert (again.block_out_channels, again.prediction_type, again.pixel_unshuffle) == ([32, 64], "v_prediction", 2)
+    assert again.varied_share == 0.0
     assert not changed_settings(config, saved)
+
+
+@pytest.mark.parametrize(
+    ("count", "task", "given", "share"),
+    [
+        (100, "multi-class", None, 0.5),
+        (101, "multi-class", None, 0.0),
+        (100, "multi-class", 0.0, 0.0),
+        (101, "multi-class", 0.25, 0.25),
+        (100, "multi-label", None, 0.0),
+    ],
+)
+def test_of_few_images_a_share_is_varied(count: int, task: Any, given: float | None, share: float) -> None:
+    dataset = ImageDataset("x", {"train": images(count)}, {0: "a", 1: "b"}, task=task)
+    config = with_choices(training_config(dataset="x", output_dir="y", varied_share=given), dataset)
+    assert config.varied_share == share
+
+
+def test_a_file_that_an_earlier_version_wrote_gives_its_recipe(tmp_path: Path) -> None:
+    """What came later stays off: the file of a run of 0.2.0; a file of a few settings leaves the rest to today's defaults."""
+    older = ROOT / "tests" / "older_files" / "phantom-28" / "training_config.yaml"
+    config = parse_config(["--config", str(older), "--output_dir", "x"])
+    assert (config.keep, config.varied_share) == ("latest", 0.0)
+    assert (config.block_out_channels, config.prediction_type, config.pixel_unshuffle) == ([32, 64], "v_prediction", 2)
+    assert parse_config(["--config", str(older), "--output_dir", "x", "--keep", "best"]).keep == "best"
+    (tmp_path / "few.yaml").write_text("dataset: phantom\nmax_train_steps: 7\n")
+    few = parse_config(["--config", str(tmp_path / "few.yaml"), "--output_dir", "x"])
+    assert (few.keep, few.varied_share) == ("best", None)
