@@ -333,13 +333,17 @@ def nearly_equal(names: Iterable[str], blanks: bool = True) -> tuple[str, str] |
 
 _NOT_KNOWN = (
     "unlabeled", "unlabelled", "notlabeled", "notlabelled", "nolabel", "unknown", "unannotated", "notannotated", "notgraded",
+    "uncertain", "indeterminate",
+    "undetermined", "ungradable", "notgradable", "notsure",
 )  # fmt: skip
 _NO_NUMBER = (-1, -9, -99, -999, 99, 999, 9999)
 
 
 def no_class(names: Sequence[str]) -> str | None:
-    """A name that stands for an image without a class: `unlabelled`; of numbers −1, or 99 beside smaller ones."""
-    if odd := next((name for name in names if re.sub(r"[\W_]+", "", name.casefold()) in _NOT_KNOWN), None):
+    """A name that stands for an image without a class: `unlabelled`, `Pneumonia?`; of numbers −1, or 99 beside smaller ones."""
+    if odd := next(
+        (name for name in names if re.sub(r"[\W_]+", "", name.casefold()) in _NOT_KNOWN or name.endswith("?")), None
+    ):
         return odd
     if not all(re.fullmatch(r"-?\d+", name) for name in names):
         return None
@@ -349,6 +353,18 @@ def no_class(names: Sequence[str]) -> str | None:
         return None  # −1 and 1, perhaps
     small = max(others) < min(map(abs, set(numbers) & set(_NO_NUMBER[4:])), default=10**9) // 2
     return next((name for number, name in numbers.items() if number in _NO_NUMBER and (number < 0 or small)), None)
+
+
+_VISIT = re.compile(
+    r"(?P<of>.*\w)[-_ ]+((v|visits?|ses(sion)?|fu|follow[-_ ]?up|tp|timepoint)[-_ ]*\d+|left|right|[lr]|o[ds])",
+    re.IGNORECASE,
+)
+
+
+def without_visit(person: str) -> str:
+    """A person's id without that of a visit or a side at its end: P01 of P01_V2 or P01_left."""
+    match = _VISIT.fullmatch(person)
+    return match["of"] if match else person
 
 
 def several_in_one(names: Sequence[str]) -> tuple[str, list[str]] | None:

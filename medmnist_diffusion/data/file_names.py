@@ -6,7 +6,7 @@
 
 import re
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
@@ -19,6 +19,7 @@ from medmnist_diffusion.data.folders import can_be_patients
 from medmnist_diffusion.data.medical import stem_of
 
 MOST_WORDS = 6  # at the end of a name that say which image of a person it is
+MOST_IN_COMMON = 0.8  # of the names, that share with others what may be a person
 FEWEST_PERSONS = 6  # of each class: of fewer names none are kept together, so that a guess never takes a class away
 _END, _START = r"[-_ .]+", r"[-_ ]+"
 _CHANGES = (
@@ -28,11 +29,23 @@ _CHANGES = (
 _CHANGE_AT_END = re.compile(rf"(?P<of>.+?){_END}({_CHANGES})({_START})?[-+]?(\d+([._]\d+)?)?", re.IGNORECASE)
 _CHANGE_AT_START = re.compile(rf"({_CHANGES})({_START})?\d*{_START}(?P<of>.+)", re.IGNORECASE)
 _ROBOFLOW = re.compile(r"(?P<of>.+?)(_(jpe?g|png|bmp|tiff?))?\.rf\.[0-9A-Za-z]{8,}")
+_KERAS = re.compile(
+    r"(?P<of>[a-z]*aug[a-z]*[-_]\d+)_\d+", re.IGNORECASE
+)  # a prefix, the picture's number, a random one
 _VIEW = re.compile(
     rf"(?P<of>.+?){_END}(left|right|[lr]|o[ds]|cc|mlo|ap|pa|lat(eral)?|front(al)?|[a-z]{{0,6}}\d+)", re.IGNORECASE
 )
 
 
+_SIDE = r"left|right|[lr]|o[ds]"
+_WORD = re.compile(
+    r"(?<![a-z])(?P<of>(patient|pat|subject|subj|sub|case|person|participant|pid|id)[-_ ]?\d+)", re.IGNORECASE
+)
+_SIDE_BEFORE = re.compile(rf"^({_SIDE}){_END}(?P<of>.*\d.*)$", re.IGNORECASE)
+_SIDE_GLUED = re.compile(rf"^(?P<of>.*\d)({_SIDE})$", re.IGNORECASE)
+_SEQUENCE = re.compile(
+    rf"{_END}(?P<view>t1\w{{0,3}}|t2w?|flair|dwi|adc|pd|swi|cc|mlo|ap|pa|lat(eral)?|frontal)$", re.IGNORECASE
+)
 # A person of The Cancer Genome Atlas, wherever in a name: project, site, participant.
 _TCGA = re.compile(r"TCGA-\w\w-\w{4}")
 
@@ -109,13 +122,40 @@ def families(names: Sequence[str], labels: Sequence[int]) -> Families | None:
     # `TCGA-A1-A0SB_x1024_y2048`; or `CNV-1005-11`, where without 1005 all would be one person.
     for often in (MOST_WORDS, 1):
         persons = [_person(picture, often) for picture in pictures]
-        whatever_label = [person.partition("/")[2] for person in persons]
-        a_class = len(set(whatever_label)) <= len(set(labels))  # `3_17`, perhaps
-        if can_be_patients(whatever_label) and not a_class and _in_common(persons) > _in_common(pictures):
-            example = _example(names, own, persons)
-            return example and Families(whatever_label, "person", example)
-    example = _example(names, own, pictures)
+        if _are_persons(persons, pictures, labels):
+            return _families(persons, names)
+    others = [one for one in _other_persons(pictures) if _are_persons(one, pictures, labels)]
+    if others:
+        return _families(max(others, key=lambda one: (_in_common(one), len(set(one)))), names)
+    example = _example(names, pictures)
     return example and Families(pictures, "picture", example)
+
+
+def _families(persons: Sequence[str], names: Sequence[str]) -> Families | None:
+    example = _example(names, persons)
+    return example and Families([person.partition("/")[2] for person in persons], "person", example)
+
+
+def _are_persons(persons: Sequence[str], pictures: Sequence[str], labels: Sequence[int]) -> bool:
+    whatever_label = [person.partition("/")[2] for person in persons]
+    a_class = len(set(whatever_label)) <= len(set(labels))  # `3_17`, perhaps
+    return can_be_patients(whatever_label) and not a_class and _in_common(persons) > _in_common(pictures)
+
+
+def _other_persons(pictures: Sequence[str]) -> Iterator[list[str]]:
+    """Ways in which a person may stand in a name but before numbers or sides: by a word (`slice1_patient10`), after a side or
+    glued to one (`OD_002`, `002OD`), or as any part of it that most names share with others (`20190301_4012345`)."""
+    split = [picture.partition("/")[::2] for picture in pictures]
+    for way in (_WORD, _SIDE_BEFORE, _SIDE_GLUED):
+        found = [(label, way.search(name)) for label, name in split]
+        if all(match for _, match in found):
+            yield [f"{label}/{match['of']}" for label, match in found if match]
+    parts = [(label, re.split(_END, name)) for label, name in split]
+    if len({len(one) for _, one in parts}) == 1:
+        for at in range(len(parts[0][1])):
+            persons = [f"{label}/{one[at]}" for label, one in parts]
+            if _in_common(persons) >= MOST_IN_COMMON * len(persons):
+                yield persons
 
 
 def _picture(own: str) -> str:
@@ -123,6 +163,8 @@ def _picture(own: str) -> str:
     label, _, name = own.partition("/")
     if match := _ROBOFLOW.fullmatch(name):
         name = match["of"]
+    if match := _KERAS.fullmatch(name):
+        return f"{label}/{match['of']}"
     while match := _CHANGE_AT_END.fullmatch(name) or _CHANGE_AT_START.fullmatch(name):
         name = match["of"]
     return f"{label}/{name}"
@@ -144,10 +186,22 @@ def _in_common(groups: Sequence[str]) -> int:
     return sum(count for count in Counter(groups).values() if count > 1)
 
 
-def _example(names: Sequence[str], own: Sequence[str], groups: Sequence[str]) -> tuple[str, str] | None:
-    """The first two names of one group that differ by more than a suffix; None where there are none."""
-    first: dict[str, int] = {}
-    for at, group in enumerate(groups):
-        if own[first.setdefault(group, at)] != own[at]:
-            return names[first[group]], names[at]
+def _example(names: Sequence[str], groups: Sequence[str]) -> tuple[str, str] | None:
+    """The first two names of one group that differ; None where there are none."""
+    first: dict[str, str] = {}
+    for name, group in zip(names, groups, strict=True):
+        if first.setdefault(group, name) != name:
+            return first[group], name
     return None
+
+
+def views_in(names: Mapping[str, list[str] | None]) -> list[str]:
+    """A note where most files are called by several views or sequences (`_t1`, `_flair`), of which each becomes an image."""
+    every = [stem_of(Path(name)) for one in names.values() for name in one or []]
+    found = Counter(match["view"].lower() for name in every if (match := _SEQUENCE.search(name)))
+    if len(found) < 2 or found.total() < MOST_IN_COMMON * len(every):
+        return []
+    listed = ", ".join(f"{view} {count}" for view, count in found.most_common(4))
+    return [
+        f"By their names the files are of several views or sequences ({listed}): all are trained as images of one kind."
+    ]

@@ -8,6 +8,7 @@ from collections.abc import Collection, Mapping
 from itertools import chain
 from pathlib import Path
 
+from medmnist_diffusion.data.conditioning import same_name
 from medmnist_diffusion.data.folder_names import (
     are_persons,
     is_mask_folder,
@@ -17,6 +18,7 @@ from medmnist_diffusion.data.folder_names import (
     split_name,
     unnumbered,
     without_split,
+    without_version,
 )
 from medmnist_diffusion.errors import UserError
 
@@ -87,6 +89,18 @@ def refuse_no_classes(path: Path, below: Below) -> None:
         raise UserError(
             f"{path}: is {mask} a class, or does it hold the masks of the other images? Rename it, or move it away."
         )
+    for name, inner in below.items():
+        others = {same_name(one): one for one in below if one != name}
+        if other := next((one for one in inner if same_name(one) in others), None):
+            raise UserError(
+                f"{path}: {name} holds a folder {other}, which is called like another class. Move its images there, or call it "
+                "otherwise."
+            )
+        if (of := others.get(same_name(without_version(name)))) and without_version(name) != name:
+            raise UserError(
+                f"{path}: {name} looks like a version of the images of {of}. Put them into one folder, or move it away; if it "
+                "is a class of its own, call it otherwise."
+            )
     often = Counter(chain.from_iterable(below.values()))
     shared = unnumbered(sorted(name for name, count in often.items() if count > 1 and not is_within_class(name)))
     if are_persons(below):

@@ -24,15 +24,19 @@ _VERSION = re.compile(
     r"augment|original|\braw\b|^\d{2,4} ?x ?\d{2,4}|processed|enhanced|resized|cropped|mask|segment|images?\b|(^|[-_ ])png|jpe?g",
     re.IGNORECASE,
 )
+_VERSION_TAIL = re.compile(
+    r"([-_ ]+(aug(mented)?|original|raw|(pre)?processed|enhanced|resized|cropped|copy|flipped|rotated|clahe|images?|imgs?))+$",
+    re.IGNORECASE,
+)
 _SPLIT_TAIL = r"([-_ ]?(set|data|images|split))?"
 _SURE_WORDS = (
-    r"masks?|seg(s|mented|mentations?)?|annotat(ed|ions?)|heat[-_ ]?maps?|saliency|"
+    r"masks?|seg(s|mented|mentations?)?|annotat(ed|ions?)|heat[-_ ]?maps?|saliency|grad[-_ ]?cam(\+\+)?|cam|pred(iction)?s?|"
     r"ground[-_ ]?truths?|contours?|outlines?|overlays?|superpixels?"
 )
 _UNSURE_WORDS = r"lesions?|gts?|thumb(nail)?s?|rois?"
 _MASK_WORDS = rf"{_SURE_WORDS}|{_UNSURE_WORDS}"
 _MASK_FOLDER = re.compile(
-    rf"({_MASK_WORDS}|labels?([-_ ]?(tr|ts|va))?|(.*[-_ ])?({_SURE_WORDS})([-_ ].*)?)", re.IGNORECASE
+    rf"({_MASK_WORDS}|labels?([-_ ]?(tr|ts|va))?|derivatives|(.*[-_ ])?({_SURE_WORDS})([-_ ].*)?)", re.IGNORECASE
 )
 _MASK_FILE = re.compile(
     rf"(?P<of>.+?)[-_ .]+((?P<sure>{_SURE_WORDS})|{_UNSURE_WORDS}|label)([-_ ]*\d+)?|({_SURE_WORDS})[-_ .]+(?P<before>.+)",
@@ -114,6 +118,11 @@ def is_called_mask(stem: str) -> bool:
 def is_version(name: str) -> bool:
     """Whether a folder's name says that it holds other versions of the same images."""
     return _VERSION.search(name) is not None
+
+
+def without_version(name: str) -> str:
+    """What is left of a name without its last words for another version: `benign` of `benign_augmented`."""
+    return _VERSION_TAIL.sub("", name)
 
 
 def is_within_class(name: str) -> bool:

@@ -30,7 +30,7 @@ from medmnist_diffusion.errors import UserError
 BESIDE_IMAGES = (".csv", ".tsv", ".json", ".jsonl", ".md", ".txt")  # notes about images
 _ARCHIVES = (".zip", ".tar", ".gz", ".tgz", ".7z", ".rar")
 LABEL_TABLES = ("metadata.csv", "metadata.jsonl", "labels.csv", "_classes.csv")  # the last one: Roboflow's
-_MASKS = "{} masks were left out"
+_MASKS = "{} masks were left out; overlays, heat maps and thumbnails count as such"
 MOST_STRAYS = 0.1  # of the images, that lie in no such folder
 MOST_VERSIONS = 6  # folders of a class with files of the same names
 NOBODY_KNOWN = (
@@ -127,18 +127,20 @@ def folder_contents(path: Path) -> FolderContents:
             left_out.add("{} folders hold no images, so that they are no classes", part.path / name)
         refuse_no_classes(part.path, part.below())
         splits[split] = {name: _without_masks(folder, left_out) for name, folder in part.folders.items()}
-    below = {name for part in found.values() for folder in part.folders.values() for name in _names_below(folder)}
+    below = _counts_below(found, splits)
     if patients := _patients(found, splits):
         names = sorted({group for file, group in patients.items() if group != str(file)})
         notes.append(
             f"The {len(names)} folders below the classes ({', '.join(names[:3])}, …) were taken for patients: images in folders "
             "of one name belong together."
         )
-    elif len(below) > 1:
-        listed = ", ".join(sorted(below)[:3])
+    elif below:
+        listed = ", ".join(sorted(below)[:3]) + (", …" if len(below) > 1 else "")
+        count = below.total()
         notes += [
-            f"Folders below the classes were not taken for classes ({listed}, …), nor for patients.",
-            NOBODY_KNOWN,
+            f"Folders below the classes were not taken for classes ({listed}), nor for patients: their {count} images are trained "
+            "as those of the class.",
+            *([NOBODY_KNOWN] if len(below) > 1 else []),
         ]
         if (patients := _versions(splits)) is not None:
             notes.append(
@@ -257,18 +259,21 @@ def _tree(path: Path, left_out: _LeftOut, above: tuple[str, ...]) -> _Tree:
     return tree
 
 
-def _names_below(tree: _Tree) -> Iterator[str]:
-    """Of all folders below one, however deep."""
-    for name, folder in tree.folders.items():
-        yield name
-        yield from _names_below(folder)
+def _counts_below(trees: dict[str, _Tree], splits: dict[str, dict[str, list[Path]]]) -> Counter[str]:
+    """How many images lie in the folders of each name below the classes; without those that all images of a class lie in."""
+    counts = Counter[str]()
+    for split, classes in splits.items():
+        for name, files in classes.items():
+            parts = [file.relative_to(trees[split].folders[name].path).parts[:-1] for file in files]
+            while parts and len({one[:1] for one in parts}) == 1 and parts[0]:
+                parts = [one[1:] for one in parts]
+            counts.update(one[0] for one in parts if one)
+    return counts
 
 
 def _why_no_classes(tree: _Tree) -> str:
-    tables = [name for name in LABEL_TABLES if (tree.path / name).is_file()]
-    table = f" {tables[0]} has no columns of file names and labels (file_name, label)." if tables else ""
     if tree.images:
-        return f"its {len(tree.images)} images have no class: put them into one subfolder a class.{table}"
+        return f"its {len(tree.images)} images have no class: put them into one subfolder a class."
     if any(tree.path.rglob("*.arrow")):
         return "no images found, but Arrow files. Write parquet: datasets.load_from_disk(…)[split].to_parquet(…)."
     if npz := sorted(tree.path.rglob("*.npz")):
@@ -281,7 +286,7 @@ def _why_no_classes(tree: _Tree) -> str:
         if types
         else ""
     )
-    return f"no images found{there}. Put them into one subfolder a class.{table}"
+    return f"no images found{there}. Put them into one subfolder a class."
 
 
 def _split_trees(tree: _Tree, left_out: _LeftOut) -> dict[str, _Tree]:

@@ -7,6 +7,7 @@ import math
 import os
 import re
 import struct
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -54,7 +55,7 @@ def is_image(path: Path) -> bool:
 
 _COUNTED = (
     "images", "coloured", "stored_in_colour", "transparent", "turned", "several", "deep", "own_window", "tables", "inverted",
-    "contradict", "oblong", "localizers", "volumes", "dicom",
+    "contradict", "oblong", "localizers", "scaled", "unscaled", "volumes", "dicom",
 )  # fmt: skip
 SAMPLE_FORMAT, SIGNED = 339, 2  # TIFF's tag, and its value for numbers that can be below 0
 GREY_MODES = ("1", "L", "LA", "La")
@@ -79,6 +80,8 @@ class Seen(BaseModel):
         windows: the different ones that they say, at most two.
         least_kept: of volumes, the least share of one that its middle cube holds.
         inverted: how many are stored with white as the least value.
+        modalities: of DICOM files how many are of each.
+        scaled, unscaled: how many DICOM files say a slope and an intercept, and how many do not.
         localizers: how many are scouts, on which a scan is planned (DICOM's ImageType).
         contradict: how many DICOM files say in another place that it is the other way round.
         oblong: how many have pixels that are not square in the body.
@@ -103,9 +106,12 @@ class Seen(BaseModel):
     inverted: int = 0
     contradict: int = 0
     localizers: int = 0
+    scaled: int = 0
+    unscaled: int = 0
     oblong: int = 0
     volumes: int = 0
     dicom: int = 0
+    modalities: dict[str, int] = {}
     percentiles: tuple[float, float] = (0.0, 255.0)
     mark: str = ""
     windows: list[tuple[float, float]] = []
@@ -245,6 +251,14 @@ class Seen(BaseModel):
                 f"{self.first['contradict']}): PhotometricInterpretation was followed, PresentationLUTShape was not. Look at them "
                 "with `audit --preview`."
             )
+        if len(self.modalities) > 1:
+            listed = ", ".join(f"{name} {count}" for name, count in self.modalities.items())
+            lines.append(f"DICOM files are of several modalities ({listed}): all are trained as images of one kind.")
+        if self.scaled and self.unscaled:
+            lines.append(
+                f"{self.unscaled} {of} say no slope and intercept (first: {self.first['unscaled']}), others do: the same value "
+                "may mean two things."
+            )
         if self.localizers:
             lines.append(
                 f"{self.localizers} {of} are localizers, on which a scan is planned (first: {self.first['localizers']}). Move "
@@ -278,6 +292,7 @@ def survey(rows: Iterable[dict[str, Any]], where: str) -> Seen:
     visible = weight = 0.0
     samples: list[np.ndarray] = []
     windows: list[tuple[float, float]] = []
+    modalities = Counter[str]()
     least_kept = 1.0
     for row in rows:
         file = row["path"] or f"image {counts['images']}"
@@ -293,9 +308,13 @@ def survey(rows: Iterable[dict[str, Any]], where: str) -> Seen:
                 "contradict": stored.contradicts,
                 "oblong": stored.oblong,
                 "localizers": stored.localizer,
+                "scaled": stored.scaled is True,
+                "unscaled": stored.scaled is False,
                 "volumes": stored.values.ndim == 3,
                 "several": stored.frames > 1,
             }
+            if stored.modality:
+                modalities[stored.modality] += 1
             if stored.is_deep:
                 samples.append(stored.sample)
             if stored.window is not None and stored.window not in windows and len(windows) < 2:
@@ -310,8 +329,9 @@ def survey(rows: Iterable[dict[str, Any]], where: str) -> Seen:
                     "images": True,
                     "stored_in_colour": stored.mode not in GREY_MODES,
                     "turned": is_turned(stored),
+                    # A phone's MPO is one picture twice.
                     "several": stored.format != "MPO"
-                    and getattr(stored, "n_frames", 1) > 1,  # a phone's MPO: one picture twice
+                    and max(getattr(stored, "n_frames", 1), stored.info.get("frames", 1)) > 1,
                 }
                 image = upright(stored, row, where)
             sides = f"{image.width}×{image.height}"
@@ -341,6 +361,7 @@ def survey(rows: Iterable[dict[str, Any]], where: str) -> Seen:
         percentiles=(low, high),
         mark=_mark_of_missing_values(values),
         windows=windows,
+        modalities=modalities,
         least_kept=least_kept,
     )
 

@@ -10,7 +10,7 @@ and patient are used where they are there. What is left out is said; what could 
 import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +37,7 @@ from medmnist_diffusion.data.table_columns import (
     column_notes,
     columns_of,
     file_column,
+    may_hold_labels,
     same_label_columns,
     split_column,
 )
@@ -151,7 +152,12 @@ def unused_tables(path: Path, used: Iterable[Path]) -> list[str]:
     notes, used = list[str](), list(used)
     read_from = used[0].name if used else None
     for table in sorted({*path.glob("*"), *path.glob("*/*")} - set(used)):
-        if table.suffix.lower() in TABLE_SUFFIXES and table.is_file() and not is_hidden(table.relative_to(path)):
+        if table.suffix.lower() == ".json" and table.parent == path and table.is_file():
+            listed = table.relative_to(path).as_posix()
+            notes.append(
+                f"{listed} was not used: labels, splits and patients are read from a CSV (write one with file_name)."
+            )
+        elif table.suffix.lower() in TABLE_SUFFIXES and table.is_file() and not is_hidden(table.relative_to(path)):
             notes.append(f"{table.relative_to(path).as_posix()} was not used: {_why_unused(table, read_from)}.")
         elif table.suffix.lower() == ".txt" and table.is_file() and is_split_like(table.stem):
             notes.append(
@@ -196,10 +202,19 @@ def refuse_unread_labels(path: Path, classes: Iterable[str], count: int) -> None
     known = set(map(same_name, classes))
     for table in filter(_may_hold_labels, sorted(path.iterdir())):
         try:
-            columns = columns_of(rows := read_rows(table), NamedImages.of(path))
+            columns = columns_of(rows := read_rows(table), images := NamedImages.of(path))
         except UserError:
             continue
-        if columns is None or not columns.are_sure or len(rows) < MOST_NAMED * count:
+        if len(rows) < MOST_NAMED * count:
+            continue
+        named_by = file_column(rows, images)
+        names_images = named_by is not None and images.names_any(row[named_by] for row in rows)
+        if columns is None and named_by and names_images and (column := may_hold_labels(rows, named_by)):
+            raise UserError(
+                f"{path}: the labels could be the column {column} of {table.name}, and the classes the folders "
+                f"({', '.join(sorted(classes)[:3])}). Call the column `label`, or move the table away."
+            )
+        if columns is None or not columns.are_sure:
             continue
         labels = {row[columns.labels[0]].strip() for row in rows}
         if not known & set(map(same_name, labels)) and len(labels) > 1:
@@ -232,6 +247,13 @@ def labelled_files(path: Path, tables: dict[str | None, Path]) -> tuple[dict[str
         splits |= found
         notes += said
         used |= {file for one in found.values() for file in one.files}
+    if all(one.groups is None for one in splits.values()) and (people := persons_by_folders(sorted(used), path)):
+        persons = sorted(set(people.values()))
+        splits = {name: replace(one, groups=[people[file] for file in one.files]) for name, one in splits.items()}
+        notes.append(
+            f"The {len(persons)} folders {', '.join(persons[:3])}, … were taken for patients: images in folders of one name "
+            "belong together."
+        )
     left = sum(map(is_image, files_below(path))) - len(used)
     if left > 0:
         notes.append(f"{left} images are not named in the table and were left out.")
@@ -257,13 +279,13 @@ def _columns_without_labels(rows: list[dict[str, str]], images: NamedImages) -> 
 
 
 def _has_labels_of(file: Path, other: Path, images: NamedImages) -> bool:
-    """Whether a table names images and has all columns of another one's zeros and ones, though some hold 0 alone."""
+    """Whether a table names images, be they few, and has the columns of another one's labels, though some may hold 0 alone."""
     try:
         rows, columns = read_rows(file), columns_of(read_rows(other), images)
         named_by = file_column(rows, images)
     except UserError:
         return False
-    if named_by is None or columns is None or len(columns.labels) < 2:
+    if named_by is None or columns is None:
         return False
     return set(columns.labels) <= rows[0].keys() and images.names_any(row[named_by] for row in rows)
 
@@ -276,7 +298,9 @@ def _names_images(table: Path, images: NamedImages) -> bool:
             return False
         rows = rows_of_files(rows, columns.file, images) if columns.by_folder else rows
         named = {file for file in files_of(rows, columns.file, images, table, [])[0] if file}
-        return len(named) >= MOST_NAMED * len(images.files) if len(_possible_classes(images)) > 1 else bool(named)
+        classes = _possible_classes(images)
+        by_folders = len(classes) > 1 and not are_persons(classes)
+        return len(named) >= MOST_NAMED * len(images.files) if by_folders else bool(named)
     except UserError:
         return False
 
@@ -326,20 +350,13 @@ def _read(
     by_folder = None if given or said_by else _splits_of_folders(files, images.root)
     if said_by:
         _check_splits(rows, files, said_by, images.root, table)
-    people = None
-    if columns.group is None and (people := persons_by_folders([file for file in files if file], images.root)):
-        persons = sorted(set(people.values()))
-        found_by.append(
-            f"The {len(persons)} folders {', '.join(persons[:3])}, … were taken for patients: images in folders of one name "
-            "belong together."
-        )
     splits: dict[str, LabelledFiles] = {}
     seen: dict[Path, tuple[Any, str, str]] = {}
     for number, (row, file, label) in enumerate(zip(rows, files, labels, strict=True), start=2):
         if file is None:
             continue
         split = given or (by_folder or {}).get(file) or _split_of(row, said_by, table, number)
-        group = _group(row[columns.group], table, number) if columns.group else people[file] if people else ""
+        group = _group(row[columns.group], table, number) if columns.group else ""
         if file in seen:
             if seen[file] != (label, split, group):
                 what = "labels" if seen[file][0] != label else "splits" if seen[file][1] != split else "patients"
@@ -348,7 +365,7 @@ def _read(
                 )
             continue
         seen[file] = label, split, group
-        part = splits.setdefault(split, LabelledFiles([], [], [] if columns.group or people else None, names))
+        part = splits.setdefault(split, LabelledFiles([], [], [] if columns.group else None, names))
         part.files.append(file)
         part.labels.append(label)
         if part.groups is not None:
@@ -481,6 +498,8 @@ def _labels(
             "names, or a column for each label."
         )
     nothing = [part for part in counts if part.lower() in NOTHING_FOUND]
+    both = sum(1 < len(one) != len(set(one) - set(nothing)) for one in labels)
+    also = f" In {both} rows it stands beside other labels, which count." if both else ""
     labels = [[part for part in dict.fromkeys(one) if part not in nothing] for one in labels]
     note = f"Images have any number of labels, {separator!r} between them in the column {column}"
-    return labels, None, [note + (f"; {', '.join(nothing)} was taken for no label." if nothing else ".")]
+    return labels, None, [note + (f"; {', '.join(nothing)} was taken for no label.{also}" if nothing else ".")]

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageOps
 
+from medmnist_diffusion.data.conditioning import without_visit
 from medmnist_diffusion.data.nifti import is_nifti, nifti_slices, read_nifti
 from medmnist_diffusion.errors import UserError, one_line
 
@@ -40,6 +41,8 @@ class Values:
         contradicts: the file says elsewhere that it is the other way round (DICOM's PresentationLUTShape).
         oblong: its pixels are not square in the body, and are shown as if they were.
         localizer: a scout, on which a scan is planned (DICOM's ImageType).
+        modality: CT, MR, … (DICOM).
+        scaled: whether the file says what its values mean (DICOM's slope and intercept); None of files that cannot.
         frames: how many the file holds; the first one was read.
         turned: it was turned upright, by its EXIF orientation.
     """
@@ -52,6 +55,8 @@ class Values:
     contradicts: bool = False
     oblong: bool = False
     localizer: bool = False
+    modality: str = ""
+    scaled: bool | None = None
     frames: int = 1
     turned: bool = False
 
@@ -135,14 +140,18 @@ def _tag(path: Path, name: str) -> Any:
 
 
 def is_dicom(path: Path) -> bool:
+    """Whether a file is DICOM; or that of which a name of `as_slices` means a frame."""
+    if match := _SLICE.fullmatch(str(path)):
+        path = Path(match["file"])
     return is_medical(path) and not is_nifti(path)
 
 
 def patients(files: Sequence[Path]) -> np.ndarray:
     """int N: which patient each of N DICOM files is of, by numbers from 0: the id itself stays in the file. Files that say nobody
     are −1."""
-    # However they are spelled: `PAT 001` is pat001.
-    ids = np.array([re.sub(r"[\s_-]+", "", str(_tag(file, "PatientID") or "")).casefold() for file in files])
+    # However they are spelled, `PAT 001` is pat001; and P01_V2 is a visit of P01.
+    names = [without_visit(str(_tag(file, "PatientID") or "").strip()) for file in files]
+    ids = np.array([re.sub(r"[\s_-]+", "", name).casefold() for name in names])
     return np.where(ids == "", -1, np.unique(ids, return_inverse=True)[1])
 
 
@@ -228,7 +237,9 @@ def _dicom(source: Any, name: str, where: str, at: float | None = None) -> Value
             pixels = apply_color_lut(pixels, dataset)
         if pixels.ndim == 3:
             palette = dataset.get("RedPaletteColorLookupTableDescriptor")
-            return _colour(pixels, int(palette[2]) if palette else int(dataset.BitsStored))
+            picture = _colour(pixels, int(palette[2]) if palette else int(dataset.BitsStored))
+            picture.info["frames"] = frames if at is None else 1
+            return picture
         return _grey(dataset, apply_rescale(pixels, dataset), 1 if at is not None else frames, name, where)
     except UserError:
         raise
@@ -292,6 +303,8 @@ def _grey(dataset: Any, values: np.ndarray, frames: int, name: str, where: str) 
         contradicts=contradicts,
         oblong=_are_oblong(spacing),
         localizer=bool({"LOCALIZER", "SCOUT"} & {str(one).upper() for one in _several(dataset.get("ImageType"))}),
+        modality=str(dataset.get("Modality") or ""),
+        scaled=None if plain else "RescaleSlope" in dataset,
         frames=frames,
     )
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from medmnist_diffusion.data.folders import files_below, images_in
-from medmnist_diffusion.data.images import is_image
+from medmnist_diffusion.data.images import IMAGE_SUFFIXES, is_image
 from medmnist_diffusion.data.medical import stem_of
 from medmnist_diffusion.errors import UserError
 
@@ -143,5 +143,7 @@ def _plain(value: str) -> str:
 
 
 def _composed(name: str) -> str:
-    """The same letters in one encoding: a zip of macOS holds ü as u and two dots."""
-    return unicodedata.normalize("NFC", name)
+    """The same letters in one encoding, as a zip of macOS holds ü as u and two dots; and a suffix in small letters."""
+    composed = unicodedata.normalize("NFC", name)
+    stem, dot, suffix = composed.rpartition(".")
+    return f"{stem}.{suffix.lower()}" if dot and f".{suffix.lower()}" in IMAGE_SUFFIXES else composed

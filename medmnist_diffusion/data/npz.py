@@ -33,7 +33,7 @@ CHANNELS = (1, 3)
 SPLITS = ("train", "val", "test")
 SYNTHETIC = "train_synthetic"  # of a set that `augment` wrote: which training images are generated
 Headers = dict[str, tuple[tuple[int, ...], Any]]  # shape and dtype of every array
-REMEDY = "Write it with numpy.savez_compressed in MedMNIST's layout (see the README)."
+REMEDY = "Write it with numpy.savez_compressed in MedMNIST's layout (docs/data.md)."
 
 
 def read_npz(
@@ -88,8 +88,8 @@ def _headers(path: Path, splits: tuple[str, ...]) -> Headers:
             raise UserError(f"{path}: {name} has no readable array header. {REMEDY}")
         if dtype.hasobject:
             raise UserError(
-                f"{path}: {name} holds pickled Python objects, which are never loaded. {REMEDY} "
-                "with plain uint8 arrays."
+                f"{path}: {name} holds pickled Python objects, which are never loaded. Write plain uint8 arrays with "
+                "numpy.savez_compressed in MedMNIST's layout (docs/data.md)."
             )
     return headers
 

@@ -27,8 +27,12 @@ LABEL_COLUMNS = (
     "y",
     "category",
     "diagnosis",
+    "diagnostic",
+    "diagnose",
     "dx",
     "finding",
+    "pathology",
+    "condition",
 )
 
 SPLIT_COLUMNS = ("split", "subset", "partition", "set", "fold", "phase")
@@ -68,16 +72,18 @@ def parquet_parts(path: Path, files: list[Path], content: str) -> tuple[dict[str
     splits, notes = _splits_of_files(path, files)
     parts: dict[str, list[Part]] = {}
     read: set[tuple[str, str]] = set()
+    others: set[str] = set()
     for split, members in splits.items():
         _check_shards(split, members)
         for file in members:
-            part, columns_read = _read_file(file, content)
+            part, columns_read, notes_on_it = _read_file(file, content)
             parts.setdefault(split, []).append(part)
             read.add(columns_read)
+            others |= set(notes_on_it)
         listed = ", ".join(file.relative_to(path).as_posix() for file in members[:3])
         notes.append(f"{split} is read from {listed}{', …' if len(members) > 3 else ''}.")
     notes += [f"Images are read from the column {image}, labels from {label}." for image, label in sorted(read)]
-    return parts, notes
+    return parts, [*notes, *sorted(others)]
 
 
 def _check_shards(split: str, files: list[Path]) -> None:
@@ -120,8 +126,8 @@ def _splits_of_files(path: Path, files: list[Path]) -> tuple[dict[str, list[Path
     return splits, [f"{len(unused)} parquet files are of no split and were left out ({unused[0]})."] if unused else []
 
 
-def _read_file(file: Path, content: str) -> tuple[Part, tuple[str, str]]:
-    """And the columns that were read."""
+def _read_file(file: Path, content: str) -> tuple[Part, tuple[str, str], list[str]]:
+    """And the columns that were read, and notes on the others."""
     import datasets
     import pyarrow as pa
     import pyarrow.parquet as pq
@@ -146,7 +152,8 @@ def _read_file(file: Path, content: str) -> tuple[Part, tuple[str, str]]:
         )
     except (datasets.exceptions.DatasetsError, pa.ArrowException, OSError, ValueError, NotImplementedError) as error:
         raise UserError(f"{file} is no parquet file that can be read ({one_line(error, 120)}).") from None
-    return as_part(table, image, labels, features[label], str(file), groups), (image, label)
+    part = as_part(table, image, labels, features[label], str(file), groups)
+    return part, (image, label), _notes_on_others(features, (image, label))
 
 
 def usual_column(names: Iterable[str], usual: Sequence[str]) -> str | None:
@@ -180,6 +187,17 @@ def _groups(features: Any, used: Sequence[str], values: Callable[[str], list[Any
             )
     group = usual_column(others, GROUP_COLUMNS)
     return None if group is None else values(group)
+
+
+def _notes_on_others(features: Iterable[str], used: Sequence[str]) -> list[str]:
+    """What the other columns were used for, or that they were not."""
+    others = [name for name in features if name not in used]
+    group = usual_column(others, GROUP_COLUMNS)
+    unused = [name for name in others if name != group]
+    return [
+        *([f"Images with the same {group} belong together."] if group else []),
+        *([f"Its other columns were passed over: {', '.join(unused)}."] if unused else []),
+    ]
 
 
 def _without_dictionaries(schema: Any) -> Any:
@@ -302,7 +320,7 @@ def hub_parts(name: str) -> tuple[dict[str, list[Part]], list[str]]:
             "and the network, or give the path of an npz or an image folder."
         ) from None
     parts: dict[str, list[Part]] = {}
-    unused = []
+    unused, others = [], set[str]()
     for key, table in tables.items():
         split = split_name(key) or ("train" if len(tables) == 1 else None)
         if split is None:
@@ -318,7 +336,9 @@ def hub_parts(name: str) -> tuple[dict[str, list[Part]], list[str]]:
 
         groups = _groups(table.features, (image, label), values, where)
         parts[split] = [as_part(table, image, values(label), table.features[label], where, groups)]
-    return parts, [f"Splits that are none of train, val, test were left out: {', '.join(unused)}."] if unused else []
+        others |= set(_notes_on_others(table.features, (image, label)))
+    left = [f"Splits that are none of train, val, test were left out: {', '.join(unused)}."] if unused else []
+    return parts, [*left, *sorted(others)]
 
 
 def all_rows(parts: dict[str, list[Part]]) -> Iterator[dict[str, Any]]:

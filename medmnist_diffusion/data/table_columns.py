@@ -19,11 +19,11 @@ from medmnist_diffusion.errors import UserError
 Rows = list[dict[str, str]]
 SURE_FILE_COLUMNS = (
     "file_name", "filename", "file", "filepath", "file_path", "image_file", "image_path", "path", "image", "image_id",
-    "image_name", "image_index", "img", "img_id", "imageid",
+    "image_name", "image_index", "img", "img_id", "imageid", "dateiname", "fichier", "archivo",
 )  # fmt: skip
 FILE_COLUMNS = (*SURE_FILE_COLUMNS, "id_code", "id", "name")  # the last three may mean something else
 NAME_COLUMNS = ("label_name", "class_name", "finding_labels")  # before all other columns of labels
-PERHAPS_LABELS = ("grade", "choice")  # after all others; the second one is Label Studio's
+PERHAPS_LABELS = ("grade", "level", "group", "choice")  # after all others; the last one is Label Studio's
 UNSURE = ("", "nan", "na", "-1", "-1.0", "u")
 YES, NO = ("1", "1.0", "true", "yes"), ("0", "0.0", "false", "no")
 NEARLY_ALL = 0.9  # of a column's values: it is one of zeros and ones with some mistakes
@@ -31,7 +31,7 @@ MOST_GRADES = 20
 _LABEL_WORD = re.compile(
     r"(^|[_ -])(grade|level|stage|class|diagnos\w*|label|severity|category|dx)([_ -]|$)", re.IGNORECASE
 )
-_SPLIT_FLAG = re.compile(r"(is|in)[-_ ]?(train(ing)?|val(id(ation)?)?|test(ing)?)([-_ ]?set)?", re.IGNORECASE)
+_SPLIT_FLAG = re.compile(r"((?P<is>is|in)[-_ ]?)?(train(ing)?|val(id(ation)?)?|test(ing)?)([-_ ]?set)?", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -139,6 +139,15 @@ def same_label_columns(tables: dict[Path, tuple[Rows, Columns]]) -> dict[Path, C
     return {table: replace(one, labels=wanted) for table, (_, one) in tables.items()}
 
 
+def may_hold_labels(rows: Rows, file: str) -> str | None:
+    """A column that is called like a grade or a diagnosis, but not so that it is read, and has few values."""
+    for name in rows[0]:
+        values = {row[name].strip() for row in rows}
+        if name != file and _LABEL_WORD.search(name.strip()) and 1 < len(values) <= MOST_GRADES:
+            return name.strip()
+    return None
+
+
 def check_columns(rows: Rows, columns: Columns, split: str | None, table: Path) -> list[str]:
     """Of zeros and ones, what is said of the other columns.
 
@@ -198,7 +207,8 @@ def split_column(rows: Rows, table: Path) -> str | None:
     for name in () if found else rows[0]:
         values = sorted({row[name].strip() for row in rows})
         like_splits = len(values) in (2, 3) and all(map(is_split_like, values)) and "train" in " ".join(values).lower()
-        if _SPLIT_FLAG.fullmatch(name.strip()) or like_splits:
+        flag = _SPLIT_FLAG.fullmatch(name.strip())
+        if (flag and (flag["is"] or _is_binary(values))) or like_splits:
             raise UserError(
                 f"{table}: its column {name.strip()} seems to say which split a row is of ({', '.join(values[:3])}). Write train, "
                 "val and test in a column `split`, or take it out."

@@ -17,10 +17,11 @@ from medmnist_diffusion.data.conditioning import (
     nearly_equal,
     no_class,
     several_in_one,
+    without_visit,
 )
 from medmnist_diffusion.data.dataset import ImageDataset, Split
 from medmnist_diffusion.data.drawn_splits import drawn_splits
-from medmnist_diffusion.data.file_names import groups_by_name
+from medmnist_diffusion.data.file_names import groups_by_name, views_in
 from medmnist_diffusion.data.folder_names import is_hidden, split_name
 from medmnist_diffusion.data.folders import (
     BESIDE_IMAGES,
@@ -159,7 +160,7 @@ def _with_patients(labelled: dict[str, LabelledFiles], content: str) -> tuple[di
     files = [file for one in labelled.values() for file in one.files]
     if not all(map(is_dicom, files)):
         return labelled, []
-    path = cache_dir() / "patients" / f"{content}-v2.npz"  # v1 took `PAT 001` and pat001 for two
+    path = cache_dir() / "patients" / f"{content}-v3.npz"  # v1 took `PAT 001` and pat001 for two, v2 visits
     numbers = cached_arrays(path, lambda: {"patients": patients(files)})["patients"]
     nobody = int((numbers == -1).sum())
     # Whoever is not named is somebody of their own.
@@ -168,6 +169,11 @@ def _with_patients(labelled: dict[str, LabelledFiles], content: str) -> tuple[di
     _refuse_persons_as_classes(labelled, of_file)
     if not count or not can_be_patients(of_file.values()):
         note = f"The DICOM files name {count} patients, not enough to keep each in one split: images of one may stand in several."
+        if count == 1 and not nobody:
+            note = (
+                "All DICOM files bear one and the same PatientID, perhaps because they were anonymized: whom they are of is "
+                "not known, and images of one person may stand in several splits."
+            )
         return labelled, [note]
     unnamed = f" {nobody} files name nobody: their images may be of any of them." if nobody else ""
     note = f"Images of one of the {count} patients whom the DICOM files name belong together.{unnamed}"
@@ -253,11 +259,14 @@ def _dataset(
         raise UserError(f"{where}: splits {list(parts)} found; train, val and test are needed, or one folder.")
     seen = seen_in(parts, content, where)
     seen.check(reading, where)
+    groups, said = _without_visits(groups)
+    notes = [*notes, *said]
     what = "Labels" if conditioning.multi_label else "Classes"
     notes = [*notes, f"{what} in the order of their ids: {', '.join(conditioning.names)}.", *seen.notes(reading)]
     missing = [split for split in SPLITS if split not in tables]
+    names = {split: _names(table) for split, table in tables.items()}
+    notes += views_in(names)
     if not any(groups.values()):
-        names = {split: _names(table) for split, table in tables.items()}
         groups["train"], said = groups_by_name(names, labels, conditioning, draws=bool(missing))
         notes += said
     if missing:
@@ -286,6 +295,19 @@ def _dataset(
         )
         splits[split] = Split(split, images, labels[split], _file_names(table, where), groups[split])
     return ImageDataset(name, splits, conditioning.id2label, conditioning.task, source=source, notes=notes)
+
+
+def _without_visits(groups: dict[str, list[str] | None]) -> tuple[dict[str, list[str] | None], list[str]]:
+    """The groups with visits of a person joined, where ids say them, and a note on it."""
+    people = {one for of_split in groups.values() for one in of_split or []}
+    persons = {one: without_visit(one) for one in people}
+    visits = sorted(one for one in people if persons[one] != one)
+    if len(set(persons.values())) == len(people):
+        count = sum(len(one or []) for one in groups.values())
+        alone = f"There are {count} patients for {count} images: none are kept together."
+        return groups, [alone] if count and count == len(people) else []
+    note = f"Visits or sides of one person ({visits[0]} and others of {persons[visits[0]]}, …) belong together."
+    return {split: one and [persons[person] for person in one] for split, one in groups.items()}, [note]
 
 
 def _names(table: Table) -> list[str] | None:

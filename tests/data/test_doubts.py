@@ -17,7 +17,7 @@ from tests.data.test_what_people_have import (
     made,  # noqa: F401 (a fixture)
     said,
 )
-from tests.data.test_what_strangers_bring import A, B, disjoint, patients_in, refusal, table
+from tests.data.test_what_strangers_bring import A, B, disjoint, frame, patients_in, refusal, table
 
 
 def class_of(level: int) -> str:
@@ -306,3 +306,232 @@ def test_what_an_enhanced_file_says_of_its_frames(tmp_path: Path) -> None:
     second = medical_values({"path": f"{tmp_path / 'frames.dcm'}#1of2", "bytes": None}, "here")
     assert isinstance(second, Values)
     np.testing.assert_array_equal(second.values, 2.0 * pixels - 500)
+
+
+def two_classes(name: str, count: int = 16, **more: int) -> Tree:
+    """`name` is formatted with the class and a number; `more`: further names → how many of a class."""
+    tree: Tree = {}
+    for label, level in (("a", A), ("b", B)):
+        for pattern, often in ((name, count), *more.items()):
+            tree |= {pattern.format(label=label, i=i): level for i in range(often)}
+    return tree
+
+
+def test_a_folder_below_one_class_is_said(made: Any) -> None:  # noqa: F811
+    dataset = load_dataset(str(made(two_classes("{label}/{i}.png", **{"a/excluded/{label}{i}.png": 6}))))
+    assert said(dataset, "were not taken for classes (excluded)", "their 12 images are trained as those of the class")
+
+
+@pytest.mark.parametrize("split", ["", "train/"])
+def test_a_folder_called_like_another_class(split: str, made: Any) -> None:  # noqa: F811
+    tree = {f"{split}{label}/{i}.png": A for label in ("normal", "tumour") for i in range(16)}
+    tree |= {f"{split}normal/Tumour/later{i}.png": B for i in range(6)}
+    tree |= {f"test/{label}/{i}.png": A for label in ("normal", "tumour") for i in range(6)} if split else {}
+    assert "normal holds a folder Tumour, which is called like another class" in refusal(made(tree))
+
+
+def test_what_a_model_drew_is_no_image(made: Any) -> None:  # noqa: F811
+    names = {f"{{label}}/{{label}}{{i}}_{word}.png": 16 for word in ("gradcam", "pred", "heatmap")}
+    dataset = load_dataset(str(made(two_classes("{label}/{label}{i}.png", **names))))
+    assert said(dataset, "96 masks were left out; overlays, heat maps and thumbnails count as such")
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "slice{1}_patient{0}", "img{1}-pat{0}", "{2}_{0:03}", "{0}{2}", "RET{0:03}{2}", "{1}0586{0}_{0:05x}ab_MG_R_CC_ANON",
+        "2019-03-0{1}_40{0:03}", "{3}_Hans_{1}",
+    ],
+)  # fmt: skip
+def test_persons_wherever_they_stand_in_a_name(name: str, made: Any) -> None:  # noqa: F811
+    surnames = [
+        f"{first}{last}"
+        for first in ("Mei", "Schul", "Ber", "Hof")
+        for last in ("er", "ze", "mann", "g", "ke", "bach")
+    ]
+    tree = {
+        f"{'ab'[person % 2]}/{name.format(person + 10, at, ['OD', 'OS'][at], surnames[person])}.png": A
+        if person % 2
+        else B
+        for person in range(24)
+        for at in range(2)
+    }
+    assert len(tree) == 48
+    dataset = load_dataset(str(made(tree)))
+    assert said(dataset, "perhaps of one person")
+    assert disjoint(dataset)
+
+
+def test_sides_in_two_given_splits(made: Any) -> None:  # noqa: F811
+    tree = {
+        f"{split}/{label}/{side}_{i:03}.png": A
+        for split, side in (("train", "OD"), ("test", "OS"))
+        for label, start in (("a", 0), ("b", 30))
+        for i in range(start, start + 16)
+    }
+    assert said(load_dataset(str(made(tree))), "32 test images are by their names perhaps of one person")
+
+
+def test_copies_that_keras_made(made: Any) -> None:  # noqa: F811
+    tree = {f"{label}/aug_{i}_{4821 + 97 * i + copy}.png": A for label in "ab" for i in range(12) for copy in range(4)}
+    dataset = load_dataset(str(made(tree)))
+    assert said(dataset, "made from one picture")
+    assert disjoint(dataset)
+
+
+def test_one_picture_in_two_formats(made: Any) -> None:  # noqa: F811
+    tree = {f"{label}/in{i}.{suffix}": A for label in "ab" for i in range(16) for suffix in ("png", "jpg")}
+    dataset = load_dataset(str(made(tree)))
+    assert said(dataset, "made from one picture")
+    assert disjoint(dataset)
+
+
+@pytest.mark.parametrize("visit", ["P{:03}_V{}", "P{:03}-visit {}", "P{:03}_ses-{:02}"])
+def test_visits_are_of_one_person(visit: str, made: Any, tmp_path: Path) -> None:  # noqa: F811
+    images = {f"i{i}.png": A if i % 2 else B for i in range(40)}
+    rows = [(name, class_of(level), visit.format(i // 2, i % 2)) for i, (name, level) in enumerate(images.items())]
+    dataset = load_dataset(str(made({**images, "labels.csv": table(rows, "image", "label", "patient_id")})))
+    assert said(dataset, "Visits or sides of one person", "P000, …) belong together")
+    assert len(set().union(*patients_in(dataset).values())) == 20
+    assert disjoint(dataset)
+    for i in range(24):
+        dicom(tmp_path / "scans" / "ab"[i // 2 % 2] / f"{i}.dcm", visit.format(i // 2, i % 2), i)
+    assert said(read(tmp_path / "scans"), "one of the 12 patients whom the DICOM files name")
+
+
+def test_several_modalities_and_sequences_are_said(made: Any, tmp_path: Path) -> None:  # noqa: F811
+    for i in range(24):
+        dicom(tmp_path / "scans" / "ab"[i % 2] / f"{i}.dcm", f"p{i}", i, Modality="CT" if i % 3 else "MR")
+    assert said(read(tmp_path / "scans"), "of several modalities (MR 8, CT 16)")
+    tree = {f"{label}/{label}{i}_{view}.png": A for label in "ab" for i in range(12) for view in ("t1", "t2", "flair")}
+    assert said(load_dataset(str(made(tree))), "several views or sequences (flair 24, t1 24, t2 24)")
+
+
+def test_json_files_beside_classes_are_named(made: Any) -> None:  # noqa: F811
+    tree = {**classes_of({"a": A, "b": B}), "patients.json": '{"a/0.png": "p1"}'}
+    assert said(load_dataset(str(made(tree))), "patients.json was not used")
+
+
+def test_a_version_of_a_class_is_no_class(made: Any) -> None:  # noqa: F811
+    tree = {
+        f"{label}{tail}/{i}{tail}.png": A
+        for label in ("normal", "tumour")
+        for tail in ("", "_augmented")
+        for i in range(8)
+    }
+    assert "normal_augmented looks like a version of the images of normal" in refusal(made(tree))
+
+
+def test_suffixes_in_capitals_and_columns_in_other_languages(made: Any) -> None:  # noqa: F811
+    images = {f"i{i}.png": A if i % 2 else B for i in range(24)}
+    rows = [(name.replace(".png", ".PNG"), class_of(level)) for name, level in images.items()]
+    dataset = load_dataset(str(made({**images, "labels.csv": table(rows, "Dateiname", "Diagnose").replace(",", ";")})))
+    assert levels_by_class(dataset) == {"a": {A}, "b": {B}}
+
+
+def test_one_patient_id_for_all(tmp_path: Path) -> None:
+    for i in range(24):
+        dicom(tmp_path / "ab"[i % 2] / f"{i}.dcm", "ANONYMOUS", i)
+    assert said(read(tmp_path), "bear one and the same PatientID")
+
+
+def parquet(path: Path, count: int = 48, **columns: Any) -> Path:
+    path.mkdir(parents=True)
+    frame(count, **columns).to_parquet(path / "train.parquet")
+    return path
+
+
+def test_columns_of_parquet_that_were_not_used_are_named(tmp_path: Path) -> None:
+    exams = [f"X{at // 6}" for at in range(48)]
+    assert said(
+        read(parquet(tmp_path / "a", exam_id=exams, age=[50] * 48)),
+        "Its other columns were passed over: exam_id, age.",
+    )
+    people = read(parquet(tmp_path / "b", patientId=[f"p{at // 2}" for at in range(48)]))
+    assert said(people, "Images with the same patientId belong together.")
+
+
+def test_frames_in_colour_are_said(tmp_path: Path) -> None:
+    dataset = pydicom.dcmread(get_testdata_file("examples_rgb_color.dcm"))
+    pixels = dataset.pixel_array[:64, :64]
+    dataset.Rows, dataset.Columns, dataset.NumberOfFrames, dataset.PlanarConfiguration = 64, 64, 3, 0
+    for i in range(24):
+        noise = np.random.default_rng(i).integers(0, 255, pixels.shape, np.uint8)
+        frames = np.stack([pixels // 2 + noise // 2] * 3)
+        dataset.PixelData, dataset.PatientID = frames.tobytes(), f"p{i}"
+        (tmp_path / "ab"[i % 2]).mkdir(exist_ok=True)
+        dataset.save_as(tmp_path / "ab"[i % 2] / f"{i}.dcm")
+    assert said(read(tmp_path), "24 of 24 images hold several pages or frames")
+    sliced = load_dataset(str(tmp_path), slices=2)
+    assert said(sliced, "burnt into the pixels")
+
+
+def test_patients_of_one_image_each(made: Any) -> None:  # noqa: F811
+    images = {
+        f"images/{1000 + i // 2}_{side}.png": A if i % 4 < 2 else B
+        for i in range(48)
+        for side in ["left", "right"][i % 2 :][:1]
+    }
+    rows = [(Path(name).stem, class_of(level), Path(name).stem) for name, level in images.items()]
+    path = made({**images, "metadata.csv": table(rows, "image", "label", "patient_id")})
+    assert said(load_dataset(str(path)), "Visits or sides of one person (1000_left and others of 1000, …)")
+    rows = [(name, label, f"x{at}") for at, (name, label, _) in enumerate(rows)]
+    (path / "metadata.csv").write_text(table(rows, "image", "label", "patient_id"))
+    assert said(load_dataset(str(path)), "There are 48 patients for 48 images: none are kept together.")
+
+
+def test_files_that_say_no_slope_beside_others_that_do(tmp_path: Path) -> None:
+    for i in range(24):
+        path = tmp_path / "ab"[i % 2] / f"{i}.dcm"
+        dicom(path, f"p{i}", i)
+        if i < 8:
+            dataset = pydicom.dcmread(path)
+            del dataset.RescaleSlope, dataset.RescaleIntercept
+            dataset.save_as(path)
+    assert said(read(tmp_path), "8 of 24 images say no slope and intercept")
+
+
+def test_nothing_found_beside_something(made: Any) -> None:  # noqa: F811
+    images = {f"i{i}.png": A for i in range(48)}
+    labels = ("No Finding", "Effusion", "No Finding|Effusion", "Mass")
+    rows = [(name, labels[i % 4]) for i, name in enumerate(images)]
+    dataset = load_dataset(str(made({**images, "labels.csv": table(rows, "Image Index", "Finding Labels")})))
+    assert said(dataset, "No Finding was taken for no label. In 12 rows it stands beside other labels, which count.")
+
+
+@pytest.mark.parametrize("odd", ["uncertain", "ungradable", "Pneumonia?"])
+def test_classes_that_nobody_knows(odd: str, made: Any) -> None:  # noqa: F811
+    images = {f"i{i}.png": A for i in range(36)}
+    rows = [(name, ("a", "b", odd)[i % 3]) for i, name in enumerate(images)]
+    assert "seems to mean that the class is not known" in refusal(
+        made({**images, "l.csv": table(rows, "image", "label")})
+    )
+
+
+def test_a_flag_called_test_is_no_finding(made: Any) -> None:  # noqa: F811
+    images = {f"i{i}.png": A for i in range(36)}
+    rows = [(name, i % 2, i // 2 % 2, int(i > 25)) for i, name in enumerate(images)]
+    message = refusal(made({**images, "l.csv": table(rows, "image", "mass", "nodule", "test")}))
+    assert "its column test seems to say which split a row is of" in message
+
+
+def test_persons_in_paths_of_a_small_split(made: Any) -> None:  # noqa: F811
+    images = chexpert(19)
+    few = {f"valid/patient{person:05}/study1/view1_frontal.png": A if person % 2 else B for person in range(900, 906)}
+    tree: Tree = {**images, **few}
+    for split, names in (("train", images), ("valid", few)):
+        tree[f"{split}.csv"] = table(
+            [(f"CheXpert/{name}", class_of(level)) for name, level in names.items()], "Path", "label"
+        )
+    dataset = load_dataset(str(made(tree)))
+    assert said(dataset, "25 folders patient00000")
+    assert len(dataset.splits["val"]) == 6
+    assert disjoint(dataset)
+
+
+def test_a_grade_in_a_table_beside_folders_of_downloads(made: Any) -> None:  # noqa: F811
+    """Messidor: folders Base11 and Base12, and a table of grades."""
+    images = {f"{base}/{base}_{i}.png": A for base in ("Base11", "Base12") for i in range(18)}
+    rows = [(Path(name).name, "A", i % 4) for i, name in enumerate(images)]
+    path = made({**images, "Annotation.csv": table(rows, "Image name", "Department", "Retinopathy grade")})
+    assert "the labels could be the column Retinopathy grade of Annotation.csv" in refusal(path)

@@ -77,6 +77,10 @@ def by_the_rules(files: set[str]) -> Where | None:
     )
     if len([name for name, count in inner.items() if count > 1]) > 1:
         return None
+    # A folder below a class that is called like another class is in the wrong place.
+    classes = {(split, path[0]) for split, path, _ in parted}
+    if any(len(path) > 2 and path[1] != path[0] and (split, path[1]) in classes for split, path, _ in parted):
+        return None
     siblings = {(split, *path[:at], path[at]) for split, path, _ in parted for at in range(1, len(path))}
 
     def is_mask(split: str, path: list[str]) -> bool:

@@ -495,7 +495,7 @@ def test_messages_name_the_cause(tmp_path: Path, made: Any, cli_error: CliError,
     (flat / "labels.csv").write_text("number,outcome\n0.png,a\n")
     error = cli_error("audit", str(flat))
     assert "its 1 images have no class" in error
-    assert "labels.csv has no columns of file names and labels" in error
+    assert "labels.csv was not used: none of its columns is called label" in error
     packed = tmp_path / "packed"
     packed.mkdir()
     os.link(small_npz, packed / "small.npz")
