@@ -88,8 +88,13 @@ def groups_by_name(
     ends = np.cumsum([len(one) for one in known])[:-1]
     family_of = dict(zip(names, np.split(np.array(found.of), ends), strict=True))
     notes = []
+    in_train: dict[str, set[str]] = {}
+    for name, family in zip(names["train"] or [], family_of["train"].tolist(), strict=True):
+        in_train.setdefault(family, set()).add(stem_of(Path(name)))
     for split in [split for split in names if split != "train"]:
-        if count := int(np.isin(family_of[split], family_of["train"]).sum()):
+        members = zip(names[split] or [], family_of[split].tolist(), strict=True)
+        # Equal names say nothing: every split may be numbered anew.
+        if count := sum(bool(in_train.get(family, set()) - {stem_of(Path(name))}) for name, family in members):
             notes.append(
                 f"{count} {split} images are by their names {found.in_words()} with training images: figures measured on {split} "
                 "may be inflated. A table with a column `patient` says whom each image is of."
@@ -187,12 +192,15 @@ def _in_common(groups: Sequence[str]) -> int:
 
 
 def _example(names: Sequence[str], groups: Sequence[str]) -> tuple[str, str] | None:
-    """The first two names of one group that differ; None where there are none."""
+    """Two names of one group that differ, by more than a suffix if there are such; None where there are none."""
     first: dict[str, str] = {}
-    for name, group in zip(names, groups, strict=True):
-        if first.setdefault(group, name) != name:
-            return first[group], name
-    return None
+    differ = [
+        (first[group], name)
+        for name, group in zip(names, groups, strict=True)
+        if first.setdefault(group, name) != name
+    ]
+    by_more = (pair for pair in differ if stem_of(Path(pair[0])) != stem_of(Path(pair[1])))
+    return next(by_more, differ[0] if differ else None)
 
 
 def views_in(names: Mapping[str, list[str] | None]) -> list[str]:

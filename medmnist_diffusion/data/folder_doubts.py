@@ -15,6 +15,7 @@ from medmnist_diffusion.data.folder_names import (
     is_split_like,
     is_version,
     is_within_class,
+    may_be_class,
     split_name,
     unnumbered,
     without_split,
@@ -81,22 +82,30 @@ def _refuse_splits_of_classes(path: Path, below: Below) -> None:
         )
 
 
-def refuse_no_classes(path: Path, below: Below) -> None:
-    """Raises:
-    UserError: if a folder could hold masks, if the folders could be persons, or if the folders in them could be the classes.
+def refuse_no_classes(path: Path, below: Below, names: Mapping[str, Collection[str]]) -> None:
+    """What is called like classes are.
+
+    Args:
+        names: of each folder the names of its images: one called `lesion` holds masks if they are those of the others.
+
+    Raises:
+        UserError: if a folder could hold masks, if the folders could be persons, or if the folders in them could be the classes.
     """
-    if mask := next(filter(is_mask_folder, below), None):
+    for mask in filter(is_mask_folder, below):
+        others = set(chain.from_iterable(names[name] for name in below if name != mask))
+        if may_be_class(mask) and len(others & set(names[mask])) < len(names[mask]) / 2:
+            continue
         raise UserError(
             f"{path}: is {mask} a class, or does it hold the masks of the other images? Rename it, or move it away."
         )
     for name, inner in below.items():
-        others = {same_name(one): one for one in below if one != name}
-        if other := next((one for one in inner if same_name(one) in others), None):
+        classes = {same_name(one): one for one in below if one != name}
+        if other := next((one for one in inner if same_name(one) in classes), None):
             raise UserError(
                 f"{path}: {name} holds a folder {other}, which is called like another class. Move its images there, or call it "
                 "otherwise."
             )
-        if (of := others.get(same_name(without_version(name)))) and without_version(name) != name:
+        if (of := classes.get(same_name(without_version(name)))) and without_version(name) != name:
             raise UserError(
                 f"{path}: {name} looks like a version of the images of {of}. Put them into one folder, or move it away; if it "
                 "is a class of its own, call it otherwise."

@@ -102,6 +102,11 @@ def is_mask_folder(name: str, parent: str = "") -> bool:
     return _MASK_FOLDER.fullmatch(re.sub(r"(?<=[a-z])(?=[A-Z])", "_", name)) is not None
 
 
+def may_be_class(mask: str) -> bool:
+    """Whether a folder that is called as masks are may as well be a class: `lesion`, or `seg`, a kind of blood cells."""
+    return re.fullmatch(rf"{_UNSURE_WORDS}|seg", mask, re.IGNORECASE) is not None
+
+
 def picture_of_mask(stem: str) -> tuple[str, bool] | None:
     """Of a file called as masks are, the name of the picture that it would be of, and whether the name can hardly mean anything
     else (`x_mask`; `x_lesion` may be a picture); None of other files."""

@@ -20,8 +20,10 @@ from medmnist_diffusion.data.folder_names import (
     is_called_mask,
     is_hidden,
     is_mask_folder,
+    is_within_class,
     picture_of_mask,
     split_name,
+    unnumbered,
 )
 from medmnist_diffusion.data.images import is_image
 from medmnist_diffusion.data.medical import stem_of
@@ -125,7 +127,9 @@ def folder_contents(path: Path) -> FolderContents:
         _leave_out_strays(part, left_out)
         for name in part.without_images:
             left_out.add("{} folders hold no images, so that they are no classes", part.path / name)
-        refuse_no_classes(part.path, part.below())
+        refuse_no_classes(
+            part.path, part.below(), {name: _stems(list(one.all_images())) for name, one in part.folders.items()}
+        )
         splits[split] = {name: _without_masks(folder, left_out) for name, folder in part.folders.items()}
     below = _counts_below(found, splits)
     if patients := _patients(found, splits):
@@ -134,6 +138,7 @@ def folder_contents(path: Path) -> FolderContents:
             f"The {len(names)} folders below the classes ({', '.join(names[:3])}, …) were taken for patients: images in folders "
             "of one name belong together."
         )
+        notes += _below_patients(path, patients)
     elif below:
         listed = ", ".join(sorted(below)[:3]) + (", …" if len(below) > 1 else "")
         count = below.total()
@@ -257,6 +262,26 @@ def _tree(path: Path, left_out: _LeftOut, above: tuple[str, ...]) -> _Tree:
         elif entry.is_file() and entry.suffix.lower() not in BESIDE_IMAGES:
             left_out.other_types[entry.suffix.lower() or "without a suffix"] += 1
     return tree
+
+
+def _below_patients(path: Path, patients: dict[Path, str]) -> list[str]:
+    """A note on the folders in those of patients.
+
+    Raises:
+        UserError: if these could be the classes: two or more, each of several patients, that are no views.
+    """
+    people: dict[str, set[str]] = {}
+    for file, patient in patients.items():
+        parts = file.relative_to(path).parts[:-1]
+        if patient in parts[:-1]:
+            people.setdefault(parts[parts.index(patient) + 1], set()).add(patient)
+    several = sorted(name for name, of in people.items() if len(of) > 1 and not is_within_class(name))
+    if len(several := unnumbered(several)) > 1:
+        raise UserError(
+            f"{path}: the folders below the patients ({', '.join(several[:3])}) could be the classes, too. If they are, put "
+            "them on top; if not, put the images right into the patients' folders."
+        )
+    return [f"Folders below the patients were not used ({', '.join(sorted(people)[:3])})."] if people else []
 
 
 def _counts_below(trees: dict[str, _Tree], splits: dict[str, dict[str, list[Path]]]) -> Counter[str]:

@@ -243,7 +243,8 @@ class Seen(BaseModel):
                 )
         if self.inverted:
             lines.append(
-                f"{self.inverted} {of} are stored with white as the least value (MONOCHROME1): they were turned round."
+                f"{self.inverted} {of} are stored with white as the least value (MONOCHROME1 or WhiteIsZero): they were turned "
+                "round."
             )
         if self.contradict:
             lines.append(

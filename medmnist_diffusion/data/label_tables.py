@@ -185,7 +185,7 @@ def _why_unused(table: Path, read_from: str | None) -> str:
         if (named_by := file_column(rows, images)) is None:
             return f"none of its columns is called file_name ({listed})"
         if (columns := columns_of(rows, images)) is None:
-            return f"none of its columns is called label ({listed})"
+            return f"none of its columns is called label ({listed}); call the right one so"
         named = len(rows) if columns.by_folder else len(rows) - files_of(rows, named_by, images, table, [])[1]
         instead = f", but {read_from} was" if read_from else ""
         return f"it names {named} {'folders' if columns.by_folder else 'images'} that are there ({listed}){instead}"
@@ -371,7 +371,7 @@ def _read(
         if part.groups is not None:
             part.groups.append(group)
     repeated = len(rows) - missing - len(seen)
-    if by_folder:
+    if by_folder and len(splits) > 1:
         said = [*said, "Splits from the folders that the files lie in."]
     notes = column_notes(table, rows, columns, said_by)
     if missing:

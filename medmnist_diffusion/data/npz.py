@@ -171,7 +171,9 @@ def _check_image_header(where: str, shape: tuple[int, ...], dtype: np.dtype) -> 
         raise UserError(f"{where}_images has shape {shape}; N×H×W, N×H×W×3 or for volumes N×D×H×W is needed. {REMEDY}")
     if shape[0] and not SMALLEST <= min(sides) <= max(sides) <= (LARGEST if len(sides) == 2 else LARGEST_VOLUME):
         what = f"from {SMALLEST} to {LARGEST} pixels a side, of volumes to {LARGEST_VOLUME}, are read"
-        raise UserError(f"{where}_images has shape {shape}: {what}. Resize them first.")
+        order = len(shape) == 4 and (shape[1] in (1, 2, 3, 4) or shape[-1] in (2, 4))
+        remedy = "Put the colours last, three or none (N×H×W×3)" if order else "Resize them first"
+        raise UserError(f"{where}_images has shape {shape}: {what}. {remedy}.")
 
 
 def _conditions(labels: np.ndarray, images: int, num_labels: int, where: str) -> np.ndarray:

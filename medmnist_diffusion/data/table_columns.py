@@ -23,6 +23,8 @@ SURE_FILE_COLUMNS = (
 )  # fmt: skip
 FILE_COLUMNS = (*SURE_FILE_COLUMNS, "id_code", "id", "name")  # the last three may mean something else
 NAME_COLUMNS = ("label_name", "class_name", "finding_labels")  # before all other columns of labels
+SPLIT_WORDS = (*SPLIT_COLUMNS[:4], "phase", "cohort", "usage", "part")
+SURE_LABELS = ("label", "labels", "class", "classes")
 PERHAPS_LABELS = ("grade", "level", "group", "choice")  # after all others; the last one is Label Studio's
 UNSURE = ("", "nan", "na", "-1", "-1.0", "u")
 YES, NO = ("1", "1.0", "true", "yes"), ("0", "0.0", "false", "no")
@@ -155,6 +157,7 @@ def check_columns(rows: Rows, columns: Columns, split: str | None, table: Path) 
         UserError: if one of them may be one of labels, too: zeros and ones with a mistake, or grades.
     """
     if len(columns.labels) == 1:
+        _check_other_labels(rows, columns.labels[0], table)
         return []
     alone = []
     for name in rows[0]:
@@ -175,6 +178,24 @@ def check_columns(rows: Rows, columns: Columns, split: str | None, table: Path) 
         if len(set(values)) == 1 and len(binary) == len(values):
             alone.append(name.strip())
     return [f"{', '.join(alone)} holds one value alone, and was not taken for a label."] if alone else []
+
+
+def _check_other_labels(rows: Rows, label: str, table: Path) -> None:
+    """Raises:
+    UserError: if several columns could hold the labels, and say different things: only `label` and `class` are sure.
+    """
+    if usual_column((label,), (*NAME_COLUMNS, *SURE_LABELS)):
+        return
+    for other in [
+        name for name in rows[0] if name != label and usual_column((name,), (*LABEL_COLUMNS, *PERHAPS_LABELS))
+    ]:
+        pairs = {(row[label].strip(), row[other].strip()) for row in rows}
+        values = [{pair[at] for pair in pairs} for at in (0, 1)]
+        if 1 < len(values[1]) <= MOST_GRADES and not len(pairs) == len(values[0]) == len(values[1]):
+            raise UserError(
+                f"{table}: its columns {label.strip()} and {other.strip()} could both hold the labels. Call the right one "
+                "`label`, or take the other one out."
+            )
 
 
 def check_other_names(
@@ -207,8 +228,9 @@ def split_column(rows: Rows, table: Path) -> str | None:
     for name in () if found else rows[0]:
         values = sorted({row[name].strip() for row in rows})
         like_splits = len(values) in (2, 3) and all(map(is_split_like, values)) and "train" in " ".join(values).lower()
+        other_words = usual_column((name,), SPLIT_WORDS) and len(values) > 1 and any(map(is_split_like, values))
         flag = _SPLIT_FLAG.fullmatch(name.strip())
-        if (flag and (flag["is"] or _is_binary(values))) or like_splits:
+        if (flag and (flag["is"] or _is_binary(values))) or like_splits or other_words:
             raise UserError(
                 f"{table}: its column {name.strip()} seems to say which split a row is of ({', '.join(values[:3])}). Write train, "
                 "val and test in a column `split`, or take it out."

@@ -535,3 +535,75 @@ def test_a_grade_in_a_table_beside_folders_of_downloads(made: Any) -> None:  # n
     rows = [(Path(name).name, "A", i % 4) for i, name in enumerate(images)]
     path = made({**images, "Annotation.csv": table(rows, "Image name", "Department", "Retinopathy grade")})
     assert "the labels could be the column Retinopathy grade of Annotation.csv" in refusal(path)
+
+
+@pytest.mark.parametrize(
+    ("tops", "inner"),
+    [
+        (("Charite", "Mainz"), ("normal", "pneumonia")),
+        (("XR_ELBOW", "XR_HAND"), ("study1_negative", "study1_positive")),
+    ],
+)
+def test_classes_below_patients_below_sites(tops: tuple[str, str], inner: tuple[str, str], made: Any) -> None:  # noqa: F811
+    tree = {
+        f"{top}/patient{at * 12 + person:03}/{inner[person % 2]}/image{i}.png": A
+        for at, top in enumerate(tops)
+        for person in range(12)
+        for i in range(2)
+    }
+    assert f"the folders below the patients ({', '.join(inner)}) could be the classes, too" in refusal(made(tree))
+
+
+def test_visits_below_patients_are_said(made: Any) -> None:  # noqa: F811
+    tree = {
+        f"{label}/patient{label}{person:03}/visit{visit}/{i}.png": level
+        for label, level in (("a", A), ("b", B))
+        for person in range(12)
+        for visit in (1, 2)
+        for i in range(2)
+    }
+    dataset = load_dataset(str(made(tree)))
+    assert levels_by_class(dataset) == {"a": {A}, "b": {B}}
+    assert said(dataset, "Folders below the patients were not used (visit1, visit2)")
+
+
+def test_splits_that_are_numbered_anew_in_other_formats(made: Any) -> None:  # noqa: F811
+    tree = {
+        f"{split}/{label}/{i:03}.{suffix}": A
+        for split, suffix in (("train", "png"), ("valid", "png"), ("test", "jpg"))
+        for label in "ab"
+        for i in range(10)
+    }
+    assert not said(load_dataset(str(made(tree))), "by their names")
+
+
+@pytest.mark.parametrize("name", ["lesion", "seg", "roi"])
+def test_a_class_that_is_called_as_masks_may_be(name: str, made: Any) -> None:  # noqa: F811
+    levels = {"healthy": A, name: B}
+    assert levels_by_class(load_dataset(str(made(classes_of(levels, under="{0}/{0}{1}.png"))))) == {
+        k: {v} for k, v in levels.items()
+    }
+    tree = {f"../masks/{one}/{i}.png": A for one in levels for i in range(12)}
+    assert f"is {name} a class, or does it hold the masks" in refusal(made(tree) / "../masks")
+
+
+def test_several_columns_that_could_hold_the_labels(made: Any) -> None:  # noqa: F811
+    images = {f"i{i}.png": A for i in range(36)}
+    rows = [(name, ("AK", "BCC", "NEV")[i % 3], i % 2, i % 4) for i, name in enumerate(images)]
+    path = made({**images, "metadata.csv": table(rows, "image", "diagnosis", "target", "grade")})
+    assert "its columns target and diagnosis could both hold the labels" in refusal(path)
+    (path / "metadata.csv").write_text(table(rows, "image", "label", "target", "grade"))
+    assert load_dataset(str(path)).conditioning.names == ["AK", "BCC", "NEV"]
+    rows = [(name, label, ("AK", "BCC", "NEV").index(label)) for name, label, *_ in rows]  # type: ignore[misc]
+    (path / "metadata.csv").write_text(table(rows, "image", "diagnosis", "target"))
+    assert len(load_dataset(str(path)).conditioning.names) == 3
+
+
+@pytest.mark.parametrize(
+    ("column", "values"), [("cohort", ("development", "external validation")), ("set", ("derivation", "validation"))]
+)
+def test_cohorts_are_splits(column: str, values: tuple[str, str], made: Any) -> None:  # noqa: F811
+    images = {f"i{i}.png": A for i in range(36)}
+    rows = [(name, "ab"[i % 2], values[int(i > 25)]) for i, name in enumerate(images)]
+    message = refusal(made({**images, "metadata.csv": table(rows, "image", "label", column)}))
+    assert f"its column {column} seems to say which split a row is of" in message

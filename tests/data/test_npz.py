@@ -252,3 +252,11 @@ def test_a_json_file_of_another_kind_is_left_out_and_that_is_said(tmp_path: Path
     dataset = load_dataset(str(tmp_path / "x.npz"))
     assert list(dataset.id2label.values()) == ["0", "1", "2", "3"]
     assert dataset.notes == ["x.json, beside it, was not used: it names no classes (`label`, as in medmnist.INFO)."]
+
+
+@pytest.mark.parametrize("shape", [(40, 3, 28, 28), (40, 28, 28, 4)])
+def test_colours_in_another_place_are_named(shape: tuple[int, ...], tmp_path: Path, cli_error: CliError) -> None:
+    arrays = {f"{split}_images": np.zeros(shape, np.uint8) for split in ("train", "val", "test")}
+    arrays |= {f"{split}_labels": np.arange(40) % 2 for split in ("train", "val", "test")}
+    np.savez_compressed(tmp_path / "x.npz", **arrays)  # type: ignore[arg-type]
+    assert "Put the colours last, three or none" in cli_error("audit", str(tmp_path / "x.npz"))
