@@ -256,7 +256,7 @@ def test_a_json_file_of_another_kind_is_left_out_and_that_is_said(tmp_path: Path
 
 @pytest.mark.parametrize("shape", [(40, 3, 28, 28), (40, 28, 28, 4)])
 def test_colours_in_another_place_are_named(shape: tuple[int, ...], tmp_path: Path, cli_error: CliError) -> None:
-    arrays = {f"{split}_images": np.zeros(shape, np.uint8) for split in ("train", "val", "test")}
+    arrays: dict[str, Any] = {f"{split}_images": np.zeros(shape, np.uint8) for split in ("train", "val", "test")}
     arrays |= {f"{split}_labels": np.arange(40) % 2 for split in ("train", "val", "test")}
-    np.savez_compressed(tmp_path / "x.npz", **arrays)  # type: ignore[arg-type]
+    np.savez_compressed(tmp_path / "x.npz", **arrays)
     assert "Put the colours last, three or none" in cli_error("audit", str(tmp_path / "x.npz"))
