@@ -61,8 +61,7 @@ def drawn_splits(
         )
     note = f"No {' and no '.join(missing)} split was given: drawn from train, stratified, with seed 0."
     if together := len(labels) - len(np.unique(groups)):
-        kept = "of one patient, or that show another's picture," if patients else "that show another's picture"
-        note += f" {together} images {kept} stay in one split with it."
+        note += f" {together} images stay in one split with another one of the same {'patient or ' * patients}picture."
     notes = [note, *([alike_in_words(alike)] if alike else [])]
     return dict(zip(["train", *missing], [rest, *rows], strict=True)), notes
 

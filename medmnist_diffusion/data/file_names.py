@@ -106,8 +106,8 @@ def groups_by_name(
     fewest = min(len(set(groups[rows])) for rows in conditioning.members(labels["train"]))
     if found.kind == "person" and fewest < FEWEST_PERSONS:
         note = (
-            f"Some images are by their names {found.in_words()}, but a class has too few such names to keep each in one split. "
-            "A table with a column `patient` says whom each image is of."
+            f"Some images are by their names {found.in_words()}, but a class has too few such names to keep each in one split: "
+            "images of one may stand in several. A table with a column `patient` says whom each image is of."
         )
         return None, [*notes, note]
     note = f"Images are by their names {found.in_words()}: of {together} such names all images stay in one split."

@@ -93,6 +93,8 @@ class Values:
 
 def is_medical(path: Path) -> bool:
     """Whether a file is DICOM or NIfTI: by its suffix, or of files without one by DICOM's mark."""
+    if path.name.upper() == "DICOMDIR":  # a list of a CD's files
+        return False
     suffix = path.suffix.lower()
     if suffix in DICOM_SUFFIXES or is_nifti(path):
         return True

@@ -23,6 +23,7 @@ SURE_FILE_COLUMNS = (
 )  # fmt: skip
 FILE_COLUMNS = (*SURE_FILE_COLUMNS, "id_code", "id", "name")  # the last three may mean something else
 NAME_COLUMNS = ("label_name", "class_name", "finding_labels")  # before all other columns of labels
+SYNTHETIC = "synthetic"  # what `sample` and `augment` write of each image
 SPLIT_WORDS = (*SPLIT_COLUMNS[:4], "phase", "cohort", "usage", "part")
 SURE_LABELS = ("label", "labels", "class", "classes")
 PERHAPS_LABELS = ("grade", "level", "group", "choice")  # after all others; the last one is Label Studio's
@@ -177,7 +178,7 @@ def check_columns(rows: Rows, columns: Columns, split: str | None, table: Path) 
             )
         if len(set(values)) == 1 and len(binary) == len(values):
             alone.append(name.strip())
-    return [f"{', '.join(alone)} holds one value alone, and was not taken for a label."] if alone else []
+    return [f"{', '.join(alone)} {'hold' if len(alone) > 1 else 'holds'} one value alone, no label."] if alone else []
 
 
 def _check_other_labels(rows: Rows, label: str, table: Path) -> None:
@@ -248,6 +249,8 @@ def column_notes(table: Path, rows: Rows, columns: Columns, split: str | None) -
         notes.append("Its rows name folders: all images in one have the row's label.")
     if columns.group:
         notes.append(f"Images with the same {columns.group} belong together.")
+    if generated := sum(row.get(SYNTHETIC, "").strip().lower() in YES for row in rows):
+        notes.append(f"{generated} of {len(rows)} images are generated, not real (its column {SYNTHETIC}).")
     used = (columns.file, *columns.labels, split, columns.group, FOLDER)
     unused = [name.strip() or "one without a name" for name in rows[0] if name not in used]
     if folds := [name for name in unused if same_name(name) in ("fold", "folds", "kfold", "cvfold")]:

@@ -87,11 +87,12 @@ def folder_parts(
         labelled, notes = labelled_files(path, found) if found else _by_folders(path, tables)
         files = [file for one in labelled.values() for file in one.files]
         read = list(found.values())
-        if tables and not read and (beside := patients_beside(path, files)):
+        known = any(one.groups for one in labelled.values())
+        if tables and not (read and known) and (beside := patients_beside(path, files)):
             table, patient_of = beside
             labelled = _with_groups(labelled, patient_of)
             notes = [*notes, f"Images of one patient in {table.name} belong together."]
-            read = [table]
+            read = [*read, table]
         notes = [*notes, *(unused_tables(path, read) if tables else [])]
         content = _content(path, [*files, *read])
         labelled, said = _with_patients(labelled, content)
@@ -176,7 +177,7 @@ def _with_patients(labelled: dict[str, LabelledFiles], content: str) -> tuple[di
             )
         return labelled, [note]
     unnamed = f" {nobody} files name nobody: their images may be of any of them." if nobody else ""
-    note = f"Images of one of the {count} patients whom the DICOM files name belong together.{unnamed}"
+    note = f"The DICOM files name {count} patients: images of one belong together.{unnamed}"
     known = [group for one in labelled.values() for group in one.groups or []]
     if len(known) == len(files):
         joined = joined_groups(

@@ -188,7 +188,7 @@ def test_a_column_of_one_value_is_said(made: Any) -> None:  # noqa: F811
     images = {f"{i}.png": A for i in range(40)}
     rows = [(name, i % 2, i // 2 % 2, 0) for i, name in enumerate(images)]
     dataset = load_dataset(str(made({**images, "labels.csv": table(rows, "image", "mass", "nodule", "hernia")})))
-    assert said(dataset, "hernia holds one value alone, and was not taken for a label")
+    assert said(dataset, "hernia holds one value alone, no label")
 
 
 @pytest.mark.parametrize(
@@ -264,7 +264,7 @@ def test_files_that_name_nobody_beside_others(tmp_path: Path) -> None:
         for i in range(40):
             dicom(tmp_path / label / f"{i}.dcm", f"{label}{i // 2}" if i < 20 else "", i + 100 * ord(label))
     dataset = read(tmp_path)
-    assert said(dataset, "one of the 20 patients whom the DICOM files name", "40 files name nobody")
+    assert said(dataset, "The DICOM files name 20 patients: images of one belong together", "40 files name nobody")
     assert disjoint(dataset)
 
 
@@ -396,7 +396,7 @@ def test_visits_are_of_one_person(visit: str, made: Any, tmp_path: Path) -> None
     assert disjoint(dataset)
     for i in range(24):
         dicom(tmp_path / "scans" / "ab"[i // 2 % 2] / f"{i}.dcm", visit.format(i // 2, i % 2), i)
-    assert said(read(tmp_path / "scans"), "one of the 12 patients whom the DICOM files name")
+    assert said(read(tmp_path / "scans"), "The DICOM files name 12 patients: images of one belong together")
 
 
 def test_several_modalities_and_sequences_are_said(made: Any, tmp_path: Path) -> None:  # noqa: F811
@@ -607,3 +607,34 @@ def test_cohorts_are_splits(column: str, values: tuple[str, str], made: Any) -> 
     rows = [(name, "ab"[i % 2], values[int(i > 25)]) for i, name in enumerate(images)]
     message = refusal(made({**images, "metadata.csv": table(rows, "image", "label", column)}))
     assert f"its column {column} seems to say which split a row is of" in message
+
+
+def test_generated_images_are_said(made: Any) -> None:  # noqa: F811
+    images = {f"i{i}.png": A for i in range(36)}
+    rows = [(name, "ab"[i % 2], str(i < 12)) for i, name in enumerate(images)]
+    dataset = load_dataset(str(made({**images, "metadata.csv": table(rows, "file_name", "label_name", "synthetic")})))
+    assert said(dataset, "12 of 36 images are generated, not real")
+
+
+def test_a_second_table_that_says_whose_the_images_are(made: Any) -> None:  # noqa: F811
+    """ISIC 2019: one table of labels, another one of lesions."""
+    images = {f"i{i}.png": A if i % 2 else B for i in range(48)}
+    labels = [(name, class_of(level)) for name, level in images.items()]
+    lesions = [(name, 50, f"L{i // 2}") for i, name in enumerate(images)]
+    tables = {
+        "labels.csv": table(labels, "image", "label"),
+        "lesions.csv": table(lesions, "image", "age", "lesion_id"),
+    }
+    dataset = load_dataset(str(made({**images, **tables})))
+    assert said(dataset, "Images of one patient in lesions.csv belong together")
+    assert disjoint(dataset)
+    assert levels_by_class(dataset) == {"a": {A}, "b": {B}}
+
+
+def test_the_list_of_a_cd_is_no_image(tmp_path: Path) -> None:
+    for i in range(24):
+        dicom(tmp_path / "ab"[i % 2] / f"{i}", f"p{i}", i)
+    (tmp_path / "DICOMDIR").write_bytes((tmp_path / "a" / "0").read_bytes())
+    dataset = read(tmp_path)
+    assert sum(map(len, dataset.splits.values())) == 24
+    assert said(dataset, "1 files of other types were passed over")

@@ -410,7 +410,7 @@ def test_a_volume_that_was_written_anew_is_read_anew(tmp_path: Path) -> None:
 
 def test_patients_named_in_dicom_stay_in_one_split_and_unnamed_outside(tmp_path: Path) -> None:
     dataset = load_dataset(str(folder_of_dicom(tmp_path / "scans", count=60)))
-    assert any("one of the 30 patients whom the DICOM files name" in note for note in dataset.notes)
+    assert any("The DICOM files name 30 patients: images of one belong together" in note for note in dataset.notes)
     assert "Jane" not in str(dataset.notes)
     groups = {name: set(split.groups or []) for name, split in dataset.splits.items()}
     assert all(groups.values())

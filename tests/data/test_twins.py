@@ -143,7 +143,7 @@ def test_drawn_splits_keep_twins_together(tmp_path: Path) -> None:
         Image.fromarray(image).save(folder / f"{at}.png")
         Image.fromarray(np.roll(image, 1, 0)).save(folder / f"{at}_again.png")
     dataset = load_dataset(str(tmp_path / "mine"))
-    assert any("60 images that show another's picture stay in one split with it" in note for note in dataset.notes)
+    assert any("60 images stay in one split with another one of the same picture" in note for note in dataset.notes)
     found = find_twins(dataset)
     assert [len(found.rows(name)) for name in ("val", "test")] == [0, 0]
     assert len(found.rows("train")) == len(dataset.train)
