@@ -61,7 +61,8 @@ def drawn_splits(
         )
     note = f"No {' and no '.join(missing)} split was given: drawn from train, stratified, with seed 0."
     if together := len(labels) - len(np.unique(groups)):
-        note += f" {together} images stay in one split with another one of the same {'patient or ' * patients}picture."
+        same = "patient or picture" if patients else "picture"
+        note += f" {together} images stay in one split with another one of the same {same}."
     notes = [note, *([alike_in_words(alike)] if alike else [])]
     return dict(zip(["train", *missing], [rest, *rows], strict=True)), notes
 
