@@ -29,9 +29,8 @@ _CHANGES = (
 _CHANGE_AT_END = re.compile(rf"(?P<of>.+?){_END}({_CHANGES})({_START})?[-+]?(\d+([._]\d+)?)?", re.IGNORECASE)
 _CHANGE_AT_START = re.compile(rf"({_CHANGES})({_START})?\d*{_START}(?P<of>.+)", re.IGNORECASE)
 _ROBOFLOW = re.compile(r"(?P<of>.+?)(_(jpe?g|png|bmp|tiff?))?\.rf\.[0-9A-Za-z]{8,}")
-_KERAS = re.compile(
-    r"(?P<of>[a-z]*aug[a-z]*[-_]\d+)_\d+", re.IGNORECASE
-)  # a prefix, the picture's number, a random one
+# Keras's copies: a prefix, the picture's number, a random one.
+_KERAS = re.compile(r"(?P<of>([a-z]+_)?aug(mented)?[-_]\d+)_\d+", re.IGNORECASE)
 _VIEW = re.compile(
     rf"(?P<of>.+?){_END}(left|right|[lr]|o[ds]|cc|mlo|ap|pa|lat(eral)?|front(al)?|[a-z]{{0,6}}\d+)", re.IGNORECASE
 )

@@ -140,7 +140,9 @@ def folder_contents(path: Path) -> FolderContents:
         )
         notes += _below_patients(path, patients)
     elif below:
-        listed = ", ".join(sorted(below)[:3]) + (", …" if len(below) > 1 else "")
+        listed = ", ".join(
+            [*sorted(below)[:3], "…"]
+        )  # names of people, perhaps: brackets that end so are not published
         count = below.total()
         notes += [
             f"Folders below the classes were not taken for classes ({listed}), nor for patients: their {count} images are trained "
@@ -281,7 +283,7 @@ def _below_patients(path: Path, patients: dict[Path, str]) -> list[str]:
             f"{path}: the folders below the patients ({', '.join(several[:3])}) could be the classes, too. If they are, put "
             "them on top; if not, put the images right into the patients' folders."
         )
-    return [f"Folders below the patients were not used ({', '.join(sorted(people)[:3])})."] if people else []
+    return [f"Folders below the patients were not used ({', '.join(sorted(people)[:3])}, …)."] if people else []
 
 
 def _counts_below(trees: dict[str, _Tree], splits: dict[str, dict[str, list[Path]]]) -> Counter[str]:

@@ -251,7 +251,7 @@ def labelled_files(path: Path, tables: dict[str | None, Path]) -> tuple[dict[str
         persons = sorted(set(people.values()))
         splits = {name: replace(one, groups=[people[file] for file in one.files]) for name, one in splits.items()}
         notes.append(
-            f"The {len(persons)} folders {', '.join(persons[:3])}, … were taken for patients: images in folders of one name "
+            f"The {len(persons)} folders ({', '.join(persons[:3])}, …) were taken for patients: images in folders of one name "
             "belong together."
         )
     left = sum(map(is_image, files_below(path))) - len(used)

@@ -9,6 +9,7 @@ import pytest
 from pydicom.data import get_testdata_file
 
 from medmnist_diffusion.data import ImageDataset, load_dataset
+from medmnist_diffusion.data.audit import describe
 from medmnist_diffusion.data.medical import Values, medical_values
 from tests.data.test_what_people_have import (
     Tree,
@@ -96,7 +97,7 @@ def test_persons_in_the_paths_of_a_table(made: Any) -> None:  # noqa: F811
     images = chexpert()
     rows = [(f"CheXpert/{name}", class_of(level)) for name, level in images.items()]
     dataset = load_dataset(str(made({**images, "train.csv": table(rows, "Path", "label")})))
-    assert said(dataset, "14 folders patient00000, patient00001, patient00002, … were taken for patients")
+    assert said(dataset, "14 folders (patient00000, patient00001, patient00002, …) were taken for patients")
     assert disjoint(dataset)
 
 
@@ -319,7 +320,9 @@ def two_classes(name: str, count: int = 16, **more: int) -> Tree:
 
 def test_a_folder_below_one_class_is_said(made: Any) -> None:  # noqa: F811
     dataset = load_dataset(str(made(two_classes("{label}/{i}.png", **{"a/excluded/{label}{i}.png": 6}))))
-    assert said(dataset, "were not taken for classes (excluded)", "their 12 images are trained as those of the class")
+    assert said(
+        dataset, "were not taken for classes (excluded, …)", "their 12 images are trained as those of the class"
+    )
 
 
 @pytest.mark.parametrize("split", ["", "train/"])
@@ -524,7 +527,7 @@ def test_persons_in_paths_of_a_small_split(made: Any) -> None:  # noqa: F811
             [(f"CheXpert/{name}", class_of(level)) for name, level in names.items()], "Path", "label"
         )
     dataset = load_dataset(str(made(tree)))
-    assert said(dataset, "25 folders patient00000")
+    assert said(dataset, "25 folders (patient00000")
     assert len(dataset.splits["val"]) == 6
     assert disjoint(dataset)
 
@@ -564,7 +567,7 @@ def test_visits_below_patients_are_said(made: Any) -> None:  # noqa: F811
     }
     dataset = load_dataset(str(made(tree)))
     assert levels_by_class(dataset) == {"a": {A}, "b": {B}}
-    assert said(dataset, "Folders below the patients were not used (visit1, visit2)")
+    assert said(dataset, "Folders below the patients were not used (visit1, visit2, …)")
 
 
 def test_splits_that_are_numbered_anew_in_other_formats(made: Any) -> None:  # noqa: F811
@@ -638,3 +641,16 @@ def test_the_list_of_a_cd_is_no_image(tmp_path: Path) -> None:
     dataset = read(tmp_path)
     assert sum(map(len, dataset.splits.values())) == 24
     assert said(dataset, "1 files of other types were passed over")
+
+
+def test_names_of_people_are_not_published(made: Any) -> None:  # noqa: F811
+    """What the notes say of folders and ids stands in brackets that the published description leaves out."""
+    images = chexpert()
+    rows = [(f"CheXpert/{name}", class_of(level)) for name, level in images.items()]
+    by_path = load_dataset(str(made({**images, "train.csv": table(rows, "Path", "label")})))
+    people = {f"../b/{label}/Miller/{label}{i}.png": A for label in "ab" for i in range(12)}
+    people |= {f"../b/{label}/{label}{i}.png": A for label in "ab" for i in range(12, 24)}
+    by_folder = load_dataset(str(made(people) / "../b"))
+    for dataset, name in ((by_path, "patient0"), (by_folder, "Miller")):
+        assert name in str(dataset.notes)
+        assert name not in str(describe(dataset).notes)
