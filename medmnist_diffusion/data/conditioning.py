@@ -333,8 +333,7 @@ def nearly_equal(names: Iterable[str], blanks: bool = True) -> tuple[str, str] |
 
 _NOT_KNOWN = (
     "unlabeled", "unlabelled", "notlabeled", "notlabelled", "nolabel", "unknown", "unannotated", "notannotated", "notgraded",
-    "uncertain", "indeterminate",
-    "undetermined", "ungradable", "notgradable", "notsure",
+    "uncertain", "indeterminate", "undetermined", "ungradable", "notgradable", "notsure",
 )  # fmt: skip
 _NO_NUMBER = (-1, -9, -99, -999, 99, 999, 9999)
 

@@ -140,9 +140,8 @@ def folder_contents(path: Path) -> FolderContents:
         )
         notes += _below_patients(path, patients)
     elif below:
-        listed = ", ".join(
-            [*sorted(below)[:3], "…"]
-        )  # names of people, perhaps: brackets that end so are not published
+        # Names of people, perhaps: brackets that end so are not published.
+        listed = ", ".join([*sorted(below)[:3], "…"])
         count = below.total()
         notes += [
             f"Folders below the classes were not taken for classes ({listed}), nor for patients: their {count} images are trained "

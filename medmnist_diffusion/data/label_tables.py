@@ -11,6 +11,7 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -69,10 +70,12 @@ def find_tables(path: Path) -> dict[str | None, Path]:
     Raises:
         UserError: if several could be it.
     """
+    present = [path / name for name in LABEL_TABLES if (path / name).is_file()]
+    candidates = [file for file in sorted(path.iterdir()) if _may_hold_labels(file)]
+    if not present and not candidates:
+        return _tables_in_splits(path)
     images = NamedImages.of(path)
-    known = {
-        path / name: columns_of(read_rows(path / name), images) for name in LABEL_TABLES if (path / name).is_file()
-    }
+    known = {table: columns_of(read_rows(table), images) for table in present}
     usual = [table for table, columns in known.items() if columns]
     named = [
         table for table, columns in known.items() if columns and len(columns.labels) == 1
@@ -83,12 +86,13 @@ def find_tables(path: Path) -> dict[str | None, Path]:
         return {None: (named or usual)[0]}
     if in_splits := _tables_in_splits(path):
         return in_splits
-    candidates = [file for file in sorted(path.iterdir()) if _may_hold_labels(file)]
     others = [file for file in candidates if _names_images(file, images)]
     by_split = {next(iter(split_in(file.stem)), None): file for file in others if len(split_in(file.stem)) == 1}
     if by_split and len(by_split) == len(others):
         rest = [file for file in candidates if file not in others and len(split_in(file.stem) - by_split.keys()) == 1]
-        by_split |= {split_in(file.stem).pop(): file for file in rest if _has_labels_of(file, others[0], images)}
+        wanted = columns_of(read_rows(others[0]), images)
+        labels = wanted.labels if wanted else ()
+        by_split |= {split_in(file.stem).pop(): file for file in rest if _has_labels(file, labels, images)}
         if len(by_split) > 1:
             return dict(by_split)
     if len(others) > 1:
@@ -151,6 +155,7 @@ def unused_tables(path: Path, used: Iterable[Path]) -> list[str]:
     """A note on each table in a folder, or in one of its own, that no labels were read from."""
     notes, used = list[str](), list(used)
     read_from = used[0].name if used else None
+    images_in = cache(NamedImages.of)
     for table in sorted({*path.glob("*"), *path.glob("*/*")} - set(used)):
         if table.suffix.lower() == ".json" and table.parent == path and table.is_file():
             listed = table.relative_to(path).as_posix()
@@ -158,7 +163,9 @@ def unused_tables(path: Path, used: Iterable[Path]) -> list[str]:
                 f"{listed} was not used: labels, splits and patients are read from a CSV (write one with file_name)."
             )
         elif table.suffix.lower() in TABLE_SUFFIXES and table.is_file() and not is_hidden(table.relative_to(path)):
-            notes.append(f"{table.relative_to(path).as_posix()} was not used: {_why_unused(table, read_from)}.")
+            notes.append(
+                f"{table.relative_to(path).as_posix()} was not used: {_why_unused(table, images_in(table.parent), read_from)}."
+            )
         elif table.suffix.lower() == ".txt" and table.is_file() and is_split_like(table.stem):
             notes.append(
                 f"{table.relative_to(path).as_posix()} was not used, though it may list a split: its images may stand in any. "
@@ -167,10 +174,11 @@ def unused_tables(path: Path, used: Iterable[Path]) -> list[str]:
     return notes
 
 
-def _why_unused(table: Path, read_from: str | None) -> str:
+def _why_unused(table: Path, images: NamedImages, read_from: str | None = None) -> str:
     """Why no labels were read from a table.
 
     Args:
+        images: beside it.
         read_from: the table that they were read from.
     """
     if table.suffix.lower() not in READ_SUFFIXES:
@@ -181,7 +189,6 @@ def _why_unused(table: Path, read_from: str | None) -> str:
         if not (rows := read_rows(table)):
             return "it has no rows"
         listed = f"its columns: {', '.join(name.strip() for name in list(rows[0])[:8])}"
-        images = NamedImages.of(table.parent)
         if (named_by := file_column(rows, images)) is None:
             return f"none of its columns is called file_name ({listed})"
         if (columns := columns_of(rows, images)) is None:
@@ -199,10 +206,13 @@ def refuse_unread_labels(path: Path, classes: Iterable[str], count: int) -> None
     Raises:
         UserError: if so: whoever wrote it meant these labels.
     """
-    known = set(map(same_name, classes))
-    for table in filter(_may_hold_labels, sorted(path.iterdir())):
+    tables = [file for file in sorted(path.iterdir()) if _may_hold_labels(file)]
+    if not tables:
+        return
+    known, images = set(map(same_name, classes)), NamedImages.of(path)
+    for table in tables:
         try:
-            columns = columns_of(rows := read_rows(table), images := NamedImages.of(path))
+            columns = columns_of(rows := read_rows(table), images)
         except UserError:
             continue
         if len(rows) < MOST_NAMED * count:
@@ -219,7 +229,7 @@ def refuse_unread_labels(path: Path, classes: Iterable[str], count: int) -> None
         labels = {row[columns.labels[0]].strip() for row in rows}
         if not known & set(map(same_name, labels)) and len(labels) > 1:
             raise UserError(
-                f"{path}: {table.name} was not used: {_why_unused(table, None)}. It holds other labels "
+                f"{path}: {table.name} was not used: {_why_unused(table, images)}. It holds other labels "
                 f"({', '.join(sorted(labels)[:3])}) than the folders ({', '.join(sorted(classes)[:3])}). Mend it, or move it away "
                 "if the folders are the classes."
             )
@@ -278,16 +288,13 @@ def _columns_without_labels(rows: list[dict[str, str]], images: NamedImages) -> 
     return Columns(named_by, (), None if group == named_by else group)
 
 
-def _has_labels_of(file: Path, other: Path, images: NamedImages) -> bool:
-    """Whether a table names images, be they few, and has the columns of another one's labels, though some may hold 0 alone."""
+def _has_labels(file: Path, labels: Sequence[str], images: NamedImages) -> bool:
+    """Whether a table names images, be they few, and has columns of these names, though some may hold 0 alone."""
     try:
-        rows, columns = read_rows(file), columns_of(read_rows(other), images)
-        named_by = file_column(rows, images)
+        named_by = file_column(rows := read_rows(file), images)
     except UserError:
         return False
-    if named_by is None or columns is None:
-        return False
-    return set(columns.labels) <= rows[0].keys() and images.names_any(row[named_by] for row in rows)
+    return named_by is not None and set(labels) <= rows[0].keys() and images.names_any(row[named_by] for row in rows)
 
 
 def _names_images(table: Path, images: NamedImages) -> bool:

@@ -24,7 +24,7 @@ SURE_FILE_COLUMNS = (
 FILE_COLUMNS = (*SURE_FILE_COLUMNS, "id_code", "id", "name")  # the last three may mean something else
 NAME_COLUMNS = ("label_name", "class_name", "finding_labels")  # before all other columns of labels
 SYNTHETIC = "synthetic"  # what `sample` and `augment` write of each image
-SPLIT_WORDS = (*SPLIT_COLUMNS[:4], "phase", "cohort", "usage", "part")
+SPLIT_WORDS = ("set", "phase", "cohort", "usage", "part")  # beside those that are read
 SURE_LABELS = ("label", "labels", "class", "classes")
 PERHAPS_LABELS = ("grade", "level", "group", "choice")  # after all others; the last one is Label Studio's
 UNSURE = ("", "nan", "na", "-1", "-1.0", "u")
@@ -143,12 +143,16 @@ def same_label_columns(tables: dict[Path, tuple[Rows, Columns]]) -> dict[Path, C
 
 
 def may_hold_labels(rows: Rows, file: str) -> str | None:
-    """A column that is called like a grade or a diagnosis, but not so that it is read, and has few values."""
+    """A column that may hold grades or diagnoses, but is not called so that it is read."""
     for name in rows[0]:
-        values = {row[name].strip() for row in rows}
-        if name != file and _LABEL_WORD.search(name.strip()) and 1 < len(values) <= MOST_GRADES:
+        if name != file and _may_be_grade(name, {row[name].strip() for row in rows}):
             return name.strip()
     return None
+
+
+def _may_be_grade(name: str, values: set[str]) -> bool:
+    """Whether a column is called like a grade or a diagnosis, and has few values."""
+    return _LABEL_WORD.search(name.strip()) is not None and 1 < len(values) <= MOST_GRADES
 
 
 def check_columns(rows: Rows, columns: Columns, split: str | None, table: Path) -> list[str]:
@@ -171,7 +175,7 @@ def check_columns(rows: Rows, columns: Columns, split: str | None, table: Path) 
             raise UserError(
                 f"{table}: its column {name.strip()} holds 0 and 1, but also {odd!r}. Is it a label? Correct it, or take it out."
             )
-        if _LABEL_WORD.search(name.strip()) and 1 < len(set(values)) <= MOST_GRADES:
+        if _may_be_grade(name, set(values)):
             raise UserError(
                 f"{table}: its column {name.strip()} could hold the labels, and so could {', '.join(columns.labels[:3])}. Call "
                 "the right one `label`, or take it out."
