@@ -24,6 +24,7 @@ _PLACES = {
     "UserError": "errors",
     "audit": "data.audit",
     "augment": "augmentation",
+    "distill": "training.distill",
     "evaluate": "training.evaluate_fid",
     "evaluate_images": "metrics.evaluation",
     "generate": "samples",
@@ -46,6 +47,7 @@ __all__ = [
     "UserError",
     "audit",
     "augment",
+    "distill",
     "evaluate",
     "evaluate_images",
     "generate",
@@ -76,6 +78,7 @@ if TYPE_CHECKING:
     from medmnist_diffusion.studies.augmentation.study import study_augmentation
     from medmnist_diffusion.studies.loss.study import study_loss
     from medmnist_diffusion.training.config import TrainingConfig, training_config
+    from medmnist_diffusion.training.distill import distill
     from medmnist_diffusion.training.evaluate_fid import evaluate
     from medmnist_diffusion.training.train import train
 

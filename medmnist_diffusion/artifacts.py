@@ -147,6 +147,21 @@ class BaseRecord(Record):
     adapted: list[str]  # what of its network was made anew, in sentences
 
 
+class DistillationRecord(Record):
+    """How a pipeline learned to make another one's images in a few steps."""
+
+    teacher: str  # what its folder or run is called
+    teacher_weights_sha256: str
+    teacher_steps: int
+    teacher_guidance_scale: float
+    num_inference_steps: int
+    pairs: int  # noises with the teacher's images
+    steps: int  # of the optimizer
+    seconds: float
+    difference: float  # root mean square, grey levels: from the teacher's images of the same noise
+    difference_of_others: float  # of the teacher's from each other
+
+
 class TrainingSummary(Record):
     """training_summary.json of a pipeline folder: how its weights came about."""
 
@@ -174,6 +189,7 @@ class TrainingSummary(Record):
     last_step: int | None = None
     last_val_loss: float | None = None
     stopped_early: bool = False
+    distilled: DistillationRecord | None = None  # the weights are a student's; all else is of its teacher
 
     @classmethod
     def of(cls, folder: Path) -> Self:

@@ -67,6 +67,7 @@ def augment(
     pipeline, output, sampling = pipeline_folder(pipeline), Path(output).expanduser(), sampling or Sampling()
     if not 0 < share < 1:
         raise UserError(f"--share is {share:g}; a share between 0 and 1 is needed.")
+    sampling = with_own(sampling, pipeline)
     steps = sampling.num_inference_steps
     if strength is not None and not (0 < strength <= 1 and round(strength * steps)):
         raise UserError(f"--strength is {strength:g}; with {steps} steps {1 / steps:g} … 1 is possible.")
@@ -75,7 +76,6 @@ def augment(
         raise UserError("augment runs in one process: start it without a launcher.")
     real = as_dataset(dataset, root, size)
     check_origin(pipeline, real)
-    sampling = with_own(sampling, pipeline)
     if selection and real.is_volume:
         raise UserError(f"--selection is made for images; {real.name} holds volumes. Leave it out.")
     if selection and not real.conditioning.counts(real.splits["val"].labels).all():

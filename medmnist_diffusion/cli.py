@@ -154,6 +154,42 @@ def sample(
 
 
 @commands.command()
+@click.argument("pipeline", type=FOLDER_OR_FILE)
+@click.option("--output", type=FOLDER_OR_FILE, required=True, help="A new folder.")
+@click.option(
+    "--num_inference_steps",
+    type=click.Choice(["1", "2", "4"]),
+    default="2",
+    help="In how many steps the new one makes an image (default 2).",
+)
+@click.option("--max_train_minutes", type=ABOVE_0, default=10, help="Of the student's training (default 10).")
+@click.option("--max_train_steps", type=AT_LEAST_1, help="So many steps instead.")
+@click.option(
+    "--num_pairs", type=AT_LEAST_1, default=20_000, help="Images of the teacher to learn from (default 20000)."
+)
+@click.option("--seed", type=click.IntRange(min=0), default=0)
+def distill(
+    pipeline: Path,
+    output: Path,
+    num_inference_steps: str,
+    max_train_minutes: float,
+    max_train_steps: int | None,
+    num_pairs: int,
+    seed: int,
+) -> None:
+    """Teach a pipeline to make its images in two steps instead of ten: a student, as a new pipeline.
+
+    PIPELINE, the teacher, is a folder or a name of `medmnist-diffusion models`. No data are needed.
+    """
+    from medmnist_diffusion.training.distill import distill
+
+    distill(
+        pipeline, output, num_inference_steps=int(num_inference_steps), max_train_minutes=max_train_minutes,
+        max_train_steps=max_train_steps, num_pairs=num_pairs, seed=seed,
+    )  # fmt: skip
+
+
+@commands.command()
 @click.argument("generated", type=FOLDER_OR_FILE)
 @options.dataset_option
 @click.option(

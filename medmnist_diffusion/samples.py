@@ -78,7 +78,8 @@ def sample(
     output_format = format_for(output, output_format)
     check_new(output)
     state = start_processes()
-    pipe, sampling = load_pipeline(pipeline, sampling.sampler), with_own(sampling, pipeline)
+    sampling = with_own(sampling, pipeline)
+    pipe = load_pipeline(pipeline, sampling.sampler)
     remedy = "Make fewer at once, with another --seed each time."
     check_format([*pipe.image_shape[1:], pipe.image_shape[0]], output_format)
     conditioning = conditioning_of(pipe)
@@ -126,9 +127,11 @@ def generate(
     """
     folder, sampling = pipeline_folder(pipeline), sampling or Sampling()
     if seed is not None:
-        sampling = checked_sampling(**{**sampling.model_dump(), "batch_size": sampling.batch_size, "seed": seed})
+        given = sampling.model_dump(exclude_unset=True)
+        sampling = checked_sampling(**given | {"batch_size": sampling.batch_size, "seed": seed})
     start_processes()
-    pipe, sampling = load_pipeline(folder, sampling.sampler), with_own(sampling, folder)
+    sampling = with_own(sampling, folder)
+    pipe = load_pipeline(folder, sampling.sampler)
     conditioning = conditioning_of(pipe)
     if isinstance(labels, Mapping):
         asked = [_named(name, conditioning) for name in labels]
@@ -181,12 +184,17 @@ def _wanted(
         return np.repeat(conditions, num_per_class) if labels else conditioning.each(num_per_class)
     if labels:
         raise UserError("--labels needs --num_per_class: how many images of each.")
+    return conditions_as_in_train(conditioning, pipeline, num_images or 0)
+
+
+def conditions_as_in_train(conditioning: Conditioning, pipeline: Path, count: int) -> np.ndarray:
+    """At least so many conditions, each as often as in the training images of a pipeline's folder."""
     train = TrainingSummary.of(pipeline).audit.splits["train"]
     counts = train.combinations if conditioning.multi_label else train.per_class
     # Combinations stand there in words.
     texts = ["" if name == NO_LABEL and conditioning.multi_label else name for name in counts or {}]
     seen = np.repeat([_named(text, conditioning, " + ") for text in texts], list((counts or {}).values()))
-    return conditioning.as_in(seen, num_images or 0)
+    return conditioning.as_in(seen, count)
 
 
 def _named(text: str, conditioning: Conditioning, separator: str = "+") -> int:

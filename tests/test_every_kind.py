@@ -44,6 +44,8 @@ def whole_line(data: str, folder: Path, monkeypatch: pytest.MonkeyPatch, *size: 
     evaluated = ["evaluate", pipeline, "--dataset", data, *given, "--num_images", str(images), *few]
     assert cli.main(evaluated) == 0
     assert cli.main(["card", pipeline]) == 0
+    assert cli.main(["distill", pipeline, "--output", "student", "--max_train_steps", "2", "--num_pairs", "64"]) == 0
+    assert cli.main(["sample", "student", "--num_images", "4", "--output", "of_student.npz"]) == 0
     assert "Not evaluated yet" not in (folder / pipeline / "README.md").read_text()
     for name in ("preview.png", f"{pipeline}/samples.png", f"{pipeline}/ratios.png"):
         with Image.open(folder / name) as picture:

@@ -17,7 +17,7 @@ from medmnist_diffusion.diffusion.checkpoints import newest_checkpoint
 from medmnist_diffusion.diffusion.encoder import MOST_CHANNELS, MOST_CHANNELS_OF_VOLUMES
 from medmnist_diffusion.diffusion.folder_check import NEEDED, WEIGHTS
 from medmnist_diffusion.diffusion.loss import Objective
-from medmnist_diffusion.diffusion.sampling import conditioning_of, load_pipeline
+from medmnist_diffusion.diffusion.sampling import conditioning_of, in_steps, load_pipeline
 from medmnist_diffusion.diffusion.transfer import Ends, take_over
 from medmnist_diffusion.errors import UserError, one_line
 from medmnist_diffusion.files import file_hash, is_hub_id
@@ -84,6 +84,11 @@ def load_base(name: str) -> Base:
     if not here:
         folder = _downloaded(name)
     pipe, summary = load_pipeline(folder), TrainingSummary.of(folder)
+    if summary.distilled:
+        raise UserError(
+            f"{name} was distilled for {in_steps(summary.distilled.num_inference_steps)}, and knows no others. Start from what it "
+            f"was made of, {summary.distilled.teacher}."
+        )
     record = BaseRecord(
         name=_called(folder.resolve()) if here else name,
         weights_sha256=file_hash(folder / WEIGHTS),

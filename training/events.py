@@ -131,7 +131,7 @@ class DrawGrid:
         """The grid of a step, of this network's weights."""
         path = self.run.folder / "samples" / f"step_{step:08d}{suffix}.png"
         pipe = build_pipeline(network, self.run.objective, self.run.dataset)
-        save_sample_grid(pipe, self.run.dataset, self.run.config.seed, path)
+        save_sample_grid(pipe, self.run.dataset.conditioning, self.run.config.seed, path)
 
 
 @dataclass

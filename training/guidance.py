@@ -12,10 +12,10 @@ from pathlib import Path
 import yaml
 from accelerate import PartialState
 
-from medmnist_diffusion.artifacts import MetricRecord
+from medmnist_diffusion.artifacts import MetricRecord, TrainingSummary
 from medmnist_diffusion.diffusion.folder_check import MODEL_INDEX, write_manifest
 from medmnist_diffusion.diffusion.samplers import Sampling
-from medmnist_diffusion.diffusion.sampling import load_pipeline
+from medmnist_diffusion.diffusion.sampling import in_steps, load_pipeline
 from medmnist_diffusion.errors import UserError
 from medmnist_diffusion.files import write_json
 from medmnist_diffusion.metrics.evaluation import evaluate_images
@@ -42,6 +42,11 @@ def tune_guidance(folder: Path, real: RealSide, sampling: Sampling) -> float:
     if not config.get("label_dropout"):
         raise UserError(
             f"{folder} was trained with --label_dropout 0: it knows no guidance. Leave --tune_guidance out."
+        )
+    if (distilled := TrainingSummary.of(folder).distilled) is not None:
+        raise UserError(
+            f"{folder} was distilled for {in_steps(distilled.num_inference_steps)}, with its teacher's guidance in them. Leave "
+            "--tune_guidance out."
         )
     pipe, dataset = load_pipeline(folder, sampling.sampler), real.dataset
     labels, chosen = dataset.labels_in_shares(IMAGES), SCALES[-1]

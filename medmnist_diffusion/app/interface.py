@@ -21,7 +21,7 @@ from medmnist_diffusion.app.workbench import KEPT_SECONDS, MOST_IMAGES, MOST_STE
 from medmnist_diffusion.data.conditioning import occurrences
 from medmnist_diffusion.data.dataset import without_grey_axis
 from medmnist_diffusion.data.pictures import VIEWS, pictures
-from medmnist_diffusion.diffusion.sampling import generate_images
+from medmnist_diffusion.diffusion.sampling import generate_images, own_steps
 from medmnist_diffusion.errors import UserError, one_line
 from medmnist_diffusion.generated import GeneratedImages
 from medmnist_diffusion.publish.markdown import escaped
@@ -208,10 +208,15 @@ def _slices(bench: Workbench) -> gr.Slider:
 
 def _guidance(bench: Workbench) -> gr.Number:
     own = bench.pipe.config.default_guidance_scale
-    possible = bench.pipe.config.null_label is not None
+    possible = bench.pipe.config.null_label is not None and not bench.pipe.config.distilled_steps
     return gr.Number(
         own, label="Guidance (1 is none)", minimum=1, maximum=8, step=0.1, visible=possible, interactive=True
     )
+
+
+def _steps(bench: Workbench) -> gr.Number:
+    """A distilled pipeline has no choice."""
+    return gr.Number(own_steps(bench.pipe), visible=not bench.pipe.config.distilled_steps)
 
 
 def _when_chosen(page: gr.Blocks, chosen: gr.Dropdown, show: Callable[[str], Any], outputs: list[Any]) -> None:
@@ -247,9 +252,10 @@ def _make_tab(page: gr.Blocks, chosen: gr.Dropdown, benches: dict[str, Workbench
 
     def show(name: str) -> Any:
         bench = benches[name]
-        return _labels(bench, all_of_them=True), _guidance(bench), _slices(bench), None, *_nothing_made()
+        asked = _labels(bench, all_of_them=True), _steps(bench), _guidance(bench), _slices(bench)
+        return *asked, None, *_nothing_made()
 
-    _when_chosen(page, chosen, show, [labels, guidance, part, kept, *results])
+    _when_chosen(page, chosen, show, [labels, steps, guidance, part, kept, *results])
     press.click(_said(make), [chosen, labels, count, seed, steps, guidance, part], [kept, *results], **ONE_AT_A_TIME)
     part.change(_said(lambda made, one: _gallery(made, int(one)) if made else []), [kept, part], results[0])
 

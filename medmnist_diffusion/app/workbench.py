@@ -19,7 +19,13 @@ from medmnist_diffusion.data.images import read_image
 from medmnist_diffusion.data.sources import DataSource
 from medmnist_diffusion.data.twins import nearest_pictures
 from medmnist_diffusion.diffusion.folder_check import WEIGHTS, check_folder
-from medmnist_diffusion.diffusion.samplers import DEFAULT_SAMPLER, DEFAULT_STEPS, Sampling, checked_sampling
+from medmnist_diffusion.diffusion.samplers import (
+    DEFAULT_SAMPLER,
+    DEFAULT_STEPS,
+    DISTILLED_SAMPLER,
+    Sampling,
+    checked_sampling,
+)
 from medmnist_diffusion.diffusion.sampling import conditioning_of, generate_images, load_pipeline
 from medmnist_diffusion.errors import UserError
 from medmnist_diffusion.files import file_hash
@@ -123,7 +129,8 @@ class Workbench:
         self._check_work(len(conditions), steps)
         if not 1 <= steps <= MOST_STEPS:
             raise UserError(f"{steps} steps are not possible here; give 1 to {MOST_STEPS}.")
-        sampling = checked_sampling(seed=seed, num_inference_steps=steps, guidance_scale=guidance)
+        sampler = DISTILLED_SAMPLER if self.pipe.config.distilled_steps else DEFAULT_SAMPLER
+        sampling = checked_sampling(sampler=sampler, seed=seed, num_inference_steps=steps, guidance_scale=guidance)
         return self._made(draw(self.pipe, conditions, sampling), sampling)
 
     def variants(

@@ -52,6 +52,7 @@ class ModelIndex(BaseModel):
     black_and_white: bool = False
     white_from: Annotated[float, Field(gt=0, lt=1)] = 0.5
     default_guidance_scale: Annotated[float, Field(ge=1, allow_inf_nan=False)] = 1.0
+    distilled_steps: Positive | None = None
 
 
 class _UNetConfig(BaseModel):

@@ -10,6 +10,7 @@ from medmnist_diffusion.errors import UserError
 # early and leave images without fine texture.
 SAMPLERS = {"dpmsolver++": "DPMSolverMultistepScheduler", "ddim": "DDIMScheduler", "ddpm": "DDPMScheduler"}
 DEFAULT_SAMPLER = "dpmsolver++"
+DISTILLED_SAMPLER = "ddim"  # of pipelines that were distilled to a few steps
 DEFAULT_STEPS = {"dpmsolver++": 10, "ddim": 20, "ddpm": 100}  # the ancestral sampler needs more, up to its 1,000
 
 
@@ -27,20 +28,17 @@ class Sampling(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     sampler: Literal["dpmsolver++", "ddim", "ddpm"] = "dpmsolver++"
-    num_inference_steps: Annotated[int, Field(ge=1)] = 0  # filled in below
+    num_inference_steps: Annotated[int, Field(ge=1)] = Field(
+        default_factory=lambda given: DEFAULT_STEPS[given["sampler"]]
+    )
     guidance_scale: Annotated[float, Field(ge=1, allow_inf_nan=False)] | None = None
     seed: Annotated[int, Field(ge=0)] = 0
     batch_size: Annotated[int, Field(ge=1, exclude=True)] = 128
 
     @model_validator(mode="before")
     @classmethod
-    def steps_of_the_sampler(cls, values: dict[str, Any]) -> dict[str, Any]:
-        """Where no number of steps is given, the sampler's own."""
-        values = {name: value for name, value in values.items() if value is not None}
-        if values.get("num_inference_steps") is None:
-            own = DEFAULT_STEPS.get(str(values.get("sampler") or DEFAULT_SAMPLER), 1)
-            values = {**values, "num_inference_steps": own}
-        return values
+    def what_is_none_was_not_given(cls, values: dict[str, Any]) -> dict[str, Any]:
+        return {name: value for name, value in values.items() if value is not None}
 
 
 def checked_sampling(**given: Any) -> Sampling:

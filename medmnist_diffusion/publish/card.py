@@ -125,7 +125,7 @@ def _metadata(
         ],
         # Ids of the Hub, where MedMNIST has none of its own.
         datasets=[dataset.name] if dataset.source == "hub" else None,
-        model_name=_title(dataset),
+        model_name=_title(summary),
         base_model=base,
         base_model_relation="finetune" if base else None,
         eval_results=results or None,
@@ -138,8 +138,10 @@ def _hub_name(name: str) -> str:
     return re.sub(r"[^A-Za-z0-9_./-]+", "-", name).strip("-") or "data"
 
 
-def _title(dataset: DatasetDescription) -> str:
-    return f"{dataset.name}-{'x'.join(map(str, dict.fromkeys(dataset.full_shape[:-1])))}-ddpm"
+def _title(summary: TrainingSummary) -> str:
+    dataset, distilled = summary.dataset, summary.distilled
+    kind = "ddpm" if distilled is None else f"ddim-{distilled.num_inference_steps}-steps"
+    return f"{dataset.name}-{'x'.join(map(str, dict.fromkeys(dataset.full_shape[:-1])))}-{kind}"
 
 
 def _shown_names(dataset: DatasetDescription) -> list[str]:
@@ -185,7 +187,7 @@ def _values(folder: Path, summary: TrainingSummary, metrics: Metrics | None, loa
     names = list(dataset["id2label"].values())
     others = seen_elsewhere(summary.bases, summary.dataset)
     return {
-        "title": escaped(_title(summary.dataset)),
+        "title": escaped(_title(summary)),
         "dataset": dataset,
         "saw_no_patients": saw_no_patients(summary),
         "too_good": escaped(too_good(others, summary.dataset.name)) if others else None,
@@ -219,6 +221,7 @@ def _values(folder: Path, summary: TrainingSummary, metrics: Metrics | None, loa
         "unlabeled": escaped(summary.unlabeled.model_dump()) if summary.unlabeled else None,
         "bases": [escaped(base.model_dump()) for base in summary.bases],
         "extensions": escaped(summary.extensions),
+        "distilled": escaped(summary.distilled.model_dump()) if summary.distilled else None,
         "metrics": _metric_values(metrics, folder) if metrics else None,
     }
 

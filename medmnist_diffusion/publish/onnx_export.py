@@ -10,8 +10,7 @@ import numpy as np
 import torch
 from diffusers import UNet2DModel
 
-from medmnist_diffusion.diffusion.samplers import DEFAULT_SAMPLER, DEFAULT_STEPS
-from medmnist_diffusion.diffusion.sampling import load_pipeline
+from medmnist_diffusion.diffusion.sampling import load_pipeline, own_steps
 from medmnist_diffusion.errors import UserError
 from medmnist_diffusion.files import atomic_file
 from medmnist_diffusion.generated import check_new
@@ -92,8 +91,8 @@ def write_onnx(pipe: ClassConditionalDDPMPipeline, output: Path) -> None:
 
 
 def how_to_sample(pipe: ClassConditionalDDPMPipeline) -> dict[str, Any]:
-    """All that is needed beside the network to make images in the default sampler's steps: JSON-ready."""
-    return {**description(pipe), **sampler_table(pipe, DEFAULT_STEPS[DEFAULT_SAMPLER])}
+    """All that is needed beside the network to make images in the pipeline's own steps: JSON-ready."""
+    return {**description(pipe), **sampler_table(pipe, own_steps(pipe))}
 
 
 def description(pipe: ClassConditionalDDPMPipeline) -> dict[str, Any]:
@@ -102,7 +101,8 @@ def description(pipe: ClassConditionalDDPMPipeline) -> dict[str, Any]:
     return {
         "labels": [pipe.id2label[label] for label in sorted(pipe.id2label)],
         "multi_label": pipe.multi_label,
-        "null_label": pipe.config.null_label,
+        "null_label": None if pipe.config.distilled_steps else pipe.config.null_label,  # for guidance
+        "distilled": pipe.config.distilled_steps is not None,
         "image_shape": list(encoder.image_shape),
         "encoded_shape": list(encoder.encoded_shape),
         "pixel_unshuffle": encoder.factor,
@@ -124,12 +124,14 @@ def sampler_table(pipe: ClassConditionalDDPMPipeline, num_inference_steps: int) 
         weights: a row a step: of the noise, then of the predictions 0 … k; the row's sum is the image after step k.
     """
     scheduler: Any = copy.deepcopy(pipe.scheduler)
-    timesteps = pipe.fast_timesteps(num_inference_steps)
-    scheduler.set_timesteps(timesteps=timesteps)
-    units = torch.eye(len(timesteps) + 1)  # the noise, and each prediction
+    if pipe.config.distilled_steps:
+        scheduler.set_timesteps(num_inference_steps)
+    else:
+        scheduler.set_timesteps(timesteps=pipe.fast_timesteps(num_inference_steps))
+    units = torch.eye(num_inference_steps + 1)  # the noise, and each prediction
     state, rows = units[0] * scheduler.init_noise_sigma, []
     for step, timestep in enumerate(scheduler.timesteps):
-        state = scheduler.step(units[step + 1], timestep, state).prev_sample
+        state = scheduler.step(units[step + 1], int(timestep), state).prev_sample
         rows.append(state[: step + 2].tolist())
     return {"timesteps": [int(one) for one in scheduler.timesteps], "weights": rows}
 

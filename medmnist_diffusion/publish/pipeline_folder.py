@@ -11,6 +11,7 @@ import yaml
 from diffusers import UNet2DModel
 
 from medmnist_diffusion.artifacts import TRAINING_SUMMARY, TrainingSummary
+from medmnist_diffusion.data.conditioning import Conditioning
 from medmnist_diffusion.data.dataset import ImageDataset
 from medmnist_diffusion.diffusion.folder_check import write_manifest
 from medmnist_diffusion.diffusion.loss import Objective
@@ -60,7 +61,7 @@ def save_pipeline_folder(
         write_json(temporary / TRAINING_SUMMARY, summary.model_dump())
         if loss_rows:
             plot_loss(loss_rows, temporary / "loss.png")
-        save_sample_grid(pipe, dataset, settings["seed"], temporary / "samples.png")
+        save_sample_grid(pipe, dataset.conditioning, settings["seed"], temporary / "samples.png")
         write_manifest(temporary)
         write_card(temporary)
     return folder
@@ -93,13 +94,13 @@ def white_level(pipe: ClassConditionalDDPMPipeline, dataset: ImageDataset, seed:
     return (min(max(level, LEVEL_MARGIN), 254 - LEVEL_MARGIN) + 0.5) / 255
 
 
-def save_sample_grid(pipe: ClassConditionalDDPMPipeline, dataset: ImageDataset, seed: int, path: Path) -> None:
+def save_sample_grid(pipe: ClassConditionalDDPMPipeline, conditioning: Conditioning, seed: int, path: Path) -> None:
     """A grid of samples, one row a class, from the same noise every time; of at most MOST_CLASSES classes.
 
     Of volumes, each place shows the middle slice across each axis and a maximum projection.
     """
-    columns = GRID_COLUMNS if not dataset.is_volume else COLUMNS_OF_VOLUMES
-    labels = dataset.conditioning.each(columns)[: columns * MOST_CLASSES]
+    columns = GRID_COLUMNS if len(pipe.image_shape) == 3 else COLUMNS_OF_VOLUMES
+    labels = conditioning.each(columns)[: columns * MOST_CLASSES]
     with _drawing(pipe):
         save_grid(generate_images(pipe, labels, seed=seed), path, columns)
 

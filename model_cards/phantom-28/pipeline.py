@@ -132,6 +132,7 @@ class ClassConditionalDDPMPipeline(DiffusionPipeline):
             black.
         white_from: that level, of 0 … 1.
         default_guidance_scale: the guidance of calls that name none.
+        distilled_steps: the network was taught to make an image in so many DDIM steps, and knows no others; None for none.
 
     Raises:
         ValueError: if the UNet was built without either, and so would ignore every label; or if what only another
@@ -157,6 +158,7 @@ class ClassConditionalDDPMPipeline(DiffusionPipeline):
         black_and_white: bool = False,
         default_guidance_scale: float = 1.0,
         white_from: float = 0.5,
+        distilled_steps: int | None = None,
     ) -> None:
         super().__init__()
         if encoder != PixelUnshuffle.name:
@@ -206,6 +208,7 @@ class ClassConditionalDDPMPipeline(DiffusionPipeline):
             black_and_white=bool(black_and_white),
             default_guidance_scale=float(default_guidance_scale),
             white_from=float(white_from),
+            distilled_steps=None if distilled_steps is None else int(distilled_steps),
         )
         self._guidance_scale, self._interrupt, self._num_timesteps, self._running = 1.0, False, 0, False
         own = getattr(scheduler, "config", {})
@@ -254,7 +257,7 @@ class ClassConditionalDDPMPipeline(DiffusionPipeline):
                 far the variants go.
             guidance_scale: 1 is no guidance; above 1 sharpens the class at the expense of variety. Default: the pipeline's own,
                 `pipe.config.default_guidance_scale`.
-            num_inference_steps: default 20, or 100 with ancestral schedulers (ANCESTRAL).
+            num_inference_steps: default 20, or 100 with ancestral schedulers (ANCESTRAL); a distilled pipeline has its own.
             timesteps: noise levels to visit, descending, instead of `num_inference_steps` of the scheduler's own choice; see
                 `fast_timesteps`. Not every scheduler takes them.
             generator: one for all images, or a list with one for each image. Every image has a random stream of its
@@ -278,7 +281,8 @@ class ClassConditionalDDPMPipeline(DiffusionPipeline):
 
         Raises:
             ValueError: for unknown labels, a generator list of the wrong length, guidance without a null class, a scheduler that
-                does not fit, noise levels that do not descend, or images that do not fit the labels or the model.
+                does not fit, noise levels that do not descend, images that do not fit the labels or the model, or what a
+                distilled pipeline cannot do.
             UnusableImagesError: if images are not finite, or all of one grey: the weights, or their precision, do not fit.
 
         Example:
@@ -295,6 +299,7 @@ class ClassConditionalDDPMPipeline(DiffusionPipeline):
         if guidance_scale is None:
             guidance_scale = self.config.default_guidance_scale
         self._check_options(output_type, guidance_scale, eta, callback_on_step_end_tensor_inputs)
+        self._check_distilled(num_inference_steps, timesteps, guidance_scale, eta, image)
         schedule = self._checked_schedule(num_inference_steps, timesteps)
         skipped = 0 if image is None else self._skipped_steps(schedule, strength)
 
@@ -444,6 +449,29 @@ class ClassConditionalDDPMPipeline(DiffusionPipeline):
         if unknown := set(callback_tensor_inputs) - set(self._callback_tensor_inputs):
             raise ValueError(f"callbacks get {list(self._callback_tensor_inputs)}, not {sorted(unknown)}.")
 
+    def _check_distilled(
+        self,
+        num_inference_steps: int | None,
+        timesteps: Sequence[int] | None,
+        guidance_scale: float,
+        eta: float,
+        image: Any,
+    ) -> None:
+        """A distilled network knows nothing but its own steps, from noise alone: with others it would make grain or fog."""
+        own = self.config.distilled_steps
+        if own is None:
+            return
+        taught = f"This pipeline was distilled for {own} DDIM step{'s' * (own > 1)} from pure noise"
+        scheduler = self.scheduler.config
+        if self._stock_scheduler() != "DDIMScheduler" or scheduler.get("timestep_spacing") != "trailing":
+            raise ValueError(f'{taught}: use its own scheduler, DDIMScheduler with timestep_spacing="trailing".')
+        if timesteps is not None or num_inference_steps not in (None, own):
+            raise ValueError(f"{taught}: leave num_inference_steps and timesteps out.")
+        if guidance_scale != 1 or eta != 0 or image is not None:
+            raise ValueError(
+                f"{taught}: it takes no guidance_scale, eta or image. Use the pipeline that it was made of."
+            )
+
     def _checked_schedule(self, num_inference_steps: int | None, timesteps: Sequence[int] | None) -> dict[str, Any]:
         """What the scheduler's `set_timesteps` is to be called with."""
         kind, name = self._stock_scheduler(), type(self.scheduler).__name__
@@ -460,6 +488,8 @@ class ClassConditionalDDPMPipeline(DiffusionPipeline):
             raise ValueError("Give timesteps or num_inference_steps, not both.")
         levels = self.scheduler.config.num_train_timesteps
         if timesteps is None:
+            if num_inference_steps is None:
+                num_inference_steps = self.config.distilled_steps
             if num_inference_steps is None:
                 num_inference_steps = DEFAULT_STEPS_ANCESTRAL if kind in ANCESTRAL else DEFAULT_STEPS
             if not _is_whole(num_inference_steps) or not 1 <= num_inference_steps <= levels:

@@ -21,6 +21,7 @@ from medmnist_diffusion.diffusion.loss_log import read_loss_csv
 from medmnist_diffusion.diffusion.sampling import generate_images, load_pipeline
 from medmnist_diffusion.files import file_hash
 from medmnist_diffusion.training.arguments import parse_config
+from medmnist_diffusion.training.train import train
 from tests.conftest import ROOT, small_training, small_unet
 
 LAUNCHES = ROOT / "training" / "configs" / "accelerate"
@@ -179,6 +180,18 @@ def test_the_same_seed_gives_the_same_weights(trained_run: Path, small_npz: Path
     assert cli.main(["train", *small_training(small_npz, tmp_path / "again"), "--max_train_steps", "60"]) == 0
     weights = Path("pipeline/unet/diffusion_pytorch_model.safetensors")
     assert (tmp_path / "again" / weights).read_bytes() == (trained_run / weights).read_bytes()
+
+
+def test_steps_wait_for_no_number_from_the_device(small_npz: Path, tmp_path: Path) -> None:
+    """Reading a number (`.item()`) makes a GPU's queue run dry. A profiler sees as many of 12 steps as of 24: none is a step's."""
+    counts = []
+    for steps in (12, 24):
+        arguments = [*small_training(small_npz, tmp_path / str(steps)), "--max_train_steps", str(steps)]
+        config = parse_config([*arguments, "--logging_steps", "1000", "--validation_steps", "1000"])
+        with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as trace:
+            train(config)
+        counts.append(sum(event.name == "aten::_local_scalar_dense" for event in trace.events()))
+    assert counts[0] == counts[1] > 0
 
 
 def test_labels_decide_what_is_generated(tmp_path: Path) -> None:

@@ -104,9 +104,9 @@ seeds = ${JSON.stringify(seeds)}
 images = pipe(
     class_labels=${JSON.stringify(labels)},
     generator=[torch.Generator().manual_seed(seed) for seed in seeds],
-    timesteps=pipe.fast_timesteps(${model.timesteps.length}),
+${model.distilled ? "" : `    timesteps=pipe.fast_timesteps(${model.timesteps.length}),
     guidance_scale=${guidance},
-).images`;
+`}).images`;
 }
 
 function working(is) {
