@@ -57,7 +57,7 @@ def test_an_interrupted_benchmark_goes_on_and_a_longer_list_adds_to_it(trainings
         ("average_length_pneumoniamnist", {"seed": 1}),
         ("muon_precision_pneumoniamnist", {"seed": 2, "precision": "bfloat16"}),
         ("presets", {"preset": "fast", "dataset": "pneumoniamnist", "image_size": 28}),
-        ("few_step_student_pneumoniamnist", {"sampler": "student, DDIM", "steps": 4, "paths": 12000}),
+        ("few_step_student_first", {"sampler": "student, DDIM", "steps": 4, "paths": 12000}),
     ],
 )
 def test_committed_cells_are_not_run_again(name: str, cell: dict[str, Any], trainings: Any, tmp_path: Path) -> None:

@@ -6,8 +6,8 @@ A sampler without randomness turns each noise into one image. The teacher, the p
 student, a copy of its network, learns to come from the same noise to the same image in two. No data are needed, only the
 teacher's images. So much is *knowledge distillation* (Luhman & Luhman 2021, arXiv 2101.02388).
 
-Here the student's steps are trained as one: the error of its last image flows back through all of them. It is free to prepare in
-the first step what the second one needs, and must not come to the image at once. Trained each for itself, two steps blur.
+Here the student's steps are trained as one: the error of its last image flows back through all of them. Nothing is asked of the
+first step but to prepare what the second one needs. Trained each for itself, two steps blur.
 """
 
 import medmnist_diffusion.waiting  # noqa: F401, before torch: how its threads wait
@@ -17,7 +17,7 @@ import logging
 import math
 import shutil
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -55,7 +55,6 @@ logger = logging.getLogger(__name__)
 
 NUM_PAIRS = 20_000  # noises with the teacher's images
 BATCH, LEARNING_RATE, MUON_LEARNING_RATE, WARMUP_STEPS = 64, 1e-3, 5e-3, 50
-EARLIER = 0.1  # weight of what the steps before the last take for the image
 KEPT = ("training_config.yaml", "loss.png")  # of the teacher's folder: how that was trained
 _NOISE, _ORDER, _CONDITIONS = 51, 52, 53  # random streams
 
@@ -202,12 +201,11 @@ def teachers_pairs(teacher: ClassConditionalDDPMPipeline, folder: Path, batches:
 
 
 def _conditions(conditioning: Conditioning, folder: Path, count: int, seed: int) -> np.ndarray:
-    seen = conditions_as_in_train(conditioning, folder, count)[:count]
-    evenly = np.resize(np.random.default_rng([seed, _CONDITIONS]).permutation(conditioning.each(1)), count)
-    mixed = np.where(
-        np.arange(count) % 2 == 0, np.random.default_rng([seed, _CONDITIONS, 1]).permutation(seen), evenly
-    )
-    return mixed.astype(np.int64)
+    """Every other one as in the training images, the others each equally often."""
+    rng = np.random.default_rng([seed, _CONDITIONS])
+    seen = rng.permutation(conditions_as_in_train(conditioning, folder, count))[:count]
+    evenly = np.resize(rng.permutation(conditioning.each(1)), count)
+    return np.where(np.arange(count) % 2, evenly, seen).astype(np.int64)
 
 
 def teach(
@@ -228,8 +226,8 @@ def teach(
                 group["lr"] = factor * rate
             noise, labels, images = (part.to(device) for part in pairs[int(walk.rows(step)[0])])
             with torch.autocast(device.type, torch.bfloat16, enabled=bfloat16):
-                *earlier, last = seen_images(student, noise, labels)
-            loss = F.l1_loss(last, images) + sum(EARLIER * F.l1_loss(one, images) for one in earlier)
+                made = last_image(student, noise, labels)
+            loss = F.l1_loss(made, images)
             loss.backward()
             torch.nn.utils.clip_grad_norm_(network.parameters(), 1.0)
             for optimizer in optimizers:
@@ -247,17 +245,14 @@ def teach(
     return step
 
 
-def seen_images(
-    student: ClassConditionalDDPMPipeline, noise: torch.Tensor, labels: torch.Tensor
-) -> Iterator[torch.Tensor]:
-    """What each step takes for the image, float32 N×C×H×W; the last one's is what the pipeline makes of this noise."""
+def last_image(student: ClassConditionalDDPMPipeline, noise: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    """What the pipeline makes of this noise, float32 N×C×H×W as the network sees images. Errors flow back through all steps."""
     scheduler, latents = student.scheduler, noise
     scheduler.set_timesteps(student.config.distilled_steps)
     for timestep in scheduler.timesteps:
         prediction = student.unet(latents, timestep, class_labels=labels).sample
-        output = scheduler.step(prediction.float(), int(timestep), latents)
-        latents = output.prev_sample
-        yield output.pred_original_sample
+        latents = scheduler.step(prediction.float(), int(timestep), latents).prev_sample
+    return latents
 
 
 def _is_faster_in_bfloat16(student: ClassConditionalDDPMPipeline) -> bool:
@@ -274,8 +269,8 @@ def differences(student: ClassConditionalDDPMPipeline, pairs: Pairs) -> tuple[fl
     device, decode = PartialState().device, student.image_encoder.decode
     errors = []
     for noise, labels, images in (pairs[number] for number in range(len(pairs))):
-        *_, last = seen_images(student, noise.to(device), labels.to(device))
-        made, wanted = (decode(one.cpu()).clamp(-1, 1) * 127.5 for one in (last, images))
+        made = last_image(student, noise.to(device), labels.to(device)).cpu()
+        made, wanted = (decode(one).clamp(-1, 1) * 127.5 for one in (made, images))
         errors.append([float((made - wanted).square().mean()), float((wanted.roll(1, 0) - wanted).square().mean())])
     off, apart = np.sqrt(np.mean(errors, axis=0))
     return round(float(off), 2), round(float(apart), 2)
