@@ -15,7 +15,7 @@ import medmnist_diffusion as md
 
 # In the order of the work: an example may use what the ones before it made.
 EXAMPLES = (
-    "load_dataset", "audit", "training_config", "train", "load_pipeline", "generate", "sample", "evaluate", "verdict",
+    "load_dataset", "audit", "training_config", "train", "load_pipeline", "distill", "generate", "sample", "evaluate", "verdict",
     "write_card", "augment",
 )  # fmt: skip
 
