@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from dataset_arguments import add_dataset_arguments
-from judging import RESULTS, dataset_options, drawn_labels, judge, summary_line, train_quietly
+from judging import RESULTS, SPACES, dataset_options, drawn_labels, judge, summary_line, train_quietly
 from tqdm import tqdm
 
 from medmnist_diffusion.data import load_dataset
@@ -110,7 +110,8 @@ def _line(row: Row) -> str:
     """A row for the terminal."""
     facts = {name: value for name, value in row.items() if not isinstance(value, dict)}
     words = [f"{name} {value:.4g}" if isinstance(value, float) else f"{name} {value}" for name, value in facts.items()]
-    return f"{', '.join(words)}: {summary_line(row)}"
+    judged = f": {summary_line(row)}" if SPACES[0] in row else ""
+    return ", ".join(words) + judged
 
 
 def _kept_result(path: Path, head: Row, same: Sequence[str]) -> Row:

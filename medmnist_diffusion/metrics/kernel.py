@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from medmnist_diffusion.metrics.intervals import Estimate, delete_half_jackknife
+from medmnist_diffusion.metrics.intervals import Estimate, random_halves, replicate_error
 
 CHUNK = 1024
 
@@ -21,24 +21,25 @@ def kernel_distance(real: np.ndarray, generated: np.ndarray, seed: int = 0) -> E
         raise ValueError(f"a kernel distance needs at least 2 images on either side, not {min(m, n)}")
     real, generated = np.asarray(real, np.float64), np.asarray(generated, np.float64)
     within_real = (_row_sums(real, real).sum() - _diagonal(real).sum()) / (m * (m - 1))
-    to_real = _row_sums(generated, real) / m
-    diagonal = _diagonal(generated)
+    to_real, diagonal = _row_sums(generated, real) / m, _diagonal(generated)
+    subsets = [np.arange(n), *(random_halves(n, seed) if n >= 8 else [])]
+    chosen = np.zeros((n, len(subsets)))
+    for column, rows in enumerate(subsets):
+        chosen[rows, column] = 1
+    sizes = chosen.sum(0)
+    pairs = (chosen * _row_sums(generated, generated, chosen)).sum(0) - diagonal @ chosen
+    values = within_real + pairs / (sizes * (sizes - 1)) - 2 * to_real @ chosen / sizes
+    return Estimate(float(values[0]), replicate_error(values[1:].tolist()) if n >= 8 else None)
 
-    def distance(rows: np.ndarray) -> float:
-        subset, size = generated[rows], len(rows)
-        within = (_row_sums(subset, subset).sum() - diagonal[rows].sum()) / (size * (size - 1))
-        return float(within_real + within - 2 * to_real[rows].mean())
 
-    value = distance(np.arange(n))
-    return Estimate(value, delete_half_jackknife(distance, n, seed) if n >= 8 else None)
-
-
-def _row_sums(left: np.ndarray, right: np.ndarray) -> np.ndarray:
-    """Σ_j k(left_i, right_j), in chunks."""
-    dim = left.shape[1]
-    return np.concatenate(
-        [((left[at : at + CHUNK] @ right.T / dim + 1) ** 3).sum(1) for at in range(0, len(left), CHUNK)]
-    )
+def _row_sums(left: np.ndarray, right: np.ndarray, chosen: np.ndarray | None = None) -> np.ndarray:
+    """Σ_j k(left_i, right_j), in chunks; or of the chosen j alone, for zeros and ones j×columns."""
+    dim, sums = left.shape[1], []
+    for at in range(0, len(left), CHUNK):
+        kernel = left[at : at + CHUNK] @ right.T / dim + 1
+        kernel = kernel * kernel * kernel
+        sums.append(kernel.sum(1) if chosen is None else kernel @ chosen)
+    return np.concatenate(sums)
 
 
 def _diagonal(features: np.ndarray) -> np.ndarray:

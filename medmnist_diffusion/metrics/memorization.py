@@ -142,8 +142,8 @@ class Threshold:
 
     def detectable(self, n: int) -> float | None:
         """The smallest share of n images whose p-value is below `SURE`; None if not even all of them would be."""
-        p_values = betabinom.sf(np.arange(n + 1) - 1, n, self.rank, self.held_out + 1 - self.rank)
-        seen = np.flatnonzero(p_values < SURE)
+        chances = betabinom.pmf(np.arange(n + 1), n, self.rank, self.held_out + 1 - self.rank)
+        seen = np.flatnonzero(chances[::-1].cumsum()[::-1] < SURE)  # of so many and more
         return float(seen[0] / n) if len(seen) else None
 
     def p_value(self, flagged: int, n: int) -> float:

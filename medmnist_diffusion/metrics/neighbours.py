@@ -7,10 +7,11 @@ whose package `prdc` gives the same values; here the distances are computed once
 import numpy as np
 import torch
 
-from medmnist_diffusion.metrics.intervals import Estimate, random_halves, replicate_error
+from medmnist_diffusion.metrics.intervals import HALVES, Estimate, random_halves, replicate_error
 
 NEAREST_K = 5
 CHUNK = 1024
+NEAREST_LOOKED_UP = 48  # of each image; of a half a half of them
 
 
 def precision_recall_density_coverage(
@@ -33,25 +34,51 @@ def precision_recall_density_coverage(
     r, g = torch.from_numpy(np.asarray(real, np.float64)), torch.from_numpy(np.asarray(generated, np.float64))
     real_radii = torch.cat([_kth(torch.cdist(block, r), nearest_k) for block in torch.split(r, CHUNK)])
     between = torch.cat([torch.cdist(block, g).float() for block in torch.split(r, CHUNK)])  # m×n
-    within = torch.cat([torch.cdist(block, g).float() for block in torch.split(g, CHUNK)])  # n×n
-    inside = between < real_radii[:, None].float()
-    precision, density = inside.any(0).double(), inside.sum(0).double() / nearest_k
-
-    def figures(rows: torch.Tensor) -> dict[str, float]:
-        radii = _kth(within[rows][:, rows], nearest_k)
-        return {
-            "precision": float(precision[rows].mean()),
-            "recall": float((between[:, rows] < radii).any(1).double().mean()),
-            "density": float(density[rows].mean()),
-            "coverage": float(inside[:, rows].any(1).double().mean()),
-        }
-
-    values = figures(torch.arange(len(g)))
-    replicates = [figures(torch.from_numpy(rows)) for rows in random_halves(len(g), seed)]
-    return {
-        name: Estimate(value, replicate_error([other[name] for other in replicates]), note=f"k = {nearest_k}")
-        for name, value in values.items()
+    inside = (between < real_radii[:, None].float()).float()
+    everybody = np.arange(len(g))
+    chosen = torch.zeros(len(g), 1 + HALVES)  # a column for all of them, then for each half
+    for column, rows in enumerate([everybody, *random_halves(len(g), seed)]):
+        chosen[rows, column] = 1
+    sizes = chosen.sum(0).double()
+    radii = _radii_within(g, chosen > 0, nearest_k)  # n×columns; of those that are not chosen 0
+    # Of all pairs only those can count whose distance lies below some column's radius.
+    which_real, which = torch.nonzero(between < radii.amax(1), as_tuple=True)
+    distances = between[which_real, which]
+    recall = []
+    for column in range(chosen.shape[1]):
+        found = torch.zeros(len(r), dtype=torch.bool)
+        found[which_real[distances < radii[which, column]]] = True
+        recall.append(float(found.double().mean()))
+    columns = {
+        "precision": (inside.any(0).double() @ chosen.double() / sizes).tolist(),
+        "recall": recall,
+        "density": (inside.sum(0).double() @ chosen.double() / (nearest_k * sizes)).tolist(),
+        "coverage": (inside @ chosen > 0).double().mean(0).tolist(),
     }
+    return {
+        name: Estimate(values[0], replicate_error(values[1:]), note=f"k = {nearest_k}")
+        for name, values in columns.items()
+    }
+
+
+def _radii_within(g: torch.Tensor, chosen: torch.Tensor, k: int) -> torch.Tensor:
+    """Each image's distance to its k-th neighbour among the chosen ones, float32 n×columns for bool n×columns; 0 of the others.
+
+    Each image's nearest ones are sorted once, and counted off in each column. Where too few of them are chosen, all are looked at.
+    """
+    radii, most = [], min(len(g), NEAREST_LOOKED_UP)
+    for block in torch.split(torch.arange(len(g)), CHUNK):
+        distances = torch.cdist(g[block], g).float()
+        near, rows = distances.topk(most, dim=1, largest=False)
+        for column in range(chosen.shape[1]):
+            counted = chosen[rows, column].cumsum(1)
+            place = (counted <= k).sum(1)  # the first with k + 1 of them: itself is one
+            radius = near.gather(1, place.clamp(max=most - 1)[:, None])[:, 0]
+            if bool((short := place >= most).any()):
+                radius[short] = _kth(distances[short][:, chosen[:, column]], k)
+            radii.append(radius * chosen[block, column])
+    blocks = [torch.stack(radii[at : at + chosen.shape[1]], 1) for at in range(0, len(radii), chosen.shape[1])]
+    return torch.cat(blocks)
 
 
 def _kth(distances: torch.Tensor, k: int) -> torch.Tensor:
