@@ -31,7 +31,7 @@ from trainings import Row
 from medmnist_diffusion.data import load_dataset
 from medmnist_diffusion.data.npz import npz_arrays, write_npz
 from medmnist_diffusion.diffusion.machine import describe_machine
-from medmnist_diffusion.errors import UserError, run_command
+from medmnist_diffusion.errors import StoppedError, UserError, run_command
 from medmnist_diffusion.files import write_json
 from medmnist_diffusion.studies.augmentation.arms import BY_NAME, CLASSICAL
 from medmnist_diffusion.studies.augmentation.protocol import draws_in
@@ -177,13 +177,15 @@ def main(argv: Sequence[str]) -> None:
     if args.data is None or args.output is None:
         raise UserError("--data and --output are needed.")
     deadline = time.time() + seconds_of(args.budget)
-    for situation in args.situations or [one for one in SITUATIONS if one != "few-images"]:
-        for name in args.sets:
+    for name in args.sets:  # whose generators all its situations share
+        for situation in args.situations or [one for one in SITUATIONS if one != "few-images"]:
             if not _possible(args, name, situation) or time.time() > deadline:
                 continue
             asked = {"set": name, "situation": situation, "classifier": args.classifier}
             try:
                 rows = studied(args, name, situation, deadline - time.time())
+            except StoppedError:
+                raise
             except UserError as error:
                 tqdm.write(f"{name}, {situation}: {error}")
                 rows = [{**asked, "refused": str(error)}]
