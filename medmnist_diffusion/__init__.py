@@ -13,7 +13,7 @@ takes a moment, not seconds. Research only, not for diagnosis.
 import importlib
 from typing import TYPE_CHECKING, Any
 
-__version__ = "0.2.0"
+__version__ = "0.3.0"
 
 _PLACES = {
     "ImageDataset": "data.dataset",
