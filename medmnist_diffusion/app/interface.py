@@ -25,7 +25,7 @@ from medmnist_diffusion.diffusion.sampling import generate_images, own_steps
 from medmnist_diffusion.errors import UserError, one_line
 from medmnist_diffusion.generated import GeneratedImages
 from medmnist_diffusion.publish.markdown import escaped
-from medmnist_diffusion.publish.verdict import verdict
+from medmnist_diffusion.publish.verdict import LIGHTS, SHOWN_LIGHTS, answers
 
 os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"  # before gradio is imported
 os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
@@ -338,7 +338,7 @@ def _formats() -> str:
 
 
 def _figures_tab(page: gr.Blocks, chosen: gr.Dropdown, benches: dict[str, Workbench]) -> None:
-    answers = gr.Markdown(elem_id="answers")
+    said = gr.Markdown(elem_id="answers")
     plot = gr.Image(
         show_label=False, interactive=False, buttons=["fullscreen"], elem_id="ratios",
         alt_text="Every figure divided by its floor; 1 is as good as real images",
@@ -349,13 +349,19 @@ def _figures_tab(page: gr.Blocks, chosen: gr.Dropdown, benches: dict[str, Workbe
     def show(name: str) -> Any:
         bench = benches[name]
         metrics = bench.metrics
-        lines = verdict(metrics) if metrics else ["It has not been evaluated: medmnist-diffusion evaluate."]
+        lines = ["It has not been evaluated: medmnist-diffusion evaluate."]
+        if metrics:
+            lines = [
+                f"{SHOWN_LIGHTS[one.light]} **{one.question}** {escaped(one.answer)} {escaped(one.figures)}"
+                for one in answers(metrics)
+            ]
+            lines.append(f"*{LIGHTS}*")
         ratios, text = bench.folder / "ratios.png", bench.folder / "README.md"
         value = Image.open(ratios).convert("RGB") if ratios.is_file() else None
         html = _card_html(text.read_text(encoding="utf-8")) if text.is_file() else ""
-        return "\n\n".join(escaped(lines)), gr.Image(value, visible=value is not None), html
+        return "\n\n".join(lines), gr.Image(value, visible=value is not None), html
 
-    _when_chosen(page, chosen, show, [answers, plot, card])
+    _when_chosen(page, chosen, show, [said, plot, card])
 
 
 def _card_html(card: str) -> str:

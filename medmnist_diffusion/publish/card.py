@@ -27,10 +27,9 @@ from medmnist_diffusion.publish.figures import class_rows, overall_rows
 from medmnist_diffusion.publish.gallery import gallery_metadata
 from medmnist_diffusion.publish.licences import citations_of, license_of
 from medmnist_diffusion.publish.markdown import escaped
-from medmnist_diffusion.publish.verdict import LIGHTS, answers
+from medmnist_diffusion.publish.verdict import LIGHTS, SHOWN_LIGHTS, answers
 
 TEMPLATE = Path(medmnist_diffusion.model_cards.__path__[0]) / "template.md"
-_SHOWN_LIGHTS = {"green": "🟢", "yellow": "🟡", "red": "🔴", "none": "⚪"}
 # What files of another make lead to.
 UNFIT = (OSError, ValueError, KeyError, TypeError, AttributeError, IndexError, SafetensorError)
 
@@ -232,7 +231,7 @@ def _metric_values(metrics: Metrics, folder: Path) -> dict[str, Any]:
     for record in overall:
         sources.setdefault(record.floor_source, {})[f"{figure_name(record.name)} ({record.extractor})"] = None
     return {
-        "answers": [escaped({**asdict(one), "light": _SHOWN_LIGHTS[one.light]}) for one in answers(metrics)],
+        "answers": [escaped({**asdict(one), "light": SHOWN_LIGHTS[one.light]}) for one in answers(metrics)],
         "lights": LIGHTS,
         "rows": overall_rows(metrics),
         "class_rows": [escaped(row) for row in class_rows(metrics)],

@@ -1,6 +1,6 @@
 """What the figures of an evaluation say, in a few lines: are they realistic, of their class, copies?"""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -21,6 +21,7 @@ CLASS_SHOWN: Sequence[tuple[float, str, Light]] = (
     (0.85, "Mostly", "yellow"),
     (0.0, "Not reliably", "red"),
 )
+SHOWN_LIGHTS: Mapping[Light, str] = {"green": "🟢", "yellow": "🟡", "red": "🔴", "none": "⚪"}
 SEES_LABELS = 0.6  # AUC below which a classifier is no judge
 # What the lights mean, for the reader of a card.
 LIGHTS = (
