@@ -28,7 +28,7 @@ from medmnist_diffusion.files import atomic_file
 ROOT = Path(__file__).parent.parent
 IMAGES, REPORT = ROOT / "docs" / "images", ROOT / "benchmarks" / "results" / "augmentation" / "pneumoniamnist"
 MOST_MS = 120_000
-PHONE, SCREEN = {"width": 390, "height": 844}, {"width": 1000, "height": 1100}
+PHONE, SCREEN = {"width": 390, "height": 844}, {"width": 1000, "height": 1500}
 
 
 @contextlib.contextmanager
@@ -75,6 +75,11 @@ def show_app(browser: Any) -> None:
             page.locator("#made-pairs img").nth(7).wait_for(timeout=MOST_MS)
             page.wait_for_timeout(1000)
             keep(page, name)
+            if name == "app":
+                page.get_by_role("tab", name="How good?").click()
+                page.locator("#ratios img").wait_for(timeout=MOST_MS)
+                page.wait_for_timeout(1000)
+                keep(page, "app_figures")
 
 
 def show_static_page(browser: Any) -> None:
@@ -92,7 +97,7 @@ def show_static_page(browser: Any) -> None:
 def show_docs_and_report(browser: Any) -> None:
     for name, folder, inside in (("docs", ROOT / "build" / "docs", "index.html"), ("report", REPORT, "report.html")):
         with files(folder) as address:
-            page = browser.new_page(viewport={"width": 1100, "height": 750})
+            page = browser.new_page(viewport={"width": 1100, "height": 1000})
             page.goto(address + inside)
             page.wait_for_timeout(1000)
             keep(page, name)
