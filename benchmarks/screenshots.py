@@ -58,11 +58,13 @@ def files(folder: Path) -> Iterator[str]:
 
 
 def keep(page: Page, name: str) -> None:
-    """A PNG of 128 colours under docs/images."""
+    """A PNG of 256 colours under docs/images."""
     with tempfile.TemporaryDirectory() as folder:
         page.screenshot(path=Path(folder) / "shot.png")
         with Image.open(Path(folder) / "shot.png") as shot, atomic_file(IMAGES / f"{name}.png") as temporary:
-            shot.convert("RGB").quantize(128, dither=Image.Dither.NONE).save(temporary, optimize=True)
+            shot.convert("RGB").quantize(256, Image.Quantize.FASTOCTREE, dither=Image.Dither.NONE).save(
+                temporary, optimize=True
+            )
 
 
 def show_app(browser: Any) -> None:
