@@ -156,6 +156,8 @@ class DistillationRecord(Record):
     teacher_guidance_scale: float
     num_inference_steps: int
     pairs: int  # noises with the teacher's images
+    seed: int
+    mixed_precision: str
     steps: int  # of the optimizer
     seconds: float
     difference: float  # root mean square, grey levels: from the teacher's images of the same noise

@@ -165,7 +165,10 @@ def sample(
 @click.option("--max_train_minutes", type=ABOVE_0, default=10, help="Of the student's training (default 10).")
 @click.option("--max_train_steps", type=AT_LEAST_1, help="So many steps instead.")
 @click.option(
-    "--num_pairs", type=AT_LEAST_1, default=20_000, help="Images of the teacher to learn from (default 20000)."
+    "--num_pairs",
+    type=AT_LEAST_1,
+    default=20_000,
+    help="Images of the teacher to learn from, in batches of 64 (default 20000).",
 )
 @click.option("--seed", type=click.IntRange(min=0), default=0)
 def distill(

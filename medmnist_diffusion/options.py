@@ -121,8 +121,12 @@ shown_dataset_option = _with_source(
 _STEPS = ", ".join(f"{name} {steps}" for name, steps in DEFAULT_STEPS.items())
 sampling_options = _together(
     [
-        click.option("--sampler", type=click.Choice(list(SAMPLERS)), help=f"Default: {DEFAULT_SAMPLER}."),
-        click.option("--num_inference_steps", type=int, help=f"Default: {_STEPS}."),
+        click.option(
+            "--sampler",
+            type=click.Choice(list(SAMPLERS)),
+            help=f"Default: {DEFAULT_SAMPLER}; a distilled pipeline has its own.",
+        ),
+        click.option("--num_inference_steps", type=int, help=f"Default: {_STEPS}; a distilled pipeline has its own."),
         click.option("--guidance_scale", type=float, help="1 is no guidance. Default: the pipeline's own."),
         click.option("--batch_size", type=int, default=128, help="Images through the network at once."),
         click.option("--seed", type=int, default=0),

@@ -16,6 +16,7 @@ import medmnist_diffusion.waiting  # noqa: F401, before torch: how its threads w
 import logging
 import math
 import shutil
+import tempfile
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -34,13 +35,13 @@ from medmnist_diffusion.console import bar_options
 from medmnist_diffusion.data.conditioning import Conditioning
 from medmnist_diffusion.diffusion.batches import Walk, derived_seed
 from medmnist_diffusion.diffusion.encoder import network_labels
-from medmnist_diffusion.diffusion.folder_check import WEIGHTS, write_manifest
+from medmnist_diffusion.diffusion.folder_check import WEIGHTS, check_folder, write_manifest
 from medmnist_diffusion.diffusion.loss import Objective
 from medmnist_diffusion.diffusion.machine import probe_precision
 from medmnist_diffusion.diffusion.optimizers import build_optimizers
 from medmnist_diffusion.diffusion.sampling import conditioning_of, load_pipeline, own_steps
 from medmnist_diffusion.errors import TrainingDivergedError, UserError
-from medmnist_diffusion.files import atomic_folder, file_hash, write_json
+from medmnist_diffusion.files import atomic_folder, could_not_write, file_hash, write_json
 from medmnist_diffusion.generated import check_new
 from medmnist_diffusion.pipelines import ClassConditionalDDPMPipeline, label_width
 from medmnist_diffusion.processes import start_processes
@@ -53,6 +54,7 @@ from medmnist_diffusion.shipped import name_of, pipeline_folder
 logger = logging.getLogger(__name__)
 
 NUM_PAIRS = 20_000  # noises with the teacher's images
+STEPS = (1, 2, 4)  # that a student may have
 BATCH, LEARNING_RATE, MUON_LEARNING_RATE, WARMUP_STEPS = 64, 3e-3, 1.5e-2, 50
 FINE = 1.0  # weight of the errors of fine texture
 KEPT = ("training_config.yaml", "loss.png")  # of the teacher's folder: how that was trained
@@ -84,7 +86,7 @@ class Pairs:
 
 def noise_of(seed: int, number: int, shape: torch.Size | tuple[int, ...]) -> torch.Tensor:
     """The noises of a batch."""
-    return torch.randn(BATCH, *shape, generator=torch.Generator().manual_seed(derived_seed(seed, _NOISE, number)))
+    return torch.randn(BATCH, *shape, generator=torch.Generator().manual_seed(derived_seed(seed, _NOISE, number, 0)))
 
 
 def distill(
@@ -99,8 +101,8 @@ def distill(
 ) -> Path:
     """Write a pipeline that makes the images of another one in a few steps.
 
-    With `max_train_steps` the same seed on the same machine gives the same weights. A budget in minutes makes as many steps as the
-    machine happens to.
+    With `max_train_steps` the same seed on the same machine gives the same weights, where its trial of the fastest precision finds
+    the same one. A budget in minutes makes as many steps as the machine happens to.
 
     Args:
         pipeline: the teacher: its folder, or a name of `medmnist-diffusion models`.
@@ -108,14 +110,15 @@ def distill(
         num_inference_steps: of the student, 1, 2 or 4.
         max_train_minutes: of the student's training, which begins when the teacher has made its images.
         max_train_steps: so many steps instead.
-        num_pairs: images that the teacher makes to be learned from.
+        num_pairs: images that the teacher makes to be learned from, in batches of 64.
         seed: of their noise and order.
 
     Returns:
         The folder. `medmnist-diffusion evaluate` says how good the student's images are.
 
     Raises:
-        UserError: if the folder exists, the teacher is a student itself, or the images do not fit into memory.
+        UserError: if the folder exists or cannot be written, the teacher is a student itself, a number is out of range, or the
+            images do not fit into memory.
         TrainingDivergedError: if the loss is no number any more; nothing is written.
 
     Example:
@@ -124,19 +127,20 @@ def distill(
         2
     """
     folder, output = pipeline_folder(pipeline), Path(output).expanduser()
-    check_new(output)
+    _check(folder, output, num_inference_steps, max_train_minutes, max_train_steps, num_pairs)
     if start_processes().num_processes > 1:
         raise UserError("distill runs in one process: start it without a launcher.")
-    set_seed(seed)
+    set_seed(derived_seed(seed) % 2**32)
     teacher = load_pipeline(folder)
-    if teacher.config.distilled_steps:
+    if teacher.distilled_steps:
         raise UserError(f"{folder} was distilled itself. Give the pipeline that it was made of.")
     student = student_of(teacher, folder, num_inference_steps)
-    pairs = teachers_pairs(teacher, folder, max(1, num_pairs // BATCH), seed)
+    pairs = teachers_pairs(teacher, folder, math.ceil(num_pairs / BATCH), seed)
+    precision = _precision(student)
     began = time.monotonic()
-    steps = teach(student, pairs, max_train_minutes, max_train_steps)
+    steps = teach(student, pairs, max_train_minutes, max_train_steps, precision)
     seconds = time.monotonic() - began
-    off, apart = differences(student, teachers_pairs(teacher, folder, 4, seed + 1))
+    off, apart = differences(student, teachers_pairs(teacher, folder, 4, seed + 1, "images to compare"))
     record = DistillationRecord(
         teacher=name_of(folder),
         teacher_weights_sha256=file_hash(folder / WEIGHTS),
@@ -144,6 +148,8 @@ def distill(
         teacher_guidance_scale=teacher.config.default_guidance_scale,
         num_inference_steps=num_inference_steps,
         pairs=len(pairs) * BATCH,
+        seed=seed,
+        mixed_precision=precision,
         steps=steps,
         seconds=round(seconds, 1),
         difference=off,
@@ -151,12 +157,42 @@ def distill(
     )
     save_student(student, folder, output, record, seed)
     logger.info(
-        "%d steps in %.0f s. From the same noise the student's images differ from the teacher's by %.1f grey levels (root mean "
+        "%d step(s) in %.0f s. From the same noise the student's images differ from the teacher's by %.1f grey levels (root mean "
         "square); two of the teacher's differ by %.1f.\nPipeline: %s\nHow good "
         "they are: medmnist-diffusion evaluate %s --dataset %s",
         steps, seconds, off, apart, output, output, TrainingSummary.of(output).dataset.name,
     )  # fmt: skip
     return output
+
+
+def _check(
+    folder: Path, output: Path, steps: int, minutes: float, max_train_steps: int | None, num_pairs: int
+) -> None:
+    """What can be known before minutes of work.
+
+    Raises:
+        UserError: naming it.
+    """
+    if steps not in STEPS:
+        raise UserError(f"--num_inference_steps is {steps}; 1, 2 or 4 is possible.")
+    if not 0 < minutes < math.inf:
+        raise UserError(f"--max_train_minutes is {minutes:g}; a number above 0 is needed.")
+    if max_train_steps is not None and max_train_steps < 1:
+        raise UserError(f"--max_train_steps is {max_train_steps}; at least 1 is needed.")
+    if num_pairs < 1:
+        raise UserError(f"--num_pairs is {num_pairs}; at least 1 is needed.")
+    check_new(output)
+    if folder.resolve() in output.resolve().parents:
+        raise UserError(
+            f"--output {output} lies within the teacher's folder, which would be damaged. Give another one."
+        )
+    check_folder(folder)
+    TrainingSummary.of(folder)
+    if not (folder / KEPT[0]).is_file():
+        raise UserError(f"{folder / KEPT[0]} is missing. Give a pipeline folder that training wrote.")
+    with could_not_write(str(output), "Give another --output."):
+        output.parent.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryDirectory(dir=output.parent).cleanup()
 
 
 def student_of(
@@ -178,16 +214,19 @@ def _settings(config: Mapping[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in config.items() if not name.startswith("_")}
 
 
-def teachers_pairs(teacher: ClassConditionalDDPMPipeline, folder: Path, batches: int, seed: int) -> Pairs:
+def teachers_pairs(
+    teacher: ClassConditionalDDPMPipeline, folder: Path, batches: int, seed: int, title: str = "teacher's images"
+) -> Pairs:
     """So many batches of noise with the images that the teacher makes of it, in its own steps and with its own guidance: half of
-    them as often of each condition as in its training images, half of each equally often."""
+    them as often of each condition as in its training images, half of each equally often. What lies beyond black and white, which
+    nobody sees, is cut off."""
     conditioning, shape = conditioning_of(teacher), teacher.image_encoder.encoded_shape
-    check_memory(2 * batches * BATCH * math.prod(shape), f"{batches * BATCH} images of the teacher", "Take fewer.")
+    check_memory(2 * 2 * batches * BATCH * math.prod(shape), f"{batches * BATCH} images of the teacher", "Take fewer.")
     conditions = _conditions(conditioning, folder, batches * BATCH, seed)
     teacher.to(PartialState().device)
     teacher.set_progress_bar_config(disable=True)
     images = []
-    for number in tqdm(range(batches), desc="teacher's images", unit="batch", **bar_options()):
+    for number in tqdm(range(batches), desc=title, unit="batch", **bar_options()):
         rows = conditions[number * BATCH : (number + 1) * BATCH]
         made: Any = teacher(
             class_labels=[conditioning.asked_by_name(one) for one in rows.tolist()],
@@ -195,7 +234,7 @@ def teachers_pairs(teacher: ClassConditionalDDPMPipeline, folder: Path, batches:
             timesteps=teacher.fast_timesteps(own_steps(teacher)),
             output_type="latent",
         )
-        images.append(torch.as_tensor(made.images).half())
+        images.append(torch.as_tensor(made.images).clamp(-1, 1).half())
     width = label_width(teacher.unet.config.block_out_channels)
     return Pairs(network_labels(conditioning, torch.from_numpy(conditions), width), torch.cat(images), seed)
 
@@ -209,23 +248,25 @@ def _conditions(conditioning: Conditioning, folder: Path, count: int, seed: int)
 
 
 def teach(
-    student: ClassConditionalDDPMPipeline, pairs: Pairs, max_train_minutes: float, max_train_steps: int | None = None
+    student: ClassConditionalDDPMPipeline,
+    pairs: Pairs,
+    max_train_minutes: float,
+    max_train_steps: int | None = None,
+    precision: str = "no",
 ) -> int:
     """Train the student's network, in place, until the budget is spent; returns the number of steps."""
     network, device = student.unet, PartialState().device
     optimizers = build_optimizers(network, "muon", LEARNING_RATE, MUON_LEARNING_RATE, weight_decay=0.0)
     groups = [group for optimizer in optimizers for group in optimizer.param_groups]
     rates, walk = [group["lr"] for group in groups], Walk(len(pairs), 1, pairs.seed, _ORDER)
-    bfloat16 = _is_faster_in_bfloat16(student)
     began, step, spent = time.monotonic(), 0, 0.0
-    network.train()
     with tqdm(total=max_train_steps, desc="distilling", unit="step", **bar_options()) as bar:
         while spent < 1:
             factor = min(1.0, (step + 1) / WARMUP_STEPS) * (0.5 + 0.5 * math.cos(math.pi * spent))
             for group, rate in zip(groups, rates, strict=True):
                 group["lr"] = factor * rate
             noise, labels, images = (part.to(device) for part in pairs[int(walk.rows(step)[0])])
-            with torch.autocast(device.type, torch.bfloat16, enabled=bfloat16):
+            with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16"):
                 made = last_image(student, noise, labels)
             loss = image_loss(student.image_encoder.decode(made - images))
             loss.backward()
@@ -234,38 +275,37 @@ def teach(
                 optimizer.step()
                 optimizer.zero_grad()
             step += 1
-            if step % 50 == 0:  # reading a number from the device makes it wait
-                if not math.isfinite(value := float(loss.detach())):
-                    raise TrainingDivergedError(f"the loss is {value} after {step} steps. Nothing was written.")
-                bar.set_postfix_str(f"loss {value:.4f}", refresh=False)
-            bar.update()
             minutes = (time.monotonic() - began) / 60
             spent = step / max_train_steps if max_train_steps else minutes / max_train_minutes
-    network.eval()
+            if step % 50 == 0 or spent >= 1:  # reading a number from the device makes it wait
+                if not math.isfinite(value := float(loss.detach())):
+                    raise TrainingDivergedError(f"the loss is {value} after {step} step(s). Nothing was written.")
+                bar.set_postfix_str(f"loss {value:.4f}", refresh=False)
+            bar.update()
     return step
 
 
 def image_loss(errors: torch.Tensor) -> torch.Tensor:
-    """Mean absolute error of pixels, and of their differences to the next row and column (Mathieu et al. 2016, arXiv 1511.05440):
-    by pixels alone fine texture hardly counts, and is smoothed away."""
-    return errors.abs().mean() + FINE * sum(errors.diff(dim=axis).abs().mean() for axis in (-2, -1))
+    """Mean absolute error of pixels, and of their differences to the next row, column and slice (Mathieu et al. 2016, arXiv
+    1511.05440): by pixels alone fine texture hardly counts, and is smoothed away."""
+    return errors.abs().mean() + FINE * sum(errors.diff(dim=axis).abs().mean() for axis in range(2, errors.ndim))
 
 
 def last_image(student: ClassConditionalDDPMPipeline, noise: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
     """What the pipeline makes of this noise, float32 N×C×H×W as the network sees images. Errors flow back through all steps."""
     scheduler, latents = student.scheduler, noise
-    scheduler.set_timesteps(student.config.distilled_steps)
+    scheduler.set_timesteps(student.distilled_steps)
     for timestep in scheduler.timesteps:
         prediction = student.unet(latents, timestep, class_labels=labels).sample
         latents = scheduler.step(prediction.float(), int(timestep), latents).prev_sample
     return latents
 
 
-def _is_faster_in_bfloat16(student: ClassConditionalDDPMPipeline) -> bool:
-    """Of this network on this machine, by a trial."""
+def _precision(student: ClassConditionalDDPMPipeline) -> str:
+    """That which is fastest for this network on this machine, by a trial: `no` (float32) or `bf16`."""
     width = label_width(student.unet.config.block_out_channels)
     objective = Objective(student.scheduler, student.image_encoder, conditioning_of(student), label_width=width)
-    return probe_precision(student.unet, objective, BATCH)[0] == "bf16"
+    return probe_precision(student.unet, objective, BATCH)[0]
 
 
 @torch.no_grad()

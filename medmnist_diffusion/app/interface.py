@@ -208,7 +208,7 @@ def _slices(bench: Workbench) -> gr.Slider:
 
 def _guidance(bench: Workbench) -> gr.Number:
     own = bench.pipe.config.default_guidance_scale
-    possible = bench.pipe.config.null_label is not None and not bench.pipe.config.distilled_steps
+    possible = bench.pipe.config.null_label is not None and not bench.pipe.distilled_steps
     return gr.Number(
         own, label="Guidance (1 is none)", minimum=1, maximum=8, step=0.1, visible=possible, interactive=True
     )
@@ -216,7 +216,7 @@ def _guidance(bench: Workbench) -> gr.Number:
 
 def _steps(bench: Workbench) -> gr.Number:
     """A distilled pipeline has no choice."""
-    return gr.Number(own_steps(bench.pipe), visible=not bench.pipe.config.distilled_steps)
+    return gr.Number(own_steps(bench.pipe), visible=not bench.pipe.distilled_steps)
 
 
 def _when_chosen(page: gr.Blocks, chosen: gr.Dropdown, show: Callable[[str], Any], outputs: list[Any]) -> None:

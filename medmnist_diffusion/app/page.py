@@ -19,7 +19,7 @@ import yaml
 from medmnist_diffusion.artifacts import TrainingSummary
 from medmnist_diffusion.cache import cache_dir
 from medmnist_diffusion.data.dataset import size_in_words
-from medmnist_diffusion.diffusion.sampling import load_pipeline
+from medmnist_diffusion.diffusion.sampling import in_steps, load_pipeline
 from medmnist_diffusion.errors import UserError, one_line
 from medmnist_diffusion.files import atomic_file, atomic_folder, write_json, write_text
 from medmnist_diffusion.pipelines import ClassConditionalDDPMPipeline
@@ -154,6 +154,9 @@ def page_content(folder: Path, pipe: ClassConditionalDDPMPipeline, name: str | N
         f"Generated {kind} of {size_in_words(dataset.full_shape)}, by a diffusion model that learned from "
         f"{summary.training_images:,} {kind} of {dataset.name}."
     )
+    if distilled := summary.distilled:
+        steps = in_steps(distilled.num_inference_steps)
+        about += f" It was distilled: it makes in {steps} what its teacher makes in {distilled.teacher_steps}."
     return {
         "name": name.replace("/", "-"),
         "load": name if name in shipped_names() else f"path/to/{name}",

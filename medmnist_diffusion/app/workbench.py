@@ -129,7 +129,7 @@ class Workbench:
         self._check_work(len(conditions), steps)
         if not 1 <= steps <= MOST_STEPS:
             raise UserError(f"{steps} steps are not possible here; give 1 to {MOST_STEPS}.")
-        sampler = DISTILLED_SAMPLER if self.pipe.config.distilled_steps else DEFAULT_SAMPLER
+        sampler = DISTILLED_SAMPLER if self.pipe.distilled_steps else DEFAULT_SAMPLER
         sampling = checked_sampling(sampler=sampler, seed=seed, num_inference_steps=steps, guidance_scale=guidance)
         return self._made(draw(self.pipe, conditions, sampling), sampling)
 

@@ -86,14 +86,14 @@ def in_steps(count: int) -> str:
 
 def own_steps(pipe: ClassConditionalDDPMPipeline) -> int:
     """In how many steps a pipeline makes images where no number is given: by the default sampler, or as it was distilled."""
-    return pipe.config.distilled_steps or DEFAULT_STEPS[DEFAULT_SAMPLER]
+    return pipe.distilled_steps or DEFAULT_STEPS[DEFAULT_SAMPLER]
 
 
 def _try_out(pipe: ClassConditionalDDPMPipeline, folder: Path) -> None:
     """One image in two steps: a configuration that network or scheduler cannot work with shows now."""
     pipe.set_progress_bar_config(disable=True)
     try:
-        generate_rows(pipe, occurrences(conditioning_of(pipe).each(1)[:1]), pipe.config.distilled_steps or 2)
+        generate_rows(pipe, occurrences(conditioning_of(pipe).each(1)[:1]), pipe.distilled_steps or 2)
     except Exception as error:  # as above
         reason = one_line(error)
         raise UserError(f"{folder} makes no images ({reason}). Save the pipeline again.") from None
@@ -111,11 +111,9 @@ def set_sampler(pipe: ClassConditionalDDPMPipeline, name: str | None = None) -> 
     Raises:
         UserError: for another one than a distilled pipeline's.
     """
-    if pipe.config.distilled_steps:
+    if pipe.distilled_steps:
         if name not in (None, DISTILLED_SAMPLER):
-            raise UserError(
-                f"the pipeline was distilled for {in_steps(pipe.config.distilled_steps)}: it has no {name}."
-            )
+            raise UserError(f"the pipeline was distilled for {in_steps(pipe.distilled_steps)}: it has no {name}.")
         return
     pipe.scheduler = getattr(diffusers, SAMPLERS[name or DEFAULT_SAMPLER]).from_config(pipe.scheduler.config)
 
@@ -168,10 +166,11 @@ def generate_rows(
         raise UserError(
             f"guidance {guidance_scale:g} needs a null class, which this model was trained without: use 1."
         )
-    if (own := pipe.config.distilled_steps) and (image is not None or num_inference_steps != own):
+    others = image is not None or guidance_scale not in (None, 1.0)
+    if (own := pipe.distilled_steps) and (others or num_inference_steps != own):
         raise UserError(
-            f"the pipeline was distilled for {in_steps(own)} from noise: it takes no others and makes no variants. Use the one "
-            "that it was made of."
+            f"the pipeline was distilled for {in_steps(own)} from noise: it takes no others, no guidance and no images. Use the "
+            "one that it was made of."
         )
     try:
         output: Any = pipe(

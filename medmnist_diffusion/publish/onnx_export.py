@@ -101,8 +101,8 @@ def description(pipe: ClassConditionalDDPMPipeline) -> dict[str, Any]:
     return {
         "labels": [pipe.id2label[label] for label in sorted(pipe.id2label)],
         "multi_label": pipe.multi_label,
-        "null_label": None if pipe.config.distilled_steps else pipe.config.null_label,  # for guidance
-        "distilled": pipe.config.distilled_steps is not None,
+        "null_label": None if pipe.distilled_steps else pipe.config.null_label,  # for guidance
+        "distilled": pipe.distilled_steps is not None,
         "image_shape": list(encoder.image_shape),
         "encoded_shape": list(encoder.encoded_shape),
         "pixel_unshuffle": encoder.factor,
@@ -124,7 +124,7 @@ def sampler_table(pipe: ClassConditionalDDPMPipeline, num_inference_steps: int) 
         weights: a row a step: of the noise, then of the predictions 0 … k; the row's sum is the image after step k.
     """
     scheduler: Any = copy.deepcopy(pipe.scheduler)
-    if pipe.config.distilled_steps:
+    if pipe.distilled_steps:
         scheduler.set_timesteps(num_inference_steps)
     else:
         scheduler.set_timesteps(timesteps=pipe.fast_timesteps(num_inference_steps))

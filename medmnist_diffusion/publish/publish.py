@@ -81,7 +81,10 @@ def reasons_against_publishing(folder: Path, repo_id: str) -> list[str]:
         )
     if license_of(summary) not in OPEN_LICENSES:
         found.append(f"the licence of what it was trained on is {license_of(summary)!r}")
-    return [*found, *_unmeasured(folder), *private_findings(folder, repo_id)]
+    # What evaluation drew stays here: `copy_for_publication` leaves it out.
+    drawn = {path.name for pattern in SAMPLES for path in folder.glob(pattern)}
+    private = [one for one in private_findings(folder, repo_id) if one.split(" ", 1)[0] not in drawn]
+    return [*found, *_unmeasured(folder), *private]
 
 
 def _unmeasured(folder: Path) -> list[str]:

@@ -208,8 +208,11 @@ class ClassConditionalDDPMPipeline(DiffusionPipeline):
             black_and_white=bool(black_and_white),
             default_guidance_scale=float(default_guidance_scale),
             white_from=float(white_from),
-            distilled_steps=None if distilled_steps is None else int(distilled_steps),
         )
+        if distilled_steps is not None:  # left out elsewhere, so that older versions read the folder
+            if not _is_whole(distilled_steps) or distilled_steps < 1:
+                raise ValueError(f"distilled_steps is {distilled_steps}; it must be a whole number, at least 1.")
+            self.register_to_config(distilled_steps=int(distilled_steps))
         self._guidance_scale, self._interrupt, self._num_timesteps, self._running = 1.0, False, 0, False
         own = getattr(scheduler, "config", {})
         self._trained = {key: own[key] for key in TRAINED_WITH if key in own}
@@ -359,7 +362,12 @@ class ClassConditionalDDPMPipeline(DiffusionPipeline):
 
     @property
     def do_classifier_free_guidance(self) -> bool:
-        return self._guidance_scale > 1 and self.config.null_label is not None
+        return self._guidance_scale > 1 and self.config.null_label is not None and self.distilled_steps is None
+
+    @property
+    def distilled_steps(self) -> int | None:
+        """In how many DDIM steps a distilled network makes an image; None of any other."""
+        return self.config.get("distilled_steps")
 
     @property
     def num_timesteps(self) -> int:
@@ -458,13 +466,16 @@ class ClassConditionalDDPMPipeline(DiffusionPipeline):
         image: Any,
     ) -> None:
         """A distilled network knows nothing but its own steps, from noise alone: with others it would make grain or fog."""
-        own = self.config.distilled_steps
+        own = self.distilled_steps
         if own is None:
             return
         taught = f"This pipeline was distilled for {own} DDIM step{'s' * (own > 1)} from pure noise"
         scheduler = self.scheduler.config
-        if self._stock_scheduler() != "DDIMScheduler" or scheduler.get("timestep_spacing") != "trailing":
-            raise ValueError(f'{taught}: use its own scheduler, DDIMScheduler with timestep_spacing="trailing".')
+        changed = [key for key in ("clip_sample", "thresholding", "trained_betas") if scheduler.get(key)]
+        if self._stock_scheduler() != "DDIMScheduler" or scheduler.get("timestep_spacing") != "trailing" or changed:
+            raise ValueError(
+                f'{taught}: use its own scheduler, DDIMScheduler with timestep_spacing="trailing" and clip_sample=False.'
+            )
         if timesteps is not None or num_inference_steps not in (None, own):
             raise ValueError(f"{taught}: leave num_inference_steps and timesteps out.")
         if guidance_scale != 1 or eta != 0 or image is not None:
@@ -489,7 +500,7 @@ class ClassConditionalDDPMPipeline(DiffusionPipeline):
         levels = self.scheduler.config.num_train_timesteps
         if timesteps is None:
             if num_inference_steps is None:
-                num_inference_steps = self.config.distilled_steps
+                num_inference_steps = self.distilled_steps
             if num_inference_steps is None:
                 num_inference_steps = DEFAULT_STEPS_ANCESTRAL if kind in ANCESTRAL else DEFAULT_STEPS
             if not _is_whole(num_inference_steps) or not 1 <= num_inference_steps <= levels:

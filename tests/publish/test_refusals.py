@@ -13,7 +13,7 @@ from medmnist_diffusion import cli
 from medmnist_diffusion.diffusion import folder_check
 from medmnist_diffusion.files import file_hash
 from medmnist_diffusion.publish.card import write_card
-from medmnist_diffusion.publish.publish import publish_pipeline
+from medmnist_diffusion.publish.publish import publish_pipeline, reasons_against_publishing
 from tests.conftest import CliError
 from tests.publish.publishing import REPO, WEIGHTS, publishing
 
@@ -25,6 +25,14 @@ def test_not_evaluated(trained_run: Path, cli_error: CliError) -> None:
 def test_a_licence_that_nobody_knows(folder: Path, cli_error: CliError) -> None:
     error = cli_error("publish", str(folder), REPO, "--dry_run")
     assert "licence of the training data is 'unknown'" in error
+
+
+def test_what_evaluation_drew_is_no_reason(folder: Path) -> None:
+    """It stays where it is; its packed pixels can look like anything, and a page is made of the folder as it stands."""
+    (folder / "samples_seed7.npz").write_bytes(b"packed ~/h and /home/somebody/data of pixels")
+    assert not [one for one in reasons_against_publishing(folder, "somebody/page") if "samples" in one]
+    (folder / "notes.txt").write_text("see /home/somebody/data")
+    assert [one for one in reasons_against_publishing(folder, "somebody/page") if "notes.txt" in one]
 
 
 def test_addresses_are_no_paths_and_your_hub_name_no_secret(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,6 +1,7 @@
 """A student: it makes its teacher's images in fewer steps, the same whoever runs it, and refuses what it was not taught."""
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -103,7 +104,7 @@ def test_every_command_takes_a_student_in_its_own_steps(
         assert steps in cli_error(*asked)
     assert "with its teacher's guidance" in cli_error(*evaluated, "--tune_guidance")
     more = ["augment", str(student), "--dataset", str(small_npz), "--output", str(tmp_path / "more.npz")]
-    assert "makes no variants" in cli_error(*more, "--strength", "0.5")
+    assert "takes no others, no guidance and no images" in cli_error(*more, "--strength", "0.5")
     start = [*small_training(small_npz, tmp_path / "run"), "--pretrained_model_name_or_path", str(student)]
     assert "Start from what it was made of" in cli_error("train", *start)
     assert "distilled itself" in cli_error("distill", str(student), "--output", str(tmp_path / "no"))
@@ -171,7 +172,7 @@ def test_a_budget_in_minutes_ends(teacher: Path, tmp_path: Path) -> None:
 def test_a_diverging_student_leaves_nothing(teacher: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("medmnist_diffusion.training.distill.LEARNING_RATE", 1e30)
     with pytest.raises(TrainingDivergedError, match="Nothing was written"):
-        distill(teacher, tmp_path / "s", max_train_steps=60, num_pairs=64)
+        distill(teacher, tmp_path / "s", max_train_steps=20, num_pairs=64)
     assert not list(tmp_path.iterdir())
 
 
@@ -199,4 +200,65 @@ def test_student_of_keeps_the_teacher_as_it_is(teacher: Path) -> None:
         for parameter in copy.unet.parameters():
             parameter.zero_()
     assert any(bool(parameter.any()) for parameter in pipe.unet.parameters())
-    assert pipe.config.distilled_steps is None
+    assert pipe.distilled_steps is None
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"num_inference_steps": 3}, "1, 2 or 4 is possible"),
+        ({"max_train_minutes": float("nan")}, "a number above 0 is needed"),
+        ({"max_train_minutes": -1.0}, "a number above 0 is needed"),
+        ({"max_train_steps": 0}, "at least 1 is needed"),
+        ({"num_pairs": -5}, "at least 1 is needed"),
+    ],
+)
+def test_numbers_out_of_range(teacher: Path, tmp_path: Path, options: dict[str, Any], words: str) -> None:
+    with pytest.raises(UserError, match=words):
+        distill(teacher, tmp_path / "s", **options)
+
+
+def test_what_cannot_be_written_is_known_before_the_work(
+    teacher: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("medmnist_diffusion.training.distill.load_pipeline", lambda folder: pytest.fail("too late"))
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match="could not be written"):
+        distill(teacher, tmp_path / "file" / "student")
+    with pytest.raises(UserError, match="within the teacher's folder"):
+        distill(teacher, teacher / "unet" / "student")
+    copy = shutil.copytree(teacher, tmp_path / "teacher")
+    for name in ("training_config.yaml", "manifest.json"):
+        (copy / name).unlink()
+    with pytest.raises(UserError, match=r"training_config\.yaml is missing"):
+        distill(copy, tmp_path / "student")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "teacher"]
+
+
+def test_a_callback_cannot_guide_a_student(student: Path) -> None:
+    pipe: Any = load_pipeline(student)
+
+    def guided(pipe: Any, step: int, timestep: int, tensors: dict[str, Any]) -> dict[str, Any]:
+        pipe._guidance_scale = 5.0
+        return {}
+
+    made = [
+        pipe(
+            [0, 1], generator=torch.Generator().manual_seed(0), output_type="np", callback_on_step_end=callback
+        ).images
+        for callback in (None, guided)
+    ]
+    np.testing.assert_array_equal(*made)
+
+
+@pytest.mark.parametrize("changed", [{"clip_sample": True}, {"trained_betas": [0.02] * 1000}])
+def test_a_scheduler_that_is_not_as_it_was_taught(student: Path, changed: dict[str, Any]) -> None:
+    pipe: Any = load_pipeline(student)
+    pipe.scheduler = DDIMScheduler.from_config(pipe.scheduler.config, **changed)
+    with pytest.raises(ValueError, match="use its own scheduler"):
+        pipe(class_labels=[0])
+
+
+def test_an_ordinary_folder_names_no_distillation(teacher: Path) -> None:
+    """So that an older version reads it."""
+    assert "distilled_steps" not in (teacher / "model_index.json").read_text()
