@@ -12,18 +12,16 @@ for itself.
 """
 
 import argparse
-import json
 import sys
 import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from dataset_arguments import add_dataset_arguments
 from judging import RESULTS, drawn_labels, floor, judge
-from trainings import Row, run_missing
+from trainings import Row, kept_results, run_missing, with_spread
 
 from medmnist_diffusion.artifacts import TrainingSummary
 from medmnist_diffusion.data import load_dataset
@@ -38,7 +36,6 @@ from medmnist_diffusion.training.distill import distill
 
 JUDGED, SEEDS, TIMED = 1000, 5, 64
 TEACHER, TEACHER_DDIM, ANCESTRAL = "teacher", "teacher, DDIM", "teacher, DDPM"
-FIRST = "few_step_student_first"
 
 
 def run(args: argparse.Namespace, cell: Row) -> Iterator[Row]:
@@ -72,18 +69,12 @@ def run(args: argparse.Namespace, cell: Row) -> Iterator[Row]:
 
 def table(results: Mapping[str, Row]) -> Iterator[str]:
     """Of every way the mean over draws ± their standard deviation, and how many images a second it makes for one of DDPM."""
-    head = [
-        "set",
-        "made by",
-        "steps",
-        "classifier ÷ floor",
-        "texture ÷ floor",
-        "÷ teacher's",
-        "kernel, texture",
-        "right label",
-    ]
-    yield f"| {' | '.join([*head, 'memorized', 'speed ÷ DDPM'])} |"
-    yield "| --- " * (len(head) + 2) + "|"
+    head = (
+        "set", "made by", "steps", "classifier ÷ floor", "texture ÷ floor", "÷ teacher's", "kernel, texture", "right label",
+        "memorized", "speed ÷ DDPM",
+    )  # fmt: skip
+    yield f"| {' | '.join(head)} |"
+    yield "| --- " * len(head) + "|"
     for name, result in results.items():
         rows, floors = result["runs"], result["floors"]
         ancestral = [row["images_per_second"] for row in rows if row["sampler"] == ANCESTRAL]
@@ -96,26 +87,17 @@ def table(results: Mapping[str, Row]) -> Iterator[str]:
                 for space, found in zip(("classifier", "texture"), distances, strict=True)
             ]
             shown = [
-                *(_spread(np.divide(found, floors[space])) for space, found in zip(floors, distances, strict=True)),
+                *(
+                    with_spread(np.divide(found, floors[space]))
+                    for space, found in zip(floors, distances, strict=True)
+                ),
                 " and ".join(f"{one:.2f}" for one in ratios),
-                _spread([row["texture"]["kernel_distance"] for row in those]),
-                _spread([row["label_accuracy"] for row in those]),
-                _spread([row["memorized_share"] for row in those]),
+                with_spread([row["texture"]["kernel_distance"] for row in those]),
+                with_spread([row["label_accuracy"] for row in those]),
+                with_spread([row["memorized_share"] for row in those]),
                 f"{np.mean([row['images_per_second'] for row in those]) / ancestral[0]:.0f}" if ancestral else "",
             ]
             yield f"| {name} | {sampler} | {steps} | {' | '.join(shown)} |"
-
-
-def _spread(values: Any) -> str:
-    return f"{np.mean(values):.3g} ± {np.std(values, ddof=1):.1g}"
-
-
-def kept_results() -> dict[str, Row]:
-    """Every result file of this benchmark, by its data set's name; not that of the older way."""
-    files = [path for path in sorted(RESULTS.glob("few_step_student_*.json")) if path.stem != FIRST]
-    return {
-        path.stem.removeprefix("few_step_student_"): json.loads(path.read_text(encoding="utf-8")) for path in files
-    }
 
 
 def main(argv: Sequence[str]) -> None:
@@ -145,7 +127,7 @@ def main(argv: Sequence[str]) -> None:
             "floors": floor(dataset, JUDGED),
         }
         run_missing(args.output or RESULTS / f"few_step_student_{dataset.name}.json", head, args, cells, run)
-    print("\n".join(table(kept_results())))
+    print("\n".join(table(kept_results("few_step_student"))))
 
 
 if __name__ == "__main__":

@@ -35,7 +35,7 @@ from judging import RESULTS, drawn_labels, floor, judge
 from matplotlib import pyplot as plt
 from matplotlib.ticker import LogLocator, NullLocator
 from sets import SETS, described
-from trainings import Row, Run, run_missing
+from trainings import Row, Run, run_missing, with_spread
 
 from medmnist_diffusion.artifacts import TrainingSummary
 from medmnist_diffusion.data import ImageDataset, Split, load_dataset
@@ -218,8 +218,7 @@ def _with_spread(values: Sequence[float]) -> str:
     if not len(known):
         return "never"
     often = "" if len(known) == len(values) else f" ({len(known)} of {len(values)})"
-    spread = f" ± {np.std(known, ddof=1):.2g}" if len(known) > 1 else ""
-    return f"{np.mean(known):.3g}{spread}{often}"
+    return with_spread(known.tolist()) + often
 
 
 def as_good_as_scratch(row: Row, rows: Sequence[Row], way: str) -> float:

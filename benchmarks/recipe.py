@@ -14,7 +14,6 @@ kinds: by the unknown class, and by a weaker network, which takes a fifth of the
 """
 
 import argparse
-import json
 import sys
 import tempfile
 import time
@@ -24,7 +23,6 @@ from types import MappingProxyType, SimpleNamespace
 from typing import Any, NamedTuple
 from unittest import mock
 
-import numpy as np
 from changes import (
     APART,
     CANDIDATES,
@@ -38,8 +36,17 @@ from changes import (
     errors_in_velocity,
     guide_by,
 )
-from judging import RESULTS, floor
-from trainings import IMAGES, Row, judge_pipeline, run_trainings, train_cell, trainings_parser
+from judging import floor
+from trainings import (
+    IMAGES,
+    Row,
+    judge_pipeline,
+    kept_results,
+    run_trainings,
+    train_cell,
+    trainings_parser,
+    with_spread,
+)
 
 from medmnist_diffusion.data import load_dataset
 from medmnist_diffusion.diffusion.sampling import load_pipeline
@@ -220,21 +227,8 @@ def table(results: Mapping[str, Row]) -> Iterator[str]:
             paired = [
                 row["texture"]["frechet_distance"] / default[row["seed"]] for row in those if row["seed"] in default
             ]
-            shown = [_with_spread(one) for one in (*values, paired)]
+            shown = [with_spread(one) for one in (*values, paired)]
             yield f"| {name} | {arm} | {len(those)} | {' | '.join(shown)} |"
-
-
-def _with_spread(values: Sequence[float]) -> str:
-    if not values:
-        return "–"
-    return f"{np.mean(values):.3g}" + (f" ± {np.std(values, ddof=1):.2g}" if len(values) > 1 else "")
-
-
-def kept_results() -> dict[str, Row]:
-    """Every result file of this benchmark as it is now, by its set's name."""
-    files = {path.stem.removeprefix("recipe_"): path for path in sorted(RESULTS.glob("recipe_*.json"))}
-    known = {name: json.loads(path.read_text(encoding="utf-8")) for name, path in files.items()}
-    return {name: result for name, result in known.items() if "floors" in result}
 
 
 def main(argv: Sequence[str]) -> None:
@@ -247,7 +241,7 @@ def main(argv: Sequence[str]) -> None:
         cells = cells_of(args)
         facts = {"floors": floor(load_dataset(args.dataset, args.root, args.size), IMAGES)}
         run_trainings("recipe", f"--cpu_seconds {args.cpu_seconds:g}", args, cells, run, facts, one_machine=True)
-    print("\n".join(table(kept_results())))
+    print("\n".join(table(kept_results("recipe"))))
 
 
 if __name__ == "__main__":

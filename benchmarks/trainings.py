@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from dataset_arguments import add_dataset_arguments
 from judging import RESULTS, SPACES, dataset_options, drawn_labels, judge, summary_line, train_quietly
 from tqdm import tqdm
@@ -112,6 +113,20 @@ def _line(row: Row) -> str:
     words = [f"{name} {value:.4g}" if isinstance(value, float) else f"{name} {value}" for name, value in facts.items()]
     judged = f": {summary_line(row)}" if SPACES[0] in row else ""
     return ", ".join(words) + judged
+
+
+def kept_results(benchmark: str) -> dict[str, Row]:
+    """Every result file of a benchmark as it is now, by its set's name; not those of older versions, which know no floors."""
+    files = {path.stem.removeprefix(f"{benchmark}_"): path for path in sorted(RESULTS.glob(f"{benchmark}_*.json"))}
+    known = {name: json.loads(path.read_text(encoding="utf-8")) for name, path in files.items()}
+    return {name: result for name, result in known.items() if "floors" in result}
+
+
+def with_spread(values: Sequence[float]) -> str:
+    """Mean ± standard deviation, for a table."""
+    if not len(values):
+        return "–"
+    return f"{np.mean(values):.3g}" + (f" ± {np.std(values, ddof=1):.2g}" if len(values) > 1 else "")
 
 
 def _kept_result(path: Path, head: Row, same: Sequence[str]) -> Row:

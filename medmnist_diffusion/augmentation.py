@@ -21,7 +21,7 @@ from medmnist_diffusion.files import atomic_folder, has_suffix, write_json
 from medmnist_diffusion.generated import check_new, write_parquet
 from medmnist_diffusion.metrics.mixed_training import Mixture, Recipe, fit
 from medmnist_diffusion.metrics.selection import KEPT_SHARE, SELECTIONS
-from medmnist_diffusion.processes import start_processes
+from medmnist_diffusion.processes import start_alone, start_processes
 from medmnist_diffusion.samples import check_images_memory, pipeline_record
 from medmnist_diffusion.shipped import pipeline_folder
 
@@ -72,8 +72,7 @@ def augment(
     if strength is not None and not (0 < strength <= 1 and round(strength * steps)):
         raise UserError(f"--strength is {strength:g}; with {steps} steps {1 / steps:g} … 1 is possible.")
     check_new(output)
-    if start_processes().num_processes > 1:
-        raise UserError("augment runs in one process: start it without a launcher.")
+    start_alone("augment")
     real = as_dataset(dataset, root, size)
     check_origin(pipeline, real)
     if selection and real.is_volume:

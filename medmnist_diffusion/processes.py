@@ -32,6 +32,18 @@ def start_processes() -> PartialState:
     return state
 
 
+def start_alone(command: str) -> PartialState:
+    """`start_processes` of a command that runs in one.
+
+    Raises:
+        UserError: if the launcher started several.
+    """
+    state = start_processes()
+    if state.num_processes > 1:
+        raise UserError(f"{command} runs in one process: start it without a launcher.")
+    return state
+
+
 def thread_count(processes: int = 1) -> int:
     """Threads for each of so many processes on this machine: OMP_NUM_THREADS, if somebody set it; else a part of the cores that
     this process may use, and no more than a container's share of time (`docker run --cpus`).

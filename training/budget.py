@@ -46,8 +46,13 @@ def budget_in_steps(config: TrainingConfig, images: int, batch_size: int) -> int
 
 
 def learning_rate_factor(config: TrainingConfig, step: int, spent: float) -> float:
+    """By which part of the highest rate a training learns at a step."""
+    return warmed_and_decayed(config.lr_scheduler, config.lr_warmup_steps, step, spent)
+
+
+def warmed_and_decayed(lr_scheduler: str, lr_warmup_steps: int, step: int, spent: float) -> float:
     """Linear warm-up by steps, then decay by the share of the budget that is spent: so it fits minutes as well as steps."""
-    warmup = min(1.0, (step + 1) / max(1, config.lr_warmup_steps))
-    if config.lr_scheduler == "cosine":
+    warmup = min(1.0, (step + 1) / max(1, lr_warmup_steps))
+    if lr_scheduler == "cosine":
         return warmup * 0.5 * (1 + math.cos(math.pi * spent))
-    return warmup * (1 - spent if config.lr_scheduler == "linear" else 1.0)
+    return warmup * (1 - spent if lr_scheduler == "linear" else 1.0)

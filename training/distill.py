@@ -44,12 +44,13 @@ from medmnist_diffusion.errors import TrainingDivergedError, UserError
 from medmnist_diffusion.files import atomic_folder, could_not_write, file_hash, write_json
 from medmnist_diffusion.generated import check_new
 from medmnist_diffusion.pipelines import ClassConditionalDDPMPipeline, label_width
-from medmnist_diffusion.processes import start_processes
+from medmnist_diffusion.processes import start_alone
 from medmnist_diffusion.publish.card import write_card
 from medmnist_diffusion.publish.pipeline_folder import save_sample_grid
 from medmnist_diffusion.resources import check_memory
 from medmnist_diffusion.samples import conditions_as_in_train
 from medmnist_diffusion.shipped import name_of, pipeline_folder
+from medmnist_diffusion.training.budget import warmed_and_decayed
 
 logger = logging.getLogger(__name__)
 
@@ -128,8 +129,7 @@ def distill(
     """
     folder, output = pipeline_folder(pipeline), Path(output).expanduser()
     _check(folder, output, num_inference_steps, max_train_minutes, max_train_steps, num_pairs)
-    if start_processes().num_processes > 1:
-        raise UserError("distill runs in one process: start it without a launcher.")
+    start_alone("distill")
     set_seed(derived_seed(seed) % 2**32)
     teacher = load_pipeline(folder)
     if teacher.distilled_steps:
@@ -262,7 +262,7 @@ def teach(
     began, step, spent = time.monotonic(), 0, 0.0
     with tqdm(total=max_train_steps, desc="distilling", unit="step", **bar_options()) as bar:
         while spent < 1:
-            factor = min(1.0, (step + 1) / WARMUP_STEPS) * (0.5 + 0.5 * math.cos(math.pi * spent))
+            factor = warmed_and_decayed("cosine", WARMUP_STEPS, step, spent)
             for group, rate in zip(groups, rates, strict=True):
                 group["lr"] = factor * rate
             noise, labels, images = (part.to(device) for part in pairs[int(walk.rows(step)[0])])

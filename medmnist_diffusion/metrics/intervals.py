@@ -65,6 +65,14 @@ def random_halves(n: int, seed: int, times: int = HALVES) -> list[np.ndarray]:
     return [rng.permutation(n)[: n // 2] for _ in range(times)]
 
 
+def chosen_in_halves(n: int, seed: int) -> np.ndarray:
+    """Zeros and ones, float64 n×(1 + HALVES): which of n rows stand in all of them, and in each of the `random_halves`."""
+    chosen = np.zeros((n, 1 + HALVES))
+    for column, rows in enumerate([np.arange(n), *random_halves(n, seed)]):
+        chosen[rows, column] = 1
+    return chosen
+
+
 def delete_half_jackknife(statistic: Callable[[np.ndarray], float], n: int, seed: int) -> float:
     """The standard error at n images of a statistic, given as a function of the rows that it is computed from."""
     return replicate_error([statistic(rows) for rows in random_halves(n, seed)])

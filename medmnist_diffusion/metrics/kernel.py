@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from medmnist_diffusion.metrics.intervals import Estimate, random_halves, replicate_error
+from medmnist_diffusion.metrics.intervals import Estimate, chosen_in_halves, replicate_error
 
 CHUNK = 1024
 
@@ -22,10 +22,7 @@ def kernel_distance(real: np.ndarray, generated: np.ndarray, seed: int = 0) -> E
     real, generated = np.asarray(real, np.float64), np.asarray(generated, np.float64)
     within_real = (_row_sums(real, real).sum() - _diagonal(real).sum()) / (m * (m - 1))
     to_real, diagonal = _row_sums(generated, real) / m, _diagonal(generated)
-    subsets = [np.arange(n), *(random_halves(n, seed) if n >= 8 else [])]
-    chosen = np.zeros((n, len(subsets)))
-    for column, rows in enumerate(subsets):
-        chosen[rows, column] = 1
+    chosen = chosen_in_halves(n, seed)[:, : None if n >= 8 else 1]
     sizes = chosen.sum(0)
     pairs = (chosen * _row_sums(generated, generated, chosen)).sum(0) - diagonal @ chosen
     values = within_real + pairs / (sizes * (sizes - 1)) - 2 * to_real @ chosen / sizes

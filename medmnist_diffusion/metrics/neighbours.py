@@ -7,7 +7,7 @@ whose package `prdc` gives the same values; here the distances are computed once
 import numpy as np
 import torch
 
-from medmnist_diffusion.metrics.intervals import HALVES, Estimate, random_halves, replicate_error
+from medmnist_diffusion.metrics.intervals import Estimate, chosen_in_halves, replicate_error
 
 NEAREST_K = 5
 CHUNK = 1024
@@ -35,11 +35,8 @@ def precision_recall_density_coverage(
     real_radii = torch.cat([_kth(torch.cdist(block, r), nearest_k) for block in torch.split(r, CHUNK)])
     between = torch.cat([torch.cdist(block, g).float() for block in torch.split(r, CHUNK)])  # m×n
     inside = (between < real_radii[:, None].float()).float()
-    everybody = np.arange(len(g))
-    chosen = torch.zeros(len(g), 1 + HALVES)  # a column for all of them, then for each half
-    for column, rows in enumerate([everybody, *random_halves(len(g), seed)]):
-        chosen[rows, column] = 1
-    sizes = chosen.sum(0).double()
+    chosen = torch.from_numpy(chosen_in_halves(len(g), seed))
+    sizes = chosen.sum(0)
     radii = _radii_within(g, chosen > 0, nearest_k)  # n×columns; of those that are not chosen 0
     # Of all pairs only those can count whose distance lies below some column's radius.
     which_real, which = torch.nonzero(between < radii.amax(1), as_tuple=True)
@@ -50,10 +47,10 @@ def precision_recall_density_coverage(
         found[which_real[distances < radii[which, column]]] = True
         recall.append(float(found.double().mean()))
     columns = {
-        "precision": (inside.any(0).double() @ chosen.double() / sizes).tolist(),
+        "precision": (inside.any(0).double() @ chosen / sizes).tolist(),
         "recall": recall,
-        "density": (inside.sum(0).double() @ chosen.double() / (nearest_k * sizes)).tolist(),
-        "coverage": (inside @ chosen > 0).double().mean(0).tolist(),
+        "density": (inside.sum(0).double() @ chosen / (nearest_k * sizes)).tolist(),
+        "coverage": (inside @ chosen.float() > 0).double().mean(0).tolist(),
     }
     return {
         name: Estimate(values[0], replicate_error(values[1:]), note=f"k = {nearest_k}")

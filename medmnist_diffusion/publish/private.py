@@ -6,6 +6,7 @@ import inspect
 import re
 import socket
 import struct
+from collections.abc import Collection
 from pathlib import Path
 
 import huggingface_hub
@@ -25,16 +26,19 @@ PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 PICTURE_CHUNKS = (b"IHDR", b"PLTE", b"IDAT", b"tRNS", b"pHYs", b"IEND")
 
 
-def private_findings(folder: Path, repo_id: str) -> list[str]:
+def private_findings(folder: Path, repo_id: str, left_out: Collection[Path] = ()) -> list[str]:
     """`file: what was found` for every file under a folder, without the finding itself.
 
     The namespace of `repo_id` is no secret: it is the repository's address.
+
+    Args:
+        left_out: files that are not published, and not looked at.
     """
     patterns = list(PATTERNS.items())
     for what, name in _own_names(repo_id):
         patterns.append((what, rb"(?<![A-Za-z0-9])" + re.escape(name.encode()) + rb"(?![A-Za-z0-9])"))
     findings = []
-    for path in sorted(path for path in folder.rglob("*") if path.is_file()):
+    for path in sorted(path for path in folder.rglob("*") if path.is_file() and path not in left_out):
         file = path.relative_to(folder)
         try:
             text = _text(path)

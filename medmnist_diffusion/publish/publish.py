@@ -81,10 +81,12 @@ def reasons_against_publishing(folder: Path, repo_id: str) -> list[str]:
         )
     if license_of(summary) not in OPEN_LICENSES:
         found.append(f"the licence of what it was trained on is {license_of(summary)!r}")
-    # What evaluation drew stays here: `copy_for_publication` leaves it out.
-    drawn = {path.name for pattern in SAMPLES for path in folder.glob(pattern)}
-    private = [one for one in private_findings(folder, repo_id) if one.split(" ", 1)[0] not in drawn]
-    return [*found, *_unmeasured(folder), *private]
+    return [*found, *_unmeasured(folder), *private_findings(folder, repo_id, _drawn_by_evaluation(folder))]
+
+
+def _drawn_by_evaluation(folder: Path) -> set[Path]:
+    """What `copy_for_publication` leaves here."""
+    return {path for pattern in SAMPLES for path in folder.glob(pattern) if path.is_file() and not path.is_symlink()}
 
 
 def _unmeasured(folder: Path) -> list[str]:
@@ -119,9 +121,7 @@ def copy_for_publication(folder: Path, target: Path, repo_id: str, data_license:
     if not folder.is_dir():
         raise UserError(f"{folder} is no folder. Give the pipeline folder that training wrote.{or_a_name()}")
     check_folder(folder)
-    kept_here = {
-        path for pattern in SAMPLES for path in folder.glob(pattern) if path.is_file() and not path.is_symlink()
-    }
+    kept_here = _drawn_by_evaluation(folder)
     of_others = {path for name in LEFT_BY_OTHERS for path in (folder / name, *(folder / name).rglob("*"))}
     others = [
         path.relative_to(folder).as_posix()
