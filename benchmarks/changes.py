@@ -4,12 +4,14 @@ A change takes the place of the batches or of the loss in the loop of training/t
 """
 
 import contextlib
-from collections.abc import Iterator
+import functools
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 from unittest import mock
 
 import torch
+from diffusers import DDPMScheduler, UNet2DModel
 from diffusers.models.unets.unet_2d import UNet2DOutput
 from diffusers.training_utils import compute_snr
 from scipy.optimize import linear_sum_assignment
@@ -101,8 +103,7 @@ def contrastive_loss(network: Any, batch: Batch, objective: Objective) -> Losses
     away = scheduler.get_velocity(images, others, batch.timesteps)
     if scheduler.config.prediction_type == "sample":
         noisy = scheduler.add_noise(clean, noise, batch.timesteps)
-        of_images = scheduler.alphas_cumprod[batch.timesteps].sqrt().view(-1, *[1] * (clean.ndim - 1)).to(clean)
-        away = of_images * noisy - (1 - of_images**2).sqrt() * away
+        away = image_of_velocity(scheduler, away, noisy, batch.timesteps)
     apart = loss_per_image(losses.prediction, away)
     return Contrasted(losses.per_image, losses.weights, losses.prediction, losses.target, apart)
 
@@ -114,13 +115,94 @@ def errors_in_velocity(network: Any, batch: Batch, objective: Objective) -> Loss
     return replace(losses, weights=(1 + compute_snr(objective.scheduler, batch.timesteps)).clamp(max=MOST_WEIGHT))
 
 
+@contextlib.contextmanager
+def with_room() -> Iterator[None]:
+    """Networks within it have a first layer of twice as many channels, for an image that they said before (self-conditioning, Chen
+    et al. 2022, arXiv 2208.04202). Where they get none they see zeros, and with new weights they do not heed it."""
+    init, forward = UNet2DModel.__init__, UNet2DModel.forward
+
+    @functools.wraps(init)
+    def with_twice_the_channels(unet: UNet2DModel, *args: Any, **options: Any) -> None:
+        init(unet, *args, **options)
+        first = unet.conv_in
+        channels = first.in_channels
+        unet.conv_in = torch.nn.utils.skip_init(  # which draws no random numbers
+            torch.nn.Conv2d, 2 * channels, first.out_channels, first.kernel_size, padding=first.padding, device=first.weight.device
+        )  # fmt: skip
+        with torch.no_grad():
+            unet.conv_in.weight[:, :channels], unet.conv_in.weight[:, channels:] = first.weight, 0
+            unet.conv_in.bias.copy_(first.bias)
+
+    def seeing_nothing(unet: UNet2DModel, sample: torch.Tensor, *args: Any, **options: Any) -> Any:
+        if sample.shape[1] == unet.config.in_channels:
+            sample = torch.cat([sample, torch.zeros_like(sample)], 1)
+        return forward(unet, sample, *args, **options)
+
+    with (
+        mock.patch.object(UNet2DModel, "__init__", with_twice_the_channels),
+        mock.patch.object(UNet2DModel, "forward", seeing_nothing),
+    ):
+        yield
+
+
+def seeing_what_it_said(network: Any, batch: Batch, objective: Objective) -> Losses:
+    """In half of the batches, by chance, the network first says the image, without learning from that, and then sees it."""
+    if batch.noise.flatten()[0] < 0:  # a coin of the batch's own
+        return diffusion_loss(network, batch, objective)
+    scheduler = objective.scheduler
+    with torch.no_grad():
+        prediction = diffusion_loss(network, batch, objective).prediction
+    noisy = scheduler.add_noise(*map(objective.encoder.encode, (batch.images, batch.noise)), batch.timesteps)
+    said = image_of(scheduler, prediction, noisy, batch.timesteps)
+
+    def again(sample: torch.Tensor, *args: Any, **options: Any) -> Any:
+        return network(torch.cat([sample, said], 1), *args, **options)
+
+    return diffusion_loss(again, batch, objective)
+
+
+def see_what_it_said(pipe: Any) -> None:
+    """From now on every step of sampling sees the image that the step before it said, the first one none."""
+    own, last_time, said = type(pipe.unet).forward, -1, torch.empty(0)
+
+    def seeing(sample: torch.Tensor, timestep: Any, *args: Any, **options: Any) -> Any:
+        nonlocal last_time, said
+        goes_on = int(timestep) < last_time and said.shape == sample.shape
+        seen = torch.cat([sample, said], 1) if goes_on else sample
+        output = own(pipe.unet, seen, timestep, *args, **options)
+        last_time, timesteps = int(timestep), torch.full((len(sample),), int(timestep))
+        said = image_of(pipe.scheduler, output.sample.float(), sample, timesteps)
+        return output
+
+    pipe.unet.forward = seeing
+
+
+def image_of(
+    scheduler: DDPMScheduler, prediction: torch.Tensor, noisy: torch.Tensor, timesteps: torch.Tensor
+) -> torch.Tensor:
+    """The clean image n×… that a network means, which says it or its velocity."""
+    says_it = scheduler.config.prediction_type == "sample"
+    return prediction if says_it else image_of_velocity(scheduler, prediction, noisy, timesteps)
+
+
+def image_of_velocity(
+    scheduler: DDPMScheduler, velocity: torch.Tensor, noisy: torch.Tensor, timesteps: torch.Tensor
+) -> torch.Tensor:
+    """√ᾱ x_t − σ v, n×…"""
+    of_image = scheduler.alphas_cumprod[timesteps].sqrt().view(-1, *[1] * (noisy.ndim - 1)).to(noisy)
+    return of_image * noisy - (1 - of_image**2).sqrt() * velocity
+
+
 @dataclass(frozen=True)
 class Change:
-    """What stands in the place of the loop's own batches and loss, and how much less noise is drawn (in log SNR)."""
+    """What stands in the place of the loop's own batches, loss and network, how much less noise is drawn (in log SNR), and what is
+    done to the pipeline that comes out."""
 
     batches: type[TrainingBatches] = TrainingBatches
     loss: Any = diffusion_loss
     log_snr_shift: float = 0.0
+    network: Callable[[], contextlib.AbstractContextManager[None]] = contextlib.nullcontext
+    pipe: Callable[[Any], None] = lambda _: None
 
     @contextlib.contextmanager
     def made(self) -> Iterator[None]:
@@ -130,6 +212,7 @@ class Change:
         loop = "medmnist_diffusion.training.train"
         mean = batches.LOG_SNR_MEAN + self.log_snr_shift
         with (
+            self.network(),
             mock.patch(f"{loop}.TrainingBatches", self.batches),
             mock.patch(f"{loop}.diffusion_loss", self.loss),
             mock.patch.object(batches, "LOG_SNR_MEAN", mean),

@@ -35,6 +35,9 @@ from changes import (
     contrastive_loss,
     errors_in_velocity,
     guide_by,
+    see_what_it_said,
+    seeing_what_it_said,
+    with_room,
 )
 from judging import floor
 from trainings import (
@@ -123,6 +126,7 @@ ARMS: dict[str, Arm] = {
     "coupled by class": Arm(change=Change(batches=CoupledByClass), numbers={"pool": POOL}),
     "more noise": Arm(change=Change(log_snr_shift=-1.0), numbers={"log_snr_shift": -1.0}),
     "less noise": Arm(change=Change(log_snr_shift=1.0), numbers={"log_snr_shift": 1.0}),
+    "self-conditioning": Arm(change=Change(loss=seeing_what_it_said, network=with_room, pipe=see_what_it_said)),
     "guided": Arm(numbers={"weaker": 1 / 5}),
 }  # fmt: skip
 GUIDED_BY_CLASS, GUIDED_BY_WEAKER = (1.1, 1.2, 1.5), (1.2, 1.5, 2.0)
@@ -171,7 +175,9 @@ def run(args: argparse.Namespace, cell: Row) -> Iterator[Row]:
     with tempfile.TemporaryDirectory() as folder, arm.change.made():
         pipeline, steps = _trained(args, cell, f"{folder}/run", seconds - of_weaker)
         if not of_weaker:
-            yield {"steps": steps, **judge_pipeline(args, load_pipeline(pipeline), cell["seed"])}
+            pipe = load_pipeline(pipeline)
+            arm.change.pipe(pipe)
+            yield {"steps": steps, **judge_pipeline(args, pipe, cell["seed"])}
             return
         weaker = load_pipeline(_trained(args, cell, f"{folder}/weaker", of_weaker)[0])
         for how, pipe in _guided(pipeline, weaker):

@@ -13,12 +13,15 @@ import torch
 from medmnist_diffusion.data import ImageDataset, load_dataset, phantom
 from medmnist_diffusion.data.npz import write_npz
 from medmnist_diffusion.diffusion.batches import Batch, TrainingBatches
-from medmnist_diffusion.diffusion.loss import Objective, diffusion_loss
+from medmnist_diffusion.diffusion.loss import Objective, diffusion_loss, prediction_target
+from medmnist_diffusion.diffusion.sampling import generate_images, load_pipeline
 from medmnist_diffusion.diffusion.unet import build_noise_scheduler
 from medmnist_diffusion.errors import UserError
 from medmnist_diffusion.pipelines import PixelUnshuffle
 from medmnist_diffusion.training.arguments import parse_config
-from medmnist_diffusion.training.setup import with_choices
+from medmnist_diffusion.training.config import training_config
+from medmnist_diffusion.training.setup import build_network, with_choices
+from medmnist_diffusion.training.train import train
 
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 
@@ -130,3 +133,42 @@ def test_noise_is_coupled_within_classes_and_nothing_is_lost(changes: Any, small
     assert sorted(one.noise.flatten(1).sum(1).tolist()) == pytest.approx(
         sorted(other.noise.flatten(1).sum(1).tolist())
     )
+
+
+def test_self_conditioning_starts_as_the_plain_network_and_sees_what_it_said(
+    changes: Any, small: ImageDataset, tmp_path: Path
+) -> None:
+    """With new weights it says what the plain network says; later its second look depends on what it said in the first."""
+    options: dict[str, Any] = {"output_dir": str(tmp_path / "run"), "max_train_steps": 6, "report_to": "none"}
+    config = training_config(dataset="d", train_batch_size=8, **options)
+    torch.manual_seed(0)
+    objective, batch = objective_and_batch("v_prediction", small)
+    plainly = diffusion_loss(build_network(config, small), batch, objective).prediction
+    with changes.with_room():
+        torch.manual_seed(0)
+        said = diffusion_loss(build_network(config, small), batch, objective).prediction
+        torch.testing.assert_close(said, plainly)
+    change = changes.Change(loss=changes.seeing_what_it_said, network=changes.with_room, pipe=changes.see_what_it_said)
+    with change.made():
+        pipe = load_pipeline(train(config, small))
+        assert pipe.unet.conv_in.in_channels == 2 * pipe.unet.config.in_channels
+        labels, seen = np.arange(4), []
+        with_nothing = generate_images(pipe, labels, seed=0)
+        change.pipe(pipe)
+        pipe.unet.conv_in.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
+        images = generate_images(pipe, labels, seed=0)
+    added = [float(one[:, pipe.unet.config.in_channels :].abs().sum()) for one in seen]
+    assert added[0] == 0
+    assert min(added[1:]) > 0
+    assert len(added) == 10
+    assert not np.array_equal(images, with_nothing)
+
+
+def test_the_image_that_a_prediction_means(changes: Any, small: ImageDataset) -> None:
+    for kind in ("v_prediction", "sample"):
+        objective, batch = objective_and_batch(kind, small)
+        clean, noise = (objective.encoder.encode(one) for one in (batch.images, batch.noise))
+        noisy = objective.scheduler.add_noise(clean, noise, batch.timesteps)
+        said = prediction_target(objective.scheduler, clean, noise, batch.timesteps)
+        meant = changes.image_of(objective.scheduler, said, noisy, batch.timesteps)
+        torch.testing.assert_close(meant, clean, rtol=1e-3, atol=1e-3)
