@@ -164,6 +164,17 @@ class DistillationRecord(Record):
     difference_of_others: float  # of the teacher's from each other
 
 
+class PrivacyRecord(Record):
+    """What a training promises of each training image (differential privacy), and how."""
+
+    epsilon: float
+    delta: float
+    noise_multiplier: float  # standard deviation of the noise ÷ the norm
+    max_grad_norm: float  # to which the gradient of each image is clipped
+    sample_rate: float  # the chance by which an image comes into a batch
+    steps: int  # of the optimizer, that are paid for
+
+
 class TrainingSummary(Record):
     """training_summary.json of a pipeline folder: how its weights came about."""
 
@@ -191,6 +202,7 @@ class TrainingSummary(Record):
     last_step: int | None = None
     last_val_loss: float | None = None
     stopped_early: bool = False
+    privacy: PrivacyRecord | None = None
     distilled: DistillationRecord | None = None  # the weights are a student's; all else is of its teacher
 
     @classmethod

@@ -186,6 +186,14 @@ class TrainingConfig:
         default=0.01, description="Weight decay of either optimizer."
     )
     max_grad_norm: Positive = Field(default=1.0, description="Gradients are clipped to this norm.")
+    target_epsilon: Positive | None = Field(
+        default=None,
+        description="Differential privacy: one training image more or less changes the chance of any weights by at most e^ε. 1 is "
+        "strict, 10 is loose (needs the extra `private`; default: nothing is promised).",
+    )
+    target_delta: Annotated[float, Field(gt=0, lt=1)] | None = Field(
+        default=None, description="The chance by which that may fail (default 1 ÷ 10 times the training images)."
+    )
     class_balanced: bool = Field(default=False, description="Draw every class equally often.")
     random_shift: NotNegative = Field(
         default=0, description="Shift images by up to this many pixels (the model learns shifted images)."
@@ -265,6 +273,8 @@ _LATER = (
     "unlabeled_share",
     "pretrained_model_name_or_path",
     "pretrained_learning_rate_factor",
+    "target_epsilon",
+    "target_delta",
 )
 
 

@@ -14,7 +14,7 @@ from accelerate.tracking import get_available_trackers
 from accelerate.utils import DistributedType, GradientAccumulationPlugin, broadcast_object_list
 from diffusers import UNet2DModel
 
-from medmnist_diffusion.artifacts import BaseRecord, CheckpointState, TrainingSummary
+from medmnist_diffusion.artifacts import BaseRecord, CheckpointState, PrivacyRecord, TrainingSummary
 from medmnist_diffusion.data import ImageDataset, Split
 from medmnist_diffusion.data.audit import audit, findings
 from medmnist_diffusion.data.duplicates import clean_held_out
@@ -227,6 +227,7 @@ def begin_run(
     parameters: int,
     bases: list[BaseRecord],
     unlabeled: Unlabeled | None = None,
+    privacy: PrivacyRecord | None = None,
 ) -> Run:
     """The run's constants; its configuration is written and the trackers start.
 
@@ -235,7 +236,13 @@ def begin_run(
         dataset: what is trained on: without leaks, if they are dropped.
         bases: what it starts from.
         unlabeled: images that it also sees, without labels.
+        privacy: what is promised of the training images.
+
+    Raises:
+        UserError: for more images a step than before; for a private run in several processes.
     """
+    if privacy and accelerator.num_processes > 1:
+        raise UserError("--target_epsilon is made for one process: launch with --num_processes 1.")
     facts: dict[str, Any] = {}
     images_a_step = config.train_batch_size * accelerator.num_processes * config.gradient_accumulation_steps
     history.check_batch(folder, images_a_step)
@@ -255,6 +262,12 @@ def begin_run(
             "held_out_images": len(held_out),
             "held_out_seen": held_out_seen,
         }
+        if privacy:
+            facts["privacy"] = privacy
+            logger.info(
+                "  privacy: ε = %g, δ = %.2g in %d steps; each image's gradient is clipped to %g, with %.3g times as much noise",
+                privacy.epsilon, privacy.delta, privacy.steps, privacy.max_grad_norm, privacy.noise_multiplier,
+            )  # fmt: skip
         if unlabeled:
             facts["unlabeled"] = unlabeled.record.model_copy(update={"share": config.unlabeled_share})
             logger.info(

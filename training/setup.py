@@ -33,7 +33,7 @@ def with_choices(config: TrainingConfig, dataset: ImageDataset) -> TrainingConfi
     block has, the noise that a velocity holds could not be told apart (the argument of Li & He 2025, arXiv 2511.13720).
     Of few images a share is varied.
     """
-    few = len(dataset.train) <= FEW_IMAGES and not dataset.conditioning.multi_label
+    few = len(dataset.train) <= FEW_IMAGES and not dataset.conditioning.multi_label and config.target_epsilon is None
     given = config.block_out_channels
     bounded = config.prediction_type not in (None, "sample") or (given and config.prediction_type is None)
     most = (given or NARROW)[0] if bounded else None

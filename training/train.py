@@ -8,7 +8,8 @@ at a random noise level t; the network sees x_t, t and the image's class, and le
 runs this backwards, from pure noise to an image, step by step.
 
 The same seed on the same machine gives the same weights, if the budget is in steps or epochs, stopped and resumed or not. With a
-budget in minutes the number of steps depends on how fast the machine happens to be, and so do the weights.
+budget in minutes the number of steps depends on how fast the machine happens to be, and so do the weights. A private training
+(`--target_epsilon`) gives other weights each time: its noise must not be known.
 """
 
 import medmnist_diffusion.waiting  # noqa: F401, before torch: how its threads wait
@@ -28,6 +29,7 @@ from medmnist_diffusion.data.duplicates import drop_leaks
 from medmnist_diffusion.data.unlabeled import Unlabeled, load_unlabeled
 from medmnist_diffusion.diffusion.batches import Batch, TrainingBatches
 from medmnist_diffusion.diffusion.checkpoints import load_checkpoint
+from medmnist_diffusion.diffusion.dp_sgd import PrivateBatches, PrivateGradients
 from medmnist_diffusion.diffusion.held_out import fixed_batch, held_out_row
 from medmnist_diffusion.diffusion.loss import diffusion_loss, log_snr
 from medmnist_diffusion.diffusion.loss_log import LossLog
@@ -45,6 +47,7 @@ from medmnist_diffusion.training.budget import Budget, learning_rate_factor
 from medmnist_diffusion.training.config import TrainingConfig
 from medmnist_diffusion.training.events import Checkpoint, DrawGrid, Event, Log, Stop, Validate
 from medmnist_diffusion.training.history import NOTHING, read_history
+from medmnist_diffusion.training.privacy import promised, with_privacy
 from medmnist_diffusion.training.run import Run, begin_run, prepare_machine, say_plan
 from medmnist_diffusion.training.setup import build_network, build_objective, network_options, source_of, with_choices
 
@@ -83,6 +86,7 @@ def _train(
     folder: Path,
     stop: StopRequest,
 ) -> Path:
+    config = with_privacy(config)
     # 1. The data, uint8 images with their classes or labels; and what the run's folder says if it was begun before.
     given = dataset or source_of(config).load()  # what evaluation will compare with
     base = base_of(config, folder)
@@ -98,6 +102,8 @@ def _train(
     dataset, dropped = drop_leaks(given, twins=config.drop_leaks == "twins") if config.drop_leaks else (given, 0)
     if config.drop_leaks:
         logger.info("%d training images that also stand in val or test were removed.", dropped)
+
+    privacy = promised(config, dataset, history)
 
     # 2. The network, a stock UNet2DModel, and what it learns: to undo the noise of a stock DDPMScheduler.
     set_seed(config.seed)
@@ -135,10 +141,12 @@ def _train(
         network.num_parameters(),
         bases,
         unlabeled,
+        privacy,
     )
+    private = PrivateGradients(state.raw, privacy, batch_size) if privacy else None
 
-    # 5. Which images, noise and noise levels a step sees is a function of the seed and its number alone.
-    batches = TrainingBatches(
+    # 5. Which images, noise and noise levels a step sees is a function of the seed and its number alone (unless it is private).
+    batches = (PrivateBatches if privacy else TrainingBatches)(
         dataset.train,
         batch_size,
         config.seed,
@@ -174,7 +182,7 @@ def _train(
 
     # 7. The loop, and the pipeline folder at its end.
     stop.ready = True
-    _loop(run, state, batches, fixed, log, budget, stop)
+    _loop(run, state, batches, fixed, log, budget, stop, private)
     _finish(run, state, fixed, log, budget)
     if stop.received:
         raise StoppedError(f"stopped, but training had come to its end: {folder / 'pipeline'} is complete.")
@@ -189,6 +197,7 @@ def _loop(
     log: LossLog,
     budget: Budget,
     stop: StopRequest,
+    private: PrivateGradients | None,
 ) -> None:
     """Steps until the budget is spent; after each, the events that are due."""
     config, accelerator = run.config, run.accelerator
@@ -212,7 +221,9 @@ def _loop(
                     losses = diffusion_loss(state.network, batch, run.objective)
                     state.meter.update(losses.per_image, batch.timesteps)
                     accelerator.backward(losses.weighted.mean())
-                    if accelerator.sync_gradients:
+                    if private:  # each image's gradient is clipped, and noise is added
+                        state.grad_norm = private.put_in_place()
+                    elif accelerator.sync_gradients:
                         state.grad_norm = accelerator.clip_grad_norm_(state.network.parameters(), config.max_grad_norm)
                     for optimizer in state.optimizers:
                         optimizer.step()

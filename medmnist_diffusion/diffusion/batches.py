@@ -167,8 +167,13 @@ class TrainingBatches:
             return torch.randint(self.num_train_timesteps, (self.batch_size,), generator=generator, device=self.device)
         slices = torch.randperm(self.batch_size, generator=generator, device=self.device)
         offset = torch.rand((), generator=generator, device=self.device)
-        share = ((slices + offset) / self.batch_size).clamp(1e-6, 1 - 1e-6)
-        wanted = LOG_SNR_MEAN + LOG_SNR_STD * torch.special.ndtri(share)
+        return self.timesteps_at((slices + offset) / self.batch_size)
+
+    def timesteps_at(self, shares: torch.Tensor) -> torch.Tensor:
+        """The noise levels n below which such shares (n, 0 … 1) of their distribution lie."""
+        if self.log_snr is None:
+            return (shares * self.num_train_timesteps).long().clamp(max=self.num_train_timesteps - 1)
+        wanted = LOG_SNR_MEAN + LOG_SNR_STD * torch.special.ndtri(shares.clamp(1e-6, 1 - 1e-6))
         return torch.searchsorted(-self.log_snr, -wanted).clamp(max=self.num_train_timesteps - 1)
 
     def indices(self, number: int) -> np.ndarray:

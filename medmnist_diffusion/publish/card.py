@@ -220,6 +220,7 @@ def _values(folder: Path, summary: TrainingSummary, metrics: Metrics | None, loa
         "unlabeled": escaped(summary.unlabeled.model_dump()) if summary.unlabeled else None,
         "bases": [escaped(base.model_dump()) for base in summary.bases],
         "extensions": escaped(summary.extensions),
+        "privacy": summary.privacy.model_dump() if summary.privacy else None,
         "distilled": escaped(summary.distilled.model_dump()) if summary.distilled else None,
         "metrics": _metric_values(metrics, folder) if metrics else None,
     }

@@ -25,7 +25,15 @@ from medmnist_diffusion.training.train import train
 
 NEVER = 10**9
 # Settings that came later, and mean nothing where they are not given.
-LATER = ("fit", "window", "slices", "pretrained_learning_rate_factor", "varied_share")
+LATER = (
+    "fit",
+    "window",
+    "slices",
+    "pretrained_learning_rate_factor",
+    "varied_share",
+    "target_epsilon",
+    "target_delta",
+)
 
 
 def generator_config(

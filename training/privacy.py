@@ -1,0 +1,70 @@
+"""What a run with --target_epsilon promises of its training images, and what it cannot be combined with."""
+
+from dataclasses import replace
+from typing import Any
+
+from medmnist_diffusion.artifacts import PrivacyRecord
+from medmnist_diffusion.data import ImageDataset
+from medmnist_diffusion.diffusion.dp_sgd import privacy_of
+from medmnist_diffusion.errors import UserError
+from medmnist_diffusion.training.budget import budget_in_steps
+from medmnist_diffusion.training.config import TrainingConfig
+from medmnist_diffusion.training.history import History
+
+FEWEST_IMAGES = 32  # of a batch on average: one without any image then comes once in 10¹⁴
+# Settings by which an image would come into a batch more often than the others, or the accounting would not hold.
+UNFIT: dict[str, Any] = {
+    "gradient_accumulation_steps": 1,
+    "class_balanced": False,
+    "random_shift": 0,
+    "random_flip": False,
+    "unlabeled": None,
+}
+
+
+def with_privacy(config: TrainingConfig) -> TrainingConfig:
+    """The configuration, where it is private in full precision.
+
+    Raises:
+        UserError: for settings that a private training cannot have.
+    """
+    if config.target_epsilon is None:
+        if config.target_delta is not None:
+            raise UserError("--target_delta belongs to a private training: give --target_epsilon, too.")
+        return config
+    if config.max_train_minutes is not None:
+        raise UserError(
+            "--target_epsilon needs to know how many steps there will be: give --max_train_steps or --num_train_epochs."
+        )
+    for name, value in UNFIT.items():
+        if getattr(config, name) != value:
+            raise UserError(f"--target_epsilon does not go with --{name}: leave that out.")
+    if config.varied_share:
+        raise UserError("--target_epsilon does not go with --varied_share: leave that out.")
+    if config.mixed_precision not in ("auto", "no"):
+        raise UserError(
+            "--target_epsilon is for --mixed_precision no: rounded gradients can be longer than they are clipped to."
+        )
+    if config.train_batch_size < FEWEST_IMAGES:
+        raise UserError(
+            f"--target_epsilon needs a --train_batch_size of {FEWEST_IMAGES} or more: smaller ones may come out empty."
+        )
+    return replace(config, mixed_precision="no")
+
+
+def promised(config: TrainingConfig, dataset: ImageDataset, history: History) -> PrivacyRecord | None:
+    """What the run's weights are to give away of each training image at most; None where nothing is promised.
+
+    Raises:
+        UserError: for a promise that cannot be kept, or a run that was begun otherwise.
+    """
+    if config.target_epsilon is None:
+        return None
+    if other := [*history.changes, *history.extensions]:
+        raise UserError(
+            f"a private run must end as it was begun ({'; '.join(other)}). Begin a new one: another --output_dir."
+        )
+    images, batch_size = len(dataset.train), config.train_batch_size
+    steps = budget_in_steps(config, images, batch_size)
+    assert steps is not None
+    return privacy_of(config.target_epsilon, config.target_delta, config.max_grad_norm, images, batch_size, steps)
