@@ -515,6 +515,10 @@ def study_loss(ctx: click.Context, /, **given: Any) -> None:
     "--outside", help="Another set with real images: of outside-data, and of synthetic-first one more control."
 )
 @click.option(
+    "--target_epsilon", type=float, multiple=True, metavar="E ...",
+    help="Of sharing: also compare generators with differential privacy, one for each ε (needs the extra `private`).",
+)  # fmt: skip
+@click.option(
     "--pretrained_model_name_or_path", help="Of outside-data: a pipeline of that set, which generators start from."
 )
 @click.pass_context

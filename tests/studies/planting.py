@@ -43,7 +43,7 @@ class Oracle:
             labels = np.random.default_rng(regime.seed).permutation(labels)
         return Pool(Split(pool, arrays["train_images"][..., None], labels), regime.index_hash)
 
-    def familiarity(self, regime: RegimeData, splits: Sequence[Split]) -> list[np.ndarray]:
+    def familiarity(self, pool: str, regime: RegimeData, splits: Sequence[Split]) -> list[np.ndarray]:
         """As of a generator that knows nothing of single images."""
         rng = np.random.default_rng(regime.seed)
         return [rng.normal(size=len(split)) for split in splits]
@@ -59,8 +59,8 @@ class Copier(Oracle):
         images = (train.images[rows].astype(int) + noise).clip(0, 255).astype(np.uint8)
         return Pool(Split(pool, images, train.labels[rows]), regime.index_hash)
 
-    def familiarity(self, regime: RegimeData, splits: Sequence[Split]) -> list[np.ndarray]:
-        members, others = super().familiarity(regime, splits)
+    def familiarity(self, pool: str, regime: RegimeData, splits: Sequence[Split]) -> list[np.ndarray]:
+        members, others = super().familiarity(pool, regime, splits)
         return [members + 2, others]
 
 

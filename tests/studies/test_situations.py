@@ -1,5 +1,6 @@
 """Situations: what generated images are held against in each, and verdicts on known truths."""
 
+import json
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -8,16 +9,17 @@ import numpy as np
 import pytest
 
 from medmnist_diffusion import choices
+from medmnist_diffusion.artifacts import TrainingSummary
 from medmnist_diffusion.data import ImageDataset, Split, phantom
 from medmnist_diffusion.data.npz import write_npz
 from medmnist_diffusion.data.regimes import Regime, draw_regime, rarest_class
 from medmnist_diffusion.studies.augmentation.arms import BY_NAME, CLASSICAL, OTHER_ARMS
-from medmnist_diffusion.studies.augmentation.draws import train_draw
+from medmnist_diffusion.studies.augmentation.draws import measure_draw, train_draw
 from medmnist_diffusion.studies.augmentation.generators import DiffusionSource
 from medmnist_diffusion.studies.augmentation.mixtures import _half_and_half, surest
 from medmnist_diffusion.studies.augmentation.protocol import AugmentationProtocol
-from medmnist_diffusion.studies.augmentation.report import rare_rows
-from medmnist_diffusion.studies.augmentation.situations import SITUATIONS, Situation
+from medmnist_diffusion.studies.augmentation.report import rare_rows, write_report
+from medmnist_diffusion.studies.augmentation.situations import SITUATIONS, Situation, situation_named
 from medmnist_diffusion.studies.augmentation.study import looks_at
 from medmnist_diffusion.studies.augmentation.verdicts import ADVICE, RARE_PRECISION, judge_in, judge_regime
 from medmnist_diffusion.studies.statistics import ArmFigures, Verdict
@@ -248,10 +250,39 @@ def test_generators_see_the_images_without_labels(small: ImageDataset, tmp_path:
     summaries = [path.read_text() for path in tmp_path.glob("generators/*/pipeline_best/training_summary.json")]
     assert len(summaries) == 2
     assert sum('"the images without labels"' in one for one in summaries) == 1
-    members, fresh = source.familiarity(regime, [regime.dataset.train, regime.fresh])
+    members, fresh = source.familiarity("plain", regime, [regime.dataset.train, regime.fresh])
     assert len(members) == len(regime.dataset.train)
     assert np.isfinite(members).all()
     assert np.isfinite(fresh).all()
+
+
+def test_private_generators_have_a_place_in_the_trade_off(small: ImageDataset, tmp_path: Path) -> None:
+    """A generator of its own for each ε, attacked by itself; the verdict stays that of the arm named in advance."""
+    situation = situation_named("sharing", epsilons=[8.0, 2.0])
+    assert [arm.name for arm in situation.arms[-2:]] == ["private-2-only-3x", "private-8-only-3x"]
+    assert situation.primary == "synthetic-only-3x"
+    options = {"max_train_steps": 4, "mixed_precision": "no", "block_out_channels": [16, 32], "train_batch_size": 32}
+    source = DiffusionSource(tmp_path, small, options, 8, situation.times)
+    study = AugmentationProtocol(tmp_path, small, source, replace(QUICK, steps=4), situation)
+    regime, draws = Regime(0.3), []
+    for seed in range(2):
+        train_draw(study, regime, seed)
+        draws.append(measure_draw(study, regime, seed))
+        assert study.finished(regime, seed)
+    summaries = [TrainingSummary.of(path.parent) for path in tmp_path.glob("generators/*/pipeline_best/unet")]
+    assert sorted(one.privacy.epsilon if one.privacy else 0 for one in summaries) == [0, 0, 2, 2, 8, 8]
+    generators = {"the generator", "the generator of private-2", "the generator of private-8"}
+    assert generators <= set(draws[0].attacks)
+    (sentence,) = write_report(study, [regime], draws, [], "command")
+    assert "synthetic-only-3x" in sentence
+    report = (tmp_path / "report.md").read_text(encoding="utf-8")
+    assert "Usefulness against what is given away" in report
+    rows = json.loads((tmp_path / "results.json").read_text(encoding="utf-8"))["regimes"][0]["trade_off"]
+    assert {row["arm"] for row in rows} == {arm.name for arm in situation.arms if arm.times}
+    for row in rows:
+        who = f"the generator of {row['arm'].removesuffix('-only-3x')}" if "private" in row["arm"] else "the generator"
+        assert row["attack"]["auc"] == pytest.approx(np.mean([draw.attacks[who] for draw in draws]))
+    assert (tmp_path / "trade_off.png").is_file()
 
 
 def test_mistakes_are_named(small_npz: Path, cli_error: Callable[..., str], tmp_path: Path) -> None:
@@ -262,6 +293,8 @@ def test_mistakes_are_named(small_npz: Path, cli_error: Callable[..., str], tmp_
     assert "--imbalance belongs to few images" in cli_error(*start, "--situation", "sharing", "--imbalance", "0.1")
     assert "give --shares below 1" in cli_error(*start, "--situation", "sharing", "--shares", "1")
     assert "belongs to another --situation" in cli_error(*start, "--arms", "pseudo-labels")
+    assert "belongs to --situation sharing" in cli_error(*start, "--target_epsilon", "8")
+    assert "takes numbers above 0" in cli_error(*start, "--situation", "sharing", "--target_epsilon", "0")
     assert "--effect looks after 8 draws" in cli_error(*start, "--effect", "0.005", "--seeds", "8")
     write_npz(tmp_path / "several.npz", phantom.make_phantom(form="multi-label", counts=dict.fromkeys(COUNTS, 90)))
     several = ("study", "augmentation", str(tmp_path / "several.npz"), "--output", str(tmp_path))

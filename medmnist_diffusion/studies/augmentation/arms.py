@@ -4,12 +4,12 @@ from."""
 import difflib
 import re
 from dataclasses import asdict, dataclass, fields
-from typing import Any, Literal
+from typing import Any
 
 from medmnist_diffusion.errors import UserError
 from medmnist_diffusion.metrics.mixed_training import Balance
 
-PoolName = Literal["plain", "guided", "variants", "leaky", "semi", "conditioned", "tuned", "real", "pseudo", "both"]
+PoolName = str  # a name of FILLERS
 
 FILLERS: dict[PoolName, str] = {
     "plain": "generated images",
@@ -183,6 +183,7 @@ OTHER_ARMS = (
     ClassifierArm("soft-real-25", share=0.25, pool="real", soft=True),
 )
 BY_NAME = {arm.name: arm for arm in (*ARMS, *OTHER_ARMS, LEAKY)}  # all of this process, in the order of every table
+PRIVATE = "private-"  # pools of generators that learned with differential privacy, each with its ε
 OF_ANY_SHARE = re.compile(r"(synthetic|oversampled)-([1-9]\d?)")
 
 
@@ -208,6 +209,19 @@ def arm_named(name: str) -> ClassifierArm:
             f"{name!r} is no arm.{hint} There are {known}, and synthetic-N and oversampled-N for any N in 1 … 99 % of a batch."
         )
     return BY_NAME[name]
+
+
+def private_arm(epsilon: float) -> ClassifierArm:
+    """`synthetic-only-3x` of a generator that learned with differential privacy."""
+    pool = f"{PRIVATE}{epsilon:g}"
+    FILLERS[pool] = f"images of a generator that learned with differential privacy (DP-SGD, ε = {epsilon:g})"
+    arm = ClassifierArm(f"{pool}-only-3x", share=1.0, pool=pool, times=3)
+    return BY_NAME.setdefault(arm.name, arm)
+
+
+def epsilon_of(pool: PoolName) -> float | None:
+    """Of a private pool."""
+    return float(pool.removeprefix(PRIVATE)) if pool.startswith(PRIVATE) else None
 
 
 def with_controls(names: list[str]) -> tuple[ClassifierArm, ...]:

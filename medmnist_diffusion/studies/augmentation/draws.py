@@ -30,11 +30,11 @@ from medmnist_diffusion.studies.augmentation.arms import ClassifierArm
 from medmnist_diffusion.studies.augmentation.generators import Pool
 from medmnist_diffusion.studies.augmentation.mixtures import fit_arm, pool_of
 from medmnist_diffusion.studies.augmentation.protocol import (
-    GENERATOR_ATTACKED,
     AugmentationProtocol,
     ClassifierResult,
     DrawResult,
     draws_in,
+    generator_of,
 )
 from medmnist_diffusion.studies.steps import measure_images
 
@@ -112,9 +112,10 @@ def measure_draw(
             summary = protocol.source.summary(regime, seed) or {}
             kept = {key: value for key, value in summary.items() if key in GENERATOR}
             _add(protocol, data, pools={name: measured}, generator=kept or None)
-    if protocol.situation.sharing and pools and GENERATOR_ATTACKED not in draw.attacks:
-        members, others = protocol.source.familiarity(data, _sides(protocol, data))
-        _add(protocol, data, attacks={GENERATOR_ATTACKED: attack_auc(members, others)})
+    for pool in pools if protocol.situation.sharing else ():
+        if generator_of(pool) not in draw.attacks:
+            members, others = protocol.source.familiarity(pool, data, _sides(protocol, data))
+            _add(protocol, data, attacks={generator_of(pool): attack_auc(members, others)})
     if seed == 0 and pools:
         sides = {"real": data.dataset.train, **pools}
         save_sides(sides, protocol.dataset.conditioning, picture_path(protocol.folder, regime))

@@ -20,6 +20,7 @@ from medmnist_diffusion.diffusion.samplers import DEFAULT_SAMPLER, DEFAULT_STEPS
 from medmnist_diffusion.diffusion.sampling import load_pipeline
 from medmnist_diffusion.files import file_hash, write_text
 from medmnist_diffusion.metrics.membership import denoising_familiarity
+from medmnist_diffusion.studies.augmentation.arms import epsilon_of
 from medmnist_diffusion.studies.steps import generator_config, sample_generator, settings_of, train_generator
 from medmnist_diffusion.training.config import TrainingConfig
 
@@ -27,8 +28,8 @@ GUIDANCE, STRENGTH = 2.0, 0.6
 STEPS = DEFAULT_STEPS[DEFAULT_SAMPLER]
 INDEX_HASH = "index_hash.txt"  # in a generator's folder: of the real images that it is trained on
 VALIDATIONS, LEAST_STEPS = 20, 20
-# Of the images asked for, a pool. Selections take at most half of `plain`.
-FRACTION = {"plain": 1.0, "leaky": 0.5, "guided": 0.5, "variants": 0.5, "semi": 0.5, "conditioned": 0.5, "tuned": 1.0}
+# Of the images asked for, a pool; the others all. Selections take at most half of `plain`.
+FRACTION = {"leaky": 0.5, "guided": 0.5, "variants": 0.5, "semi": 0.5, "conditioned": 0.5}
 
 
 @dataclass(frozen=True)
@@ -41,11 +42,13 @@ class Pool:
 
 @dataclass(frozen=True)
 class Lesson:
-    """What a generator learns from: a regime's images, others without labels, and the pipeline that it starts from."""
+    """What a generator learns from: a regime's images, others without labels, and the pipeline that it starts from; and what it
+    promises of the regime's images (differential privacy)."""
 
     regime: RegimeData
     unlabeled: Unlabeled | None = None
     start: Path | None = None
+    epsilon: float | None = None
 
 
 class Source(Protocol):
@@ -65,8 +68,9 @@ class Source(Protocol):
         """
         ...
 
-    def familiarity(self, regime: RegimeData, splits: Sequence[Split]) -> list[np.ndarray]:
-        """How well the generator of the `plain` pool knows the images of each split, float N each: what an attack looks at."""
+    def familiarity(self, pool: str, regime: RegimeData, splits: Sequence[Split]) -> list[np.ndarray]:
+        """How well the generator of a pool, plain or private, knows the images of each split, float N each: what an attack looks
+        at."""
         ...
 
     def summary(self, regime: Regime, seed: int) -> dict[str, Any] | None:
@@ -104,7 +108,7 @@ class DiffusionSource:
         return json.dumps({**self.options, **sampling, "recipe": digest(content)}, sort_keys=True)
 
     def draw(self, pool: str, regime: RegimeData, beside: Split | None = None) -> Pool:
-        lesson = Lesson(regime, start=self.start if pool == "tuned" else None)
+        lesson = Lesson(regime, start=self.start if pool == "tuned" else None, epsilon=epsilon_of(pool))
         if pool == "leaky":
             lesson = Lesson(draw_regime(self.whole, Regime(1.0), regime.seed))
         elif pool == "conditioned" and beside is not None:
@@ -113,7 +117,7 @@ class DiffusionSource:
             title, beside_images = "the images without labels", beside.images[:]
             lesson = Lesson(regime, unlabeled_images(beside_images, regime.dataset, title, "as the others", []))
         count = max(self.num_images, round(self.times * len(regime.dataset.train)))
-        labels = regime.dataset.labels_to_add(round(count * FRACTION[pool]))
+        labels = regime.dataset.labels_to_add(round(count * FRACTION.get(pool, 1.0)))
         settings = hashlib.sha256(self.identity.encode()).hexdigest()[:8]
         path = self.folder / "pools" / f"{self._key(lesson)}-{settings}-{pool}.npz"
         arrays = cached_arrays(path, lambda: self._sampled(pool, lesson, labels))
@@ -130,8 +134,8 @@ class DiffusionSource:
         images = sample_generator(folder, labels, seed, f"{pool} images", **options)
         return {"images": images, "index_hash": np.array(index_hash)}
 
-    def familiarity(self, regime: RegimeData, splits: Sequence[Split]) -> list[np.ndarray]:
-        pipe = load_pipeline(self.trained(Lesson(regime)))
+    def familiarity(self, pool: str, regime: RegimeData, splits: Sequence[Split]) -> list[np.ndarray]:
+        pipe = load_pipeline(self.trained(Lesson(regime, epsilon=epsilon_of(pool))))
         return [denoising_familiarity(pipe, split) for split in splits]
 
     def summary(self, regime: Regime, seed: int) -> dict[str, Any] | None:
@@ -150,6 +154,8 @@ class DiffusionSource:
         if not (run / INDEX_HASH).is_file():
             write_text(run / INDEX_HASH, regime.index_hash)
         config = self._config(regime.dataset.name, regime.seed)
+        if lesson.epsilon:
+            config = replace(config, target_epsilon=lesson.epsilon, mixed_precision="no")
         if lesson.start:
             config = replace(config, pretrained_model_name_or_path=str(lesson.start))
         left = ("checkpoints", "samples")
@@ -173,6 +179,7 @@ class DiffusionSource:
         content += [splits["train"].content_hash, splits["val"].content_hash]
         content += [lesson.unlabeled.record.content_hash] if lesson.unlabeled else []
         content += [file_hash(lesson.start / WEIGHTS), "new classes at random"] if lesson.start else []
+        content += [f"epsilon {lesson.epsilon:g}"] if lesson.epsilon else []
         return digest(content)
 
 

@@ -1,7 +1,8 @@
 """The augmentation study's plots."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -13,7 +14,7 @@ from medmnist_diffusion.studies.augmentation.arms import (
     ClassifierArm,
     PoolName,
 )
-from medmnist_diffusion.studies.augmentation.verdicts import NAMES, RegimeResult
+from medmnist_diffusion.studies.augmentation.verdicts import LOST, NAMES, TOLD_APART, RegimeResult
 from medmnist_diffusion.studies.reports import panels
 
 WIDTH = 4.2  # of a panel, inches
@@ -78,6 +79,26 @@ def plot_effects(results: Sequence[RegimeResult], path: Path) -> None:
             axis.set_yticks(range(len(arms)), arms, fontsize=8)
             axis.invert_yaxis()
         axes[0].legend(fontsize=7)
+
+
+def plot_trade_off(regimes: Mapping[str, Sequence[Mapping[str, Any]]], path: Path) -> bool:
+    """What classifiers of generated images alone lose in AUC, with its interval, against what an attacker learns from their
+    generator; a panel a regime. False where nothing is known."""
+    if not any(regimes.values()):
+        return False
+    with panels(path, list(regimes), (WIDTH, 3.2)) as axes:
+        for axis, rows in zip(axes, regimes.values(), strict=True):
+            for at, row in enumerate(rows):
+                (low, high), attack = row["interval"], row["attack"]
+                beside = attack["auc"] + 0.001 * (at - (len(rows) - 1) / 2)  # arms of one generator share their attack
+                axis.plot([beside, beside], [low, high], color=f"C{at}")
+                axis.plot(beside, row["effect"], "o", ms=4, color=f"C{at}", label=row["arm"])
+            axis.axhline(0, color="0.5", lw=1)
+            axis.axhline(-LOST, color="0.5", lw=1, ls="--")
+            axis.axvline(TOLD_APART, color="0.5", lw=1, ls="--")
+            axis.set(xlabel="AUC of the attack on the generator", ylabel="AUC − that of real images")
+        axes[0].legend(fontsize=7)
+    return True
 
 
 def plot_usefulness(pools: Sequence[tuple[str, dict[str, float], float]], path: Path) -> None:

@@ -17,14 +17,18 @@ from medmnist_diffusion.data.regimes import Regime, RegimeData
 from medmnist_diffusion.metrics import selection
 from medmnist_diffusion.metrics.classifier_scores import kept_scores
 from medmnist_diffusion.metrics.mixed_training import Recipe
-from medmnist_diffusion.studies.augmentation.arms import ClassifierArm
+from medmnist_diffusion.studies.augmentation.arms import ClassifierArm, PoolName
 from medmnist_diffusion.studies.augmentation.generators import Source
 from medmnist_diffusion.studies.augmentation.situations import Situation
 from medmnist_diffusion.studies.grid import CellRecord, ResultFile
 
 DRAWS = "draws.jsonl"
 VERSION = 3  # change it with what a draw's figures mean: draws of another version are made again
-GENERATOR_ATTACKED = "the generator"  # among a draw's attacks
+
+
+def generator_of(pool: PoolName = "plain") -> str:
+    """What the generator of a pool is called among a draw's attacks."""
+    return "the generator" if pool == "plain" else f"the generator of {pool}"
 
 
 class ClassifierResult(BaseModel):
@@ -179,5 +183,8 @@ class AugmentationProtocol:
         draw = self.read(regime, seed)
         if draw is None or self.missing(regime, seed):
             return False
-        attacked = not self.situation.sharing or GENERATOR_ATTACKED in draw.attacks
-        return draw.failed is not None or (attacked and set(self.pools_of(draw)) <= set(draw.pools))
+        return draw.failed is not None or (self.attacked(draw) and set(self.pools_of(draw)) <= set(draw.pools))
+
+    def attacked(self, draw: DrawResult) -> bool:
+        """Whether it is known what a draw's generators give away, where that is asked."""
+        return not self.situation.sharing or all(generator_of(pool) in draw.attacks for pool in self.pools_of(draw))

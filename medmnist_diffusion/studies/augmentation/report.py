@@ -20,12 +20,18 @@ from medmnist_diffusion.studies.augmentation.arms import BY_NAME, CLASSICAL, LEA
 from medmnist_diffusion.studies.augmentation.draws import picture_path
 from medmnist_diffusion.studies.augmentation.generators import GUIDANCE, STRENGTH
 from medmnist_diffusion.studies.augmentation.insights import Insights
-from medmnist_diffusion.studies.augmentation.plots import plot_effects, plot_learning, plot_shares, plot_usefulness
+from medmnist_diffusion.studies.augmentation.plots import (
+    plot_effects,
+    plot_learning,
+    plot_shares,
+    plot_trade_off,
+    plot_usefulness,
+)
 from medmnist_diffusion.studies.augmentation.protocol import (
-    GENERATOR_ATTACKED,
     AugmentationProtocol,
     ClassifierResult,
     DrawResult,
+    generator_of,
 )
 from medmnist_diffusion.studies.augmentation.verdicts import (
     NAMES,
@@ -38,6 +44,7 @@ from medmnist_diffusion.studies.augmentation.verdicts import (
     judge_regime,
     mean_and_reach,
     sentence,
+    trade_off,
 )
 from medmnist_diffusion.studies.reports import write_results
 from medmnist_diffusion.studies.statistics import ArmFigures, Effect, mean_interval
@@ -85,10 +92,7 @@ def whole_draws(
     asked, whole, left_out = {arm.name for arm in protocol.arms_of(regime)}, [], []
     for draw in draws:
         missing = draw.regime != regime or draw.failed or protocol.of(regime, draw.seed).missing(regime, draw.seed)
-        unattacked = (
-            protocol.situation.sharing and GENERATOR_ATTACKED not in draw.attacks
-        )  # nothing is said of leaks then
-        if draw.cells and not missing and not unattacked:
+        if draw.cells and not missing and protocol.attacked(draw):
             whole.append(draw)
     if more := sorted({cell.arm for draw in whole for cell in draw.cells} - asked):  # of an earlier command
         left_out.append(f"{regime.name}: {', '.join(more)} (trained by an earlier command, in no correction here)")
@@ -163,6 +167,7 @@ def _regime_json(result: RegimeResult) -> dict[str, Any]:
         },
         "beats_controls": dict(judgement.beats_controls),
         **({"attacks": attack_means(result.draws)} if result.situation.sharing else {}),
+        **({"trade_off": _trade_off_json(result)} if result.situation.sharing else {}),
     }
 
 
@@ -200,6 +205,7 @@ def _content(protocol: AugmentationProtocol, results: Sequence[RegimeResult], in
         "arms": [[a, BY_NAME[a].description] for a in BY_NAME if any(a in result.arms for result in results)],
         "worth": _worth(insights),
         "shares": plot_shares(results, folder / "share_curve.png"),
+        "traded": protocol.situation.sharing and plot_trade_off(_traded(results), folder / "trade_off.png"),
         "splits": [[n, *map(str, (s.images, *s.per_class.values()))] for n, s in data.splits.items()],
         "findings": findings(data),
         "sources": _sources(protocol, results),
@@ -282,6 +288,7 @@ def _of_regime(protocol: AugmentationProtocol, result: RegimeResult) -> dict[str
         "effects": _effect_rows(result),
         "held_out": _held_out_rows(result),
         "attacks": [[who, *row] for who, row in _attack_rows(result.draws)],
+        "trade_off": trade_off_rows(result) if result.situation.sharing else [],
         "rare": rare_rows(result, rarest),
         "rarest": classes[rarest],
         "recalls": [[arm, *(_mean(result, f"recall_{label}", arm) for label in classes)] for arm in result.arms],
@@ -325,6 +332,39 @@ def attack_means(draws: Sequence[DrawResult]) -> dict[str, dict[str, float]]:
             known.setdefault(who, []).append(auc)
     means = {who: mean_and_reach(values) for who, values in known.items()}
     return {who: {"auc": mean, "reach": reach} for who, (mean, reach) in means.items()}
+
+
+def _trade_off_json(result: RegimeResult) -> list[dict[str, Any]]:
+    """A row for each arm of generated images alone: what is lost, how well its generator is attacked, and its verdict."""
+    attacks = attack_means(result.draws)
+    return [
+        {
+            "arm": arm, "verdict": judgement.verdict, "control": one.control if one else None,
+            "effect": one.difference if one else None, "interval": list(one.interval) if one else None,
+            "attack": attacks.get(generator_of(BY_NAME[arm].pool)),
+        }
+        for arm, judgement in trade_off(result).items() for one in [judgement.effect]
+    ]  # fmt: skip
+
+
+def trade_off_rows(result: RegimeResult) -> list[list[str]]:
+    """The same for the report."""
+    return [
+        [
+            row["arm"],
+            f"{row['effect']:+.4f} ({row['interval'][0]:+.4f} … {row['interval'][1]:+.4f})" if row["interval"] else "",
+            row["control"] or "",
+            f"{row['attack']['auc']:.3f} ± {row['attack']['reach']:.3f}" if row["attack"] else "",
+            row["verdict"],
+        ]
+        for row in _trade_off_json(result)
+    ]
+
+
+def _traded(results: Sequence[RegimeResult]) -> dict[str, list[dict[str, Any]]]:
+    """Of each regime the rows of which both sides of the trade-off are known."""
+    rows = {result.regime.name: _trade_off_json(result) for result in results}
+    return {name: [row for row in of if row["interval"] and row["attack"]] for name, of in rows.items()}
 
 
 def _attack_rows(draws: Sequence[DrawResult]) -> list[tuple[str, list[str]]]:

@@ -18,6 +18,7 @@ from medmnist_diffusion.studies.augmentation.arms import (
     OVERSAMPLED,
     ClassifierArm,
     arm_named,
+    private_arm,
     with_controls,
 )
 
@@ -180,16 +181,23 @@ SITUATIONS: Mapping[str, Situation] = {
 
 
 def situation_named(
-    name: str, arms: Sequence[str] | None = None, leaky: bool = False, outside: bool = False
+    name: str,
+    arms: Sequence[str] | None = None,
+    leaky: bool = False,
+    outside: bool = False,
+    epsilons: Sequence[float] = (),
 ) -> Situation:
     """The situation, of few images with the arms that are asked for.
 
     Args:
         outside: whether real images of another set are there: what is generated must then beat these, too.
+        epsilons: of sharing: also compare with generators that learned with differential privacy, one each.
 
     Raises:
-        UserError: for arms in another situation, where the comparison is fixed; for another set where it has no place.
+        UserError: for arms in another situation, where the comparison is fixed; for another set or privacy without a place there.
     """
+    if epsilons and name != "sharing":
+        raise UserError("--target_epsilon belongs to --situation sharing: leave it out.")
     if name == "few-images":
         if outside:
             raise UserError("few images have no use for another set: give --situation outside-data with --outside.")
@@ -197,6 +205,8 @@ def situation_named(
     if arms or leaky:
         raise UserError(f"--arms and --leaky belong to few images: --situation {name} has its own arms.")
     situation = SITUATIONS[name]
+    if epsilons:
+        return replace(situation, arms=(*situation.arms, *map(private_arm, sorted(set(epsilons)))))
     if situation.outside and not outside:
         raise UserError(f"--situation {name} compares with real images of another set: give --outside DATASET.")
     if outside and not situation.outside:

@@ -7,6 +7,7 @@ them, so that they are compared in pairs.
 
 import json
 import logging
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cache
@@ -27,7 +28,7 @@ from medmnist_diffusion.errors import UserError
 from medmnist_diffusion.metrics.mixed_training import Mixture, Recipe, timed_step
 from medmnist_diffusion.processes import available_cores, threads_kept
 from medmnist_diffusion.studies import budget
-from medmnist_diffusion.studies.augmentation.arms import CLASSICAL
+from medmnist_diffusion.studies.augmentation.arms import CLASSICAL, PRIVATE
 from medmnist_diffusion.studies.augmentation.draws import measure_draw, train_draw
 from medmnist_diffusion.studies.augmentation.generators import FRACTION, STRENGTH, DiffusionSource
 from medmnist_diffusion.studies.augmentation.outside import check_start, outside_for
@@ -45,7 +46,8 @@ FEWEST_SEEDS = 3
 LOOKS = (8, 16, 32, 64)  # draws, after which a study that may end early asks for its verdicts
 METRICS_SECONDS = 8.0  # of one pool's metrics, to plan with
 ASSUMED_AUC, ASSUMED_CORRELATION, ASSUMED_SPREAD = 0.95, 0.9, 0.01
-OF_THEIR_OWN = {"semi", "conditioned", "tuned"}  # pools that have generators of their own
+OF_THEIR_OWN = ("semi", "conditioned", "tuned", PRIVATE)  # pools that have generators of their own
+MORE_IF_PRIVATE = 3.0  # of a step's time, for gradients of single images in full precision
 PASSES = {"guided": 2.0, "variants": STRENGTH}  # of the network, a sampling step
 
 
@@ -58,6 +60,7 @@ class AugmentationStudy:
         situation, arms, leaky: what is compared, as `situation_named` takes it.
         outside: real images of another set, as every worker finds them.
         start: the pipeline of these that a part of the generators starts from.
+        epsilons: of sharing, of generators with differential privacy.
     """
 
     source: DataSource
@@ -72,11 +75,12 @@ class AugmentationStudy:
     num_images: int
     outside: DataSource | None = None
     start: Path | None = None
+    epsilons: tuple[float, ...] = ()
 
     @property
     def compared(self) -> Situation:
         """What is compared, with all arms."""
-        return situation_named(self.situation, self.arms, self.leaky, self.outside is not None)
+        return situation_named(self.situation, self.arms, self.leaky, self.outside is not None, self.epsilons)
 
 
 def make_protocol(study: AugmentationStudy, dataset: ImageDataset) -> AugmentationProtocol:
@@ -114,10 +118,11 @@ class DrawClock:
         num_images = max(
             self._num_images, round(self._protocol.situation.times * len(self._protocol.dataset.train) * regime.share)
         )
-        images = sum(num_images * FRACTION[pool] * PASSES.get(pool, 1.0) for pool in pools)
+        images = sum(num_images * FRACTION.get(pool, 1.0) * PASSES.get(pool, 1.0) for pool in pools)
         sampling = self._clock.sampling(self._config, images, DEFAULT_STEPS[DEFAULT_SAMPLER])
-        own = len(pools & OF_THEIR_OWN)
-        generator = self._generator * (own + bool(pools - OF_THEIR_OWN - {"leaky"}))
+        own = {pool for pool in pools if pool.startswith(OF_THEIR_OWN)}
+        private = sum(pool.startswith(PRIVATE) for pool in own)
+        generator = self._generator * (len(own) + private * MORE_IF_PRIVATE + bool(pools - own - {"leaky"}))
         if "leaky" in pools:
             generator += self._clock.training_once(("leaky", seed), self._config)  # one for all regimes
         trainings = len(missing) + sum(arm.outside for arm in missing)  # another set comes before
@@ -340,6 +345,7 @@ def study_augmentation(
     leaky: bool = False,
     outside: str | None = None,
     pretrained_model_name_or_path: str | None = None,
+    target_epsilon: Sequence[float] = (),
     command: str = "study_augmentation",
 ) -> Path:
     """Train generators and classifiers for several amounts of real images, test the differences, and write a report.
@@ -365,6 +371,7 @@ def study_augmentation(
         leaky: also show how much a leak inflates: an arm whose generator saw the whole training set.
         outside: another set, as `load_dataset` takes it: of `outside-data`, and of `synthetic-first` one more thing to beat.
         pretrained_model_name_or_path: of `outside-data` the pipeline, trained on that set, that generators start from.
+        target_epsilon: of `sharing`, also compare with generators that learned with differential privacy, one for each ε.
         command: named in the report.
 
     Returns:
@@ -382,7 +389,10 @@ def study_augmentation(
     seeds = seeds or (LOOKS[-1] if effect else 8)
     if effect and seeds <= LOOKS[0]:
         raise UserError(f"--effect looks after {LOOKS[0]} draws for the first time: give more --seeds, or none.")
-    asked = situation_named(situation, arms, leaky, outside is not None)
+    epsilons = tuple(target_epsilon or ())
+    if any(not 0 < epsilon < math.inf for epsilon in epsilons):
+        raise UserError("--target_epsilon takes numbers above 0, such as 1 or 10.")
+    asked = situation_named(situation, arms, leaky, outside is not None, epsilons)
     if asked.starts != (pretrained_model_name_or_path is not None):
         wrong = "needs a pipeline of the other set to start from" if asked.starts else "starts from no pipeline"
         raise UserError(f"--situation {situation} {wrong}: --pretrained_model_name_or_path.")
@@ -412,7 +422,7 @@ def study_augmentation(
     with exclusive(folder, "--output"):
         study = AugmentationStudy(
             run.source, folder, budget.precisions(folder, run.dataset), situation, tuple(arms) if arms else None, leaky,
-            classifier, classifier_steps, max_train_steps, num_images, other, start,
+            classifier, classifier_steps, max_train_steps, num_images, other, start, epsilons,
         )  # fmt: skip
         verdicts = run_augmentation_study(run, study, regimes, seeds, effect, command)
     done = f"Written to {folder}: report.html, report.md, results.json and plots."

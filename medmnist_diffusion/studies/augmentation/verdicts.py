@@ -14,8 +14,8 @@ from medmnist_diffusion.metrics.classifier_scores import (
     resampled_test_sets,
 )
 from medmnist_diffusion.publish.copies import FEWEST_SEEN
-from medmnist_diffusion.studies.augmentation.arms import BY_NAME, CLASSICAL, OVERSAMPLED
-from medmnist_diffusion.studies.augmentation.protocol import GENERATOR_ATTACKED, DrawResult
+from medmnist_diffusion.studies.augmentation.arms import BY_NAME, CLASSICAL, OVERSAMPLED, PoolName
+from medmnist_diffusion.studies.augmentation.protocol import DrawResult, generator_of
 from medmnist_diffusion.studies.augmentation.situations import Situation
 from medmnist_diffusion.studies.statistics import (
     ALPHA,
@@ -144,7 +144,7 @@ def judge_in(situation: Situation, judged: ArmFigures, leaking: Sequence[str] = 
     """
     alpha = ALPHA / looks
     if situation.sharing:
-        return stand_in(judged, situation, leaking)
+        return stand_in(judged, situation, situation.primary, leaking)
     controls, plain = situation.controls(list(judged.values)), situation.plain(list(judged.values))
     judgement = judge(judged, controls, situation.primary, plain, alpha)
     if judgement.verdict != "no evidence" or not situation.easier:
@@ -180,21 +180,22 @@ def _difference(one: Effect) -> float:
     return one.difference
 
 
-def leaks(draws: Sequence[DrawResult]) -> list[str]:
-    """What the draws' generators may give away of their training images, where it is not shown to be little; empty if it is.
+def leaks(draws: Sequence[DrawResult], pool: PoolName = "plain") -> list[str]:
+    """What the draws' generators of a pool may give away of their training images, where it is not shown to be little; empty if it
+    is.
 
     The upper end of the attack's 95 % interval over draws counts.
     """
-    found = []
-    told = [draw.attacks[GENERATOR_ATTACKED] for draw in draws if GENERATOR_ATTACKED in draw.attacks]
+    found, generator = [], generator_of(pool)
+    told = [draw.attacks[generator] for draw in draws if generator in draw.attacks]
     if told:
         mean, reach = mean_and_reach(told)
         if mean + reach > TOLD_APART:
             found.append(
                 f"an attacker with the generator may tell its training images from others (AUC {mean:.2f} ± {reach:.2f})"
             )
-    pools = [pool for draw in draws for pool in draw.pools.values()]
-    copies = [pool["copied_share"] for pool in pools if pool.get("seen_copies", 0.0) >= FEWEST_SEEN]
+    pools = [draw.pools[pool] for draw in draws if pool in draw.pools]
+    copies = [found["copied_share"] for found in pools if found.get("seen_copies", 0.0) >= FEWEST_SEEN]
     if not copies or len(copies) < len(pools):
         found.append("whether they are copies could not be judged in every draw")
     elif (share := sum(mean_and_reach(copies))) > COPIES:
@@ -209,12 +210,11 @@ def mean_and_reach(values: Sequence[float]) -> tuple[float, float]:
     return float(np.mean(values)), half_width(float(np.std(values, ddof=1) / np.sqrt(len(values))), len(values) - 1)
 
 
-def stand_in(judged: ArmFigures, situation: Situation, leaking: Sequence[str]) -> Judgement:
-    """Whether a classifier of the primary arm's generated images alone is about as good as one of the real images, against each of
-    its controls: as the 95 % interval says, and only where little is given away of the real ones. An interval that goes from
-    little lost to much is no evidence, either way."""
-    controls = situation.controls([situation.primary])[situation.primary]
-    found = _against(judged, situation.primary, controls)
+def stand_in(judged: ArmFigures, situation: Situation, arm: str, leaking: Sequence[str]) -> Judgement:
+    """Whether a classifier of an arm's generated images alone is about as good as one of the real images, against each of the
+    primary arm's controls: as the 95 % interval says, and only where little is given away of the real ones. An interval that goes
+    from little lost to much is no evidence, either way."""
+    found = _against(judged, arm, situation.controls([situation.primary])[situation.primary])
     if not found:
         return Judgement("no evidence", None, 1.0, CLASSICAL.name, 1, {})
     one, surest = (min(found, key=lambda each: each.interval[end]) for end in (0, 1))
@@ -224,8 +224,16 @@ def stand_in(judged: ArmFigures, situation: Situation, leaking: Sequence[str]) -
         verdict, one = "cannot stand in", one if leaking else surest
     elif most < LOST_IN_PART:
         verdict = "can stand in" if most < LOST else "can partly stand in"
-    recommended = situation.primary if verdict in ("can stand in", "can partly stand in") else CLASSICAL.name
+    recommended = arm if verdict in ("can stand in", "can partly stand in") else CLASSICAL.name
     return Judgement(verdict, one, one.p_value, recommended, 1, {})
+
+
+def trade_off(result: RegimeResult) -> dict[str, Judgement]:
+    """Of every arm of generated images alone: whether its images can stand in for the real ones, judged by itself."""
+    alone = [arm for arm in result.arms if BY_NAME[arm].times]
+    return {
+        arm: stand_in(result.judged, result.situation, arm, leaks(result.draws, BY_NAME[arm].pool)) for arm in alone
+    }
 
 
 def sentence(result: RegimeResult) -> str:
