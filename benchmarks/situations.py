@@ -2,15 +2,15 @@
 
     python benchmarks/situations.py --data ../shared/data --output runs/situations --budget 2h
     python benchmarks/situations.py --data ../shared/data --output runs/situations --classifier resnet18 --sets retinamnist
-    python benchmarks/situations.py --table          # of results/situations.json, as Markdown, for docs/augmentation.md
+    python benchmarks/situations.py --table    # results/situations.json as Markdown, for docs/augmentation.md, and as a picture
 
 Each is a `study augmentation` as a user would run it, with the share of real images that SHARES says and a shorter training of the
 generators than the default. Interrupted, the same command goes on; studies of a set share their generators. What the table needs
 of finished studies stands in results/situations.json; the reports lie under --output. Of several labels an image those that some
 split hardly shows are left out. A study that is refused has its reason in the table.
 
-A cell of the table is the verdict; the arm and the control that it rests on, with their difference, its 95 % interval, and the
-true difference that the study would find in four cases of five; and what is recommended.
+A row of the table is a situation on a set: the verdict; the arm and the control that it rests on, with their difference and its
+95 % interval; the true difference that the study would find in four cases of five; and what is recommended.
 """
 
 import argparse
@@ -33,11 +33,12 @@ from medmnist_diffusion.data.npz import npz_arrays, write_npz
 from medmnist_diffusion.diffusion.machine import describe_machine
 from medmnist_diffusion.errors import StoppedError, UserError, run_command
 from medmnist_diffusion.files import write_json
-from medmnist_diffusion.studies.augmentation.arms import BY_NAME, CLASSICAL
+from medmnist_diffusion.studies.augmentation.arms import BY_NAME, CLASSICAL, MAIN_ARM
 from medmnist_diffusion.studies.augmentation.protocol import draws_in
 from medmnist_diffusion.studies.augmentation.situations import SITUATIONS
 from medmnist_diffusion.studies.augmentation.study import study_augmentation
 from medmnist_diffusion.studies.budget import seconds_of
+from medmnist_diffusion.studies.reports import panels
 
 # About 240 real images of each set, in the shares of its classes (of the chest set half of the few that there are).
 SHARES = {"pneumoniamnist": 0.05, "retinamnist": 0.25, "pbc_blood_28": 0.02, "nih_chest_subset_28": 0.5}
@@ -71,6 +72,8 @@ def studied(args: argparse.Namespace, name: str, situation: str, seconds: float)
             for one in (name, *OUTSIDE.get(name, ())[:1])
         }
         options: dict[str, Any] = {"shares": [RARE_SHARE if situation == "rare-class" else SHARES[name]]}
+        if situation == "few-images":  # the one arm that was named in advance
+            options |= {"arms": [MAIN_ARM.name], "imbalance": 0}
         if name in OUTSIDE and situation in ("outside-data", "synthetic-first"):
             other, start = OUTSIDE[name]
             options["outside"] = str(paths[other])
@@ -135,27 +138,42 @@ def evenness(counts: Sequence[int]) -> float:
     return float(-(shares * np.log(np.where(shares > 0, shares, 1))).sum() / np.log(len(counts)))
 
 
+def in_order(rows: Sequence[Row]) -> list[Row]:
+    """Situation by situation, and within each set by set."""
+    situations, sets = list(SITUATIONS), list(SHARES)
+    return sorted(rows, key=lambda row: (situations.index(row["situation"]), sets.index(row["set"]), row["classifier"]))
+
+
 def table(rows: Sequence[Row]) -> Iterator[str]:
-    """A row for each set and classifier, a column for each situation: verdict, effect with its interval, what is recommended."""
-    asked = [name for name in SITUATIONS if any(row["situation"] == name for row in rows)]
-    yield f"| set, real images, classifier | {' | '.join(asked)} |"
-    yield "| --- " * (1 + len(asked)) + "|"
-    for name, classifier in dict.fromkeys((row["set"], row["classifier"]) for row in rows):
-        those = {row["situation"]: row for row in rows if (row["set"], row["classifier"]) == (name, classifier)}
-        counts = sorted({row["n_real"] for key, row in those.items() if key != "rare-class" and "n_real" in row})
-        heading = f"{name}, {' / '.join(map(str, counts))}, {classifier}"
-        yield f"| {heading} | {' | '.join(_cell(those[one]) if one in those else '' for one in asked)} |"
+    """A row for each situation, set and classifier: verdict, effect with its interval, power, what is recommended."""
+    yield "| situation | set, real images | verdict | compared | difference | 95 % interval | sees | draws | what to do |"
+    yield "| --- " * 9 + "|"
+    for row in in_order(rows):
+        classifier = "" if row["classifier"] == "small-cnn" else f", {row['classifier']}"
+        head = f"| {row['situation']} | {row['set']}{classifier}"
+        if row.get("effect") is None:
+            yield f"{head} | {row.get('verdict', 'refused')} | {row.get('refused', '')} | | | | | |"
+            continue
+        low, high = row["interval"]
+        yield (
+            f"{head}, {row['n_real']:,} | **{WORDS.get(row['verdict'], row['verdict'])}** | {row['arm']} − {row['control']} | "
+            f"{row['effect']:+.3f} | {low:+.3f} … {high:+.3f} | {row['smallest_detectable']:.3f} | {row['draws']} | "
+            f"{row['recommended']} |"
+        )
 
 
-def _cell(row: Row) -> str:
-    if row.get("effect") is None:
-        return str(row["refused"] if "refused" in row else row["verdict"])
-    (low, high), verdict = row["interval"], WORDS.get(row["verdict"], row["verdict"])
-    draws = f", {row['draws']} draws" if row["draws"] < row["seeds"] else ""
-    return (
-        f"**{verdict}**: {row['arm']} − {row['control']} {row['effect']:+.3f} ({low:+.3f} … {high:+.3f}, sees "
-        f"{row['smallest_detectable']:.3f}{draws}); {row['recommended']}"
-    )
+def plot(rows: Sequence[Row], path: Path) -> None:
+    """The difference of every cell with its interval, situation by situation, a colour a set."""
+    shown = [row for row in in_order(rows) if row.get("effect") is not None]
+    heights = range(len(shown), 0, -1)
+    with panels(path, [""], (7.5, 0.8 + 0.24 * len(shown)), 1) as (axis,):
+        for height, row in zip(heights, shown, strict=True):
+            colour = f"C{list(SHARES).index(row['set'])}"
+            axis.plot(row["interval"], [height, height], color=colour)
+            axis.plot(row["effect"], height, "o" if row["classifier"] == "small-cnn" else "s", ms=4, color=colour)
+        axis.axvline(0, color="0.5", lw=1)
+        axis.set_yticks(heights, [f"{row['situation']}, {row['set']}: {row['verdict']}" for row in shown], fontsize=7)
+        axis.set(xlabel="with generated images − without: AUC (rare-class: balanced accuracy)")
 
 
 def main(argv: Sequence[str]) -> None:
@@ -163,7 +181,7 @@ def main(argv: Sequence[str]) -> None:
     parser.add_argument("--data", type=Path, help="the folder with medmnist/ and own/")
     parser.add_argument("--output", type=Path, help="a folder for the studies")
     parser.add_argument("--sets", nargs="+", choices=SHARES, default=list(SHARES))
-    parser.add_argument("--situations", nargs="+", choices=[one for one in SITUATIONS if one != "few-images"])
+    parser.add_argument("--situations", nargs="+", choices=SITUATIONS, default=list(SITUATIONS))
     parser.add_argument("--classifier", default="small-cnn")
     parser.add_argument("--seeds", type=int, default=8)
     parser.add_argument("--steps", type=int, default=600, help="of each generator")
@@ -173,12 +191,13 @@ def main(argv: Sequence[str]) -> None:
     kept = json.loads(RESULT.read_text(encoding="utf-8")) if RESULT.is_file() else {"rows": []}
     if args.table:
         print("\n".join(table(kept["rows"])))
+        plot(kept["rows"], RESULT.with_suffix(".png"))
         return
     if args.data is None or args.output is None:
         raise UserError("--data and --output are needed.")
     deadline = time.time() + seconds_of(args.budget)
     for name in args.sets:  # whose generators all its situations share
-        for situation in args.situations or [one for one in SITUATIONS if one != "few-images"]:
+        for situation in args.situations:
             if not _possible(args, name, situation) or time.time() > deadline:
                 continue
             asked = {"set": name, "situation": situation, "classifier": args.classifier}
