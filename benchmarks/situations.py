@@ -141,7 +141,9 @@ def evenness(counts: Sequence[int]) -> float:
 def in_order(rows: Sequence[Row]) -> list[Row]:
     """Situation by situation, and within each set by set."""
     situations, sets = list(SITUATIONS), list(SHARES)
-    return sorted(rows, key=lambda row: (situations.index(row["situation"]), sets.index(row["set"]), row["classifier"]))
+    return sorted(
+        rows, key=lambda row: (situations.index(row["situation"]), sets.index(row["set"]), row["classifier"])
+    )
 
 
 def table(rows: Sequence[Row]) -> Iterator[str]:
