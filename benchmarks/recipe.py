@@ -131,11 +131,10 @@ ARMS: dict[str, Arm] = {
 }  # fmt: skip
 GUIDED_BY_CLASS, GUIDED_BY_WEAKER = (1.1, 1.2, 1.5), (1.2, 1.5, 2.0)
 FIGURES: dict[str, Callable[[Row, Row], float]] = {
-    "classifier ÷ floor": lambda row, floors: row["classifier"]["frechet_distance"] / floors["classifier"],
     "texture ÷ floor": lambda row, floors: row["texture"]["frechet_distance"] / floors["texture"],
+    "classifier ÷ floor": lambda row, floors: row["classifier"]["frechet_distance"] / floors["classifier"],
     "right label": lambda row, _: row["label_accuracy"],
     "memorized": lambda row, _: row["memorized_share"],
-    "steps": lambda row, _: row["steps"],
 }
 
 
@@ -221,20 +220,33 @@ def name_of(row: Row) -> str:
 
 
 def table(results: Mapping[str, Row]) -> Iterator[str]:
-    """Of every set and arm the mean over seeds, ± their standard deviation; and the texture ÷ the default's of the same seed."""
-    yield f"| set | arm | seeds | {' | '.join(FIGURES)} | texture ÷ default's |"
+    """Of every arm and set the mean over seeds, ± their standard deviation, and the texture distance ÷ the default's of the same
+    seed."""
+    yield f"| change | set | seeds | texture ÷ default's | {' | '.join(FIGURES)} |"
     yield "| --- " * (4 + len(FIGURES)) + "|"
-    for name, result in results.items():
-        rows, floors = result["runs"], result["floors"]
-        default = {row["seed"]: row["texture"]["frechet_distance"] for row in rows if row["arm"] == "default"}
-        for arm in dict.fromkeys(map(name_of, rows)):
+    for arm in sorted(
+        dict.fromkeys(name_of(row) for result in results.values() for row in result["runs"]), key=_place
+    ):
+        for name, result in results.items():
+            rows, floors = result["runs"], result["floors"]
             those = [row for row in rows if name_of(row) == arm]
-            values = [[figure(row, floors) for row in those] for figure in FIGURES.values()]
-            paired = [
-                row["texture"]["frechet_distance"] / default[row["seed"]] for row in those if row["seed"] in default
-            ]
-            shown = [with_spread(one) for one in (*values, paired)]
-            yield f"| {name} | {arm} | {len(those)} | {' | '.join(shown)} |"
+            if those:
+                values = [[figure(row, floors) for row in those] for figure in FIGURES.values()]
+                shown = [with_spread(one) for one in (_paired(rows, those), *values)]
+                yield f"| {arm} | {name} | {len(those)} | {' | '.join(shown)} |"
+
+
+def _paired(rows: Sequence[Row], those: Sequence[Row]) -> list[float]:
+    """The texture distances ÷ those of the default with the same seeds; of what is drawn from one training ÷ the plain one's."""
+    plain = [row for row in rows if row["arm"] == ("guided" if "sampled" in those[0] else "default")]
+    default = {
+        row["seed"]: row["texture"]["frechet_distance"] for row in plain if row.get("sampled") in (None, "plain")
+    }
+    return [row["texture"]["frechet_distance"] / default[row["seed"]] for row in those if row["seed"] in default]
+
+
+def _place(name: str) -> int:
+    return list(ARMS).index(name.split(":")[0])
 
 
 def main(argv: Sequence[str]) -> None:
