@@ -186,7 +186,7 @@ class TrainingConfig:
         default=0.01, description="Weight decay of either optimizer."
     )
     max_grad_norm: Positive = Field(default=1.0, description="Gradients are clipped to this norm.")
-    target_epsilon: Positive | None = Field(
+    target_epsilon: Annotated[float, Field(gt=0, le=50)] | None = Field(
         default=None,
         description="Differential privacy: one training image more or less changes the chance of any weights by at most e^ε. 1 is "
         "strict, 10 is loose (needs the extra `private`; default: nothing is promised).",

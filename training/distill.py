@@ -242,6 +242,8 @@ def teachers_pairs(
 def _conditions(conditioning: Conditioning, folder: Path, count: int, seed: int) -> np.ndarray:
     """Every other one as in the training images, the others each equally often."""
     rng = np.random.default_rng([seed, _CONDITIONS])
+    if TrainingSummary.of(folder).privacy:  # how often there is which is for no student of it to show
+        return np.resize(rng.permutation(conditioning.each(1)), count).astype(np.int64)
     seen = rng.permutation(conditions_as_in_train(conditioning, folder, count))[:count]
     evenly = np.resize(rng.permutation(conditioning.each(1)), count)
     return np.where(np.arange(count) % 2, evenly, seen).astype(np.int64)

@@ -305,11 +305,16 @@ def _write_evaluator_files(folder: Path, dataset: ImageDataset, seed: int, draws
         )
 
 
+def _is_private(folder: Path) -> bool:
+    """Whether a pipeline's weights promise to hide every training image."""
+    return (folder / TRAINING_SUMMARY).is_file() and TrainingSummary.of(folder).privacy is not None
+
+
 def _write(metrics: Metrics, output: Path, side: RealSide, generated: Split, nearest: Nearest) -> None:
     """The figures and their pictures; what was there before stays until all of it is drawn."""
     dataset = side.dataset
     # A pipeline folder gets published: training images go into it only where everybody has them anyway.
-    publishable = dataset.license in OPEN_LICENSES
+    publishable = dataset.license in OPEN_LICENSES and not _is_private(output.parent)
     to_publish = (output.parent / MODEL_INDEX).is_file()
     pairs = (output.parent if publishable or not to_publish else output.parent.parent) / "closest_pairs.png"
     closest = np.argsort(nearest.relative)[:PAIRS]

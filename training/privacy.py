@@ -1,20 +1,26 @@
 """What a run with --target_epsilon promises of its training images, and what it cannot be combined with."""
 
+import logging
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
-from medmnist_diffusion.artifacts import PrivacyRecord
+from medmnist_diffusion.artifacts import BaseRecord, PrivacyRecord
 from medmnist_diffusion.data import ImageDataset
+from medmnist_diffusion.data.unlabeled import Unlabeled
 from medmnist_diffusion.diffusion.dp_sgd import privacy_of
 from medmnist_diffusion.errors import UserError
 from medmnist_diffusion.training.budget import budget_in_steps
 from medmnist_diffusion.training.config import TrainingConfig
 from medmnist_diffusion.training.history import History
 
+logger = logging.getLogger(__name__)
 FEWEST_IMAGES = 32  # of a batch on average: one without any image then comes once in 10¹⁴
-# Settings by which an image would come into a batch more often than the others, or the accounting would not hold.
+# Settings with which the accounting would not hold: an image would come more often than it is paid for, or would change what
+# others do (by the masks of dropout, which are drawn by the place in a batch).
 UNFIT: dict[str, Any] = {
     "gradient_accumulation_steps": 1,
+    "dropout": 0.0,
     "class_balanced": False,
     "random_shift": 0,
     "random_flip": False,
@@ -39,6 +45,10 @@ def with_privacy(config: TrainingConfig) -> TrainingConfig:
     for name, value in UNFIT.items():
         if getattr(config, name) != value:
             raise UserError(f"--target_epsilon does not go with --{name}: leave that out.")
+    if config.drop_leaks == "twins":
+        raise UserError(
+            "--target_epsilon does not go with --drop_leaks twins: which are twins depends on all images. Give --drop_leaks exact."
+        )
     if config.varied_share:
         raise UserError("--target_epsilon does not go with --varied_share: leave that out.")
     if config.mixed_precision not in ("auto", "no"):
@@ -52,14 +62,29 @@ def with_privacy(config: TrainingConfig) -> TrainingConfig:
     return replace(config, mixed_precision="no")
 
 
-def promised(config: TrainingConfig, dataset: ImageDataset, history: History) -> PrivacyRecord | None:
+def promised(
+    config: TrainingConfig,
+    dataset: ImageDataset,
+    history: History,
+    bases: Sequence[BaseRecord] = (),
+    unlabeled: Unlabeled | None = None,
+) -> PrivacyRecord | None:
     """What the run's weights are to give away of each training image at most; None where nothing is promised.
+
+    Args:
+        bases: what the run starts from.
+        unlabeled: images without labels, for which nothing is made.
 
     Raises:
         UserError: for a promise that cannot be kept, or a run that was begun otherwise.
     """
     if config.target_epsilon is None:
         return None
+    if unlabeled is not None:
+        raise UserError("--target_epsilon does not go with --unlabeled: leave that out.")
+    _check_bases(bases, dataset)
+    if history.saved and history.saved.config.get("target_epsilon") != config.target_epsilon:
+        raise UserError("the run was begun without this --target_epsilon. Begin a new one: another --output_dir.")
     if other := [*history.changes, *history.extensions]:
         raise UserError(
             f"a private run must end as it was begun ({'; '.join(other)}). Begin a new one: another --output_dir."
@@ -68,3 +93,21 @@ def promised(config: TrainingConfig, dataset: ImageDataset, history: History) ->
     steps = budget_in_steps(config, images, batch_size)
     assert steps is not None
     return privacy_of(config.target_epsilon, config.target_delta, config.max_grad_norm, images, batch_size, steps)
+
+
+def _check_bases(bases: Sequence[BaseRecord], dataset: ImageDataset) -> None:
+    """Raises:
+    UserError: for a base that has seen these images, as far as that shows.
+    """
+    for base in bases:
+        names = {base.trained_on, *([base.unlabeled.name] if base.unlabeled else [])}
+        if base.content_hash == dataset.content_hash or dataset.name in names:
+            raise UserError(
+                f"{base.name} was trained on {dataset.name} without a promise: none can be made after it. Start from another "
+                "pipeline, or from nothing."
+            )
+    if bases:
+        logger.warning(
+            "the promise is this training's alone. If %s has seen the same pictures or patients, it does not hold.",
+            bases[0].name,
+        )

@@ -246,7 +246,8 @@ def begin_run(
     facts: dict[str, Any] = {}
     images_a_step = config.train_batch_size * accelerator.num_processes * config.gradient_accumulation_steps
     history.check_batch(folder, images_a_step)
-    held_out, held_out_seen = _held_out(dataset)
+    # Which validation images have a copy in train is for no private weights to show: they are chosen by all of them.
+    held_out, held_out_seen = (dataset.splits["val"], False) if privacy else _held_out(dataset)
     if accelerator.is_main_process:
         write_config(kept_settings(config), folder / "training_config.yaml")
         data_audit = audit(given, file_names=False)  # it gets published

@@ -103,7 +103,7 @@ def _train(
     if config.drop_leaks:
         logger.info("%d training images that also stand in val or test were removed.", dropped)
 
-    privacy = promised(config, dataset, history)
+    privacy = promised(config, dataset, history, bases, unlabeled)
 
     # 2. The network, a stock UNet2DModel, and what it learns: to undo the noise of a stock DDPMScheduler.
     set_seed(config.seed)
@@ -173,6 +173,7 @@ def _train(
     # 6. Where a stopped run left off.
     log = _resume(run, state)
     budget = Budget(config, accelerator, len(dataset.train), batches.labelled, state.seconds)
+    log.stops = privacy is None  # whether a private training goes on must not hang on its training images
     say_plan(run, expected, budget.max_steps, state.step)
     state.spent = budget.spent(state.step)
     if (state.spent >= 1 or state.overfitted) and saved_step(folder / "pipeline") == state.step:

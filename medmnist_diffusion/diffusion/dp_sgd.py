@@ -1,5 +1,5 @@
 """Differentially private training (DP-SGD, Abadi et al. 2016, arXiv 1607.00133; of diffusion models Dockhorn et al. 2023, arXiv
-2210.09929): batches, gradients and what they cost. The clipping, the noise and the accounting are opacus'.
+2210.09929): batches, gradients and what they cost. The gradients of single images, their clipping and the accounting are opacus'.
 
 The promise is on the weights: with any one training image more or less, no set of weights comes out by more than e^ε times as
 often, but for a chance δ. So what is done to the gradients hides every single image, and whatever is made of the weights keeps it.
@@ -17,7 +17,9 @@ from medmnist_diffusion.artifacts import PrivacyRecord
 from medmnist_diffusion.data.dataset import to_model_range
 from medmnist_diffusion.diffusion.batches import Batch, TrainingBatches
 from medmnist_diffusion.errors import UserError
+from medmnist_diffusion.resources import check_memory
 
+LARGEST = 1.5  # times as large as asked for a drawn batch may be
 INSTALL = 'private training needs opacus: pip install "medmnist-diffusion[private]".'
 
 
@@ -25,26 +27,30 @@ class PrivateBatches(TrainingBatches):
     """Batches into which each training image comes by a chance of its own, however many others do (Poisson sampling, on which the
     accounting rests). They are as large as asked for on average.
 
-    Whoever knows the draws could undo the noise. So they come from the system's random numbers: no seed makes them again, and a
-    resumed run, or the same command, gives other weights.
+    Whoever knows the draws could undo the noise. So they are numpy's, from 128 bits of the system's: no seed makes them again, and
+    a resumed run, or the same command, gives other weights.
     """
 
     def __getitem__(self, number: int) -> Batch:
         rng = np.random.default_rng()
-        generator = torch.Generator(self.device)
-        generator.seed()
         rows = np.flatnonzero(rng.random(len(self.split)) < self.batch_size / len(self.split))
         images = to_model_range(self.split.images[rows]).to(self.device)
-        labels = torch.from_numpy(self.split.labels[rows]).to(self.device)
-        options: dict[str, Any] = {"generator": generator, "device": self.device}
-        noise = torch.randn((len(rows), *(self.noise_shape or images.shape[1:])), **options)
-        timesteps = self.timesteps_at(torch.rand(len(rows), **options))
-        dropped = torch.rand(len(rows), **options) < self.label_dropout
-        return Batch(images, self.conditioning.dropped(labels, dropped), noise, timesteps)
+        drawn = (
+            self.split.labels[rows],
+            rng.standard_normal((len(rows), *(self.noise_shape or images.shape[1:])), np.float32),
+            rng.random(len(rows), np.float32),
+            rng.random(len(rows)) < self.label_dropout,
+        )
+        labels, noise, shares, dropped = (torch.from_numpy(part).to(self.device) for part in drawn)
+        return Batch(images, self.conditioning.dropped(labels, dropped), noise, self.timesteps_at(shares))
 
 
 class PrivateGradients:
     """In the place of the mean gradient of a batch: that of its images' gradients, each clipped to a norm, with noise added.
+
+    Numpy makes the noise (PCG64, from 128 bits of the system's): torch's generator on a CPU has 32. Neither is cryptographic. A
+    value is the sum of four draws in double precision, so that its last digits do not give it away (Holohan & Braghin 2021, arXiv
+    2107.10138).
 
     Args:
         network: whose gradients of single images are asked for from now on, where it is trained.
@@ -52,29 +58,26 @@ class PrivateGradients:
         batch_size: images of a batch on average.
 
     Raises:
-        UserError: where opacus is missing.
+        UserError: where opacus is missing, or memory for the gradients of single images.
     """
 
     def __init__(self, network: nn.Module, privacy: PrivacyRecord, batch_size: int) -> None:
         grad_sample, optimizers, _ = _opacus()
+        self._parameters: list[Any] = list(network.parameters())
+        needed = 4.0 * LARGEST * batch_size * sum(one.numel() for one in self._parameters)
+        check_memory(needed, "the gradients of single images", "Give a smaller --train_batch_size.")
         # opacus takes what a convolution sees for contiguous; the encoder's images, and attention's, are not.
         for convolution in (one for one in network.modules() if isinstance(one, nn.Conv2d)):
             convolution.register_forward_pre_hook(lambda _, inputs: (inputs[0].contiguous(),))
         warnings.filterwarnings("ignore", message="Full backward hook is firing")  # images need no gradient
         grad_sample.GradSampleHooks(network, loss_reduction="mean")
-        generator = torch.Generator(next(network.parameters()).device)
-        generator.seed()  # the system's: whoever has the seed could take the noise away again
-        self._parameters: list[Any] = list(network.parameters())
-        self._unchecked = True
+        unused = torch.optim.SGD(self._parameters)  # the optimizers of training take the gradients from here
+        noise, norm = privacy.noise_multiplier, privacy.max_grad_norm
         self._clipping = optimizers.DPOptimizer(
-            torch.optim.SGD(
-                self._parameters
-            ),  # which never steps: the optimizers of training take the gradients from here
-            noise_multiplier=privacy.noise_multiplier,
-            max_grad_norm=privacy.max_grad_norm,
-            expected_batch_size=batch_size,
-            generator=generator,
+            unused, noise_multiplier=noise, max_grad_norm=norm, expected_batch_size=batch_size
         )
+        self._batch_size, self._noise = batch_size, noise * norm
+        self._rng, self._unchecked = np.random.default_rng(), True
 
     def put_in_place(self) -> torch.Tensor:
         """After a backward pass of the mean loss: every parameter's gradient is the private one. Returns its norm.
@@ -82,14 +85,22 @@ class PrivateGradients:
         Raises:
             RuntimeError: if the gradients of single images are not those whose mean torch has found.
         """
-        for parameter in self._parameters if self._unchecked else ():
-            if not torch.allclose(parameter.grad_sample.mean(0), parameter.grad, rtol=0.01, atol=1e-5):
+        if self._unchecked:
+            self._check()
+        self._clipping.clip_and_accumulate()
+        for one in self._parameters:
+            noise = torch.from_numpy(self._rng.standard_normal((4, *one.shape)).sum(0) * (self._noise / 2))
+            one.grad = ((one.summed_grad.double().cpu() + noise) / self._batch_size).to(one)
+            one.grad_sample = one.summed_grad = None
+        return nn.utils.get_total_norm([one.grad for one in self._parameters])
+
+    def _check(self) -> None:
+        whole = nn.utils.get_total_norm([one.grad for one in self._parameters])
+        for one in self._parameters:
+            off = (one.grad_sample.mean(0) - one.grad).norm()
+            if not off <= 0.02 * one.grad.norm() + 1e-5 * whole:
                 raise RuntimeError("opacus finds other gradients than torch: nothing would be private.")
         self._unchecked = False
-        self._clipping.pre_step()
-        for parameter in self._parameters:
-            parameter.grad_sample = parameter.summed_grad = None
-        return nn.utils.get_total_norm([one.grad for one in self._parameters if one.grad is not None])
 
 
 def privacy_of(

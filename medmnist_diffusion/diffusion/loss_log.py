@@ -28,6 +28,7 @@ class LossLog:
     def __init__(self, path: Path | None, rows: list[dict[str, float]] | None = None) -> None:
         self.path, self.rows = path, rows or []
         self.next_row: dict[str, float] = {}  # what is known of it before it is complete
+        self.stops = True  # whether a loss that explodes ends the run
         self.comparable_from = -1  # the step up to which losses are of other settings or data
 
     @classmethod
@@ -46,7 +47,7 @@ class LossLog:
         """
         self.next_row = {}
         lowest = min((old["loss"] for old in self.rows if old["step"] > self.comparable_from), default=math.inf)
-        if not math.isfinite(row["loss"]) or row["loss"] > EXPLODED * lowest:
+        if self.stops and (not math.isfinite(row["loss"]) or row["loss"] > EXPLODED * lowest):
             self.write()
             raise TrainingDivergedError(
                 diverged(f"the loss is {row['loss']:.3g} at step {row['step']:.0f} (lowest so far {lowest:.3g})")

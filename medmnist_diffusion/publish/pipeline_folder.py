@@ -54,7 +54,7 @@ def save_pipeline_folder(
     """Write weights, settings, summary, loss curve, grid and card; the folder appears complete or not at all."""
     with atomic_folder(folder) as temporary:
         pipe = build_pipeline(network, objective, dataset)
-        if dataset.is_binary:
+        if dataset.is_binary and not summary.privacy:  # who counts white pixels looks at the training images
             pipe.register_to_config(white_from=white_level(pipe, dataset, settings["seed"]))
         pipe.save_pretrained(temporary)
         write_text(temporary / "training_config.yaml", yaml.safe_dump(settings, sort_keys=False))

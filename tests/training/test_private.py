@@ -1,5 +1,6 @@
 """Private training: the gradients against one backward pass an image, the price against a closed form, the draws, and a run."""
 
+import json
 import sys
 from math import sqrt
 from pathlib import Path
@@ -14,11 +15,15 @@ from scipy.stats import binom, kstest, norm
 from medmnist_diffusion import cli
 from medmnist_diffusion.artifacts import PrivacyRecord, TrainingSummary
 from medmnist_diffusion.data import ImageDataset
+from medmnist_diffusion.data.unlabeled import unlabeled_images
 from medmnist_diffusion.diffusion.batches import LOG_SNR_MEAN, LOG_SNR_STD, Batch, TrainingBatches
 from medmnist_diffusion.diffusion.dp_sgd import PrivateBatches, PrivateGradients, privacy_of
 from medmnist_diffusion.diffusion.loss import diffusion_loss, log_snr
+from medmnist_diffusion.errors import UserError
+from medmnist_diffusion.manifest import MANIFEST, folder_manifest
 from medmnist_diffusion.training.config import training_config
 from medmnist_diffusion.training.setup import build_network, build_objective
+from medmnist_diffusion.training.train import train
 from tests.conftest import CliError, small_training
 
 PRIVATE = ["--target_epsilon", "8", "--train_batch_size", "32"]
@@ -129,6 +134,8 @@ def test_a_private_run_says_so_and_ends_as_it_was_begun(
         (["--max_train_minutes", "1"], "give --max_train_steps"),
         (["--class_balanced"], "does not go with --class_balanced"),
         (["--random_flip"], "does not go with --random_flip"),
+        (["--dropout", "0.1"], "does not go with --dropout"),
+        (["--drop_leaks", "twins"], "Give --drop_leaks exact"),
         (["--gradient_accumulation_steps", "2"], "does not go with --gradient_accumulation_steps"),
         (["--mixed_precision", "bf16"], "--mixed_precision no"),
         (["--train_batch_size", "8"], "32 or more"),
@@ -136,6 +143,7 @@ def test_a_private_run_says_so_and_ends_as_it_was_begun(
         (["--target_delta", "0.5"], "could be given away whole"),
         (["--varied_share", "0.5"], "--varied_share"),
         (["--target_epsilon", "0.0000001"], "cannot be had"),
+        (["--target_epsilon", "51"], "less than or equal to 50"),
     ],
 )
 def test_what_does_not_go_with_it(
@@ -146,6 +154,51 @@ def test_what_does_not_go_with_it(
     given = {name: value for name, value in zip(PRIVATE[::2], PRIVATE[1::2], strict=True) if name not in options}
     words = [word for pair in given.items() for word in pair]
     assert message in cli_error(*command, *base, *words, *options)
+
+
+def test_one_image_changes_the_clipped_sum_by_no_more_than_the_norm(small: ImageDataset) -> None:
+    """The sensitivity on which the accounting rests."""
+    network, objective, batch = one_batch(small)
+    quiet, sums = (
+        PrivacyRecord(epsilon=1, delta=1e-5, noise_multiplier=0, max_grad_norm=0.4, sample_rate=0.1, steps=1),
+        [],
+    )
+    private = PrivateGradients(network, quiet, 1)
+    for count in (12, 11):
+        fewer = Batch(*(getattr(batch, name)[:count] for name in ("images", "labels", "noise", "timesteps")))
+        diffusion_loss(network, fewer, objective).weighted.mean().backward()
+        private.put_in_place()
+        sums.append(torch.cat([one.grad.flatten() for one in network.parameters()]))
+    assert 0.1 < float((sums[0] - sums[1]).norm()) <= 0.4 * (1 + 1e-4)
+
+
+def test_nothing_is_promised_after_a_training_without_it(
+    small: ImageDataset, small_npz: Path, trained_run: Path, tmp_path: Path, cli_error: CliError
+) -> None:
+    base = str(trained_run / "pipeline")
+    start = ["train", *small_training(small_npz, tmp_path / "a"), "--max_train_steps", "5", *PRIVATE]
+    assert "without a promise" in cli_error(*start, "--pretrained_model_name_or_path", base)
+    config = training_config(
+        dataset="d",
+        output_dir=str(tmp_path / "b"),
+        max_train_steps=5,
+        target_epsilon=8,
+        train_batch_size=32,
+        report_to="none",
+    )
+    beside = unlabeled_images(small.train.images[:9], small, "others", "as the others", [])
+    with pytest.raises(UserError, match="--unlabeled"):
+        train(config, small, beside)
+    # A run of a version that knew no promise has no word of it in its checkpoints.
+    config = training_config(**{**vars(config), "target_epsilon": None, "mixed_precision": "no"})
+    train(config, small)
+    (saved,) = (tmp_path / "b" / "checkpoints").glob("*/state.json")
+    state = json.loads(saved.read_text())
+    state["config"] = {name: value for name, value in state["config"].items() if "target" not in name}
+    saved.write_text(json.dumps(state))
+    (saved.parent / MANIFEST).write_text(json.dumps(folder_manifest(saved.parent)))
+    with pytest.raises(UserError, match="begun without this --target_epsilon"):
+        train(training_config(**{**vars(config), "target_epsilon": 8.0}), small)
 
 
 def test_delta_alone_and_a_missing_opacus(

@@ -7,7 +7,6 @@ them, so that they are compared in pairs.
 
 import json
 import logging
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cache
@@ -20,8 +19,9 @@ import torch
 
 from medmnist_diffusion import choices
 from medmnist_diffusion.data import ImageDataset
-from medmnist_diffusion.data.regimes import LEAST, Regime
+from medmnist_diffusion.data.regimes import LEAST, Regime, draw_regime
 from medmnist_diffusion.data.sources import DataSource, as_source
+from medmnist_diffusion.diffusion.dp_sgd import privacy_of
 from medmnist_diffusion.diffusion.samplers import DEFAULT_SAMPLER, DEFAULT_STEPS
 from medmnist_diffusion.diffusion.stopping import exclusive
 from medmnist_diffusion.errors import UserError
@@ -38,7 +38,7 @@ from medmnist_diffusion.studies.augmentation.situations import Situation, situat
 from medmnist_diffusion.studies.augmentation.verdicts import judge_regime
 from medmnist_diffusion.studies.run import StudyRun, absolute_source, loaded_here, run_cells, start_study
 from medmnist_diffusion.studies.statistics import smallest_detectable
-from medmnist_diffusion.training.config import TrainingConfig
+from medmnist_diffusion.training.config import SETTINGS, TrainingConfig
 
 logger = logging.getLogger(__name__)
 IMBALANCE = 0.05
@@ -299,6 +299,21 @@ def check_splits(dataset: ImageDataset) -> None:
             )
 
 
+def check_private(dataset: ImageDataset, regimes: Sequence[Regime], epsilons: Sequence[float], steps: int) -> None:
+    """Raises:
+    UserError: for a regime whose images are too few for private training, or without what it needs.
+    """
+    batch_size = SETTINGS["train_batch_size"].default
+    for regime in regimes if epsilons else ():
+        images = len(draw_regime(dataset, regime, 0).dataset.train)
+        if images <= batch_size:
+            raise UserError(
+                f"{regime.name} of {dataset.name} are {images} images; private training needs more than the {batch_size} of a "
+                "batch. Give larger --shares, or no --target_epsilon."
+            )
+        privacy_of(min(epsilons), None, 1.0, images, batch_size, steps)
+
+
 def regimes_of(situation: Situation, shares: Sequence[float] | None, imbalance: float | None) -> list[Regime]:
     """The amounts of real images that are asked for, or else the situation's own.
 
@@ -390,8 +405,8 @@ def study_augmentation(
     if effect and seeds <= LOOKS[0]:
         raise UserError(f"--effect looks after {LOOKS[0]} draws for the first time: give more --seeds, or none.")
     epsilons = tuple(target_epsilon or ())
-    if any(not 0 < epsilon < math.inf for epsilon in epsilons):
-        raise UserError("--target_epsilon takes numbers above 0, such as 1 or 10.")
+    if any(not 0 < epsilon <= 50 for epsilon in epsilons):
+        raise UserError("--target_epsilon takes numbers above 0 and up to 50, such as 1 or 10.")
     asked = situation_named(situation, arms, leaky, outside is not None, epsilons)
     if asked.starts != (pretrained_model_name_or_path is not None):
         wrong = "needs a pipeline of the other set to start from" if asked.starts else "starts from no pipeline"
@@ -407,6 +422,7 @@ def study_augmentation(
         scheduler,
     )
     check_splits(run.dataset)
+    check_private(run.dataset, regimes, epsilons, max_train_steps)
     if situation == "rare-class" and run.dataset.conditioning.multi_label:
         raise UserError(
             f"{run.dataset.name} has several labels an image; --situation rare-class is made for one class each."
