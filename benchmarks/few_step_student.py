@@ -5,9 +5,9 @@
     python benchmarks/few_step_student.py --table    # of all results/few_step_student_*.json, as Markdown, for docs/speed.md
 
 A student is what `medmnist-diffusion distill` writes, after so many minutes and with so many images of its teacher. Each way of
-making images is judged by 1,000 of them for each of five sampling seeds: Fréchet distance to train in both spaces ÷ that of as
-many real images, kernel distance in texture, label accuracy, memorized share. Speeds are of one process in the same run. What the
-result file says already is not measured again. results/few_step_student_first.json is of an older way: each step was trained
+making images is judged by 1,000 of them for each of five sampling seeds: Fréchet distance to train in both spaces, beside that of
+as many real images, kernel distance in texture, label accuracy, memorized share. Speeds are of one process in the same run. What
+the result file says already is not measured again. results/few_step_student_first.json is of an older way: each step was trained
 for itself.
 """
 
@@ -20,8 +20,8 @@ from pathlib import Path
 
 import numpy as np
 from dataset_arguments import add_dataset_arguments
-from judging import RESULTS, drawn_labels, floor, judge
-from trainings import Row, kept_results, run_missing, with_spread
+from judging import RESULTS, SPACES, drawn_labels, floor, judge
+from trainings import Row, floors_shown, kept_results, run_missing, with_spread
 
 from medmnist_diffusion.artifacts import TrainingSummary
 from medmnist_diffusion.data import load_dataset
@@ -70,13 +70,14 @@ def run(args: argparse.Namespace, cell: Row) -> Iterator[Row]:
 def table(results: Mapping[str, Row]) -> Iterator[str]:
     """Of every way the mean over draws ± their standard deviation, and how many images a second it makes for one of DDPM."""
     head = (
-        "set", "made by", "steps", "classifier ÷ floor", "texture ÷ floor", "÷ teacher's", "kernel, texture", "right label",
-        "memorized", "speed ÷ DDPM",
+        "set", "made by", "steps", "classifier", "texture", "÷ teacher's", "kernel, texture", "right label", "memorized",
+        "speed ÷ DDPM",
     )  # fmt: skip
     yield f"| {' | '.join(head)} |"
     yield "| --- " * len(head) + "|"
     for name, result in results.items():
-        rows, floors = result["runs"], result["floors"]
+        rows, floors = result["runs"], floors_shown(result["floors"], SPACES)
+        yield f"| {name} | real images | | {' | '.join(floors)} | | | | | |"
         ancestral = [row["images_per_second"] for row in rows if row["sampler"] == ANCESTRAL]
         of_teacher = [row for row in rows if row["sampler"] == TEACHER]
         for sampler, steps in dict.fromkeys((row["sampler"], row["steps"]) for row in rows if "texture" in row):
@@ -87,10 +88,7 @@ def table(results: Mapping[str, Row]) -> Iterator[str]:
                 for space, found in zip(("classifier", "texture"), distances, strict=True)
             ]
             shown = [
-                *(
-                    with_spread(np.divide(found, floors[space]))
-                    for space, found in zip(floors, distances, strict=True)
-                ),
+                *map(with_spread, distances),
                 " and ".join(f"{one:.2f}" for one in ratios),
                 with_spread([row["texture"]["kernel_distance"] for row in those]),
                 with_spread([row["label_accuracy"] for row in those]),

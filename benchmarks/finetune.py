@@ -31,11 +31,11 @@ from unittest import mock
 
 import numpy as np
 import torch
-from judging import RESULTS, drawn_labels, floor, judge
+from judging import RESULTS, SPACES, drawn_labels, floor, judge
 from matplotlib import pyplot as plt
 from matplotlib.ticker import LogLocator, NullLocator
 from sets import SETS, described
-from trainings import Row, Run, run_missing, with_spread
+from trainings import Row, Run, floors_shown, run_missing, with_spread
 
 from medmnist_diffusion.artifacts import TrainingSummary
 from medmnist_diffusion.data import ImageDataset, Split, load_dataset
@@ -194,10 +194,10 @@ def measure(args: argparse.Namespace, path: Path, command: str, way: str, run: R
 
 def markdown(result: Row, way: str) -> Iterator[str]:
     """Means over seeds, with the standard deviation."""
-    rows, floors = result["runs"], result["floors"]
+    rows = result["runs"]
     columns: dict[str, Callable[[Row], float]] = {
-        "classifier ÷ floor": lambda row: row["classifier"]["frechet_distance"] / floors[row["target"]]["classifier"],
-        "texture ÷ floor": lambda row: row["texture"]["frechet_distance"] / floors[row["target"]]["texture"],
+        "classifier": lambda row: row["classifier"]["frechet_distance"],
+        "texture": lambda row: row["texture"]["frechet_distance"],
         "right label": lambda row: row["label_accuracy"],
         "copies of the few, %": lambda row: 100 * row["copied_of_few"],
         "held-out loss": lambda row: row["val_loss"],
@@ -207,6 +207,9 @@ def markdown(result: Row, way: str) -> Iterator[str]:
     heads = ["target", "images", way, "seeds", *columns]
     yield f"| {' | '.join(heads)} |"
     yield "| --- " * len(heads) + "|"
+    for target, floors in result["floors"].items():
+        found = " | ".join(floors_shown(floors, SPACES))
+        yield f"| {target} | | real images | | {found} |{' |' * (len(columns) - 2)}"
     for key in dict.fromkeys((row["target"], row["count"], row[way]) for row in rows):
         those = [row for row in rows if (row["target"], row["count"], row[way]) == key]
         shown = [_with_spread([figure(row) for row in those]) for figure in columns.values()]

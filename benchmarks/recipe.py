@@ -7,7 +7,7 @@
 Each run has one core to itself, as many run at once as there are cores, and all of a seed's arms run before the next seed's. Time
 is that of the processor (one thread), which other work on the machine does not lengthen. What the data decide by default
 (encoder, width, target) is named in every run, so that an arm changes what its name says and nothing else. A run is judged by
-1,000 images with the default sampler: Fréchet distance to train in both spaces ÷ that of as many real images, label accuracy,
+1,000 images with the default sampler: Fréchet distance to train in both spaces, beside that of as many real ones, label accuracy,
 memorized share. Runs that stand in the result file already are not done again, so that an interrupted benchmark goes on, and a
 longer list of arms adds to it; another machine needs another file. The arm `guided` draws from one training with guidance of two
 kinds: by the unknown class, and by a weaker network, which takes a fifth of the arm's time.
@@ -43,6 +43,7 @@ from judging import floor
 from trainings import (
     IMAGES,
     Row,
+    floors_shown,
     judge_pipeline,
     kept_results,
     run_trainings,
@@ -130,11 +131,11 @@ ARMS: dict[str, Arm] = {
     "guided": Arm(numbers={"weaker": 1 / 5}),
 }  # fmt: skip
 GUIDED_BY_CLASS, GUIDED_BY_WEAKER = (1.1, 1.2, 1.5), (1.2, 1.5, 2.0)
-FIGURES: dict[str, Callable[[Row, Row], float]] = {
-    "texture ÷ floor": lambda row, floors: row["texture"]["frechet_distance"] / floors["texture"],
-    "classifier ÷ floor": lambda row, floors: row["classifier"]["frechet_distance"] / floors["classifier"],
-    "right label": lambda row, _: row["label_accuracy"],
-    "memorized": lambda row, _: row["memorized_share"],
+FIGURES: dict[str, Callable[[Row], float]] = {
+    "texture": lambda row: row["texture"]["frechet_distance"],
+    "classifier": lambda row: row["classifier"]["frechet_distance"],
+    "right label": lambda row: row["label_accuracy"],
+    "memorized": lambda row: row["memorized_share"],
 }
 
 
@@ -224,14 +225,17 @@ def table(results: Mapping[str, Row]) -> Iterator[str]:
     seed."""
     yield f"| change | set | seeds | texture ÷ default's | {' | '.join(FIGURES)} |"
     yield "| --- " * (4 + len(FIGURES)) + "|"
+    for name, result in results.items():
+        floors = floors_shown(result["floors"], ("texture", "classifier"))
+        yield f"| as many real images | {name} | | | {' | '.join(floors)} | | |"
     for arm in sorted(
         dict.fromkeys(name_of(row) for result in results.values() for row in result["runs"]), key=_place
     ):
         for name, result in results.items():
-            rows, floors = result["runs"], result["floors"]
+            rows = result["runs"]
             those = [row for row in rows if name_of(row) == arm]
             if those:
-                values = [[figure(row, floors) for row in those] for figure in FIGURES.values()]
+                values = [[figure(row) for row in those] for figure in FIGURES.values()]
                 shown = [with_spread(one) for one in (_paired(rows, those), *values)]
                 yield f"| {arm} | {name} | {len(those)} | {' | '.join(shown)} |"
 

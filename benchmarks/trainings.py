@@ -122,6 +122,11 @@ def kept_results(benchmark: str) -> dict[str, Row]:
     return {name: result for name, result in known.items() if "floors" in result}
 
 
+def floors_shown(floors: Row, spaces: Sequence[str]) -> list[str]:
+    """The distances of real images, for a table."""
+    return [f"{floors[space]:.2g}" if floors[space] > 0 else "about 0" for space in spaces]
+
+
 def with_spread(values: Sequence[float]) -> str:
     """Mean ± standard deviation, for a table."""
     if not len(values):

@@ -3,6 +3,7 @@
 d² = |μ_1 − μ_2|² + tr(Σ_1 + Σ_2 − 2 (Σ_1 Σ_2)^½) (Dowson & Landau 1982; as FID: Heusel et al. 2017, arXiv 1706.08500).
 """
 
+import math
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -106,7 +107,16 @@ def extrapolated_estimate(real: FeatureStatistics, generated: np.ndarray, seed: 
     return Estimate(value, delete_half_jackknife(lambda rows: _extrapolate(prepared, rows, rng), len(prepared), seed))
 
 
-def _extrapolate(prepared: GeneratedFeatures, rows: np.ndarray, rng: np.random.Generator) -> float:
+def extrapolated(real: FeatureStatistics, features: np.ndarray, count: int, rng: np.random.Generator) -> float:
+    """The distance that `count` images would have of which fewer, with these features N×D, are there: a + b/n by the same fit."""
+    prepared = GeneratedFeatures(real, features)
+    return _extrapolate(prepared, np.arange(len(prepared)), rng, count)
+
+
+def _extrapolate(
+    prepared: GeneratedFeatures, rows: np.ndarray, rng: np.random.Generator, count: float = math.inf
+) -> float:
     sizes = np.linspace(len(rows) * EXTRAPOLATION_START, len(rows), EXTRAPOLATION_SIZES).astype(int)
     distances = [prepared.distance(rng.permutation(rows)[:size]) for size in sizes]
-    return float(linregress(1 / sizes, distances).intercept)
+    line = linregress(1 / sizes, distances)
+    return float(line.intercept + line.slope / count)

@@ -10,6 +10,7 @@ from torchmetrics.image.fid import _compute_fid
 
 from medmnist_diffusion.metrics.frechet import (
     FeatureStatistics,
+    extrapolated,
     extrapolated_estimate,
     frechet_distance,
     frechet_estimate,
@@ -86,6 +87,17 @@ def test_extrapolation_removes_the_bias_for_few_images() -> None:
     """Same distribution on both sides: at n = 200 the distance is far from its limit 0, the extrapolated one is near it."""
     real = FeatureStatistics.of(normal(50000, 16))
     plain = np.mean([frechet_distance(real, normal(200, 16, i + 1)) for i in range(20)])
-    extrapolated = np.mean([extrapolated_estimate(real, normal(200, 16, i + 1), seed=i).value for i in range(20)])
+    limit = np.mean([extrapolated_estimate(real, normal(200, 16, i + 1), seed=i).value for i in range(20)])
     assert plain > 0.3
-    assert abs(extrapolated) < 0.25 * plain
+    assert abs(limit) < 0.25 * plain
+
+
+def test_fewer_images_tell_the_distance_of_more() -> None:
+    """From 200 images that of 800, which 800 themselves have."""
+    real = FeatureStatistics.of(normal(4000, 16, 0))
+    told = [extrapolated(real, normal(200, 16, seed), 800, np.random.default_rng(seed)) for seed in range(1, 13)]
+    theirs = [frechet_estimate(real, normal(800, 16, seed)).value for seed in range(20, 32)]
+    assert np.mean(told) == pytest.approx(np.mean(theirs), rel=0.2)
+    assert np.mean([frechet_estimate(real, normal(200, 16, seed)).value for seed in range(1, 4)]) > 2.5 * np.mean(
+        theirs
+    )
