@@ -106,3 +106,22 @@ def test_a_predictor_is_found_where_there_is_one_and_not_where_there_is_none(mon
     assert few == {"predictor": "evenness of the classes", "cells": 7}
     whole = predictor.judged(planted_cells(rng, 100.0), "evenness of the classes", rng)
     assert 0.9 < whole["foretold"] <= 1
+
+
+def test_documented_situations_are_the_measured_ones(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The table of docs/augmentation.md is that of the committed results, every cell and every figure."""
+    monkeypatch.syspath_prepend(BENCHMARKS)
+    situations = importlib.import_module("situations")
+    rows = json.loads(situations.RESULT.read_text(encoding="utf-8"))["rows"]
+    documented = (BENCHMARKS.parent / "docs" / "augmentation.md").read_text(encoding="utf-8")
+    table = list(situations.table(rows))
+    assert "\n".join(table) in documented
+    assert len(table) == len(rows) + 2
+
+
+def test_documented_recipes_are_the_measured_ones(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(BENCHMARKS)
+    documented = (BENCHMARKS.parent / "docs" / "speed.md").read_text(encoding="utf-8")
+    for name in ("recipe", "few_step_student"):
+        module, kept = importlib.import_module(name), importlib.import_module("trainings").kept_results(name)
+        assert "\n".join(module.table(kept)) in documented

@@ -47,7 +47,7 @@ LOOKS = (8, 16, 32, 64)  # draws, after which a study that may end early asks fo
 METRICS_SECONDS = 8.0  # of one pool's metrics, to plan with
 ASSUMED_AUC, ASSUMED_CORRELATION, ASSUMED_SPREAD = 0.95, 0.9, 0.01
 OF_THEIR_OWN = ("semi", "conditioned", "tuned", PRIVATE)  # pools that have generators of their own
-MORE_IF_PRIVATE = 3.0  # of a step's time, for gradients of single images in full precision
+MORE_IF_PRIVATE = 2.0  # of a step's time, for gradients of single images in full precision
 PASSES = {"guided": 2.0, "variants": STRENGTH}  # of the network, a sampling step
 
 
