@@ -1,18 +1,24 @@
 """What a gain is worth, what a leak would have shown, which metric tells."""
 
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
+from medmnist_diffusion.data import ImageDataset
 from medmnist_diffusion.data.regimes import Regime
 from medmnist_diffusion.studies.augmentation.arms import CLASSICAL, LEAKY, MAIN_ARM, OVERSAMPLED
+from medmnist_diffusion.studies.augmentation.draws import measure_draw, train_draw
 from medmnist_diffusion.studies.augmentation.insights import correlations, leak, real_images_worth
-from medmnist_diffusion.studies.augmentation.protocol import ClassifierResult, DrawResult
+from medmnist_diffusion.studies.augmentation.protocol import AugmentationProtocol, ClassifierResult, DrawResult
+from medmnist_diffusion.studies.augmentation.report import write_report
 from medmnist_diffusion.studies.augmentation.situations import few_images
 from medmnist_diffusion.studies.augmentation.study import planned_effect
 from medmnist_diffusion.studies.augmentation.verdicts import RegimeResult
 from medmnist_diffusion.studies.statistics import ArmFigures, judge
+from tests.studies.planting import QUICK, Oracle
 
 
 def curve_of(auc: dict[int, tuple[float, float]], spread: float = 0.0) -> list[RegimeResult]:
@@ -102,6 +108,22 @@ def test_a_metric_that_goes_with_the_gain_within_regimes_alone_is_found() -> Non
     assert found["tells"]["within_regimes"] == pytest.approx(1)
     assert found["tells"]["all"] < 0
     assert found["fixed"]["all"] is found["fixed"]["within_regimes"] is None
+
+
+def test_a_report_has_a_place_for_everything_that_is_measured_of_a_pool(small: ImageDataset, tmp_path: Path) -> None:
+    """A study of eight draws by the study's own steps: the correlations come to the report, whatever its pools have."""
+    study = AugmentationProtocol(tmp_path, small, Oracle(), replace(QUICK, steps=4), few_images(["synthetic-25"]))
+    regime, draws = Regime(0.5), []
+    for seed in range(8):
+        train_draw(study, regime, seed)
+        draws.append(measure_draw(study, regime, seed))
+    assert any("seen_copies" in draw.pools["plain"] for draw in draws)  # a figure that is no metric
+    assert write_report(study, [regime], draws, [], "command")
+    report = (tmp_path / "report.md").read_text(encoding="utf-8")
+    told = report[report.index("Which metric tells usefulness?") :]
+    assert "frechet_distance, texture" in told
+    assert "seen_copies" not in told
+    assert (tmp_path / "usefulness.png").is_file()
 
 
 def test_planned_effect_falls_with_seeds_and_test_images() -> None:

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from medmnist_diffusion.data.regimes import Regime
+from medmnist_diffusion.metrics.table import METRICS
 from medmnist_diffusion.studies.augmentation.arms import BY_NAME, CLASSICAL, LEAKY, MAIN_ARM, OVERSAMPLED
 from medmnist_diffusion.studies.augmentation.verdicts import RegimeResult
 from medmnist_diffusion.studies.statistics import effect, judge, spearman, worth_in_real_images, worth_interval
@@ -87,7 +88,8 @@ def pools_and_gains(results: Sequence[RegimeResult]) -> list[tuple[str, dict[str
     found = []
     for result in results:
         for draw in result.draws:
-            for pool, measured in draw.pools.items():
+            for pool, known in draw.pools.items():
+                measured = {name: value for name, value in known.items() if name.split(",")[0] in METRICS}
                 cell = draw.cell(USING.get(pool, ""))
                 control = draw.cell(BY_NAME[cell.arm].twin or "") if cell else None
                 if cell and control and measured:
