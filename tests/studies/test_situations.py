@@ -294,6 +294,8 @@ def test_mistakes_are_named(small_npz: Path, cli_error: Callable[..., str], tmp_
     assert "give --shares below 1" in cli_error(*start, "--situation", "sharing", "--shares", "1")
     assert "belongs to another --situation" in cli_error(*start, "--arms", "pseudo-labels")
     assert "belongs to --situation sharing" in cli_error(*start, "--target_epsilon", "8")
+    private = cli_error(*start, "--situation", "sharing", "--target_epsilon", "8")
+    assert "private training needs more than the 64 of a batch" in private
     assert "takes numbers above 0" in cli_error(*start, "--situation", "sharing", "--target_epsilon", "0")
     assert "--effect looks after 8 draws" in cli_error(*start, "--effect", "0.005", "--seeds", "8")
     write_npz(tmp_path / "several.npz", phantom.make_phantom(form="multi-label", counts=dict.fromkeys(COUNTS, 90)))

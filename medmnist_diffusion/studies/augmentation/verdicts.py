@@ -195,7 +195,7 @@ def leaks(draws: Sequence[DrawResult], pool: PoolName = "plain") -> list[str]:
                 f"an attacker with the generator may tell its training images from others (AUC {mean:.2f} ± {reach:.2f})"
             )
     pools = [draw.pools[pool] for draw in draws if pool in draw.pools]
-    copies = [found["copied_share"] for found in pools if found.get("seen_copies", 0.0) >= FEWEST_SEEN]
+    copies = [of_pool["copied_share"] for of_pool in pools if of_pool.get("seen_copies", 0.0) >= FEWEST_SEEN]
     if not copies or len(copies) < len(pools):
         found.append("whether they are copies could not be judged in every draw")
     elif (share := sum(mean_and_reach(copies))) > COPIES:
