@@ -82,10 +82,10 @@ def table(results: Mapping[str, Row]) -> Iterator[str]:
         of_teacher = [row for row in rows if row["sampler"] == TEACHER]
         for sampler, steps in dict.fromkeys((row["sampler"], row["steps"]) for row in rows if "texture" in row):
             those = [row for row in rows if (row["sampler"], row["steps"]) == (sampler, steps)]
-            distances = [[row[space]["frechet_distance"] for row in those] for space in ("classifier", "texture")]
+            distances = [[row[space]["frechet_distance"] for row in those] for space in SPACES]
             ratios = [
                 float(np.mean(found) / np.mean([row[space]["frechet_distance"] for row in of_teacher]))
-                for space, found in zip(("classifier", "texture"), distances, strict=True)
+                for space, found in zip(SPACES, distances, strict=True)
             ]
             shown = [
                 *map(with_spread, distances),

@@ -13,7 +13,7 @@ from medmnist_diffusion.metrics import memorization
 from medmnist_diffusion.metrics.classifier import predict, real_data_classifier
 from medmnist_diffusion.metrics.extractors import make_extractor
 from medmnist_diffusion.metrics.features import extract
-from medmnist_diffusion.metrics.frechet import FeatureStatistics, extrapolated, frechet_estimate
+from medmnist_diffusion.metrics.frechet import FeatureStatistics, extrapolated, frechet_distance, frechet_estimate
 from medmnist_diffusion.metrics.kernel import kernel_distance
 from medmnist_diffusion.training.arguments import parse_config
 from medmnist_diffusion.training.train import train
@@ -50,9 +50,7 @@ def judge(dataset: ImageDataset, images: np.ndarray, labels: np.ndarray | None =
     split = Split("judged", images, np.zeros(len(images), np.int64) if labels is None else labels)
     figures: dict[str, Any] = {}
     for name in SPACES:
-        extractor = make_extractor(name, dataset)
-        ((_, real),) = extract(extractor, dataset.train, cache=True).items()
-        ((_, features),) = extract(extractor, split).items()
+        real, features = _features(dataset, split, name)
         distance = frechet_estimate(FeatureStatistics.of(real), features)
         figures[name] = {
             "frechet_distance": distance.value,
@@ -73,6 +71,14 @@ def judge(dataset: ImageDataset, images: np.ndarray, labels: np.ndarray | None =
     return figures
 
 
+def _features(dataset: ImageDataset, split: Split, space: str) -> tuple[np.ndarray, np.ndarray]:
+    """Those of the training images and of the split, N×D each."""
+    extractor = make_extractor(space, dataset)
+    ((_, real),) = extract(extractor, dataset.train, cache=True).items()
+    ((_, features),) = extract(extractor, split).items()
+    return real, features
+
+
 def floor(dataset: ImageDataset, count: int) -> dict[str, float]:
     """The Fréchet distance of `count` real images that do not stand in train, in each space.
 
@@ -84,12 +90,10 @@ def floor(dataset: ImageDataset, count: int) -> dict[str, float]:
     rows = np.sort(np.random.default_rng(0).permutation(len(held_out))[:count])
     floors = {}
     for space in SPACES:
-        extractor = make_extractor(space, dataset)
-        ((_, real),) = extract(extractor, dataset.train, cache=True).items()
-        ((_, features),) = extract(extractor, held_out.subset(rows)).items()
+        real, features = _features(dataset, held_out.subset(rows), space)
         statistics = FeatureStatistics.of(real)
         if len(rows) == count:
-            floors[space] = frechet_estimate(statistics, features).value
+            floors[space] = frechet_distance(statistics, features)
         else:
             floors[space] = extrapolated(statistics, features, count, np.random.default_rng(0))
     return floors

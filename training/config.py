@@ -22,6 +22,7 @@ from medmnist_diffusion.errors import UserError, one_line
 from medmnist_diffusion.files import is_hub_id, write_text
 
 MOST_TIMESTEPS = 100_000
+MOST_EPSILON = 50.0  # beyond it nothing is hidden, and the accounting takes minutes and gigabytes
 BUDGETS = ("max_train_steps", "num_train_epochs", "max_train_minutes")
 DEFAULT_MINUTES = 20.0
 
@@ -186,7 +187,7 @@ class TrainingConfig:
         default=0.01, description="Weight decay of either optimizer."
     )
     max_grad_norm: Positive = Field(default=1.0, description="Gradients are clipped to this norm.")
-    target_epsilon: Annotated[float, Field(gt=0, le=50)] | None = Field(
+    target_epsilon: Annotated[float, Field(gt=0, le=MOST_EPSILON)] | None = Field(
         default=None,
         description="Differential privacy: one training image more or less changes the chance of any weights by at most e^ε. 1 is "
         "strict, 10 is loose (needs the extra `private`; default: nothing is promised).",

@@ -24,12 +24,15 @@ UNFIT: dict[str, Any] = {
     "class_balanced": False,
     "random_shift": 0,
     "random_flip": False,
-    "unlabeled": None,
+    "varied_share": 0.0,
 }
 
 
-def with_privacy(config: TrainingConfig) -> TrainingConfig:
+def with_privacy(config: TrainingConfig, unlabeled: Unlabeled | None = None) -> TrainingConfig:
     """The configuration, where it is private in full precision.
+
+    Args:
+        unlabeled: images without labels that are given beside it.
 
     Raises:
         UserError: for settings that a private training cannot have.
@@ -42,15 +45,15 @@ def with_privacy(config: TrainingConfig) -> TrainingConfig:
         raise UserError(
             "--target_epsilon needs to know how many steps there will be: give --max_train_steps or --num_train_epochs."
         )
-    for name, value in UNFIT.items():
-        if getattr(config, name) != value:
-            raise UserError(f"--target_epsilon does not go with --{name}: leave that out.")
+    unfit = [name for name, value in UNFIT.items() if getattr(config, name) not in (value, None)]
+    if config.unlabeled or unlabeled is not None:
+        unfit.append("unlabeled")
+    if unfit:
+        raise UserError(f"--target_epsilon does not go with --{unfit[0]}: leave that out.")
     if config.drop_leaks == "twins":
         raise UserError(
             "--target_epsilon does not go with --drop_leaks twins: which are twins depends on all images. Give --drop_leaks exact."
         )
-    if config.varied_share:
-        raise UserError("--target_epsilon does not go with --varied_share: leave that out.")
     if config.mixed_precision not in ("auto", "no"):
         raise UserError(
             "--target_epsilon is for --mixed_precision no: rounded gradients can be longer than they are clipped to."
@@ -67,21 +70,17 @@ def promised(
     dataset: ImageDataset,
     history: History,
     bases: Sequence[BaseRecord] = (),
-    unlabeled: Unlabeled | None = None,
 ) -> PrivacyRecord | None:
     """What the run's weights are to give away of each training image at most; None where nothing is promised.
 
     Args:
         bases: what the run starts from.
-        unlabeled: images without labels, for which nothing is made.
 
     Raises:
         UserError: for a promise that cannot be kept, or a run that was begun otherwise.
     """
     if config.target_epsilon is None:
         return None
-    if unlabeled is not None:
-        raise UserError("--target_epsilon does not go with --unlabeled: leave that out.")
     _check_bases(bases, dataset)
     if history.saved and history.saved.config.get("target_epsilon") != config.target_epsilon:
         raise UserError("the run was begun without this --target_epsilon. Begin a new one: another --output_dir.")

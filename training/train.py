@@ -86,7 +86,7 @@ def _train(
     folder: Path,
     stop: StopRequest,
 ) -> Path:
-    config = with_privacy(config)
+    config = with_privacy(config, unlabeled)
     # 1. The data, uint8 images with their classes or labels; and what the run's folder says if it was begun before.
     given = dataset or source_of(config).load()  # what evaluation will compare with
     base = base_of(config, folder)
@@ -103,7 +103,7 @@ def _train(
     if config.drop_leaks:
         logger.info("%d training images that also stand in val or test were removed.", dropped)
 
-    privacy = promised(config, dataset, history, bases, unlabeled)
+    privacy = promised(config, dataset, history, bases)
 
     # 2. The network, a stock UNet2DModel, and what it learns: to undo the noise of a stock DDPMScheduler.
     set_seed(config.seed)

@@ -349,16 +349,11 @@ def _trade_off_json(result: RegimeResult) -> list[dict[str, Any]]:
 
 def trade_off_rows(result: RegimeResult) -> list[list[str]]:
     """The same for the report."""
-    return [
-        [
-            row["arm"],
-            f"{row['effect']:+.4f} ({row['interval'][0]:+.4f} … {row['interval'][1]:+.4f})" if row["interval"] else "",
-            row["control"] or "",
-            f"{row['attack']['auc']:.3f} ± {row['attack']['reach']:.3f}" if row["attack"] else "",
-            row["verdict"],
-        ]
-        for row in _trade_off_json(result)
-    ]
+    rows, attacks = [], dict(_attack_rows(result.draws))
+    for arm, judgement in trade_off(result).items():
+        one, (attack,) = judgement.effect, attacks.get(generator_of(BY_NAME[arm].pool), [""])
+        rows.append([arm, _shown(one), one.control if one else "", attack, judgement.verdict])
+    return rows
 
 
 def _traded(results: Sequence[RegimeResult]) -> dict[str, list[dict[str, Any]]]:

@@ -38,7 +38,7 @@ from medmnist_diffusion.studies.augmentation.situations import Situation, situat
 from medmnist_diffusion.studies.augmentation.verdicts import judge_regime
 from medmnist_diffusion.studies.run import StudyRun, absolute_source, loaded_here, run_cells, start_study
 from medmnist_diffusion.studies.statistics import smallest_detectable
-from medmnist_diffusion.training.config import SETTINGS, TrainingConfig
+from medmnist_diffusion.training.config import MOST_EPSILON, SETTINGS, TrainingConfig
 
 logger = logging.getLogger(__name__)
 IMBALANCE = 0.05
@@ -405,8 +405,8 @@ def study_augmentation(
     if effect and seeds <= LOOKS[0]:
         raise UserError(f"--effect looks after {LOOKS[0]} draws for the first time: give more --seeds, or none.")
     epsilons = tuple(target_epsilon or ())
-    if any(not 0 < epsilon <= 50 for epsilon in epsilons):
-        raise UserError("--target_epsilon takes numbers above 0 and up to 50, such as 1 or 10.")
+    if any(not 0 < epsilon <= MOST_EPSILON for epsilon in epsilons):
+        raise UserError(f"--target_epsilon takes numbers above 0 and up to {MOST_EPSILON:g}, such as 1 or 10.")
     asked = situation_named(situation, arms, leaky, outside is not None, epsilons)
     if asked.starts != (pretrained_model_name_or_path is not None):
         wrong = "needs a pipeline of the other set to start from" if asked.starts else "starts from no pipeline"
