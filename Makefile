@@ -76,7 +76,7 @@ sanity: $(INSTALLED) ## benchmark: which metric sees which fault (PneumoniaMNIST
 evaluation-cost: $(INSTALLED) ## benchmark: time and memory of an evaluation
 	$(BIN)/python benchmarks/evaluation_cost.py
 
-benchmark: $(INSTALLED) ## benchmark: time to the quality of two peers, about 75 minutes (PneumoniaMNIST from MEDMNIST_ROOT)
+benchmark: $(INSTALLED) ## benchmark: time to the quality of peers, about 150 minutes (PneumoniaMNIST from MEDMNIST_ROOT)
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev,bench]'
 	$(BIN)/python benchmarks/time_to_quality.py
 

@@ -1,12 +1,13 @@
-"""What benchmarks/time_to_quality.py compares: three ways to train on the same images for the same time.
+"""What benchmarks/time_to_quality.py compares: ways to train on the same images for the same time.
 
 Each is a function `(images uint8 N×H×W×C, labels N, seconds, folder) → (sample, facts)`: `sample(n, seed)` gives uint8 images of
-the trained model. The two peers are unconditional, as their documentation sets them up; both get the faster of float32 and
-bfloat16 autocast on their own network, as ours does.
+the trained model. The peers are unconditional, as their documentation sets them up; they get the faster of float32 and bfloat16
+autocast on their own network, as ours does.
 """
 
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -53,16 +54,20 @@ def ours(images: np.ndarray, labels: np.ndarray, seconds: float, folder: Path) -
     }
 
 
-def lucidrains(images: np.ndarray, labels: np.ndarray, seconds: float, folder: Path) -> tuple[Sample, dict[str, Any]]:
+def lucidrains(
+    images: np.ndarray, labels: np.ndarray, seconds: float, folder: Path, immiscible: bool = False
+) -> tuple[Sample, dict[str, Any]]:
     """denoising-diffusion-pytorch as its README sets it up (Adam 8e-5, batch 32 accumulated twice, EMA 0.995 every 10 steps), with
-    dim 32 and three levels for small images, 50 DDIM steps."""
+    dim 32 and three levels for small images, 50 DDIM steps; on request with its own coupling of a batch's images and noise."""
     from denoising_diffusion_pytorch import GaussianDiffusion, Unet
     from ema_pytorch import EMA
 
     size = images.shape[1]
     torch.manual_seed(0)
     network = Unet(dim=32, dim_mults=(1, 2, 4), channels=images.shape[3])
-    diffusion = GaussianDiffusion(network, image_size=size, timesteps=1000, sampling_timesteps=50)
+    diffusion = GaussianDiffusion(
+        network, image_size=size, timesteps=1000, sampling_timesteps=50, immiscible=immiscible
+    )
     optimizer = torch.optim.Adam(diffusion.parameters(), lr=8e-5, betas=(0.9, 0.99))
     ema = EMA(diffusion, beta=0.995, update_every=10)
     pixels = to_model_range(images) / 2 + 0.5
@@ -95,11 +100,7 @@ def diffusers_example(
     images: np.ndarray, labels: np.ndarray, seconds: float, folder: Path
 ) -> tuple[Sample, dict[str, Any]]:
     """A stand-in for diffusers' unconditional training example: its UNet, AdamW, cosine rate with 500 warm-up steps, batch 16,
-    EMA, epsilon, 1,000 linear steps; images padded to 32 pixels.
-
-    Judged by 20 DPM-Solver++ steps of the same network, since its own 1,000 DDPM steps would take hours; the speed of these is
-    measured on a few of them.
-    """
+    EMA, epsilon, 1,000 linear steps; images padded to 32 pixels. Judged by `_by_solver`."""
     size, channels = images.shape[1], images.shape[3]
     pad = -size % 32
     torch.manual_seed(0)
@@ -136,34 +137,88 @@ def diffusers_example(
         ema.step(unet.parameters())
 
     facts = _train_for(seconds, step, unet, 16)
-    facts |= {
-        "sampler": "DPM-Solver++, 20 steps (its own: DDPM, 1,000)",
-        "training_gflop_per_image": _gflop(lambda: loss_of(np.arange(1), None).backward()),
-    }
+    facts["training_gflop_per_image"] = _gflop(lambda: loss_of(np.arange(1), None).backward())
     ema.copy_to(unet.parameters())
     unet.eval()
+    draw, own_speed = _by_solver(lambda latents, timesteps: unet(latents, timesteps).sample, tuple(pixels.shape[1:]))
+
+    def sample(n: int, seed: int) -> np.ndarray:
+        return to_uint8(draw(n, seed)[..., pad // 2 : pad // 2 + size, pad // 2 : pad // 2 + size])
+
+    return sample, facts | own_speed
+
+
+def monai_tutorial(
+    images: np.ndarray, labels: np.ndarray, seconds: float, folder: Path
+) -> tuple[Sample, dict[str, Any]]:
+    """MONAI's 2D DDPM tutorial: its network (128, 256 and 256 channels, attention in two levels), inferer and 1,000 linear steps,
+    Adam 2.5e-5, batch 128, pixels in 0 … 1, no average of the weights; without its augmentation by turns and shifts. Judged by
+    `_by_solver`."""
+    from monai.inferers import DiffusionInferer
+    from monai.networks import schedulers
+    from monai.networks.nets import DiffusionModelUNet
+
+    channels = images.shape[3]
+    torch.manual_seed(0)
+    network = DiffusionModelUNet(
+        spatial_dims=2, in_channels=channels, out_channels=channels, channels=(128, 256, 256),
+        attention_levels=(False, True, True), num_res_blocks=1, num_head_channels=256,
+    )  # fmt: skip
+    inferer = DiffusionInferer(schedulers.DDPMScheduler(num_train_timesteps=1000))
+    optimizer = torch.optim.Adam(network.parameters(), lr=2.5e-5)
+    pixels = to_model_range(images) / 2 + 0.5
+
+    def loss_of(rows: np.ndarray, dtype: torch.dtype | None) -> torch.Tensor:
+        clean = pixels[rows]
+        noise, timesteps = torch.randn_like(clean), torch.randint(1000, (len(rows),))
+        with torch.autocast("cpu", dtype, enabled=dtype is not None):
+            prediction = inferer(clean, network, noise, timesteps)
+        return F.mse_loss(prediction.float(), noise)
+
+    def step(dtype: torch.dtype | None, rng: np.random.Generator) -> None:
+        optimizer.zero_grad(set_to_none=True)
+        loss_of(rng.integers(len(pixels), size=128), dtype).backward()
+        optimizer.step()
+
+    facts = _train_for(seconds, step, network, 128)
+    facts["training_gflop_per_image"] = _gflop(lambda: loss_of(np.arange(1), None).backward())
+    network.eval()
+    draw, own_speed = _by_solver(
+        lambda latents, timestep: network(latents, timesteps=timestep.expand(len(latents))), tuple(pixels.shape[1:])
+    )
+    return lambda n, seed: to_uint8(draw(n, seed) * 2 - 1), facts | own_speed
+
+
+def _by_solver(
+    predict: Callable[[torch.Tensor, torch.Tensor], torch.Tensor], shape: tuple[int, ...]
+) -> tuple[Callable[[int, int], torch.Tensor], dict[str, Any]]:
+    """`draw(n, seed)` of a network that predicts the noise of 1,000 linear steps, by 20 DPM-Solver++ steps, since its own
+    1,000 DDPM steps would take hours; the speed of these is measured on a few."""
     solver = DPMSolverMultistepScheduler.from_config(
-        scheduler.config, timestep_spacing="trailing", use_lu_lambdas=True
+        DDPMScheduler(num_train_timesteps=1000, beta_schedule="linear").config,
+        timestep_spacing="trailing",
+        use_lu_lambdas=True,
     )
 
     @torch.no_grad()
     def denoise(count: int, steps: int) -> torch.Tensor:
         solver.set_timesteps(20)
-        latents = torch.randn(count, channels, size + pad, size + pad)
+        latents = torch.randn(count, *shape)
         for timestep in solver.timesteps[:steps]:
-            latents = solver.step(unet(latents, timestep).sample, timestep, latents).prev_sample
+            latents = solver.step(predict(latents, timestep), timestep, latents).prev_sample
         return latents
 
-    def sample(n: int, seed: int) -> np.ndarray:
+    def draw(n: int, seed: int) -> torch.Tensor:
         torch.manual_seed(seed)
-        latents = torch.cat([denoise(min(SAMPLE_BATCH, n - at), 20) for at in range(0, n, SAMPLE_BATCH)])
-        return to_uint8(latents[..., pad // 2 : pad // 2 + size, pad // 2 : pad // 2 + size])
+        return torch.cat([denoise(min(SAMPLE_BATCH, n - at), 20) for at in range(0, n, SAMPLE_BATCH)])
 
     denoise(SAMPLE_BATCH, 1)
     began = time.monotonic()
     denoise(SAMPLE_BATCH, 4)
-    facts["own_sampling_images_per_second"] = SAMPLE_BATCH * 4 / (time.monotonic() - began) / 1000
-    return sample, facts
+    return draw, {
+        "sampler": "DPM-Solver++, 20 steps (its own: DDPM, 1,000)",
+        "own_sampling_images_per_second": SAMPLE_BATCH * 4 / (time.monotonic() - began) / 1000,
+    }
 
 
 def _train_for(
@@ -199,4 +254,10 @@ def _gflop(run: Callable[[], Any]) -> float:
     return counter.get_total_flops() / 1e9
 
 
-CONTENDERS = {"ours": ours, "denoising-diffusion-pytorch": lucidrains, "diffusers example": diffusers_example}
+CONTENDERS: dict[str, Callable[[np.ndarray, np.ndarray, float, Path], tuple[Sample, dict[str, Any]]]] = {
+    "ours": ours,
+    "denoising-diffusion-pytorch": lucidrains,
+    "denoising-diffusion-pytorch, immiscible": partial(lucidrains, immiscible=True),
+    "diffusers example": diffusers_example,
+    "MONAI tutorial": monai_tutorial,
+}

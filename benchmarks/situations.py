@@ -43,6 +43,7 @@ from medmnist_diffusion.studies.reports import panels
 # About 240 real images of each set, in the shares of its classes (of the chest set half of the few that there are).
 SHARES = {"pneumoniamnist": 0.05, "retinamnist": 0.25, "pbc_blood_28": 0.02, "nih_chest_subset_28": 0.5}
 RARE_SHARE = 0.05
+CLASSIFIER_STEPS = {"small-cnn": 300, "resnet18": 100}  # a step of ResNet-18 costs thirty of the small CNN's
 OUTSIDE = {
     "pneumoniamnist": ("retinamnist", "retinamnist-28"),
     "retinamnist": ("pbc_blood_28", "pbc-blood-28"),
@@ -81,7 +82,7 @@ def studied(args: argparse.Namespace, name: str, situation: str, seconds: float)
                 options["pretrained_model_name_or_path"] = start
         study_augmentation(
             str(paths[name]), output=folder, situation=situation, seeds=args.seeds, classifier=args.classifier,
-            max_train_steps=args.steps, time_budget=f"{seconds / 60:.1f}m",
+            classifier_steps=CLASSIFIER_STEPS[args.classifier], max_train_steps=args.steps, time_budget=f"{seconds / 60:.1f}m",
             command=f"study augmentation {name} --situation {situation}",
             **options,
         )  # fmt: skip
@@ -184,7 +185,7 @@ def main(argv: Sequence[str]) -> None:
     parser.add_argument("--output", type=Path, help="a folder for the studies")
     parser.add_argument("--sets", nargs="+", choices=SHARES, default=list(SHARES))
     parser.add_argument("--situations", nargs="+", choices=SITUATIONS, default=list(SITUATIONS))
-    parser.add_argument("--classifier", default="small-cnn")
+    parser.add_argument("--classifier", choices=CLASSIFIER_STEPS, default="small-cnn")
     parser.add_argument("--seeds", type=int, default=8)
     parser.add_argument("--steps", type=int, default=600, help="of each generator")
     parser.add_argument("--budget", default="24h", help="for all studies together: 90m, 2h")

@@ -1,4 +1,4 @@
-"""How long until the images are as good: our defaults beside two peers, on the same images and cores, in one run.
+"""How long until the images are as good: our defaults beside peers, on the same images and cores, in one run.
 
     make benchmark                                                  # 30 minutes for each peer, PneumoniaMNIST from $MEDMNIST_ROOT
     python benchmarks/time_to_quality.py --seconds 300 --dataset phantom
@@ -119,7 +119,7 @@ def plot(result: dict[str, Any], path: Path) -> None:
             "o-",
             label="medmnist-diffusion",
         )
-        for (name, peer), marker in zip(result["peers"].items(), "sD", strict=False):
+        for (name, peer), marker in zip(result["peers"].items(), "sD^v", strict=True):
             axis.plot(peer["seconds"], peer[space]["frechet_distance"], marker, ms=8, label=name)
         axis.axhline(result["floor"][space], color="0.5", ls="--", label="real images (val)")
         axis.set(
