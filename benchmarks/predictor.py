@@ -2,10 +2,11 @@
 
     python benchmarks/predictor.py              # the table, as Markdown, for docs/augmentation.md; and results/predictor.json
 
-A cell is a study of one set in one situation with one classifier. Its gain is that of the arm with generated images that was named
+A cell is a study of one set in one situation with the small CNN. Its gain is that of the arm with generated images that was named
 in advance against the classical one, in AUC. What is known beforehand is how many real images there are, how even the classes are,
-and how near the generated images are to the whole training set's (÷ floor). `sharing` is left out: there generated images stand in
-the place of real ones.
+and how near the generated images are to the whole training set's (÷ floor), which a user with few images does not know.
+`sharing` is left out: there generated images stand in the place of real ones. All of this is the same in all cells of a set that
+share its generators: *different values* says how many there are, and where they are as few as the sets, not much can be found.
 
 Each of these is asked two questions. Does it go with the gain (rank correlation)? And does a straight line through the cells of
 all other sets foretell the cells of a set that it has not seen? `foretold` is the share of the gains' variance that is foretold,
@@ -34,7 +35,7 @@ KNOWN: dict[str, Callable[[Row], float]] = {
     "distance ÷ floor, classifier (log)": lambda row: _log(row, "frechet_distance, classifier"),
     "distance ÷ floor, texture (log)": lambda row: _log(row, "frechet_distance, texture"),
     "coverage ÷ floor, texture": lambda row: row["pool"].get("coverage, texture", np.nan),
-    "right labels": lambda row: row["pool"].get("label_accuracy", row["pool"].get("label_auc", np.nan)),
+    "right labels": lambda row: row["pool"].get("label_accuracy", np.nan),
 }
 
 
@@ -43,8 +44,9 @@ def _log(row: Row, figure: str) -> float:
 
 
 def usable(rows: Sequence[Row]) -> list[Row]:
-    """The cells that have a gain."""
-    return [row for row in rows if row.get("gain") is not None and row["situation"] != "sharing"]
+    """The cells that have a gain; another classifier's share draws and generators with the small CNN's."""
+    with_gain = [row for row in rows if row.get("gain") is not None and row["classifier"] == "small-cnn"]
+    return [row for row in with_gain if row["situation"] != "sharing"]
 
 
 def foretold(values: np.ndarray, gains: np.ndarray, sets: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -66,7 +68,7 @@ def judged(rows: Sequence[Row], name: str, rng: np.random.Generator) -> Row:
     finite = np.isfinite(known[:, 0])
     values, gains = known[finite].T
     sets = np.array([row["set"] for row in rows])[finite]
-    result: Row = {"predictor": name, "cells": len(gains)}
+    result: Row = {"predictor": name, "cells": len(gains), "values": len(np.unique(values.round(6)))}
     if len(gains) < FEWEST or len(np.unique(sets)) < 3:
         return result
     of_line, of_mean = foretold(values, gains, sets)
@@ -93,10 +95,12 @@ def _resampled(sets: np.ndarray, rng: np.random.Generator) -> np.ndarray:
 
 
 def table(rows: Sequence[Row]) -> Iterator[str]:
-    yield "| known beforehand | cells | goes with the gain (rank correlation) | of an unseen set's gains foretold |"
-    yield "| --- " * 4 + "|"
+    columns = "cells", "different values", "goes with the gain (rank correlation)", "of an unseen set's gains foretold"
+    yield f"| known beforehand | {' | '.join(columns)} |"
+    yield "| --- " * 5 + "|"
     for row in rows:
-        yield f"| {row['predictor']} | {row['cells']} | {_shown(row, 'correlation')} | {_shown(row, 'foretold')} |"
+        found = _shown(row, "correlation"), _shown(row, "foretold")
+        yield f"| {row['predictor']} | {row['cells']} | {row['values']} | {' | '.join(found)} |"
 
 
 def _shown(row: Row, figure: str) -> str:

@@ -255,13 +255,16 @@ def evaluate(
 
 
 @commands.command()
-@click.argument("pipeline", type=FOLDER_OR_FILE)
+@click.argument("pipeline", type=FOLDER_OR_FILE, required=False)
 @options.dataset_option
 @click.option("--output", type=FOLDER_OR_FILE, required=True, help="A new .npz file, or a new folder for `datasets`.")
 @click.option(
+    "--arm",
+    help="What the augmentation study calls it: oversampled-25, say, or pseudo-labels (docs/augmentation.md lists them).",
+)
+@click.option(
     "--share",
     type=float,
-    default=0.25,
     help="Of the training images that is generated (default 0.25).",
 )
 @click.option(
@@ -273,20 +276,24 @@ def evaluate(
     help="Generate twice as many and keep these, at most half of each class (see docs/augmentation.md).",
 )
 @click.option("--rare", is_flag=True, help="Generate images of the rarest class alone.")
+@click.option("--unlabeled", help="Of --arm pseudo-labels: the images without labels, as `train` takes them.")
 @options.sampling_options
 def augment(
-    pipeline: Path,
+    pipeline: Path | None,
     dataset: Any,
     output: Path,
-    share: float,
+    arm: str | None,
+    share: float | None,
     strength: float | None,
     selection: str | None,
     rare: bool,
+    unlabeled: str | None,
     **sampling: Any,
 ) -> None:
     """A training set with generated images beside the real ones.
 
-    PIPELINE is a folder or a name of `medmnist-diffusion models`, trained on this data set.
+    PIPELINE is a folder or a name of `medmnist-diffusion models`, trained on this data set; it is left out for an --arm without
+    generated images.
     """
     how = checked_sampling(**sampling)
     from medmnist_diffusion.augmentation import augment
@@ -295,10 +302,12 @@ def augment(
         pipeline,
         dataset,
         output,
+        arm=arm,
         share=share,
         strength=strength,
         selection=selection,
         rare=rare,
+        unlabeled=unlabeled,
         sampling=how,
     )
 

@@ -11,6 +11,8 @@ from medmnist_diffusion import augmentation, cli
 from medmnist_diffusion.data import load_dataset
 from medmnist_diffusion.diffusion.sampling import generate_images, load_pipeline
 from medmnist_diffusion.metrics.mixed_training import Recipe
+from medmnist_diffusion.studies.augmentation.arms import BY_NAME, OTHER_ARMS
+from medmnist_diffusion.studies.augmentation.verdicts import ADVICE
 
 STEPS = ["--num_inference_steps", "4"]
 
@@ -94,3 +96,75 @@ def test_a_selection_keeps_half_of_twice_as_many(
     assert (np.bincount(chosen.labels) == np.bincount(others.labels)).all()
     assert chosen.content_hash != others.content_hash
     assert json.loads(out.with_suffix(".json").read_text())["selection"] == "diverse"
+
+
+def test_arms_without_generated_images_need_no_pipeline(small_npz: Path, tmp_path: Path) -> None:
+    real, out = load_dataset(str(small_npz)), tmp_path / "again.npz"
+    assert cli.main(["augment", "--dataset", str(small_npz), "--output", str(out), "--arm", "oversampled-25"]) == 0
+    again = load_dataset(str(out))
+    assert (again.train.images[: len(real.train)] == real.train.images[:]).all()
+    more, labels = again.train.images[len(real.train) :], again.train.labels[len(real.train) :]
+    assert len(more) / len(again.train) == pytest.approx(0.25, abs=0.01)
+    assert len(set(np.bincount(labels))) == 1
+    known = {image.tobytes(): label for image, label in zip(real.train.images[:], real.train.labels, strict=True)}
+    assert [known[image.tobytes()] for image in more] == labels.tolist()
+    record = json.loads(out.with_suffix(".json").read_text())
+    assert (record["arm"], record["generated_images"], record["images_beside"]) == ("oversampled-25", 0, len(more))
+    with np.load(out, allow_pickle=False) as arrays:
+        assert "train_synthetic" not in arrays
+
+
+def test_pseudo_labels_are_a_classifiers_and_fill_their_share(
+    small_npz: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of fresh images of the same kind most are labelled as they are; labelled images are repeated until both are as many."""
+    from medmnist_diffusion.data import phantom
+    from medmnist_diffusion.data.npz import write_npz
+
+    monkeypatch.setattr(augmentation, "Recipe", lambda: Recipe(steps=80, learning_rates=(3e-3,)))
+    fresh, out = tmp_path / "fresh.npz", tmp_path / "labelled.npz"
+    arrays = phantom.make_phantom(seed=77, counts={"train": 600, "val": 20, "test": 20})
+    write_npz(fresh, arrays)
+    asked = ["augment", "--dataset", str(small_npz), "--output", str(out), "--arm", "pseudo-labels"]
+    assert cli.main([*asked, "--unlabeled", str(fresh)]) == 0
+    train, real = load_dataset(str(out)).train, load_dataset(str(small_npz)).train
+    truth = {
+        image.tobytes(): label
+        for image, label in zip(arrays["train_images"], arrays["train_labels"][:, 0], strict=True)
+    }
+    beside = [truth.get(image.tobytes()) for image in train.images[:]]
+    labelled = np.array([one is not None for one in beside])
+    assert labelled.mean() == pytest.approx(0.5, abs=0.01)
+    right = [one == label for one, label in zip(beside, train.labels, strict=True) if one is not None]
+    assert np.mean(right) > 0.7
+    assert {image.tobytes() for image in real.images[:]} == {image.tobytes() for image in train.images[:][~labelled]}
+
+
+def test_an_arm_says_what_is_made(command: list[str], small_npz: Path, tmp_path: Path) -> None:
+    """`guided-25` by its name is what its options make."""
+    named, spelt = tmp_path / "named.npz", tmp_path / "spelt.npz"
+    assert cli.main([*command, "--output", str(named), "--arm", "guided-25"]) == 0
+    assert cli.main([*command, "--output", str(spelt), "--share", "0.25", "--guidance_scale", "2"]) == 0
+    assert load_dataset(str(named)).train.content_hash == load_dataset(str(spelt)).train.content_hash
+
+
+def test_mistakes_with_arms_are_named(
+    command: list[str], small_npz: Path, tmp_path: Path, cli_error: Callable[..., str]
+) -> None:
+    plain = ["augment", "--dataset", str(small_npz), "--output", str(tmp_path / "x.npz")]
+    assert "give the PIPELINE" in cli_error(*plain)
+    assert "leave the PIPELINE out" in cli_error(
+        *command, "--output", str(tmp_path / "x.npz"), "--arm", "oversampled-25"
+    )
+    assert "a way to train: Let rare classes weigh more" in cli_error(*plain, "--arm", "weighted")
+    assert "--unlabeled FOLDER" in cli_error(*plain, "--arm", "pseudo-labels")
+    assert "leave it out" in cli_error(*plain, "--arm", "oversampled-25", "--unlabeled", str(small_npz))
+    assert "leave --share" in cli_error(*plain, "--arm", "oversampled-25", "--share", "0.5")
+    assert "Did you mean" in cli_error(*plain, "--arm", "oversample-25")
+    assert not (tmp_path / "x.npz").exists()
+
+
+@pytest.mark.parametrize("arm", [arm.name for arm in OTHER_ARMS])
+def test_what_is_no_training_set_says_how_to_train(arm: str) -> None:
+    """Whatever the report recommends has a command, or words that say what to do."""
+    assert BY_NAME[arm].is_a_set or BY_NAME[arm].generated or arm in ADVICE

@@ -80,12 +80,15 @@ def test_the_table_of_sets_is_that_of_the_installed_medmnist(monkeypatch: pytest
         assert line in documented
 
 
-def planted_cells(rng: np.random.Generator, slope: float) -> list[dict[str, Any]]:
-    """Cells of four sets in six situations whose gain is slope × the classes' evenness, and luck."""
+def planted_cells(
+    rng: np.random.Generator, slope: float, sets: int = 4, situations: int = 6, of_sets: bool = False
+) -> list[dict[str, Any]]:
+    """Cells whose gain is slope × the classes' evenness, and luck; the evenness is a cell's own, or that `of_sets`."""
     cells = []
-    for name in ("a", "b", "c", "d"):
-        for _ in range(6):
-            evenness = float(rng.uniform(0.3, 1))
+    for name in range(sets):
+        of_set = float(rng.uniform(0.3, 1))
+        for _ in range(situations):
+            evenness = of_set if of_sets else float(rng.uniform(0.3, 1))
             gain = slope * (evenness - 0.65) + float(rng.normal(0, 0.005))
             cells.append({"set": name, "evenness": evenness, "gain": gain})
     return cells
@@ -103,9 +106,27 @@ def test_a_predictor_is_found_where_there_is_one_and_not_where_there_is_none(mon
     assert sum(found(0.05) for _ in range(10)) >= 9
     assert sum(found(0.0) for _ in range(40)) <= 2
     few = predictor.judged(planted_cells(rng, 0.0)[:7], "evenness of the classes", rng)
-    assert few == {"predictor": "evenness of the classes", "cells": 7}
+    assert few == {"predictor": "evenness of the classes", "cells": 7, "values": 7}
     whole = predictor.judged(planted_cells(rng, 100.0), "evenness of the classes", rng)
     assert 0.9 < whole["foretold"] <= 1
+
+
+def test_four_sets_are_too_few_for_what_is_the_same_in_all_cells_of_a_set(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As docs/augmentation.md says: of four sets a strong predictor is often missed, of twelve it is not."""
+    monkeypatch.syspath_prepend(BENCHMARKS)
+    predictor, rng = importlib.import_module("predictor"), np.random.default_rng(0)
+    monkeypatch.setattr(predictor, "BOOTSTRAPS", 200)
+
+    def found(sets: int) -> int:
+        rows = [
+            predictor.judged(planted_cells(rng, 0.05, sets, 3, of_sets=True), "evenness of the classes", rng)
+            for _ in range(20)
+        ]
+        assert {row["values"] for row in rows} == {sets}
+        return sum(row["foretold_interval"][0] > 0 and row["correlation_interval"][0] > 0 for row in rows)
+
+    assert found(4) <= 14
+    assert found(12) >= 18
 
 
 def test_documented_situations_are_the_measured_ones(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -4,6 +4,7 @@ import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from itertools import chain
 
 import numpy as np
 import torch
@@ -188,10 +189,13 @@ def size_in_words(shape: Sequence[int]) -> str:
 
 
 def joined(name: str, splits: Sequence[Split]) -> Split:
-    """The images of several splits after each other, in memory; names of files and groups are not kept."""
-    return Split(
-        name, np.concatenate([one.images[:] for one in splits]), np.concatenate([one.labels for one in splits])
+    """The images of several splits after each other, in memory; persons where all are known, names of files are not kept."""
+    known = [one.groups for one in splits if one.groups is not None]
+    groups = list(chain.from_iterable(known)) if len(known) == len(splits) else None
+    images, labels = (
+        np.concatenate(parts) for parts in zip(*((one.images[:], one.labels) for one in splits), strict=True)
     )
+    return Split(name, images, labels, groups=groups)
 
 
 def to_model_range(images: np.ndarray) -> torch.Tensor:

@@ -1,6 +1,6 @@
 """What a classifier's test scores say: MedMNIST's AUC and ACC, balance, recall, calibration; the same over resampled test sets."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -101,13 +101,32 @@ def average_precisions(scores: np.ndarray, truth: np.ndarray) -> list[float]:
     ]
 
 
-def resampled_test_sets(labels: np.ndarray, times: int, seed: int = 0) -> np.ndarray:
-    """uint8 T×N: how often each test image is in each of `times` bootstrapped test sets, drawn within each class (or stratum)."""
-    rng, members = np.random.default_rng(seed), [rows_of(labels, label) for label in np.unique(labels)]
-    counts = np.zeros((times, len(labels)), dtype=np.uint8)
+def resampled_test_sets(
+    labels: np.ndarray, times: int, seed: int = 0, groups: Sequence[str] | None = None
+) -> np.ndarray:
+    """uint8 T×N: how often each test image is in each of `times` bootstrapped test sets, drawn within each class (or stratum).
+
+    Args:
+        groups: which person each image shows, N. Persons are drawn then, each with all its images, within the rarest class that
+            they show: images of one person are no independent ones (a cluster bootstrap). Every class is in every test set.
+    """
+    rng = np.random.default_rng(seed)
+    if groups is None:
+        persons, strata = np.arange(len(labels)), labels
+    else:
+        _, persons = np.unique(groups, return_inverse=True)
+        _, ids, frequency = np.unique(labels, return_inverse=True, return_counts=True)
+        by_rarity = np.lexsort((frequency[ids], persons))  # the rarest of each person first
+        _, first = np.unique(persons[by_rarity], return_index=True)
+        strata = labels[by_rarity][first]
+    members = [rows_of(strata, stratum) for stratum in np.unique(strata)]
+    everything, counts = set(np.unique(labels).tolist()), np.zeros((times, len(labels)), dtype=np.uint8)
+    drawn = np.zeros(len(strata), np.uint8)
     for row in counts:
-        for rows in members:
-            row[rows] = np.bincount(rng.integers(len(rows), size=len(rows)), minlength=len(rows))
+        while not row.any() or (groups is not None and set(labels[row > 0].tolist()) != everything):
+            for rows in members:
+                drawn[rows] = np.bincount(rng.integers(len(rows), size=len(rows)), minlength=len(rows))
+            row[:] = drawn[persons]
     return counts
 
 

@@ -28,8 +28,10 @@ from medmnist_diffusion.metrics.classifier_training import Batches, Loss, classi
 Balance = Literal["none", "weights", "adjusted"]
 
 AUGMENTED_AT_ONCE = 16  # images that share one draw of the augmentation's parameters
+STRONGLY_AT_ONCE = 4  # the same of images that consistency is asked of
 SHIFT_SHARE = 0.08  # of the image's width
-SURE = 0.95  # of a label that an image without one is given
+SURE = 0.95  # of a class that an image without one is given
+SUREST = 0.5  # of several labels an image: of those that are to be there, and of those that are not
 
 # `save_pretrained(folder, model_card_kwargs={"facts": …})`
 CARD = """---
@@ -70,15 +72,16 @@ class Mixture:
 
     Attributes:
         real: the real images.
-        extra: images that fill `share` of every batch, each class equally often (of several labels an image: images of each
-            label, and those without one); None for none.
+        extra: images that fill `share` of every batch; None for none.
+        balanced: of `extra` each class equally often (of several labels an image: images of each label, and those without one);
+            else each image.
         until: they do so in this first part of the training, real images alone after it.
         classical: whether all images are augmented.
         chances: what is to be learned of the extra images in their labels' place, of each class, float32 N×K.
         balance: what the loss does about rare classes: nothing, a weight for each class that makes all count alike, or logits
             adjusted by the classes' shares (Menon et al. 2021, arXiv 2007.07314); of several labels an image weights alone.
-        unlabeled: images that half of every batch holds twice, as they are augmented and much more strongly: what a classifier
-            is sure of in the first is to be found in the second (FixMatch, Sohn et al. 2020, arXiv 2001.07685).
+        unlabeled: images of which every step also holds as many as a batch has, twice, as they are augmented and much more
+            strongly: what a classifier is sure of in the first is to be found in the second (`consistency_loss`).
         outside: another set, as large and with as many channels, on whose real images as many steps come before, with a last layer
             of their own.
     """
@@ -86,6 +89,7 @@ class Mixture:
     real: Split
     extra: Split | None = None
     share: float = 0.0
+    balanced: bool = True
     until: float = 1.0
     classical: bool = True
     chances: torch.Tensor | None = None
@@ -197,15 +201,14 @@ def _augmented_batches(recipe: Recipe, mixture: Mixture, conditioning: Condition
     """What a training sees, step by step."""
     height, width = mixture.real.images.shape[1:3]
     augment = classical_augmentation(height, width)
-    labelled = recipe.batch_size // (1 if mixture.unlabeled is None else 2)
-    batches = MixedBatches(mixture, labelled, conditioning, seed)
+    batches = MixedBatches(mixture, recipe.batch_size, conditioning, seed)
     for step in range(recipe.steps):
         images, labels = batches.draw(extra=step < mixture.until * recipe.steps)
         if mixture.classical:
             torch.manual_seed(derived_seed(seed, step))  # the same parameters in every arm
             images = torch.cat([augment(part) for part in images.split(AUGMENTED_AT_ONCE)])
         if mixture.unlabeled is not None:
-            images = torch.cat([images, *batches.twice(len(images) // 2, augment)])
+            images = torch.cat([images, *batches.twice(len(images), augment)])
         yield images.to(PartialState().device).float() / 127.5 - 1, labels
 
 
@@ -217,18 +220,33 @@ def loss_of(mixture: Mixture, conditioning: Conditioning) -> Loss:
         labelled = F.cross_entropy  # which takes chances of classes, too
     if mixture.unlabeled is None:
         return labelled
+    shares = torch.from_numpy(conditioning.matrix(mixture.real.labels)).float().mean(0) if several else None
 
-    def consistent(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    def with_consistency(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
         known, weak, strong = logits.split([len(labels), *2 * [(len(logits) - len(labels)) // 2]])
-        chances = weak.detach().sigmoid() if several else weak.detach().softmax(1)
-        sure = (torch.maximum(chances, 1 - chances) if several else chances.amax(1)) >= SURE
-        if several:
-            found = F.binary_cross_entropy_with_logits(strong, chances.round(), reduction="none")
-        else:
-            found = F.cross_entropy(strong, chances.argmax(1), reduction="none")
-        return labelled(known, labels) + (found * sure).mean()
+        return labelled(known, labels) + consistency_loss(weak.detach(), strong, shares)
 
-    return consistent
+    return with_consistency
+
+
+def consistency_loss(weak: torch.Tensor, strong: torch.Tensor, shares: torch.Tensor | None = None) -> torch.Tensor:
+    """What a classifier says of images is to be what it says of the same ones much more strongly changed (FixMatch, Sohn et al.
+    2020, arXiv 2001.07685), where it is sure: by a chance of SURE.
+
+    Args:
+        weak, strong: logits N×K, of the images as all are augmented, and more strongly.
+        shares: of several labels an image, how often each is there, K. A label is then said to be there in the SUREST part of that
+            share of the images, by rank, and not to be there in the SUREST part of the others: no chance of a rare one is high.
+    """
+    if shares is None:
+        chances, found = weak.softmax(1).max(1)
+        return (F.cross_entropy(strong, found, reduction="none") * (chances >= SURE)).mean()
+    ranks = weak.argsort(dim=0, descending=True, stable=True).argsort(dim=0).float()
+    there = SUREST * shares.to(weak.device) * len(weak)
+    absent = len(weak) - SUREST * (1 - shares.to(weak.device)) * len(weak)
+    known = (ranks < there.round()) | (ranks >= absent.round())
+    loss = F.binary_cross_entropy_with_logits(strong, (ranks < there.round()).float(), reduction="none")
+    return (loss * known).mean()
 
 
 def _balanced(balance: Balance, split: Split, conditioning: Conditioning, device: torch.device | str) -> Loss:
@@ -253,7 +271,9 @@ class MixedBatches:
         self.mixture, self.batch_size, self.conditioning = mixture, batch_size, conditioning
         self.real_rng, self.extra_rng = (np.random.default_rng([seed, stream]) for stream in (21, 22))
         extra = mixture.extra
-        members = conditioning.shown_members(extra.labels) if extra is not None else []
+        members = [] if extra is None else [np.arange(len(extra))]
+        if extra is not None and mixture.balanced:
+            members = conditioning.shown_members(extra.labels)
         self.members = [rows for rows in members if len(rows)]
         self.strongly = strong_augmentation(*mixture.real.images.shape[1:3])
 
@@ -281,7 +301,8 @@ class MixedBatches:
         assert unlabeled is not None
         rows = self.extra_rng.integers(len(unlabeled), size=count)
         images = torch.from_numpy(unlabeled.images[rows]).permute(0, 3, 1, 2)
-        weak, strong = ([one(part) for part in images.split(AUGMENTED_AT_ONCE)] for one in (augment, self.strongly))
+        weak = [augment(part) for part in images.split(AUGMENTED_AT_ONCE)]
+        strong = [self.strongly(part) for part in images.split(STRONGLY_AT_ONCE)]
         return torch.cat(weak), torch.cat(strong)
 
 

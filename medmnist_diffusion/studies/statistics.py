@@ -291,7 +291,8 @@ def judge(
     if helping:
         best = max(helping, key=lambda arm: helping[arm].difference)
         one = helping[best]
-        wide = (one.difference - one.reach(m), one.difference + one.reach(m))
+        reach = one.reach(m * round(ALPHA / alpha))
+        wide = (one.difference - reach, one.difference + reach)
         return Judgement("helps", replace(one, interval=wide), corrected[best], best, m, corrected)
     of_primary = against.get(primary, [])
     fallback = best_plain(results, plain or controls[primary], alpha)

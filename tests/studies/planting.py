@@ -50,7 +50,7 @@ class Oracle:
 
 
 class Copier(Oracle):
-    """The regime's own training images, hardly changed, by a generator that knows each of them."""
+    """The regime's own training images, hardly changed, by a generator that knows nothing of them beyond that."""
 
     def draw(self, pool: str, regime: RegimeData, beside: Split | None = None) -> Pool:
         train = regime.dataset.train
@@ -58,6 +58,10 @@ class Copier(Oracle):
         noise = np.random.default_rng(regime.seed).integers(-2, 3, (IMAGES, *train.images.shape[1:]))
         images = (train.images[rows].astype(int) + noise).clip(0, 255).astype(np.uint8)
         return Pool(Split(pool, images, train.labels[rows]), regime.index_hash)
+
+
+class Knower(Oracle):
+    """Fresh images, by a generator that knows each of its training images."""
 
     def familiarity(self, pool: str, regime: RegimeData, splits: Sequence[Split]) -> list[np.ndarray]:
         members, others = super().familiarity(pool, regime, splits)

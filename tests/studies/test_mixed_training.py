@@ -16,6 +16,7 @@ from medmnist_diffusion.metrics.mixed_training import (
     Mixture,
     Recipe,
     classical_augmentation,
+    consistency_loss,
     fit,
 )
 from medmnist_diffusion.metrics.selection import SELECTIONS
@@ -33,6 +34,33 @@ def test_real_images_of_a_batch_do_not_depend_on_the_extra_ones(small: ImageData
         assert torch.equal(labels[:24], their_labels[:24])
         assert (with_extra[24:] == 0).all()
     assert (mixed.draw(extra=False)[0] != 0).flatten(1).any(1).all()
+
+
+def test_a_label_that_is_given_once_fills_no_class_of_each_batch_unless_asked(small: ImageDataset) -> None:
+    """As pseudo-labels are: 39 images of a class, and one of another that is perhaps wrong."""
+    labels = np.r_[np.zeros(39, np.int64), 1]
+    extra = Split("extra", np.repeat(labels[:, None, None, None] == 1, 28, 1).repeat(28, 2) * np.uint8(255), labels)
+    shares = []
+    for balanced in (True, False):
+        batches = MixedBatches(Mixture(small.train, extra, 0.5, balanced), 64, small.conditioning, 0)
+        drawn = torch.cat([batches.draw()[0][32:] for _ in range(20)])
+        shares.append(float((drawn == 255).flatten(1).all(1).float().mean()))
+    assert shares == [pytest.approx(0.5, abs=0.06), pytest.approx(1 / 40, abs=0.02)]
+
+
+def test_consistency_is_asked_of_classes_that_a_classifier_is_sure_of() -> None:
+    weak, strong = torch.tensor([[9.0, 0, 0], [1.0, 0, 0]]), torch.tensor([[0.0, 2, 0], [0.0, 2, 0]])
+    wanted = -torch.log_softmax(strong[0], 0)[0] / 2  # the first image alone, over both
+    assert consistency_loss(weak, strong) == pytest.approx(float(wanted))
+
+
+def test_consistency_of_several_labels_is_by_rank_where_no_chance_is_high() -> None:
+    """Of ten images, one in five of which has the label: the surest one has it, the four that are least like it do not."""
+    weak = torch.linspace(-3, -9, 10)[:, None]  # a threshold would find nothing but absent labels
+    strong = torch.zeros(10, 1, requires_grad=True)
+    consistency_loss(weak, strong, torch.tensor([0.2])).backward()
+    assert strong.grad is not None
+    assert torch.sign(strong.grad[:, 0]).tolist() == [-1, 0, 0, 0, 0, 0, 1, 1, 1, 1]
 
 
 @pytest.mark.parametrize("shape", [(28, 28), (40, 24), (24, 40)])

@@ -81,8 +81,11 @@ def test_colours_are_made_alike(small: ImageDataset, other: ImageDataset) -> Non
 
 def test_leaks_and_what_does_not_fit_are_refused(small: ImageDataset, other: ImageDataset, trained_run: Path) -> None:
     leaking = replace(small, splits={**small.splits, "train": small.splits["test"]})
-    with pytest.raises(UserError, match=r"stand in .* or have a twin there: a leak"):
+    with pytest.raises(UserError, match=r"also stand in .*, or have a twin there: a leak"):
         outside_for(small, leaking)
+    for where in ("val", "train"):  # what chooses the weights; what a share leaves out
+        with pytest.raises(UserError, match="a leak"):
+            outside_for(small, replace(other, splits={**other.splits, "val": small.splits[where]}))
     larger = load_dataset("phantom", size=32)
     with pytest.raises(UserError, match=r"32×32 grey, .* 28×28 grey: they must be as large"):
         outside_for(small, larger)
@@ -113,7 +116,7 @@ def test_generators_start_from_the_pipeline_and_every_arm_trains(
 
 def test_synthetic_first_must_beat_another_set_where_there_is_one() -> None:
     with_other = situation_named("synthetic-first", outside=True)
-    assert with_other.easier == ("real-first", "outside-first")
+    assert with_other.easier == ("real-first", "oversampled-25", "outside-first")
     assert {arm.name for arm in with_other.arms} - {arm.name for arm in SITUATIONS["synthetic-first"].arms} == {
         "outside-first"
     }

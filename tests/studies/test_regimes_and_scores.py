@@ -1,12 +1,14 @@
 """Draws of a regime, and MedMNIST's figures over resampled test sets."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 from medmnist.evaluator import getACC, getAUC
 from sklearn.metrics import balanced_accuracy_score
 
-from medmnist_diffusion.data import ImageDataset, load_dataset
+from medmnist_diffusion.data import ImageDataset, Split, load_dataset
 from medmnist_diffusion.data.regimes import LEAST, Regime, draw_regime
 from medmnist_diffusion.metrics.classifier_scores import (
     FIGURES,
@@ -142,6 +144,34 @@ def test_test_sets_are_drawn_within_each_class_with_replacement() -> None:
         assert (of_class.sum(1) == of_class.shape[1]).all()
         assert of_class.mean(0) == pytest.approx(1, abs=0.25)
     assert (counts == 0).mean() == pytest.approx((1 - 1 / 300) ** 300, abs=0.02)
+
+
+def test_test_sets_of_persons_hold_all_images_of_each_and_every_class() -> None:
+    """40 persons with ten images each, whose scores go together: the error of a mean is that of 40, not of 400."""
+    rng = np.random.default_rng(0)
+    persons = np.repeat(np.arange(40), 10)
+    labels = (rng.random(400) < 0.3).astype(np.int64)
+    counts = resampled_test_sets(labels, 2000, groups=[f"person {one}" for one in persons])
+    assert (counts.reshape(2000, 40, 10) == counts.reshape(2000, 40, 10)[:, :, :1]).all()
+    assert all({0, 1} <= set(labels[row > 0]) for row in counts)
+    scores = rng.normal(size=40)[persons]
+    means = (counts * scores).sum(1) / counts.sum(1)
+    assert means.std() == pytest.approx(scores.std() / np.sqrt(40), rel=0.1)
+    alone = resampled_test_sets(labels, 2000)
+    assert ((alone * scores).sum(1) / alone.sum(1)).std() == pytest.approx(scores.std() / np.sqrt(400), rel=0.1)
+
+
+def test_fresh_images_are_of_persons_who_were_not_drawn(small: ImageDataset) -> None:
+    def of_persons(split: Split) -> Split:
+        return replace(split, groups=[f"{split.name} {row // 4}" for row in range(len(split))])
+
+    persons = {name: of_persons(split) for name, split in small.splits.items()}
+    data = draw_regime(replace(small, splits=persons), Regime(0.1), 0)
+    drawn = set(data.dataset.train.groups or ())
+    assert len(data.fresh)
+    assert data.fresh.groups is not None
+    assert not drawn & set(data.fresh.groups)
+    assert drawn & set(data.left_out("train").groups or ())  # some persons have images on both sides
 
 
 def resampled(scores: np.ndarray, labels: np.ndarray, times: int) -> np.ndarray:

@@ -13,10 +13,11 @@ from medmnist_diffusion.artifacts import TrainingSummary
 from medmnist_diffusion.data import ImageDataset, Split, phantom
 from medmnist_diffusion.data.npz import write_npz
 from medmnist_diffusion.data.regimes import Regime, draw_regime, rarest_class
+from medmnist_diffusion.metrics.pseudo_labels import surest
 from medmnist_diffusion.studies.augmentation.arms import BY_NAME, CLASSICAL, OTHER_ARMS
 from medmnist_diffusion.studies.augmentation.draws import measure_draw, train_draw
 from medmnist_diffusion.studies.augmentation.generators import DiffusionSource
-from medmnist_diffusion.studies.augmentation.mixtures import _half_and_half, surest
+from medmnist_diffusion.studies.augmentation.mixtures import _half_and_half
 from medmnist_diffusion.studies.augmentation.protocol import AugmentationProtocol
 from medmnist_diffusion.studies.augmentation.report import rare_rows, write_report
 from medmnist_diffusion.studies.augmentation.situations import SITUATIONS, Situation, situation_named
@@ -24,7 +25,7 @@ from medmnist_diffusion.studies.augmentation.study import looks_at
 from medmnist_diffusion.studies.augmentation.verdicts import ADVICE, RARE_PRECISION, judge_in, judge_regime
 from medmnist_diffusion.studies.statistics import ArmFigures, Verdict
 from tests.conftest import ROOT
-from tests.studies.planting import QUICK, Copier, Oracle, verdict_on
+from tests.studies.planting import QUICK, Copier, Knower, Oracle, verdict_on
 from tests.studies.test_effects import simulated
 
 COUNTS = ("train", "val", "test")
@@ -136,7 +137,10 @@ def test_pools_of_two_kinds_are_drawn_as_often() -> None:
     both = _half_and_half(many, few)
     known = {image.tobytes() for image in few.images[:]}
     assert np.mean([image.tobytes() in known for image in both.images[:]]) == pytest.approx(0.5)
-    assert np.bincount(both.labels).tolist() == [120, 60]
+    again = np.bincount(both.labels[len(many) :])
+    assert np.abs(again - len(many) / 2).max() <= 1  # of the fewer ones each label as often
+    lonely = Split("few", few.images[:], np.arange(len(few)) % 2 + 5)  # labels that the others do not have
+    assert set(_half_and_half(many, lonely).labels) == {0, 1, 5, 6}
 
 
 def test_standing_in_is_a_matter_of_the_interval_and_of_what_leaks() -> None:
@@ -153,9 +157,25 @@ def test_standing_in_is_a_matter_of_the_interval_and_of_what_leaks() -> None:
     between = [judge_in(situation, figures(rng, situation, **{primary: -0.03})) for _ in range(10)]
     assert {one.verdict for one in between} <= {"no evidence", "can partly stand in"}
     assert all((one.recommended == CLASSICAL.name) == (one.verdict == "no evidence") for one in between)
-    leaking = judge_in(situation, figures(rng, situation, **{primary: 0.05}), ["half of them are copies"])
+    good = figures(rng, situation, **{primary: 0.05})
+    leaking = judge_in(situation, good, ["half of them are copies"])
     assert leaking.verdict == "cannot stand in"
     assert leaking.recommended == CLASSICAL.name
+    assert judge_in(situation, good).verdict == "can stand in"
+    assert judge_in(situation, good, unsure=["nobody knows"]).verdict == "no evidence"
+    nothing = ArmFigures(
+        {arm: {draw: value - 0.4 for draw, value in of.items()} for arm, of in good.values.items()}, good.resampled
+    )
+    assert judge_in(situation, nothing).verdict == "no evidence"  # real images teach nothing that could be lost
+
+
+def test_looks_make_intervals_wider() -> None:
+    rng, situation = np.random.default_rng(4), SITUATIONS["sharing"]
+    judged = figures(rng, situation)
+    once, often = (judge_in(situation, judged, looks=looks).effect for looks in (1, 4))
+    assert once is not None
+    assert often is not None
+    assert once.interval[0] - often.interval[0] == pytest.approx(once.reach(4) - once.reach())
 
 
 @pytest.mark.slow
@@ -193,7 +213,8 @@ def test_copies_cannot_stand_in_and_fresh_images_can(tmp_path: Path) -> None:
     fresh = verdict_on(tmp_path / "fresh", Oracle(), situation, regime)
     assert fresh.verdict in ("can stand in", "can partly stand in")  # 400 test images tell no more
     assert fresh.effect.difference > 0
-    assert verdict_on(tmp_path / "copies", Copier(), situation, regime, 3).verdict == "cannot stand in"
+    for name, source in (("copies", Copier()), ("known", Knower())):  # each is found by itself
+        assert verdict_on(tmp_path / name, source, situation, regime, 3).verdict == "cannot stand in", name
 
 
 # What the arms are made of

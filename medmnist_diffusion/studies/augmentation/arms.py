@@ -24,6 +24,7 @@ FILLERS: dict[PoolName, str] = {
     "both": "the unlabelled images by their pseudo-labels, and generated images",
 }
 NOT_GENERATED = ("real", "pseudo")
+WRITTEN = ("plain", "guided", "variants", "semi", "tuned", *NOT_GENERATED)  # what `augment` puts beside real images
 BALANCES = {"weights": "rare classes weigh more in the loss", "adjusted": "logits adjusted by the classes' shares"}
 CHOICES = {
     "confident": "those of whose label a classifier of the real images is surest",
@@ -47,8 +48,9 @@ class ClassifierArm:
         times: so many distinct images of the pool for each real one; None for what the pool has.
         soft: the pool's images are learned with the chances that the classical arm's classifier gives them.
         balance: what the loss does about rare classes (`Mixture`).
-        consistent: half of each batch asks for consistency on the unlabelled images (`Mixture.unlabeled`).
+        consistent: each step also asks for consistency on as many unlabelled images (`Mixture.unlabeled`).
         outside: it first learns from real images of another set, for as many steps (`Mixture.outside`).
+        own_first: it first learns from its own real images, each class equally often, in the same way.
     """
 
     name: str
@@ -63,6 +65,7 @@ class ClassifierArm:
     balance: Balance = "none"
     consistent: bool = False
     outside: bool = False
+    own_first: bool = False
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -85,15 +88,12 @@ class ClassifierArm:
         return self.pool == "leaky"
 
     @property
-    def command(self) -> str | None:
-        """How `augment` makes its training set from a pipeline; None where it does not."""
-        made = (
-            self.generated
-            and 0 < self.share < 1
-            and self.until == 1
-            and not (self.soft or self.unlabelled or self.outside)
+    def is_a_set(self) -> bool:
+        """Whether it is a training set, which `augment` writes, and no way to train."""
+        way = (
+            self.soft or self.consistent or self.outside or self.own_first or self.until < 1 or self.balance != "none"
         )
-        return f"--share {self.share:g}" if made else None
+        return 0 < self.share < 1 and not way and self.pool in WRITTEN
 
     @property
     def twin(self) -> str | None:
@@ -120,11 +120,14 @@ class ClassifierArm:
         words += "; learned with the chances that the classical arm's classifier gives them" if self.soft else ""
         words += f"; {BALANCES[self.balance]}" if self.balance != "none" else ""
         words += (
-            "; half of each batch are unlabelled images, to be seen alike however they are changed"
-            if self.consistent
-            else ""
+            "; in each step as many unlabelled images, to be seen alike however changed" if self.consistent else ""
         )
         words = f"real images of another set first, for as many steps, then {words}" if self.outside else words
+        words = (
+            f"the real images first, each class equally often, for as many steps, then {words}"
+            if self.own_first
+            else words
+        )
         return words + ("" if self.classical else "; all as they are")
 
     @property
@@ -133,7 +136,7 @@ class ClassifierArm:
         return self.generated and self.classical and self.share < 1 and not self.leaky and self.until == 1
 
 
-LATER = ("rare", "times", "soft", "balance", "consistent", "outside")
+LATER = ("rare", "times", "soft", "balance", "consistent", "outside", "own_first")
 CLASSICAL = ClassifierArm("classical")
 OVERSAMPLED = ClassifierArm("oversampled-25", share=0.25, pool="real")
 MAIN_ARM = ClassifierArm("synthetic-25", share=0.25)
@@ -160,14 +163,18 @@ ARMS = (
 # What situations.py asks for beside these.
 OTHER_ARMS = (
     ClassifierArm("pseudo-labels", share=0.5, pool="pseudo"),
+    ClassifierArm("pseudo-labels-25", share=0.25, pool="pseudo"),
     ClassifierArm("pseudo-labels-confident", share=0.5, pool="pseudo", selection="confident"),
     ClassifierArm("pseudo-and-synthetic-50", share=0.5, pool="both"),
     ClassifierArm("consistency", consistent=True),
+    ClassifierArm("consistency-oversampled-25", share=0.25, pool="real", consistent=True),
     ClassifierArm("synthetic-semi-25", share=0.25, pool="semi"),
     ClassifierArm("synthetic-conditioned-25", share=0.25, pool="conditioned"),
     ClassifierArm("synthetic-consistency-25", share=0.25, consistent=True),
     ClassifierArm("tuned-25", share=0.25, pool="tuned"),
+    ClassifierArm("own-first", own_first=True),
     ClassifierArm("outside-first", outside=True),
+    ClassifierArm("outside-first-oversampled-25", share=0.25, pool="real", outside=True),
     ClassifierArm("outside-first-tuned-25", share=0.25, pool="tuned", outside=True),
     ClassifierArm("balanced", share=1.0, pool="real"),
     ClassifierArm("balanced-unaugmented", classical=False, share=1.0, pool="real"),
@@ -209,6 +216,11 @@ def arm_named(name: str) -> ClassifierArm:
             f"{name!r} is no arm.{hint} There are {known}, and synthetic-N and oversampled-N for any N in 1 … 99 % of a batch."
         )
     return BY_NAME[name]
+
+
+def arm_of_any_situation(name: str) -> ClassifierArm:
+    """An arm by its name; `arm_named` says what is wrong with any other name."""
+    return BY_NAME[name] if name in BY_NAME else arm_named(name)
 
 
 def private_arm(epsilon: float) -> ClassifierArm:

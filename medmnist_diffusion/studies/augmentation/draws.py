@@ -106,12 +106,12 @@ def measure_draw(
     for name in protocol.pools_of(draw):
         if time.time() > deadline:
             return protocol.read(regime, seed)
-        pools[name] = pool_of(protocol, data, using[name]).split
+        made = pool_of(protocol, data, using[name])
+        pools[name] = made.split
         if name not in draw.pools:
-            measured = pool_metrics(protocol.dataset, data, pools[name])
-            summary = protocol.source.summary(regime, seed) or {}
-            kept = {key: value for key, value in summary.items() if key in GENERATOR}
-            _add(protocol, data, pools={name: measured}, generator=kept or None)
+            measured = pool_metrics(protocol.dataset, data, made.split)
+            kept = {key: value for key, value in (made.summary or {}).items() if key in GENERATOR}
+            _add(protocol, data, pools={name: measured}, generators={name: kept} if kept else {})
     for pool in pools if protocol.situation.sharing else ():
         if generator_of(pool) not in draw.attacks:
             members, others = protocol.source.familiarity(pool, data, _sides(protocol, data))

@@ -34,10 +34,12 @@ FRACTION = {"leaky": 0.5, "guided": 0.5, "variants": 0.5, "semi": 0.5, "conditio
 
 @dataclass(frozen=True)
 class Pool:
-    """Generated images with their labels, and the hash of the real images that their generator was trained on."""
+    """Generated images with their labels, the hash of the real images that their generator was trained on, and the summary of that
+    training, with its `max_train_steps`; None where it is not known (any more)."""
 
     split: Split
     index_hash: str
+    summary: dict[str, Any] | None = None
 
 
 @dataclass(frozen=True)
@@ -121,7 +123,7 @@ class DiffusionSource:
         settings = hashlib.sha256(self.identity.encode()).hexdigest()[:8]
         path = self.folder / "pools" / f"{self._key(lesson)}-{settings}-{pool}.npz"
         arrays = cached_arrays(path, lambda: self._sampled(pool, lesson, labels))
-        return Pool(Split(pool, arrays["images"], labels), str(arrays["index_hash"]))
+        return Pool(Split(pool, arrays["images"], labels), str(arrays["index_hash"]), self._summary(lesson))
 
     def _sampled(self, pool: str, lesson: Lesson, labels: np.ndarray) -> dict[str, np.ndarray]:
         """The images, and the index hash that the generator's own folder names."""
@@ -139,7 +141,10 @@ class DiffusionSource:
         return [denoising_familiarity(pipe, split) for split in splits]
 
     def summary(self, regime: Regime, seed: int) -> dict[str, Any] | None:
-        best = self.folder / "generators" / self._key(Lesson(draw_regime(self.whole, regime, seed))) / "pipeline_best"
+        return self._summary(Lesson(draw_regime(self.whole, regime, seed)))
+
+    def _summary(self, lesson: Lesson) -> dict[str, Any] | None:
+        best = self.folder / "generators" / self._key(lesson) / "pipeline_best"
         if not (best / TRAINING_SUMMARY).is_file():
             return None
         return TrainingSummary.of(best).model_dump() | {"max_train_steps": self.options.get("max_train_steps")}

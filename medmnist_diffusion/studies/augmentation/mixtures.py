@@ -5,18 +5,22 @@ from pathlib import Path
 import numpy as np
 
 from medmnist_diffusion.data import Split
-from medmnist_diffusion.data.conditioning import conditions_of
 from medmnist_diffusion.data.dataset import joined
 from medmnist_diffusion.data.regimes import RegimeData, rarest_class
 from medmnist_diffusion.metrics import selection
 from medmnist_diffusion.metrics.classifier_training import predicted_logits
 from medmnist_diffusion.metrics.mixed_training import Fitted, ImageClassifier, Mixture, fit
+from medmnist_diffusion.metrics.pseudo_labels import pseudo_labelled
 from medmnist_diffusion.publish.markdown import escaped
 from medmnist_diffusion.studies.augmentation.arms import CLASSICAL, ClassifierArm
 from medmnist_diffusion.studies.augmentation.generators import Pool
 from medmnist_diffusion.studies.augmentation.protocol import AugmentationProtocol
 
-MOST_REPEATED = 5000  # images a class, of pools that are made equally large
+MOST_REPEATED = 20_000  # images, of pools that are made equally large
+UNBALANCED = (
+    "pseudo",
+    "both",
+)  # a pseudo-label that is given once is mostly wrong: it must not fill a class's part of each batch
 
 
 def fit_arm(
@@ -45,10 +49,11 @@ def _mixture(protocol: AugmentationProtocol, data: RegimeData, arm: ClassifierAr
         logits = predicted_logits(_selector(protocol, data), extra)
         chances = logits.sigmoid() if several else logits.softmax(1)
     unlabeled = data.unlabelled if arm.consistent else None
-    outside = protocol.outside if arm.outside else None
+    outside = data.dataset if arm.own_first else protocol.outside if arm.outside else None
     return Mixture(
-        data.dataset.train, extra, arm.share, arm.until, arm.classical, chances, arm.balance, unlabeled, outside
-    )
+        data.dataset.train, extra, arm.share, arm.pool not in UNBALANCED, arm.until, arm.classical, chances, arm.balance,
+        unlabeled, outside,
+    )  # fmt: skip
 
 
 def _val(data: RegimeData, arm: ClassifierArm, pool: Pool | None) -> Split:
@@ -86,30 +91,15 @@ def _spread(length: int, count: int) -> np.ndarray:
 
 
 def _half_and_half(first: Split, second: Split) -> Split:
-    """Of each condition as many images of one split as of the other, the fewer ones again and again, at most MOST_REPEATED."""
-    parts = []
-    for condition in np.intersect1d(first.labels, second.labels):
-        rows = [np.flatnonzero(split.labels == condition) for split in (first, second)]
-        count = min(max(map(len, rows)), MOST_REPEATED)
-        parts += [split.subset(np.resize(of, count)) for split, of in zip((first, second), rows, strict=True)]
-    return joined("both", parts or [first, second])
+    """As many images of one split as of the other, the fewer ones again and again, at most MOST_REPEATED."""
+    count = min(max(len(first), len(second)), MOST_REPEATED)
+    return joined("both", [split.subset(np.resize(_spread(len(split), count), count)) for split in (first, second)])
 
 
 def _pseudo_labelled(protocol: AugmentationProtocol, data: RegimeData) -> Split:
     """The training images that the regime leaves out, with the labels that the classical arm's classifier finds in them."""
-    others, conditioning = data.unlabelled, protocol.dataset.conditioning
-    logits = predicted_logits(_selector(protocol, data), others).numpy()
-    if conditioning.multi_label:
-        shares = conditioning.matrix(data.dataset.train.labels).mean(0)
-        return Split("unlabelled", others.images, conditions_of(surest(logits, shares)))
-    return Split("unlabelled", others.images, logits.argmax(1))
-
-
-def surest(scores: np.ndarray, shares: np.ndarray) -> np.ndarray:
-    """bool N×K: each of K labels on the share of N images that has the highest scores (N×K) for it. With a threshold of 0.5 a rare
-    label would hardly ever be found (aligned distributions: Berthelot et al. 2020, ReMixMatch, arXiv 1911.09785)."""
-    ranks = np.argsort(np.argsort(-scores, axis=0, kind="stable"), axis=0)
-    return ranks < np.round(shares * len(scores))
+    model, conditioning = _selector(protocol, data), protocol.dataset.conditioning
+    return pseudo_labelled(model, data.unlabelled, data.dataset.train, conditioning)
 
 
 def _fit(protocol: AugmentationProtocol, data: RegimeData, mixture: Mixture, val: Split) -> Fitted:

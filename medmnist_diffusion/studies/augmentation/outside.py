@@ -10,7 +10,7 @@ from torchvision.transforms.v2 import functional as F
 from medmnist_diffusion.artifacts import TrainingSummary, same_images
 from medmnist_diffusion.data import ImageDataset
 from medmnist_diffusion.data.audit import describe
-from medmnist_diffusion.data.dataset import size_in_words
+from medmnist_diffusion.data.dataset import joined, size_in_words
 from medmnist_diffusion.data.duplicates import drop_leaks
 from medmnist_diffusion.errors import UserError
 from medmnist_diffusion.shipped import pipeline_folder
@@ -20,7 +20,7 @@ def outside_for(dataset: ImageDataset, other: ImageDataset) -> ImageDataset:
     """Another set with the study's number of channels.
 
     Raises:
-        UserError: if its images are of another size, or some stand in the study's val or test, or have a twin there.
+        UserError: if its images are of another size, or some stand in the study's splits, or have a twin there.
     """
     if other.shape[:-1] != dataset.shape[:-1]:
         sizes = f"{size_in_words(other.shape)}, {dataset.name} of {size_in_words(dataset.shape)}"
@@ -31,11 +31,17 @@ def outside_for(dataset: ImageDataset, other: ImageDataset) -> ImageDataset:
         name: replace(split, images=_with_channels(split.images[:], dataset.channels))
         for name, split in other.splits.items()
     }
-    _, leaks = drop_leaks(replace(dataset, splits={**dataset.splits, "train": splits["train"]}, notes=[]), twins=True)
+    seen = joined("train", [splits["train"], splits["val"]])  # val chooses the weights
+    ours = {
+        "train": seen,
+        "val": joined("val", [dataset.train, dataset.splits["val"]]),
+        "test": dataset.splits["test"],
+    }
+    _, leaks = drop_leaks(replace(dataset, splits=ours, notes=[]), twins=True)
     if leaks:
         raise UserError(
-            f"{leaks} images of --outside {other.name} stand in {dataset.name}'s val or test, or have a twin there: a leak. "
-            "Give another set."
+            f"{leaks} images of --outside {other.name} also stand in {dataset.name}, or have a twin there: a leak. Give another "
+            "set."
         )
     return replace(other, splits=splits)
 

@@ -77,7 +77,8 @@ class DrawResult(CellRecord):
     pools: dict[str, dict[str, float]] = Field(default_factory=dict)
     failed: str | None = None  # why its generator could not be trained; the draw is left out then
     skipped: dict[str, str] = Field(default_factory=dict)  # leaky arms without a generator, and why; the draw stays
-    generator: dict[str, Any] | None = None  # steps, losses and images of its training
+    generator: dict[str, Any] | None = None  # steps, losses and images of the plain one's training; of earlier results
+    generators: dict[str, dict[str, Any]] = Field(default_factory=dict)  # the same of each pool's
     scores: dict[str, list[list[float]]] = Field(default_factory=dict)
     attacks: dict[str, float] = Field(default_factory=dict)  # `attack_auc` on classifiers and on the generator
 
@@ -97,7 +98,8 @@ class DrawResult(CellRecord):
         again = {cell.arm for cell in newer.cells}
         changes: dict[str, Any] = {"cells": [cell for cell in self.cells if cell.arm not in again] + newer.cells}
         changes |= {
-            name: getattr(self, name) | getattr(newer, name) for name in ("pools", "skipped", "scores", "attacks")
+            name: getattr(self, name) | getattr(newer, name)
+            for name in ("pools", "skipped", "scores", "attacks", "generators")
         }
         changes |= {name: getattr(newer, name) or getattr(self, name) for name in ("failed", "generator")}
         return self.model_copy(update=changes)
@@ -149,8 +151,8 @@ class AugmentationProtocol:
         content = [self.dataset.content_hash, asdict(regime), seed, self.source.identity, asdict(self.recipe)]
         which = [] if self.situation.name == "few-images" else [self.situation.name]  # which was the only one once
         more = [self.outside.content_hash, "as many steps before"] if self.outside else []
-        if self.situation.unlabelled and self.dataset.conditioning.multi_label:
-            more.append("pseudo-labels as frequent as labels")
+        if self.situation.unlabelled:
+            more.append("pseudo-labels as they are found, consistency beside whole batches")
         return digest([*content, selection.SETTINGS, VERSION, *which, *more])
 
     def held_out(self, data: RegimeData) -> Split:

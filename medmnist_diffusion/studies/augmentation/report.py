@@ -12,13 +12,19 @@ import numpy as np
 from medmnist_diffusion.choices import OPEN_LICENSES
 from medmnist_diffusion.data.audit import audit, describe, findings
 from medmnist_diffusion.data.dataset import ImageDataset
-from medmnist_diffusion.data.regimes import Regime, rarest_class
+from medmnist_diffusion.data.regimes import LEAST, Regime, rarest_class
 from medmnist_diffusion.metrics.classifier_scores import probabilities
 from medmnist_diffusion.metrics.evaluator_file import write_evaluator_file
 from medmnist_diffusion.metrics.table import METRICS
-from medmnist_diffusion.studies.augmentation.arms import BY_NAME, CLASSICAL, LEAKY, MAIN_ARM, OVERSAMPLED
+from medmnist_diffusion.studies.augmentation.arms import (
+    BY_NAME,
+    CLASSICAL,
+    LEAKY,
+    MAIN_ARM,
+    OVERSAMPLED,
+    PoolName,
+)
 from medmnist_diffusion.studies.augmentation.draws import picture_path
-from medmnist_diffusion.studies.augmentation.generators import GUIDANCE, STRENGTH
 from medmnist_diffusion.studies.augmentation.insights import Insights
 from medmnist_diffusion.studies.augmentation.plots import (
     plot_effects,
@@ -49,8 +55,8 @@ from medmnist_diffusion.studies.augmentation.verdicts import (
 from medmnist_diffusion.studies.reports import write_results
 from medmnist_diffusion.studies.statistics import ArmFigures, Effect, mean_interval
 
+OF_THE_PLAIN_ONE = ("guided", "variants")  # pools of the plain images' generator
 TEMPLATE = Path(__file__).with_name("report.md.j2")
-OPTIONS = {"guided": f" --guidance_scale {GUIDANCE:g}", "variants": f" --strength {STRENGTH:g}"}  # of `augment`
 
 
 def write_report(
@@ -156,7 +162,7 @@ def _regime_json(result: RegimeResult) -> dict[str, Any]:
         "control": one.control if one else None,
         "draws": one.draws if one else 0,
         "comparisons": judgement.comparisons,
-        "smallest_detectable": one.detectable(judgement.comparisons) if one else None,
+        "smallest_detectable": result.detectable,
         "n_real": [draw.n_real for draw in result.draws],
         "arms": {
             arm: {name: _mean_json(of_arms, arm) for name, of_arms in result.figures.items()} for arm in result.arms
@@ -196,7 +202,7 @@ def _content(protocol: AugmentationProtocol, results: Sequence[RegimeResult], in
     if correlations:
         plot_usefulness(insights.pools, folder / "usefulness.png")
     recommended = dict.fromkeys(result.judgement.recommended for result in results)
-    helping = [arm for arm in recommended if BY_NAME[arm].command]
+    written = [arm for arm in recommended if BY_NAME[arm].is_a_set]
     shared = [arm for arm in recommended if protocol.situation.sharing and BY_NAME[arm].generated]
     return {
         "dataset": dataset,
@@ -209,16 +215,17 @@ def _content(protocol: AugmentationProtocol, results: Sequence[RegimeResult], in
         "splits": [[n, *map(str, (s.images, *s.per_class.values()))] for n, s in data.splits.items()],
         "findings": findings(data),
         "sources": _sources(protocol, results),
-        "generators": [_generators(protocol, result) for result in results],
+        "generators": [row for result in results for row in _generators(protocol, result)],
         "recipe": protocol.recipe,
         "rates": " or ".join(f"{rate:g}" for rate in protocol.recipe.learning_rates),
         "leaky": any(LEAKY.name in result.arms for result in results),
         "leaks": _leaks(results, insights),
         "correlations": correlations,
-        "helping": [BY_NAME[name] for name in helping],
+        "written": [BY_NAME[name] for name in written],
         "shared": [BY_NAME[name] for name in shared],
         "looks": protocol.looks,
-        "options": OPTIONS,
+        "least": LEAST,
+        "rarest": dataset.id2label[rarest_class(dataset)],
         "classes": list(dataset.id2label.values()),
         "several": dataset.conditioning.multi_label,
         "figures": list(NAMES.values()),
@@ -238,21 +245,36 @@ def _content(protocol: AugmentationProtocol, results: Sequence[RegimeResult], in
     }
 
 
-def _generators(protocol: AugmentationProtocol, result: RegimeResult) -> list[str]:
-    """A row on a regime's generators; those of draws that an older version made are known as long as their folders are there."""
-    known = []
-    for draw in result.draws:
-        source = protocol.of(draw.regime, draw.seed).source
-        if (summary := draw.generator or source.summary(draw.regime, draw.seed)) is not None:
-            known.append(summary)
-    count = f"{len(known)} of {len(result.draws)}" if len(known) < len(result.draws) else str(len(known))
+def _generators(protocol: AugmentationProtocol, result: RegimeResult) -> list[list[str]]:
+    """A row for each kind of generator of a regime; those of draws that an older version made are known as long as their folders
+    are there."""
+    rows = []
+    for pool in dict.fromkeys(
+        "plain" if name in OF_THE_PLAIN_ONE else name for name in protocol.pools_of(result.draws[0])
+    ):
+        known = [one for draw in result.draws if (one := _summary(protocol, draw, pool))]
+        name = result.regime.name if pool == "plain" else f"{result.regime.name}, {pool}"
+        rows.append([name, *_of_generators(known, len(result.draws))])
+    return rows
+
+
+def _summary(protocol: AugmentationProtocol, draw: DrawResult, pool: PoolName) -> dict[str, Any] | None:
+    if pool != "plain":
+        return draw.generators.get(pool)
+    others = (draw.generators[name] for name in OF_THE_PLAIN_ONE if name in draw.generators)
+    known = draw.generators.get(pool) or next(others, None) or draw.generator
+    return known or protocol.of(draw.regime, draw.seed).source.summary(draw.regime, draw.seed)
+
+
+def _of_generators(known: Sequence[dict[str, Any]], draws: int) -> list[str]:
+    """How many are known, on how many images they were trained, the step that was best, and the held-out loss there."""
+    count = f"{len(known)} of {draws}" if len(known) < draws else str(len(known))
     if not known:
-        return [result.regime.name, count, "–", "–", "–"]
+        return [count, "–", "–", "–"]
     steps = [summary["step"] for summary in known]
     losses = [summary["val_loss"] for summary in known]
     budget = known[0]["max_train_steps"]
     return [
-        result.regime.name,
         count,
         f"{_from_to([summary['training_images'] for summary in known])} images",
         f"{_from_to(steps)} of {budget}" + (": more would be better" if np.median(steps) == budget else ""),
@@ -266,7 +288,7 @@ def _from_to(values: list[int]) -> str:
 
 def _of_regime(protocol: AugmentationProtocol, result: RegimeResult) -> dict[str, Any]:
     """What the template says of a regime."""
-    dataset, judgement, beats = protocol.dataset, result.judgement, result.judgement.beats_controls
+    dataset, beats = protocol.dataset, result.judgement.beats_controls
     means = []
     for arm in result.arms:
         note = " (a leak: not comparable)" if BY_NAME[arm].leaky else ""
@@ -282,7 +304,7 @@ def _of_regime(protocol: AugmentationProtocol, result: RegimeResult) -> dict[str
         "per_class": ", ".join(f"{count} × {classes[label]}" for label, count in enumerate(first.n_real_per_class)),
         "n_val": first.n_val,
         "draws": len(result.draws),
-        "detectable": judgement.effect.detectable(judgement.comparisons) if judgement.effect else None,
+        "detectable": result.detectable,
         "picture": picture.name if may_be_shown else "",
         "means": means,
         "effects": _effect_rows(result),

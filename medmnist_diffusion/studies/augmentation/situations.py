@@ -133,7 +133,8 @@ SITUATIONS: Mapping[str, Situation] = {
             "Many images, few of them labelled: is a generator the way to use the others?",
             [Regime(0.05)],
             ["synthetic-semi-25", "synthetic-conditioned-25", "synthetic-consistency-25", "pseudo-and-synthetic-50"],
-            ["pseudo-labels", "pseudo-labels-confident", "consistency", OVERSAMPLED.name],
+            ["pseudo-labels", "pseudo-labels-25", "pseudo-labels-confident",
+             "consistency", "consistency-oversampled-25", OVERSAMPLED.name],
             [MAIN_ARM.name],
         ),
         _situation(
@@ -141,7 +142,7 @@ SITUATIONS: Mapping[str, Situation] = {
             "Few images, and many real ones of another set: is a generator that starts from those the way to use them?",
             [Regime(0.01), Regime(0.05)],
             ["tuned-25", "outside-first-tuned-25"],
-            [OUTSIDE_FIRST, OVERSAMPLED.name],
+            [OUTSIDE_FIRST, "outside-first-oversampled-25", "own-first", OVERSAMPLED.name],
             [MAIN_ARM.name],
         ),
         _situation(
@@ -158,7 +159,7 @@ SITUATIONS: Mapping[str, Situation] = {
             "Generated images in the first half of the training, real ones in the second: does that help?",
             [Regime(0.05), Regime(1.0)],
             ["synthetic-first"],
-            ["real-first"],
+            ["real-first", OVERSAMPLED.name],
         ),
         _situation(
             "sharing",
@@ -173,7 +174,7 @@ SITUATIONS: Mapping[str, Situation] = {
             "Generated images that are learned with what a classifier of the real ones says of them: do they help?",
             [Regime(0.05), Regime(1.0)],
             ["soft-25"],
-            ["soft-real-25"],
+            ["soft-real-25", OVERSAMPLED.name],
             [MAIN_ARM.name],
         ),
     )

@@ -43,6 +43,7 @@ from medmnist_diffusion.training.config import MOST_EPSILON, SETTINGS, TrainingC
 logger = logging.getLogger(__name__)
 IMBALANCE = 0.05
 FEWEST_SEEDS = 3
+FEWEST_LEFT_OUT = 20  # real images, where a situation needs some that no classifier saw with labels
 LOOKS = (8, 16, 32, 64)  # draws, after which a study that may end early asks for its verdicts
 METRICS_SECONDS = 8.0  # of one pool's metrics, to plan with
 ASSUMED_AUC, ASSUMED_CORRELATION, ASSUMED_SPREAD = 0.95, 0.9, 0.01
@@ -125,7 +126,8 @@ class DrawClock:
         generator = self._generator * (len(own) + private * MORE_IF_PRIVATE + bool(pools - own - {"leaky"}))
         if "leaky" in pools:
             generator += self._clock.training_once(("leaky", seed), self._config)  # one for all regimes
-        trainings = len(missing) + sum(arm.outside for arm in missing)  # another set comes before
+        trainings = len(missing) + sum(arm.outside or arm.own_first for arm in missing)  # other images come before
+        trainings += 2 * sum(arm.consistent for arm in missing)  # three batches a step
         return generator + sampling + trainings * self._classifier + METRICS_SECONDS * len(pools)
 
 
@@ -218,8 +220,8 @@ def run_augmentation_study(
     """Plan, train what is missing, and report; returns the verdicts as sentences. `command` is named in the report."""
     protocol = make_protocol(study, run.dataset)
     clock = DrawClock(protocol, study.max_train_steps, study.num_images)
+    protocol = replace(protocol, looks=len(looks_at(seeds, effect)))  # of all seeds, whatever the time allows
     regimes, seeds, dropped = plan(run, protocol, clock, regimes, seeds)
-    protocol = replace(protocol, looks=len(looks_at(seeds, effect)))
     draws: list[tuple[Regime, int]] = []
     for first, last in pairwise([0, *looks_at(seeds, effect)]):
         undecided = [regime for regime in regimes if not _decided(protocol, regime, first, effect)]
@@ -252,13 +254,13 @@ def _decided(protocol: AugmentationProtocol, regime: Regime, draws: int, effect:
         return False
     known = [one for seed in range(draws) if (one := protocol.of(regime, seed).read(regime, seed)) is not None]
     whole, _ = whole_draws(protocol, regime, known)
-    judgement = judge_regime(protocol.dataset, regime, whole, protocol.situation, protocol.looks).judgement
+    result = judge_regime(protocol.dataset, regime, whole, protocol.situation, protocol.looks)
+    judgement = result.judgement
     if protocol.situation.sharing:
-        return judgement.effect is not None and judgement.effect.reach() <= effect
+        return judgement.effect is not None and judgement.effect.reach(protocol.looks) <= effect
     if judgement.verdict in ("helps", "harms"):
         return True
-    comparisons = judgement.comparisons * protocol.looks
-    return judgement.effect is not None and judgement.effect.detectable(comparisons) <= effect
+    return result.detectable is not None and result.detectable <= effect
 
 
 def run_missing_draws(
@@ -296,6 +298,33 @@ def check_splits(dataset: ImageDataset) -> None:
             label = dataset.id2label[int(counts.argmin())]
             raise UserError(
                 f"{dataset.name}: {name} has {counts.min()} images of {label!r}; at least {LEAST} are needed."
+            )
+
+
+def without_twins(dataset: ImageDataset, regimes: Sequence[Regime]) -> list[Regime]:
+    """The regimes that are draws of their own: of a small class LEAST images are taken, however small the share."""
+    known: dict[str, Regime] = {}
+    for regime in regimes:
+        one = known.setdefault(draw_regime(dataset, regime, 0).index_hash, regime)
+        if one != regime:
+            logger.warning(
+                "Left out: %s, which takes the same images as %s: of each class at least %d are taken.",
+                regime.name, one.name, LEAST,
+            )  # fmt: skip
+    return list(known.values())
+
+
+def check_left_out(dataset: ImageDataset, regimes: Sequence[Regime], situation: Situation) -> None:
+    """Raises:
+    UserError: for a regime that leaves too few real images out, where they are trained on without labels, or attacks need them.
+    """
+    for regime in regimes if situation.unlabelled or situation.sharing else ():
+        data = draw_regime(dataset, regime, 0)
+        left = len(data.unlabelled if situation.unlabelled else data.fresh)
+        if left < FEWEST_LEFT_OUT:
+            raise UserError(
+                f"{regime.name} of {dataset.name} leaves {left} images out that are no copies of others; --situation "
+                f"{situation.name} needs {FEWEST_LEFT_OUT}. Give smaller --shares."
             )
 
 
@@ -422,6 +451,8 @@ def study_augmentation(
         scheduler,
     )
     check_splits(run.dataset)
+    regimes = without_twins(run.dataset, regimes)
+    check_left_out(run.dataset, regimes, asked)
     check_private(run.dataset, regimes, epsilons, max_train_steps)
     if situation == "rare-class" and run.dataset.conditioning.multi_label:
         raise UserError(

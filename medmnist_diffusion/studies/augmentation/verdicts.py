@@ -27,6 +27,7 @@ from medmnist_diffusion.studies.statistics import (
     effects,
     half_width,
     judge,
+    mean_interval,
 )
 
 RESAMPLINGS = 500
@@ -34,7 +35,7 @@ ENOUGH = 8  # draws, for a verdict
 # Where generated images are to stand in for real ones: so much AUC may be lost (to stand in, or in part), so well may an attacker
 # tell the generator's training images from others, and so many of its images may be copies.
 LOST, LOST_IN_PART, TOLD_APART, COPIES = 0.01, 0.05, 0.6, 0.05
-AS_GOOD = 0.01  # an easier thing is as good if generated images are better than it by no more, as the interval says
+AS_GOOD = 0.01  # an easier thing is as good if generated images are better than it by no more
 RARE_PRECISION = "average_precision_of_the_rarest"  # among a regime's figures, where that is the question
 NAMES = {"auc": "AUC", "acc": "ACC", "balanced_accuracy": "balanced accuracy", "ece": "ECE"}
 
@@ -48,13 +49,21 @@ PUBLISHED = {
 
 @dataclass(frozen=True)
 class RegimeResult:
-    """A regime's draws, every figure of its arms with resampled test sets (`recall_0` … are those of the classes), the verdict."""
+    """A regime's draws, every figure of its arms with resampled test sets (`recall_0` … are those of the classes), the verdict,
+    and how many looks it may come from."""
 
     regime: Regime
     situation: Situation
     draws: list[DrawResult]
     figures: dict[str, ArmFigures]
     judgement: Judgement
+    looks: int = 1
+
+    @property
+    def detectable(self) -> float | None:
+        """The smallest effect of a candidate over one control that draws like these find in four cases of five."""
+        one = self.judgement.effect
+        return one.detectable(self.judgement.comparisons * self.looks) if one else None
 
     @property
     def judged(self) -> ArmFigures:
@@ -104,9 +113,9 @@ def judge_regime(
     dataset: ImageDataset, regime: Regime, draws: list[DrawResult], situation: Situation, looks: int = 1
 ) -> RegimeResult:
     """The verdict, from the situation's figure of the draws' classifiers on the test images; `looks` as `judge_in` has it."""
-    test_labels, conditioning = dataset.splits["test"].labels, dataset.conditioning
-    test_sets = resampled_test_sets(conditioning.strata(test_labels), RESAMPLINGS)
-    truth = conditioning.truth(test_labels)
+    test, conditioning = dataset.splits["test"], dataset.conditioning
+    test_sets = resampled_test_sets(conditioning.strata(test.labels), RESAMPLINGS, groups=test.groups)
+    truth = conditioning.truth(test.labels)
     rarest = rarest_class(dataset) if situation.of_rarest else None
     figures: dict[str, ArmFigures] = {}
 
@@ -125,26 +134,29 @@ def judge_regime(
             if rarest is not None and cell.average_precision:
                 precise = resampled_average_precision(draw.scores_of(cell.arm), truth, test_sets, rarest)
                 add(RARE_PRECISION, cell.arm, draw.seed, cell.average_precision[rarest], precise)
-    judgement = judge_in(situation, figures[situation.figure], leaks(draws), looks)
-    return RegimeResult(regime, situation, draws, figures, judgement)
+    judgement = judge_in(situation, figures[situation.figure], leaks(draws), looks, unjudged(draws))
+    return RegimeResult(regime, situation, draws, figures, judgement, looks)
 
 
-def judge_in(situation: Situation, judged: ArmFigures, leaking: Sequence[str] = (), looks: int = 1) -> Judgement:
+def judge_in(
+    situation: Situation, judged: ArmFigures, leaking: Sequence[str] = (), looks: int = 1, unsure: Sequence[str] = ()
+) -> Judgement:
     """The verdict of a situation on its arms' figures.
 
     Where a candidate beats `classical` (after Holm), and was not shown to beat everything easier, the effect is that of the
     candidate that comes nearest, against the easier thing that is hardest to beat. Of the easier things that it was not shown to
-    beat, one is as good, and recommended, that beats `classical` itself (after Holm), or that it is better than by at most
-    AS_GOOD, as the interval says. Where there is none, there is no evidence.
+    beat, one is as good, and recommended, that it is better than by at most AS_GOOD: as the interval says, or, of one that beats
+    `classical` itself (after Holm), on average. Where there is none, there is no evidence.
 
     Args:
         leaking: what `leaks` has found.
+        unsure: what `unjudged` has found.
         looks: how many verdicts the study may ask for as it goes. A p-value counts below 0.05 ÷ looks: the chance of a wrong
             verdict at any of them is then at most 0.05, whenever the study ends (Bonferroni's inequality).
     """
     alpha = ALPHA / looks
     if situation.sharing:
-        return stand_in(judged, situation, situation.primary, leaking)
+        return stand_in(judged, situation, situation.primary, leaking, unsure, looks)
     controls, plain = situation.controls(list(judged.values)), situation.plain(list(judged.values))
     judgement = judge(judged, controls, situation.primary, plain, alpha)
     if judgement.verdict != "no evidence" or not situation.easier:
@@ -162,7 +174,8 @@ def judge_in(situation: Situation, judged: ArmFigures, leaking: Sequence[str] = 
     as_good = [
         one
         for one in _against(judged, nearest.arm, situation.easier)
-        if (one.difference <= 0 or one.p_value >= alpha) and (one.control in helping or one.interval[1] <= AS_GOOD)
+        if one.difference + one.reach(looks) <= AS_GOOD
+        or (one.control in helping and one.difference <= AS_GOOD and (one.difference <= 0 or one.p_value >= alpha))
     ]
     if not as_good:
         return replace(judgement, effect=nearest, p_value=nearest.p_value)
@@ -181,8 +194,7 @@ def _difference(one: Effect) -> float:
 
 
 def leaks(draws: Sequence[DrawResult], pool: PoolName = "plain") -> list[str]:
-    """What the draws' generators of a pool may give away of their training images, where it is not shown to be little; empty if it
-    is.
+    """What the draws' generators of a pool may give away of their training images; empty where nothing speaks for it.
 
     The upper end of the attack's 95 % interval over draws counts.
     """
@@ -194,13 +206,23 @@ def leaks(draws: Sequence[DrawResult], pool: PoolName = "plain") -> list[str]:
             found.append(
                 f"an attacker with the generator may tell its training images from others (AUC {mean:.2f} ± {reach:.2f})"
             )
-    pools = [draw.pools[pool] for draw in draws if pool in draw.pools]
-    copies = [of_pool["copied_share"] for of_pool in pools if of_pool.get("seen_copies", 0.0) >= FEWEST_SEEN]
-    if not copies or len(copies) < len(pools):
-        found.append("whether they are copies could not be judged in every draw")
-    elif (share := sum(mean_and_reach(copies))) > COPIES:
+    copies, _ = _copies(draws, pool)
+    if copies and (share := sum(mean_and_reach(copies))) > COPIES:
         found.append(f"up to {share:.0%} of the generated images may be copies of training images")
     return found
+
+
+def unjudged(draws: Sequence[DrawResult], pool: PoolName = "plain") -> list[str]:
+    """What could not be told of the draws' generators; empty if everything could."""
+    copies, pools = _copies(draws, pool)
+    told = len(copies) == pools and bool(copies)
+    return [] if told else [f"whether they are copies could be judged in {len(copies)} of {pools} draws"]
+
+
+def _copies(draws: Sequence[DrawResult], pool: PoolName) -> tuple[list[float], int]:
+    """The share of copies in each draw in which copies could have been seen, and how many draws there are."""
+    pools = [draw.pools[pool] for draw in draws if pool in draw.pools]
+    return [of["copied_share"] for of in pools if of.get("seen_copies", 0.0) >= FEWEST_SEEN], len(pools)
 
 
 def mean_and_reach(values: Sequence[float]) -> tuple[float, float]:
@@ -210,11 +232,18 @@ def mean_and_reach(values: Sequence[float]) -> tuple[float, float]:
     return float(np.mean(values)), half_width(float(np.std(values, ddof=1) / np.sqrt(len(values))), len(values) - 1)
 
 
-def stand_in(judged: ArmFigures, situation: Situation, arm: str, leaking: Sequence[str]) -> Judgement:
+def stand_in(
+    judged: ArmFigures, situation: Situation, arm: str, leaking: Sequence[str], unsure: Sequence[str] = (), looks: int = 1
+) -> Judgement:  # fmt: skip
     """Whether a classifier of an arm's generated images alone is about as good as one of the real images, against each of the
-    primary arm's controls: as the 95 % interval says, and only where little is given away of the real ones. An interval that goes
-    from little lost to much is no evidence, either way."""
-    found = _against(judged, arm, situation.controls([situation.primary])[situation.primary])
+    primary arm's controls: as the 95 % interval says (wider for several looks), and only where little is given away of the real
+    ones. An interval that goes from little lost to much is no evidence, either way; nor is any where it could not be told what is
+    given away, or where real images teach little: then there is nothing to lose."""
+    controls = situation.controls([situation.primary])[situation.primary]
+    found = [
+        replace(each, interval=(each.difference - each.reach(looks), each.difference + each.reach(looks)))
+        for each in _against(judged, arm, controls)
+    ]
     if not found:
         return Judgement("no evidence", None, 1.0, CLASSICAL.name, 1, {})
     one, surest = (min(found, key=lambda each: each.interval[end]) for end in (0, 1))
@@ -222,17 +251,26 @@ def stand_in(judged: ArmFigures, situation: Situation, arm: str, leaking: Sequen
     verdict: Verdict = "no evidence"
     if leaking or surest.interval[1] < -LOST_IN_PART:
         verdict, one = "cannot stand in", one if leaking else surest
-    elif most < LOST_IN_PART:
+    elif most < LOST_IN_PART and not unsure and teaches(judged):
         verdict = "can stand in" if most < LOST else "can partly stand in"
     recommended = arm if verdict in ("can stand in", "can partly stand in") else CLASSICAL.name
     return Judgement(verdict, one, one.p_value, recommended, 1, {})
+
+
+def teaches(judged: ArmFigures) -> bool:
+    """Whether real images teach enough for a loss to tell: an AUC twice LOST_IN_PART above chance, as the interval says."""
+    return mean_interval(judged, CLASSICAL.name)[1] >= 0.5 + 2 * LOST_IN_PART
 
 
 def trade_off(result: RegimeResult) -> dict[str, Judgement]:
     """Of every arm of generated images alone: whether its images can stand in for the real ones, judged by itself."""
     alone = [arm for arm in result.arms if BY_NAME[arm].times]
     return {
-        arm: stand_in(result.judged, result.situation, arm, leaks(result.draws, BY_NAME[arm].pool)) for arm in alone
+        arm: stand_in(
+            result.judged, result.situation, arm, leaks(result.draws, pool), unjudged(result.draws, pool), result.looks
+        )
+        for arm in alone
+        for pool in [BY_NAME[arm].pool]
     }
 
 
@@ -259,31 +297,35 @@ def sentence(result: RegimeResult) -> str:
         )
     if situation.sharing and (why := leaks(result.draws)):
         text += f" They may give too much away: {'; '.join(why)}."
+    if situation.sharing and (unsure := unjudged(result.draws)):
+        text += f" It could not be told what they give away: {'; '.join(unsure)}."
+    if situation.sharing and not teaches(result.judged):
+        text += f" Real images themselves teach too little (an AUC below {0.5 + 2 * LOST_IN_PART:.1f}) for anything to be lost."
     return text + (f" Fewer than {ENOUGH} draws: read it as a first look." if one.draws < ENOUGH else "")
 
 
-def _is_worse(one: Effect) -> bool:
-    return one.difference < 0 and one.p_value < ALPHA
+def _is_worse(one: Effect, looks: int) -> bool:
+    return one.difference < 0 and one.p_value < ALPHA / looks
 
 
 def _worse(result: RegimeResult, one: Effect) -> str:
     """Where an arm that is not said to harm is worse than a control."""
-    if not _is_worse(one):
+    if not _is_worse(one, result.looks):
         return ""
     controls = result.situation.controls([one.arm]).get(one.arm, [])
-    each_worse = all(map(_is_worse, _against(result.judged, one.arm, controls)))
+    each_worse = all(_is_worse(each, result.looks) for each in _against(result.judged, one.arm, controls))
     return f"; worse than {one.control}" + ("" if each_worse else ", not than each control")
 
 
 def _beside_an_easier_thing(result: RegimeResult, one: Effect) -> str:
     """Where an arm is better than `classical`, how it stands to what is easier."""
     if result.judgement.verdict == "an easier thing is as good":
-        how = "worse" if _is_worse(one) else "not shown to be better"
+        how = "worse" if _is_worse(one, result.looks) else "not shown to be better"
         return f"; better than {CLASSICAL.name}, {how} than {one.control}"
-    if one.control not in result.situation.easier or _is_worse(one):
+    if one.control not in result.situation.easier or _is_worse(one, result.looks):
         return ""
     plain = effect(result.judged, one.arm, CLASSICAL.name)
-    better = plain is not None and plain.difference > 0 and plain.p_value < ALPHA
+    better = plain is not None and plain.difference > 0 and plain.p_value < ALPHA / result.looks
     if result.judgement.verdict == "no evidence" and better:
         return f"; better than {CLASSICAL.name}, but neither shown to be better than {one.control} nor {one.control} to be as good"
     return ""
@@ -323,7 +365,13 @@ ADVICE = {
     "pseudo-labels": "Let a classifier of the labelled images label the others, and train on both, half of each batch.",
     "pseudo-labels-confident": "Let a classifier of the labelled images label the others, keep the half of each class that it is "
     "surest of, and train on both, half of each batch.",
+    "pseudo-labels-25": "Let a classifier of the labelled images label the others, and fill a quarter of each batch with these.",
     "consistency": "Train with consistency on the unlabelled images (FixMatch).",
+    "consistency-oversampled-25": "Train with consistency on the unlabelled images (FixMatch), and fill a quarter of each batch "
+    "with labelled ones again, each class equally often.",
+    "own-first": "Train on the real images first, each class equally often, then start the last layer anew and train on.",
+    "outside-first-oversampled-25": "Train on the other set's real images first, with a last layer of their own; then on these, "
+    "and fill a quarter of each batch with each class equally often.",
     "outside-first": "Train on the other set's real images first, with a last layer of their own, and then on these images.",
     "balanced": "Draw each class equally often.",
     "oversampled-25": "Fill a quarter of each batch with real images again, each class equally often.",
@@ -350,13 +398,10 @@ def advice(result: RegimeResult) -> str:
     sure = {"no evidence": "generated images were not shown to help"}.get(judgement.verdict, judgement.verdict)
     if one := judgement.effect:
         sure += f": {one.arm} − {one.control} {difference(one)}, 95 % interval {interval(one)}, {one.draws} draws"
+    of_sharing = result.situation.sharing and BY_NAME[arm].generated
+    where = "the command is at the end" if BY_NAME[arm].is_a_set or of_sharing else "a way to train: no set is written"
     if BY_NAME[arm].generated:
-        where = (
-            "the commands are at the end"
-            if BY_NAME[arm].command or result.situation.sharing
-            else "no command makes it"
-        )
         return f"{name}: make a training set like that of *{arm}* ({sure}; {where})."
     if arm == CLASSICAL.name:
         return f"{name}: train on the real images as they are, shifted, rotated and changed in brightness ({sure})."
-    return f"{name}: {ADVICE.get(arm, f'Train as *{arm}* does.')} No images need be generated ({sure})."
+    return f"{name}: {ADVICE.get(arm, f'Train as *{arm}* does.')} No images need be generated ({sure}; {where})."
