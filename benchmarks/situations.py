@@ -18,7 +18,7 @@ import json
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -52,8 +52,9 @@ OUTSIDE = {
 RESULT = RESULTS / "situations.json"
 KEPT = (
     "regime", "verdict", "sentence", "effect", "interval", "p_value", "recommended", "arm", "control", "draws", "comparisons",
-    "smallest_detectable", "n_real", "attacks", "beats_controls",
+    "smallest_detectable", "n_real", "attacks", "beats_controls", "held_out", "held_out_effect", "trade_off",
 )  # fmt: skip
+OF_EFFECT = ("arm", "control", "difference", "interval", "p_value", "corrected_p_value")
 FEWEST = 5  # images of each split that show a label
 WORDS = {"an easier thing is as good": "easier is as good"}
 
@@ -80,21 +81,37 @@ def studied(args: argparse.Namespace, name: str, situation: str, seconds: float)
             options["outside"] = str(paths[other])
             if situation == "outside-data":
                 options["pretrained_model_name_or_path"] = start
+        options |= {
+            "situation": situation, "seeds": args.seeds, "classifier": args.classifier,
+            "classifier_steps": CLASSIFIER_STEPS[args.classifier], "max_train_steps": args.steps,
+        }  # fmt: skip
         study_augmentation(
-            str(paths[name]), output=folder, situation=situation, seeds=args.seeds, classifier=args.classifier,
-            classifier_steps=CLASSIFIER_STEPS[args.classifier], max_train_steps=args.steps, time_budget=f"{seconds / 60:.1f}m",
-            command=f"study augmentation {name} --situation {situation}",
+            str(paths[name]),
+            output=folder,
+            time_budget=f"{seconds / 60:.1f}m",
+            command=as_command(name, options),
             **options,
-        )  # fmt: skip
+        )
     path = folder / "results.json"
     results = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {"regimes": []}
     return [
         {
             "set": name, "situation": situation, "classifier": args.classifier, "steps": args.steps, "seeds": args.seeds,
-            **_kept(folder, results, one, situation),
+            "classifier_steps": CLASSIFIER_STEPS[args.classifier], **_kept(folder, results, one, situation),
         }
         for one in results["regimes"]
     ]  # fmt: skip
+
+
+def as_command(name: str, options: Mapping[str, Any]) -> str:
+    """What a user would type."""
+
+    def words(value: Any) -> str:
+        several = value if isinstance(value, list) else [value]
+        return " ".join(Path(one).stem if str(one).endswith(".npz") else f"{one}" for one in several)
+
+    given = (f"--{option} {words(value)}" for option, value in options.items())
+    return f"medmnist-diffusion study augmentation {name} {' '.join(given)}"
 
 
 def with_common_labels(path: Path, folder: Path) -> Path:
@@ -130,6 +147,7 @@ def _kept(folder: Path, results: Row, regime: Row, situation: str) -> Row:
     row["pool"] = {name: float(np.nanmean([pool.get(name, np.nan) for pool in pools])) for name in names}
     gains = [one for one in regime["effects"]["auc"] if (one["arm"], one["control"]) == (primary, CLASSICAL.name)]
     row["gain"] = gains[0]["difference"] if gains else None
+    row["effects"] = [{key: one[key] for key in OF_EFFECT} for one in regime["effects"][SITUATIONS[situation].figure]]
     return row | {"means": regime["arms"]}
 
 
@@ -149,20 +167,69 @@ def in_order(rows: Sequence[Row]) -> list[Row]:
 
 def table(rows: Sequence[Row]) -> Iterator[str]:
     """A row for each situation, set and classifier: verdict, effect with its interval, power, what is recommended."""
-    yield "| situation | set, real images | verdict | compared | difference | 95 % interval | sees | draws | what to do |"
-    yield "| --- " * 9 + "|"
+    columns = (
+        "set, real images",
+        "verdict",
+        "compared",
+        "difference",
+        "95 % interval",
+        "on left-out images",
+        "sees",
+        "draws",
+    )
+    yield f"| situation | {' | '.join(columns)} | what to do |"
+    yield "| --- " * (len(columns) + 2) + "|"
     for row in in_order(rows):
         classifier = "" if row["classifier"] == "small-cnn" else f", {row['classifier']}"
         head = f"| {row['situation']} | {row['set']}{classifier}"
         if row.get("effect") is None:
-            yield f"{head} | {row.get('verdict', 'refused')} | {row.get('refused', '')} | | | | | |"
+            yield f"{head} | {row.get('verdict', 'refused')} | {row.get('refused', '')} | | | | | | |"
             continue
         low, high = row["interval"]
+        left = row.get("held_out_effect")
+        left_out = f"{left['difference']:+.3f} ± {left['reach']:.3f}" if left else ""
         yield (
             f"{head}, {row['n_real']:,} | **{WORDS.get(row['verdict'], row['verdict'])}** | {row['arm']} − {row['control']} | "
-            f"{row['effect']:+.3f} | {low:+.3f} … {high:+.3f} | {row['smallest_detectable']:.3f} | {row['draws']} | "
+            f"{row['effect']:+.3f} | {low:+.3f} … {high:+.3f} | {left_out} | {row['smallest_detectable']:.3f} | {row['draws']} | "
             f"{row['recommended']} |"
         )
+
+
+def sharing_table(rows: Sequence[Row]) -> Iterator[str]:
+    """Usefulness against what is given away: of every set the classifiers of real images, then those of generated ones alone."""
+    columns = (
+        "AUC",
+        "− real",
+        "95 % interval",
+        "balanced accuracy",
+        "attack on the classifier",
+        "on the generator",
+        "by itself",
+    )
+    yield f"| set | trained on | {' | '.join(columns)} |"
+    yield "| --- " * (len(columns) + 2) + "|"
+    for row in in_order([row for row in rows if row["situation"] == "sharing" and "refused" not in row]):
+        alone = {one["arm"]: one for one in row.get("trade_off", [])}
+        for arm in (CLASSICAL.name, *alone):
+            means, attack = row["means"][arm], row["attacks"].get(arm)
+            shown = [
+                f"{means['auc']['mean']:.3f}",
+                "",
+                "",
+                f"{means['balanced_accuracy']['mean']:.3f}",
+                _attack(attack),
+                "",
+                "",
+            ]
+            if one := alone.get(arm):
+                low, high = one["interval"]
+                shown[1:3] = f"{one['effect']:+.3f}", f"{low:+.3f} … {high:+.3f}"
+                shown[5:] = _attack(one["attack"]), one["verdict"]
+            yield f"| {row['set']} | {'real images' if arm == CLASSICAL.name else arm} | {' | '.join(shown)} |"
+
+
+def _attack(found: Row | None) -> str:
+    return f"{found['auc']:.2f} ± {found['reach']:.2f}" if found else ""
 
 
 def plot(rows: Sequence[Row], path: Path) -> None:
@@ -193,7 +260,7 @@ def main(argv: Sequence[str]) -> None:
     args = parser.parse_args(argv)
     kept = json.loads(RESULT.read_text(encoding="utf-8")) if RESULT.is_file() else {"rows": []}
     if args.table:
-        print("\n".join(table(kept["rows"])))
+        print("\n".join([*table(kept["rows"]), "", *sharing_table(kept["rows"])]))
         plot(kept["rows"], RESULT.with_suffix(".png"))
         return
     if args.data is None or args.output is None:

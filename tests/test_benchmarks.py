@@ -3,6 +3,8 @@
 import importlib
 import json
 import shutil
+import subprocess
+import sys
 from argparse import Namespace
 from collections.abc import Iterator
 from pathlib import Path
@@ -146,3 +148,11 @@ def test_documented_recipes_are_the_measured_ones(monkeypatch: pytest.MonkeyPatc
     for name in ("recipe", "few_step_student"):
         module, kept = importlib.import_module(name), importlib.import_module("trainings").kept_results(name)
         assert "\n".join(module.table(kept)) in documented
+
+
+@pytest.mark.slow
+def test_the_prepared_gpu_run_passes_on_a_cpu() -> None:
+    """Every part, with tiny sizes: where a GPU is at hand it must not fail for our own mistakes."""
+    done = subprocess.run([sys.executable, "gpu.py", "--tiny"], cwd=BENCHMARKS, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "'compiled': True" in done.stdout

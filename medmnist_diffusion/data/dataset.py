@@ -198,9 +198,12 @@ def joined(name: str, splits: Sequence[Split]) -> Split:
     return Split(name, images, labels, groups=groups)
 
 
-def to_model_range(images: np.ndarray) -> torch.Tensor:
-    """uint8 N×H×W×C → float32 N×C×H×W in −1 … 1; volumes N×D×H×W×C → N×C×D×H×W."""
-    return torch.from_numpy(np.ascontiguousarray(images)).movedim(-1, 1).float() / 127.5 - 1
+def to_model_range(images: np.ndarray, device: torch.device | str = "cpu") -> torch.Tensor:
+    """uint8 N×H×W×C → float32 N×C×H×W in −1 … 1; volumes N×D×H×W×C → N×C×D×H×W. A GPU gets bytes, and nobody waits for them."""
+    pixels = torch.from_numpy(np.ascontiguousarray(images))
+    if torch.device(device).type == "cuda":
+        pixels = pixels.pin_memory().to(device, non_blocking=True)
+    return pixels.movedim(-1, 1).float() / 127.5 - 1
 
 
 def to_uint8(images: torch.Tensor) -> np.ndarray:

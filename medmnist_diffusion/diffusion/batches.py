@@ -133,8 +133,8 @@ class TrainingBatches:
 
     def __getitem__(self, number: int) -> Batch:
         pixels, conditions = self._rows(number)
-        images = to_model_range(self._augmented(pixels, number)).to(self.device)
-        labels = torch.from_numpy(conditions).to(self.device)
+        images = to_model_range(self._augmented(pixels, number), self.device)
+        labels = torch.from_numpy(conditions).to(self.device, non_blocking=True)
 
         # Drawn for the whole global batch, then cut: every process holds the same stream.
         generator = torch.Generator(self.device).manual_seed(derived_seed(self.seed, _DRAWS, number))

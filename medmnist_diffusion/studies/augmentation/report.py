@@ -172,6 +172,8 @@ def _regime_json(result: RegimeResult) -> dict[str, Any]:
             for name in result.figures
         },
         "beats_controls": dict(judgement.beats_controls),
+        "held_out": held_out_means(result),
+        "held_out_effect": held_out_effect(result),
         **({"attacks": attack_means(result.draws)} if result.situation.sharing else {}),
         **({"trade_off": _trade_off_json(result)} if result.situation.sharing else {}),
     }
@@ -333,16 +335,38 @@ def _shown(one: Effect | None) -> str:
     return _with_interval(one) if one else ""
 
 
-def _held_out_rows(result: RegimeResult) -> list[list[str]]:
-    """A row an arm: its figures on real images that the regime left out, mean and interval over draws; empty without any."""
-    rows = []
+def held_out_means(result: RegimeResult) -> dict[str, dict[str, Any]]:
+    """Of every arm its figures on real images that the regime left out, mean and half the interval over draws, and how many images
+    these are; empty without any."""
+    means: dict[str, dict[str, Any]] = {}
     for arm in result.arms:
         known = [cell.held_out for draw in result.draws if (cell := draw.cell(arm)) and cell.held_out]
         if not known:
-            return []
-        values = [mean_and_reach([one[name] for one in known]) for name in NAMES]
-        images = f"{np.mean([one['images'] for one in known]):.0f}"
-        rows.append([arm, images, *(f"{mean:.3f} ± {reach:.3f}" for mean, reach in values)])
+            return {}
+        means[arm] = {name: mean_and_reach([one[name] for one in known]) for name in NAMES}
+        means[arm] |= {"images": round(float(np.mean([one["images"] for one in known])))}
+    return means
+
+
+def held_out_effect(result: RegimeResult) -> dict[str, Any] | None:
+    """The verdict's comparison on these images: mean difference over draws and half its interval; None without them."""
+    one, name = result.judgement.effect, result.situation.figure
+    if one is None:
+        return None
+    pairs = [(draw.cell(one.arm), draw.cell(one.control)) for draw in result.draws]
+    found = [(a.held_out[name] - b.held_out[name]) for a, b in pairs if a and b and a.held_out and b.held_out]
+    if not found:
+        return None
+    difference, reach = mean_and_reach(found)
+    return {"difference": difference, "reach": reach, "draws": len(found)}
+
+
+def _held_out_rows(result: RegimeResult) -> list[list[str]]:
+    """The same for the report, a row an arm."""
+    rows = []
+    for arm, means in held_out_means(result).items():
+        figures = (means[name] for name in NAMES)
+        rows.append([arm, str(means["images"]), *(f"{mean:.3f} ± {reach:.3f}" for mean, reach in figures)])
     return rows
 
 

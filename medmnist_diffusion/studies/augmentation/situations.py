@@ -60,8 +60,8 @@ class Situation:
 
     @property
     def left_out(self) -> bool:
-        """Whether figures on left-out real images are asked for: not of few images, nor where only a class's are left out."""
-        return self.name not in ("few-images", "rare-class")
+        """Whether figures on left-out real images are asked for: not where only a class's are left out."""
+        return self.name != "rare-class"
 
     @property
     def primary(self) -> str:
