@@ -140,6 +140,7 @@ def test_documented_situations_are_the_measured_ones(monkeypatch: pytest.MonkeyP
     table = list(situations.table(rows))
     assert "\n".join(table) in documented
     assert len(table) == len(rows) + 2
+    assert "\n".join(situations.sharing_table(rows)) in documented
 
 
 def test_documented_recipes_are_the_measured_ones(monkeypatch: pytest.MonkeyPatch) -> None:

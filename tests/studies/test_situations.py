@@ -13,6 +13,7 @@ from medmnist_diffusion.artifacts import TrainingSummary
 from medmnist_diffusion.data import ImageDataset, Split, phantom
 from medmnist_diffusion.data.npz import write_npz
 from medmnist_diffusion.data.regimes import Regime, draw_regime, rarest_class
+from medmnist_diffusion.errors import UserError
 from medmnist_diffusion.metrics.pseudo_labels import surest
 from medmnist_diffusion.studies.augmentation.arms import BY_NAME, CLASSICAL, OTHER_ARMS
 from medmnist_diffusion.studies.augmentation.draws import measure_draw, train_draw
@@ -21,7 +22,7 @@ from medmnist_diffusion.studies.augmentation.mixtures import _half_and_half
 from medmnist_diffusion.studies.augmentation.protocol import AugmentationProtocol
 from medmnist_diffusion.studies.augmentation.report import rare_rows, write_report
 from medmnist_diffusion.studies.augmentation.situations import SITUATIONS, Situation, situation_named
-from medmnist_diffusion.studies.augmentation.study import looks_at
+from medmnist_diffusion.studies.augmentation.study import check_left_out, looks_at, without_twins
 from medmnist_diffusion.studies.augmentation.verdicts import ADVICE, RARE_PRECISION, judge_in, judge_regime
 from medmnist_diffusion.studies.statistics import ArmFigures, Verdict
 from tests.conftest import ROOT
@@ -259,6 +260,21 @@ def test_left_out_images_are_apart_from_drawn_ones(small: ImageDataset) -> None:
     }
     everything = draw_regime(small, Regime(1.0), 0)
     assert len(everything.fresh) == 0
+
+
+def test_shares_that_take_the_same_images_are_one(small: ImageDataset, caplog: pytest.LogCaptureFixture) -> None:
+    """Of a small class five images are taken, whether 1 % or 2 % of them are asked for."""
+    kept = without_twins(small, [Regime(1.0, 0.01), Regime(1.0, 0.02), Regime(1.0, 0.5)])
+    assert [regime.rare_share for regime in kept] == [0.01, 0.5]
+    assert "takes the same images as" in caplog.text
+
+
+@pytest.mark.parametrize("name", ["few-labels", "sharing"])
+def test_a_share_must_leave_images_out_where_they_are_needed(small: ImageDataset, name: str) -> None:
+    check_left_out(small, [Regime(0.5)], SITUATIONS[name])
+    with pytest.raises(UserError, match=r"leaves \d images out .* Give smaller --shares"):
+        check_left_out(small, [Regime(0.99)], SITUATIONS[name])
+    check_left_out(small, [Regime(0.99)], SITUATIONS["soft-labels"])
 
 
 def test_generators_see_the_images_without_labels(small: ImageDataset, tmp_path: Path) -> None:
