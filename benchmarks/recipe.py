@@ -134,6 +134,7 @@ GUIDED_BY_CLASS, GUIDED_BY_WEAKER = (1.1, 1.2, 1.5), (1.2, 1.5, 2.0)
 FIGURES: dict[str, Callable[[Row], float]] = {
     "texture": lambda row: row["texture"]["frechet_distance"],
     "classifier": lambda row: row["classifier"]["frechet_distance"],
+    "kernel, texture": lambda row: row["texture"]["kernel_distance"],
     "right label": lambda row: row["label_accuracy"],
     "memorized": lambda row: row["memorized_share"],
 }
@@ -227,7 +228,7 @@ def table(results: Mapping[str, Row]) -> Iterator[str]:
     yield "| --- " * (4 + len(FIGURES)) + "|"
     for name, result in results.items():
         floors = floors_shown(result["floors"], ("texture", "classifier"))
-        yield f"| as many real images | {name} | | | {' | '.join(floors)} | | |"
+        yield f"| as many real images | {name} | | | {' | '.join(floors)} | | | |"
     for arm in sorted(
         dict.fromkeys(name_of(row) for result in results.values() for row in result["runs"]), key=_place
     ):
