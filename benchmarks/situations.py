@@ -180,8 +180,7 @@ def table(rows: Sequence[Row]) -> Iterator[str]:
     yield f"| situation | {' | '.join(columns)} | what to do |"
     yield "| --- " * (len(columns) + 2) + "|"
     for row in in_order(rows):
-        classifier = "" if row["classifier"] == "small-cnn" else f", {row['classifier']}"
-        head = f"| {row['situation']} | {row['set']}{classifier}"
+        head = f"| {row['situation']} | {row['set']}{_classifier(row)}"
         if row.get("effect") is None:
             yield f"{head} | {row.get('verdict', 'refused')} | {row.get('refused', '')} | | | | | | |"
             continue
@@ -193,6 +192,10 @@ def table(rows: Sequence[Row]) -> Iterator[str]:
             f"{row['effect']:+.3f} | {low:+.3f} … {high:+.3f} | {left_out} | {row['smallest_detectable']:.3f} | {row['draws']} | "
             f"{row['recommended']} |"
         )
+
+
+def _classifier(row: Row) -> str:
+    return "" if row["classifier"] == "small-cnn" else f", {row['classifier']}"
 
 
 def sharing_table(rows: Sequence[Row]) -> Iterator[str]:
@@ -242,8 +245,9 @@ def plot(rows: Sequence[Row], path: Path) -> None:
             axis.plot(row["interval"], [height, height], color=colour)
             axis.plot(row["effect"], height, "o" if row["classifier"] == "small-cnn" else "s", ms=4, color=colour)
         axis.axvline(0, color="0.5", lw=1)
-        axis.set_yticks(heights, [f"{row['situation']}, {row['set']}: {row['verdict']}" for row in shown], fontsize=7)
-        axis.set(xlabel="with generated images − without: AUC (rare-class: balanced accuracy)")
+        labels = [f"{row['situation']}, {row['set']}{_classifier(row)}: {row['verdict']}" for row in shown]
+        axis.set_yticks(heights, labels, fontsize=7)
+        axis.set_xlabel("AUC with generated images − without", fontsize=8)
 
 
 def main(argv: Sequence[str]) -> None:
