@@ -107,7 +107,7 @@ def augment(
         "dataset": real.name,
         "id2label": {str(label): name for label, name in real.id2label.items()},
         "arm": arm,
-        "beside": FILLERS[asked.pool],
+        "beside": _beside(asked),
         "real_images": len(real.train),
         "images_beside": len(extra),
         "generated_images": int(synthetic.sum()),
@@ -187,10 +187,20 @@ def _in_words(arm: ClassifierArm, train: Split, extra: Split, images: int, outpu
             f"{len(train)} real and {len(extra)} generated training images written to {output}; the column that marks the "
             f"generated ones is {column}. Whether they help: medmnist-diffusion study augmentation."
         )
+    again = images - len(extra) > len(train)
     return (
-        f"{images} training images written to {output}: {len(train)} labelled ones, some of them several times, and "
-        f"{FILLERS[arm.pool]}, as {arm.share:.0%} of them. None is generated."
+        f"{images} training images written to {output}: the {len(train)} real ones{' several times' if again else ''}, and beside "
+        f"them, as {arm.share:.0%} of all, {_beside(arm)}. None is generated."
     )
+
+
+def _beside(arm: ClassifierArm) -> str:
+    """What stands beside the real images."""
+    if arm.pool == "real":
+        return f"some of these again, {'all of the rarest class' if arm.rare else 'each class equally often'}"
+    if arm.pool == "pseudo":
+        return "images without labels, each with the one that a classifier of the real ones gives it"
+    return FILLERS[arm.pool]
 
 
 def augmented_split(train: Split, generated: Split) -> tuple[Split, np.ndarray]:

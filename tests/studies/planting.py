@@ -13,7 +13,7 @@ from medmnist_diffusion.studies.augmentation.draws import measure_draw, train_dr
 from medmnist_diffusion.studies.augmentation.generators import Pool
 from medmnist_diffusion.studies.augmentation.protocol import AugmentationProtocol
 from medmnist_diffusion.studies.augmentation.situations import Situation
-from medmnist_diffusion.studies.augmentation.verdicts import judge_regime
+from medmnist_diffusion.studies.augmentation.verdicts import RegimeResult, judge_regime
 from medmnist_diffusion.studies.statistics import Judgement
 from tests.conftest import grey_splits
 
@@ -73,6 +73,14 @@ def verdict_on(
     outside: ImageDataset | None = None,
 ) -> Judgement:  # fmt: skip
     """The verdict on a small phantom set (16 pixels)."""
+    return result_on(folder, source, situation, regime, seeds, train, outside).judgement
+
+
+def result_on(
+    folder: Path, source: Oracle, situation: Situation, regime: Regime, seeds: int = 6, train: int = 400,
+    outside: ImageDataset | None = None,
+) -> RegimeResult:  # fmt: skip
+    """All that the verdict is from."""
     arrays = phantom.make_phantom(size=16, seed=7, counts={"train": train, "val": 120, "test": 400})
     splits = grey_splits(arrays)
     dataset = ImageDataset("planted", splits, dict(phantom.CLASSES), synthetic=True)
@@ -81,4 +89,4 @@ def verdict_on(
     for seed in range(seeds):
         train_draw(study, regime, seed)
         draws.append(measure_draw(study, regime, seed) if situation.sharing else study.read(regime, seed))
-    return judge_regime(dataset, regime, [draw for draw in draws if draw], situation).judgement
+    return judge_regime(dataset, regime, [draw for draw in draws if draw], situation)
