@@ -121,12 +121,9 @@ def diffusers_example(
     ema = EMAModel(unet.parameters(), decay=0.9999, use_ema_warmup=True, inv_gamma=1.0, power=3 / 4)
     pixels = F.pad(to_model_range(images), (pad // 2, pad - pad // 2) * 2, mode="replicate")
 
-    def loss_of(rows: np.ndarray, dtype: torch.dtype | None) -> torch.Tensor:
-        clean = pixels[rows]
-        noise, timesteps = torch.randn_like(clean), torch.randint(1000, (len(rows),))
-        with torch.autocast("cpu", dtype, enabled=dtype is not None):
-            prediction = unet(scheduler.add_noise(clean, noise, timesteps), timesteps).sample
-        return F.mse_loss(prediction.float(), noise)
+    loss_of = _noise_loss(
+        pixels, lambda clean, noise, timesteps: unet(scheduler.add_noise(clean, noise, timesteps), timesteps).sample
+    )
 
     def step(dtype: torch.dtype | None, rng: np.random.Generator) -> None:
         loss_of(rng.integers(len(pixels), size=16), dtype).backward()
@@ -168,12 +165,7 @@ def monai_tutorial(
     optimizer = torch.optim.Adam(network.parameters(), lr=2.5e-5)
     pixels = to_model_range(images) / 2 + 0.5
 
-    def loss_of(rows: np.ndarray, dtype: torch.dtype | None) -> torch.Tensor:
-        clean = pixels[rows]
-        noise, timesteps = torch.randn_like(clean), torch.randint(1000, (len(rows),))
-        with torch.autocast("cpu", dtype, enabled=dtype is not None):
-            prediction = inferer(clean, network, noise, timesteps)
-        return F.mse_loss(prediction.float(), noise)
+    loss_of = _noise_loss(pixels, lambda clean, noise, timesteps: inferer(clean, network, noise, timesteps))
 
     def step(dtype: torch.dtype | None, rng: np.random.Generator) -> None:
         optimizer.zero_grad(set_to_none=True)
@@ -187,6 +179,21 @@ def monai_tutorial(
         lambda latents, timestep: network(latents, timesteps=timestep.expand(len(latents))), tuple(pixels.shape[1:])
     )
     return lambda n, seed: to_uint8(draw(n, seed) * 2 - 1), facts | own_speed
+
+
+def _noise_loss(
+    pixels: torch.Tensor, predict: Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
+) -> Callable[[np.ndarray, torch.dtype | None], torch.Tensor]:
+    """The squared error in the noise of so many rows of the images, each at one of 1,000 levels, in a precision."""
+
+    def loss_of(rows: np.ndarray, dtype: torch.dtype | None) -> torch.Tensor:
+        clean = pixels[rows]
+        noise, timesteps = torch.randn_like(clean), torch.randint(1000, (len(rows),))
+        with torch.autocast("cpu", dtype, enabled=dtype is not None):
+            prediction = predict(clean, noise, timesteps)
+        return F.mse_loss(prediction.float(), noise)
+
+    return loss_of
 
 
 def _by_solver(

@@ -21,7 +21,7 @@ from pathlib import Path
 import numpy as np
 from dataset_arguments import add_dataset_arguments
 from judging import RESULTS, SPACES, drawn_labels, floor, judge
-from trainings import Row, floors_shown, kept_results, run_missing, with_spread
+from trainings import Row, floors_shown, kept_results, run_missing, table_head, with_spread
 
 from medmnist_diffusion.artifacts import TrainingSummary
 from medmnist_diffusion.data import load_dataset
@@ -73,8 +73,7 @@ def table(results: Mapping[str, Row]) -> Iterator[str]:
         "set", "made by", "steps", "classifier", "texture", "÷ teacher's", "kernel, texture", "right label", "memorized",
         "speed ÷ DDPM",
     )  # fmt: skip
-    yield f"| {' | '.join(head)} |"
-    yield "| --- " * len(head) + "|"
+    yield from table_head(*head)
     for name, result in results.items():
         rows, floors = result["runs"], floors_shown(result["floors"], SPACES)
         yield f"| {name} | real images | | {' | '.join(floors)} | | | | | |"

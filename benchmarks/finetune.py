@@ -35,7 +35,7 @@ from judging import RESULTS, SPACES, drawn_labels, floor, judge
 from matplotlib import pyplot as plt
 from matplotlib.ticker import LogLocator, NullLocator
 from sets import SETS, described
-from trainings import Row, Run, floors_shown, run_missing, with_spread
+from trainings import Row, Run, floors_shown, run_missing, table_head, with_spread
 
 from medmnist_diffusion.artifacts import TrainingSummary
 from medmnist_diffusion.data import ImageDataset, Split, load_dataset
@@ -205,8 +205,7 @@ def markdown(result: Row, way: str) -> Iterator[str]:
         "as good as scratch's best at step": lambda row: as_good_as_scratch(row, rows, way),
     }
     heads = ["target", "images", way, "seeds", *columns]
-    yield f"| {' | '.join(heads)} |"
-    yield "| --- " * len(heads) + "|"
+    yield from table_head(*heads)
     for target, floors in result["floors"].items():
         found = " | ".join(floors_shown(floors, SPACES))
         yield f"| {target} | | real images | | {found} |{' |' * (len(columns) - 2)}"

@@ -21,7 +21,7 @@ from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 from judging import RESULTS
-from trainings import Row
+from trainings import Row, table_head
 
 from medmnist_diffusion.errors import UserError, run_command
 from medmnist_diffusion.files import write_json
@@ -95,9 +95,10 @@ def _resampled(sets: np.ndarray, rng: np.random.Generator) -> np.ndarray:
 
 
 def table(rows: Sequence[Row]) -> Iterator[str]:
-    columns = "cells", "different values", "goes with the gain (rank correlation)", "of an unseen set's gains foretold"
-    yield f"| known beforehand | {' | '.join(columns)} |"
-    yield "| --- " * 5 + "|"
+    yield from table_head(
+        "known beforehand", "cells", "different values", "goes with the gain (rank correlation)",
+        "of an unseen set's gains foretold",
+    )  # fmt: skip
     for row in rows:
         found = _shown(row, "correlation"), _shown(row, "foretold")
         yield f"| {row['predictor']} | {row['cells']} | {row['values']} | {' | '.join(found)} |"

@@ -47,6 +47,7 @@ from trainings import (
     judge_pipeline,
     kept_results,
     run_trainings,
+    table_head,
     train_cell,
     trainings_parser,
     with_spread,
@@ -224,8 +225,7 @@ def name_of(row: Row) -> str:
 def table(results: Mapping[str, Row]) -> Iterator[str]:
     """Of every arm and set the mean over seeds, ± their standard deviation, and the texture distance ÷ the default's of the same
     seed."""
-    yield f"| change | set | seeds | texture ÷ default's | {' | '.join(FIGURES)} |"
-    yield "| --- " * (4 + len(FIGURES)) + "|"
+    yield from table_head("change", "set", "seeds", "texture ÷ default's", *FIGURES)
     for name, result in results.items():
         floors = floors_shown(result["floors"], ("texture", "classifier"))
         yield f"| as many real images | {name} | | | {' | '.join(floors)} | | | |"

@@ -26,7 +26,7 @@ import numpy as np
 from judging import RESULTS
 from sets import SETS, described
 from tqdm import tqdm
-from trainings import Row
+from trainings import Row, table_head
 
 from medmnist_diffusion.data import load_dataset
 from medmnist_diffusion.data.npz import npz_arrays, write_npz
@@ -167,18 +167,10 @@ def in_order(rows: Sequence[Row]) -> list[Row]:
 
 def table(rows: Sequence[Row]) -> Iterator[str]:
     """A row for each situation, set and classifier: verdict, effect with its interval, power, what is recommended."""
-    columns = (
-        "set, real images",
-        "verdict",
-        "compared",
-        "difference",
-        "95 % interval",
-        "on left-out images",
-        "sees",
-        "draws",
-    )
-    yield f"| situation | {' | '.join(columns)} | what to do |"
-    yield "| --- " * (len(columns) + 2) + "|"
+    yield from table_head(
+        "situation", "set, real images", "verdict", "compared", "difference", "95 % interval", "on left-out images", "sees",
+        "draws", "what to do",
+    )  # fmt: skip
     for row in in_order(rows):
         head = f"| {row['situation']} | {row['set']}{_classifier(row)}"
         if row.get("effect") is None:
@@ -200,17 +192,10 @@ def _classifier(row: Row) -> str:
 
 def sharing_table(rows: Sequence[Row]) -> Iterator[str]:
     """Usefulness against what is given away: of every set the classifiers of real images, then those of generated ones alone."""
-    columns = (
-        "AUC",
-        "− real",
-        "95 % interval",
-        "balanced accuracy",
-        "attack on the classifier",
-        "on the generator",
+    yield from table_head(
+        "set", "trained on", "AUC", "− real", "95 % interval", "balanced accuracy", "attack on the classifier", "on the generator",
         "by itself",
-    )
-    yield f"| set | trained on | {' | '.join(columns)} |"
-    yield "| --- " * (len(columns) + 2) + "|"
+    )  # fmt: skip
     for row in in_order([row for row in rows if row["situation"] == "sharing" and "refused" not in row]):
         alone = {one["arm"]: one for one in row.get("trade_off", [])}
         for arm in (CLASSICAL.name, *alone):

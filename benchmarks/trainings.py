@@ -7,7 +7,7 @@ so that an interrupted benchmark goes on, and a longer list of arms or seeds add
 
 import argparse
 import json
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -125,6 +125,12 @@ def kept_results(benchmark: str) -> dict[str, Row]:
 def floors_shown(floors: Row, spaces: Sequence[str]) -> list[str]:
     """The distances of real images, for a table."""
     return [f"{floors[space]:.2g}" if floors[space] > 0 else "about 0" for space in spaces]
+
+
+def table_head(*columns: str) -> Iterator[str]:
+    """The first two lines of a table in Markdown."""
+    yield f"| {' | '.join(columns)} |"
+    yield "| --- " * len(columns) + "|"
 
 
 def with_spread(values: Sequence[float]) -> str:

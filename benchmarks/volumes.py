@@ -24,7 +24,7 @@ import torch
 import torch.nn.functional as F
 from judging import RESULTS
 from medmnist.evaluator import getAUC
-from trainings import Row
+from trainings import Row, table_head
 
 from medmnist_diffusion.artifacts import TrainingSummary
 from medmnist_diffusion.data import ImageDataset, Split, load_dataset, to_uint8
@@ -166,8 +166,7 @@ def table(rows: Sequence[Row]) -> Iterator[str]:
         "classifier ÷ floor",
     ]
     heads += ["texture ÷ floor", "volumes/s", "parameters"]
-    yield f"| {' | '.join(heads)} |"
-    yield "| --- " * len(heads) + "|"
+    yield from table_head(*heads)
     for row in sorted(rows, key=lambda one: (ARMS.index(one["arm"]), one["seed"])):
         off = [
             f"{row[f'{name} pixels']['value']:.1%}" for name in ("foreground_deviation", "foreground_spread_deviation")

@@ -80,15 +80,16 @@ def augment(
     output, sampling = Path(output).expanduser(), sampling or Sampling()
     asked = _asked(arm, share, strength, selection, rare)
     _check_inputs(asked, pipeline, unlabeled)
-    if asked.generated and pipeline is not None:
-        pipeline, sampling, strength = _checked_sampling(pipeline_folder(pipeline), asked, sampling, strength)
+    folder = None if pipeline is None else pipeline_folder(pipeline)
+    if folder is not None:
+        sampling, strength = _checked_sampling(folder, asked, sampling, strength)
     check_new(output)
     start_alone("augment")
     real = as_dataset(dataset, root, size)
     _check_dataset(real, asked, output)
     beside: dict[str, Any] = {}
-    if pipeline is not None:
-        folder = Path(pipeline)
+    labelled = real.train
+    if folder is not None:
         check_origin(folder, real)
         extra = _generated_beside(folder, real, asked, strength, sampling)
         beside = {**pipeline_record(folder), **sampling.model_dump()}
@@ -98,8 +99,6 @@ def augment(
     else:
         source = DataSource(real.name) if isinstance(dataset, ImageDataset) else as_source(dataset, root, size)
         extra, beside = _pseudo_labelled(real, asked, load_unlabeled(unlabeled, real, source), sampling.seed)
-    labelled = real.train
-    if unlabeled is not None:
         labelled, extra = _in_shares(labelled, extra, asked.share)
     train, synthetic = augmented_split(labelled, extra)
     synthetic &= asked.generated
@@ -153,7 +152,7 @@ def _check_inputs(arm: ClassifierArm, pipeline: str | Path | None, unlabeled: st
 
 def _checked_sampling(
     folder: Path, arm: ClassifierArm, sampling: Sampling, strength: float | None
-) -> tuple[Path, Sampling, float | None]:
+) -> tuple[Sampling, float | None]:
     """How a pipeline's images are drawn: guided, or as variants by so much of the noise, where the arm is."""
     if arm.pool == "guided" and sampling.guidance_scale is None:
         sampling = sampling.model_copy(update={"guidance_scale": GUIDANCE})
@@ -162,7 +161,7 @@ def _checked_sampling(
     steps = sampling.num_inference_steps
     if strength is not None and not (0 < strength <= 1 and round(strength * steps)):
         raise UserError(f"--strength is {strength:g}; with {steps} steps {1 / steps:g} … 1 is possible.")
-    return folder, sampling, strength
+    return sampling, strength
 
 
 def _check_dataset(real: ImageDataset, arm: ClassifierArm, output: Path) -> None:
@@ -211,11 +210,13 @@ def augmented_split(train: Split, generated: Split) -> tuple[Split, np.ndarray]:
 
 def _in_shares(train: Split, extra: Split, share: float) -> tuple[Split, Split]:
     """Both so often that the extra images are that share of all: those that are too few again and again."""
-    count = max(len(train), round(len(extra) * (1 - share) / share))
-    rows = np.resize(np.arange(len(train)), count) if count > len(train) else None
-    beside = max(len(extra), round(count * share / (1 - share)))
-    again = np.resize(np.arange(len(extra)), beside) if beside > len(extra) else None
-    return train if rows is None else train.subset(rows), extra if again is None else extra.subset(again)
+    train = _repeated(train, round(len(extra) * (1 - share) / share))
+    return train, _repeated(extra, round(len(train) * share / (1 - share)))
+
+
+def _repeated(split: Split, count: int) -> Split:
+    """So many images, those of the split again and again; all of them where it has as many."""
+    return split if count <= len(split) else split.subset(np.resize(np.arange(len(split)), count))
 
 
 def _generated_beside(

@@ -172,6 +172,11 @@ class Effect:
     def reach(self, comparisons: int = 1) -> float:
         return half_width(self.error, self.freedom, comparisons)
 
+    def widened(self, comparisons: int) -> "Effect":
+        """The same with the interval that one of so many comparisons has."""
+        reach = self.reach(comparisons)
+        return replace(self, interval=(self.difference - reach, self.difference + reach))
+
     def detectable(self, comparisons: int = 1) -> float:
         """The smallest difference that a study like this one finds in about four cases of five."""
         return smallest_detectable(self.error, self.freedom, comparisons)
@@ -290,10 +295,8 @@ def judge(
     helping = {arm: min(against[arm], key=lambda one: one.difference) for arm, p in corrected.items() if p < alpha}
     if helping:
         best = max(helping, key=lambda arm: helping[arm].difference)
-        one = helping[best]
-        reach = one.reach(m * round(ALPHA / alpha))
-        wide = (one.difference - reach, one.difference + reach)
-        return Judgement("helps", replace(one, interval=wide), corrected[best], best, m, corrected)
+        wide = helping[best].widened(m * round(ALPHA / alpha))
+        return Judgement("helps", wide, corrected[best], best, m, corrected)
     of_primary = against.get(primary, [])
     fallback = best_plain(results, plain or controls[primary], alpha)
     if not of_primary:

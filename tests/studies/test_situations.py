@@ -22,7 +22,7 @@ from medmnist_diffusion.studies.augmentation.mixtures import _half_and_half
 from medmnist_diffusion.studies.augmentation.protocol import AugmentationProtocol
 from medmnist_diffusion.studies.augmentation.report import rare_rows, write_report
 from medmnist_diffusion.studies.augmentation.situations import SITUATIONS, Situation, situation_named
-from medmnist_diffusion.studies.augmentation.study import check_left_out, looks_at, without_twins
+from medmnist_diffusion.studies.augmentation.study import check_left_out, distinct_regimes, looks_at
 from medmnist_diffusion.studies.augmentation.verdicts import ADVICE, RARE_PRECISION, judge_in, judge_regime
 from medmnist_diffusion.studies.statistics import ArmFigures, Verdict, effect
 from tests.conftest import ROOT
@@ -270,7 +270,7 @@ def test_left_out_images_are_apart_from_drawn_ones(small: ImageDataset) -> None:
 
 def test_shares_that_take_the_same_images_are_one(small: ImageDataset, caplog: pytest.LogCaptureFixture) -> None:
     """Of a small class five images are taken, whether 1 % or 2 % of them are asked for."""
-    kept = without_twins(small, [Regime(1.0, 0.01), Regime(1.0, 0.02), Regime(1.0, 0.5)])
+    kept = distinct_regimes(small, [Regime(1.0, 0.01), Regime(1.0, 0.02), Regime(1.0, 0.5)])
     assert [regime.rare_share for regime in kept] == [0.01, 0.5]
     assert "takes the same images as" in caplog.text
 

@@ -301,7 +301,7 @@ def check_splits(dataset: ImageDataset) -> None:
             )
 
 
-def without_twins(dataset: ImageDataset, regimes: Sequence[Regime]) -> list[Regime]:
+def distinct_regimes(dataset: ImageDataset, regimes: Sequence[Regime]) -> list[Regime]:
     """The regimes that are draws of their own: of a small class LEAST images are taken, however small the share."""
     known: dict[str, Regime] = {}
     for regime in regimes:
@@ -451,7 +451,7 @@ def study_augmentation(
         scheduler,
     )
     check_splits(run.dataset)
-    regimes = without_twins(run.dataset, regimes)
+    regimes = distinct_regimes(run.dataset, regimes)
     check_left_out(run.dataset, regimes, asked)
     check_private(run.dataset, regimes, epsilons, max_train_steps)
     if situation == "rare-class" and run.dataset.conditioning.multi_label:

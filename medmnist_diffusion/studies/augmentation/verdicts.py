@@ -240,10 +240,7 @@ def stand_in(
     ones. An interval that goes from little lost to much is no evidence, either way; nor is any where it could not be told what is
     given away, or where real images teach little: then there is nothing to lose."""
     controls = situation.controls([situation.primary])[situation.primary]
-    found = [
-        replace(each, interval=(each.difference - each.reach(looks), each.difference + each.reach(looks)))
-        for each in _against(judged, arm, controls)
-    ]
+    found = [each.widened(looks) for each in _against(judged, arm, controls)]
     if not found:
         return Judgement("no evidence", None, 1.0, CLASSICAL.name, 1, {})
     one, surest = (min(found, key=lambda each: each.interval[end]) for end in (0, 1))
